@@ -1,0 +1,203 @@
+"""From a config to what runs: data and their parts, the task, the recipe, the first state. Everything that can be wrong is found here."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from active_learning import checkpoint, ledger, optim, sharding
+from active_learning.config import ConfigError
+from active_learning.data import splits, transforms
+from active_learning.data.order import Order
+from active_learning.data.source import DataError, channel_stats, split_id
+from active_learning.settings import Clock, Config, Optim, resolve
+from active_learning.step import Batch, Recipe, TrainState, init_state
+from active_learning.tasks import Classification
+
+
+@dataclass(frozen=True)
+class Part:
+    """Examples of a source: their indices in it, the labels they are used with, and the true ones where known (for reports only)."""
+
+    source: object
+    indices: np.ndarray
+    labels: np.ndarray  # (n,) int32, of this part
+    truth: np.ndarray | None  # (n,) int32
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        return self.source.gather(self.indices[rows])["image"]
+
+    def batch(self, rows: np.ndarray, epochs: np.ndarray) -> Batch:
+        """Rows of this part as a batch; row numbers count within the part."""
+        return {
+            "image": self.images(rows),
+            "label": self.labels[rows],
+            "id": split_id(self.source.ids[self.indices[rows]]),
+            "epoch": epochs.astype(np.int32),
+        }
+
+
+@dataclass(frozen=True)
+class Data:
+    """The training part, the parts it was split from, and the test set."""
+
+    train: Part
+    parts: dict[str, Part]
+    class_names: tuple[str, ...]
+    num_classes: int
+    provenance: dict
+
+
+def open_data(config: Config) -> Data:
+    """Opens the source, splits it by id, and checks that the parts are disjoint. ConfigError or DataError name key, file or value."""
+    opened = config.data.open()
+    train, split = opened.train, config.split
+    unknown = set(split.train_on) | set(split.labels) - {"test"}
+    if split.parts:
+        strata = train.labels(config.data.label)
+        indices = splits.split(strata, dict(split.parts), split.seed)
+        splits.check_disjoint({name: train.ids[rows] for name, rows in indices.items()})
+    else:
+        indices = {"pool": np.arange(len(train))}
+    if missing := sorted(unknown - set(indices)):
+        raise ConfigError(f"config.split: no part is named {missing[0]!r}; parts: {', '.join(indices)}")
+
+    def part(source, rows, column):
+        truth = source.truth()
+        return Part(source, rows, source.labels(column)[rows].astype(np.int32), None if truth is None else truth[rows])
+
+    parts = {name: part(train, rows, split.labels.get(name, config.data.label)) for name, rows in indices.items()}
+    test = opened.test
+    parts["test"] = part(test, np.arange(len(test)), opened.test_label)
+    chosen = [parts[name] for name in split.train_on]
+    joined = Part(
+        train,
+        np.concatenate([p.indices for p in chosen]),
+        np.concatenate([p.labels for p in chosen]),
+        None if chosen[0].truth is None else np.concatenate([p.truth for p in chosen]),
+    )
+    for name in config.evaluate.sets + ((config.evaluate.gate,) if config.evaluate.gate else ()):
+        if name not in parts:
+            raise ConfigError(f"config.evaluate: no part is named {name!r}; parts: {', '.join(parts)}")
+        if name in split.train_on:
+            raise ConfigError(f"config.evaluate: part {name!r} is also trained on")
+    return Data(joined, parts, tuple(train.class_names), train.num_classes, train.describe())
+
+
+class Loader:
+    """The stream of candidates: order by (seed, position) only. `position` counts candidates and is all there is to save."""
+
+    def __init__(self, part: Part, seed: int, placement, position: int = 0):
+        self.part, self.order, self.placement, self.position = part, Order(len(part), seed), placement, position
+
+    def next(self, count: int) -> tuple[Batch, np.ndarray]:
+        """The next `count` examples on the devices, and their row numbers within the part on the host."""
+        rows, epochs = self.order.positions(self.position, count)
+        self.position += count
+        return jax.device_put(self.part.batch(rows, epochs), self.placement), rows
+
+
+def subset(part: Part, size: int) -> np.ndarray:
+    """A fixed stratified subset of rows, the same in every run."""
+    if size >= len(part):
+        return np.arange(len(part))
+    return np.sort(splits.split(part.labels, {"subset": size}, 0)["subset"])
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the loop needs besides the state."""
+
+    config: Config
+    clock: Clock
+    data: Data
+    task: Classification
+    recipe: Recipe
+    costs: dict[str, float]  # FLOPs of an update inside the window, by account
+    uniform_costs: dict[str, float]  # and after it
+    mesh: Mesh
+
+
+def _augment(batch: Batch, key) -> Batch:
+    return batch | {"image": transforms.augment(batch["image"], batch["id"], batch["epoch"], key)}
+
+
+def _plain(batch: Batch, key) -> Batch:
+    return batch
+
+
+def _optimizer(settings: Optim, warmup: int, total: int):
+    return optim.adamw(settings.learning_rate, warmup, total, settings.weight_decay, settings.b2, settings.clip)
+
+
+def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
+    """Everything but the state; compiles nothing. Raises ConfigError or DataError."""
+    mesh = sharding.make_mesh(devices)
+    data = open_data(config)
+    clock = resolve(config, len(data.train), mesh.size)
+    if config.select.ratio * config.batch_size > len(data.train):
+        raise ConfigError(
+            f"config.select.ratio={config.select.ratio}: {config.select.ratio * config.batch_size} candidates a step, "
+            f"but {config.split.train_on} holds {len(data.train)} examples"
+        )
+    if len(data.train) < 1:
+        raise DataError(f"{config.split.train_on}: no examples to train on")
+    mean, std = channel_stats(data.train.source, data.train.indices)
+    image_shape = tuple(data.train.source.image_shape)
+    task = Classification(data.num_classes, image_shape, mean, std, config.dtype, config.label_smoothing)
+    learner = dataclasses.replace(config.learner, num_classes=data.num_classes)
+    scorer = dataclasses.replace(config.scorer, num_classes=data.num_classes)
+    augment = _augment if config.augment else _plain
+    policy = config.select.policy
+    own = {} if config.reference.kind == "trained" else {"reference_params": lambda state: state.online.params}
+    recipe = Recipe(
+        learner=task.model(learner, _optimizer(config.optim, clock.warmup, clock.total)),
+        scorer=task.model(scorer, _optimizer(config.scorer_optim, clock.scorer_warmup, clock.total)),
+        policy=policy,
+        sub_batch_size=config.batch_size,
+        temperature=config.select.temperature,
+        standardize=config.select.standardize,
+        chunk=config.select.chunk,
+        augment=augment,
+        mesh=mesh if mesh.size > 1 else None,
+        **own,
+    )
+    per_step = [
+        ledger.step_costs(learner.cost(image_shape), scorer.cost(image_shape), needs, config.batch_size, config.select.ratio)
+        for needs in (policy.needs, ())
+    ]
+    return Run(config, clock, data, task, recipe, *per_step, mesh)
+
+
+def first_state(run: Run, reference=None) -> TrainState:
+    """The state at step 0, replicated over the mesh. `reference`: parameters of the trained reference."""
+    config, task = run.config, run.task
+    key = jax.random.key(config.seed)
+    module = dataclasses.replace(config.learner, num_classes=task.num_classes)
+    learner = task.init(module, jax.random.fold_in(key, 1))
+    if config.init_from:
+        learner = matching(checkpoint.load_params(Path(config.init_from)), learner, f"config.init_from={config.init_from}")
+    needs = run.recipe.policy.needs
+    scorer = dataclasses.replace(config.scorer, num_classes=task.num_classes)
+    online = task.init(scorer, jax.random.fold_in(key, 2)) if "online" in needs else None
+    if reference is not None:
+        shapes = jax.eval_shape(lambda: scorer.init(key, np.zeros((1, *task.image_shape), np.float32))["params"])
+        reference = matching(reference, shapes, "config.reference")
+    state = init_state(run.recipe, jax.random.fold_in(key, 3), learner, online, reference)
+    return jax.device_put(state, sharding.replicated(run.mesh))
+
+
+def matching(params, like, key: str):
+    """`params` when its tree and shapes are those of `like`; else ConfigError naming the first leaf that differs."""
+    theirs = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    ours = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
+    for name in sorted(set(ours) | set(theirs)):
+        if ours.get(name) != theirs.get(name):
+            raise ConfigError(f"{key}: parameter {name} is {theirs.get(name)} there, {ours.get(name)} in this config")
+    return params

@@ -1,0 +1,65 @@
+"""Checkpoints: the one importer of Orbax. A step holds the train state, and as JSON the data position, the ledger and the config hash."""
+
+import logging
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from active_learning.config import ConfigError
+
+
+class Checkpoints:
+    """Saves and restores steps under `folder`, keeping the newest `keep`. Saving is asynchronous; `close` waits for it."""
+
+    def __init__(self, folder: Path, keep: int = 1):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+    def save(self, step: int, state: PyTree, meta: dict) -> None:
+        """Writes (state, meta) as `step`; a step that exists already is left as it is."""
+        if step in self._manager.all_steps():
+            return
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        self._manager.save(step, args=args)
+
+    def restore(self, target: PyTree) -> tuple[PyTree, dict] | None:
+        """The newest readable step, with the shapes and shardings of `target` (arrays or ShapeDtypeStructs); None when there is none.
+
+        A damaged step is skipped with a warning. Raises ConfigError when steps exist but none can be read.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
+        for step in steps:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+            try:
+                found = self._manager.restore(step, args=args)
+            except Exception as error:  # Orbax raises many kinds for a damaged file
+                logging.warning("checkpoint of step %d cannot be read (%s); trying an older one", step, str(error).splitlines()[0])
+                continue
+            return found.state, found.meta
+        if steps:
+            raise ConfigError(f"{self._manager.directory}: none of the checkpoints {steps} can be read into this config's state")
+        return None
+
+    def close(self) -> None:
+        """Waits for the last save and surfaces its error."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def load_params(run: Path, which: str = "learner") -> PyTree:
+    """Parameters of one model ("learner", "online" or "reference") of a run's newest checkpoint, as NumPy arrays.
+
+    Raises ConfigError naming the folder when there is no checkpoint or no such model in it.
+    """
+    folder = Path(run).absolute() / "checkpoints"
+    steps = sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True) if folder.is_dir() else []
+    if not steps:
+        raise ConfigError(f"{run}: no checkpoint found there")
+    with ocp.StandardCheckpointer() as reader:
+        tree = reader.restore(folder / str(steps[0]) / "state")
+    if tree.get(which) is None:
+        raise ConfigError(f"{run}: its state has no {which!r}")
+    return tree[which]["params"]

@@ -1,0 +1,53 @@
+"""`python -m active_learning.evaluate DIR [--set NAME] [--model learner|online|reference]`: figures of a run's newest checkpoint."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from active_learning import checkpoint
+from active_learning.build import build
+from active_learning.config import ConfigError, from_json
+from active_learning.data.source import DataError
+from active_learning.evaluators import Accuracy
+
+
+def evaluate(workdir: Path, sets: tuple[str, ...] = (), which: str = "learner") -> dict:
+    """Figures of one model of the run on whole sets (default: the config's own). Raises ConfigError naming folder or key."""
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        raise ConfigError(f"{workdir}: no run there (no config.json)")
+    config = from_json(json.loads(path.read_text())["config"])
+    if sets:
+        config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, sets=sets))
+    it = build(config)
+    params = checkpoint.load_params(workdir, which)
+    model = it.recipe.learner if which == "learner" else it.recipe.scorer
+    accuracy = Accuracy(model, it.task.num_classes, config.evaluate.batch_size)
+    out = {}
+    for name in config.evaluate.sets:
+        part = it.data.parts[name]
+        figures = accuracy(params, part.images(range(len(part))), part.labels)
+        per_class = figures.pop("per_class")
+        names = it.data.class_names or tuple(str(k) for k in range(len(per_class)))
+        out[name] = figures | {"per_class": dict(zip(names, per_class, strict=True))}
+    return out
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m active_learning.evaluate", description=__doc__)
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("--set", dest="sets", action="append", default=[])
+    parser.add_argument("--model", choices=("learner", "online", "reference"), default="learner")
+    args = parser.parse_args(argv)
+    try:
+        print(json.dumps(evaluate(args.workdir, tuple(args.sets), args.model), indent=1))
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""What the loop evaluates: fixed stratified subsets during the run, whole sets at the end, online against reference on the gate."""
+
+import numpy as np
+
+from active_learning.build import Run, subset
+from active_learning.evaluators import Accuracy
+from active_learning.step import TrainState
+
+
+class Evaluation:
+    """The evaluators of one run; each compiles once."""
+
+    def __init__(self, it: Run):
+        self.it, self.settings = it, it.config.evaluate
+        self._learner = Accuracy(it.recipe.learner, it.task.num_classes, self.settings.batch_size)
+        self._scorer = Accuracy(it.recipe.scorer, it.task.num_classes, self.settings.batch_size)
+        self._cached: dict[tuple, tuple] = {}
+
+    def _examples(self, name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+        if (name, size) not in self._cached:
+            part = self.it.data.parts[name]
+            rows = subset(part, size)
+            self._cached[name, size] = part.images(rows), part.labels[rows]
+        return self._cached[name, size]
+
+    def now(self, state: TrainState) -> dict:
+        """`SET/accuracy` and so on, on the fixed subset of each set."""
+        out = {}
+        for name in self.settings.sets:
+            figures = self._learner(state.learner.params, *self._examples(name, self.settings.subset))
+            out |= {f"{name}/{k}": v for k, v in figures.items() if k != "per_class"}
+        return out
+
+    def full(self, state: TrainState) -> dict:
+        """`SET_full/accuracy` and so on, per class included, on every example of each set."""
+        out = {}
+        for name in self.settings.sets:
+            figures = self._learner(state.learner.params, *self._examples(name, len(self.it.data.parts[name])))
+            out |= {f"{name}_full/{k}": v for k, v in figures.items()}
+        return out
+
+    def gate(self, state: TrainState) -> tuple[dict, dict]:
+        """Accuracy and loss of online and reference on the gate, and what the forward passes cost, by account."""
+        images, labels = self._examples(self.settings.gate, len(self.it.data.parts[self.settings.gate]))
+        out = {}
+        models = {"online": state.online.params, "reference": self.it.recipe.reference_params(state)}
+        for name, params in models.items():
+            figures = self._scorer(params, images, labels)
+            out |= {f"gate/{name}_accuracy": figures["accuracy"], f"gate/{name}_loss": figures["loss"]}
+        forward = len(labels) * self.it.config.scorer.cost(self.it.task.image_shape).forward
+        return out, {"online_score": forward, "reference_score": forward}

@@ -1,0 +1,50 @@
+"""Accuracy, loss and accuracy per class of a classifier."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from active_learning import losses
+from active_learning.step import Model
+
+
+class Accuracy:
+    """Evaluates one architecture on any set: `(params, images, labels) -> figures`. One trace, whatever the sizes."""
+
+    def __init__(self, model: Model, num_classes: int, batch_size: int, placement=None):
+        self.num_classes, self.batch_size, self.placement = num_classes, batch_size, placement
+
+        def count(params, batch, mask):
+            outputs = model.apply(params, batch, False)
+            hit = losses.accuracy(outputs["logits"], batch["label"]) * mask
+            loss = model.act_loss(outputs, batch) * mask
+            zero = jnp.zeros((num_classes,), jnp.float32)
+            return zero.at[batch["label"]].add(hit), zero.at[batch["label"]].add(mask), jnp.sum(loss)
+
+        self._count: Callable = jax.jit(count)
+
+    def __call__(self, params: PyTree, images: np.ndarray, labels: np.ndarray) -> dict[str, float | list[float]]:
+        """accuracy, loss (nats), worst_class (lowest accuracy of a class that occurs), per_class (None where absent)."""
+        hits, seen, loss = np.zeros(self.num_classes), np.zeros(self.num_classes), 0.0
+        size = min(self.batch_size, len(labels))
+        parts = []
+        for start in range(0, len(labels), size):
+            rows = np.arange(start, start + size)
+            mask = (rows < len(labels)).astype(np.float32)
+            rows = np.minimum(rows, len(labels) - 1)
+            batch = {"image": images[rows], "label": labels[rows]}
+            if self.placement is not None and size % self.placement.num_devices == 0:
+                batch, mask = jax.device_put((batch, mask), self.placement)
+            parts.append(self._count(params, batch, mask))
+        for h, s, l in jax.device_get(parts):
+            hits, seen, loss = hits + h, seen + s, loss + float(l)
+        per_class = [float(h / s) if s else None for h, s in zip(hits, seen, strict=True)]
+        return {
+            "accuracy": float(hits.sum() / seen.sum()),
+            "loss": loss / float(seen.sum()),
+            "worst_class": min(v for v in per_class if v is not None),
+            "per_class": per_class,
+        }

@@ -1,0 +1,73 @@
+"""The ledger: five accounts of FLOPs and four clocks, charged for what runs.
+
+Forward + backward without the first layer's input gradient (never computed); recomputation (remat) in a column of its own. `closed_form`
+is the paper's convention (a training step costs three forward passes), for planning and as a check.
+"""
+
+from dataclasses import dataclass, field
+
+ACCOUNTS = ("learner_train", "online_score", "online_train", "reference_score", "reference_train")
+
+
+@dataclass
+class Ledger:
+    """Cumulative FLOPs by account, examples the learner saw, candidates the scorers saw, seconds of training."""
+
+    flops: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*ACCOUNTS, "recompute"), 0.0))
+    step: int = 0
+    examples: int = 0
+    candidates: int = 0
+    train_seconds: float = 0.0
+    window_steps: int = 0
+
+    def charge(self, costs: dict[str, float], times: float = 1.0) -> None:
+        """Adds FLOPs to accounts; KeyError for an account that does not exist."""
+        for account, value in costs.items():
+            self.flops[account] = self.flops[account] + times * value
+
+    @property
+    def total(self) -> float:
+        return sum(self.flops[account] for account in ACCOUNTS) + self.flops["recompute"]
+
+    def as_dict(self) -> dict:
+        return {
+            "step": self.step,
+            "examples": self.examples,
+            "candidates": self.candidates,
+            "flops": dict(self.flops),
+            "train_seconds": self.train_seconds,
+            "window_steps": self.window_steps,
+        }
+
+    @classmethod
+    def from_dict(cls, saved: dict) -> "Ledger":
+        return cls(**saved)
+
+
+def step_costs(learner, scorer, needs: tuple[str, ...], b: int, ratio: int) -> dict[str, float]:
+    """FLOPs of one update, by account. `learner`, `scorer`: `flops.Cost` per example; `needs`: the policy's scorers (none: uniform)."""
+    costs = {"learner_train": b * learner.train, "recompute": b * learner.recompute}
+    if "learner" in needs:
+        costs["learner_train"] += ratio * b * learner.forward
+    if "online" in needs:
+        costs["online_score"] = ratio * b * scorer.forward
+        costs["online_train"] = b * scorer.train
+        costs["recompute"] += b * scorer.recompute
+    if "reference" in needs:
+        costs["reference_score"] = ratio * b * scorer.forward
+    return costs
+
+
+def closed_form(beta: float, window: float, r: float, ratio: float, kappa: float, *, r_score: float | None = None, scorers: int = 2) -> float:
+    """C / C_uniform = beta + w [r + (ratio / 3) sum r_m] + kappa r, in the paper's 3F convention.
+
+    beta: updates over uniform's; window w: updates inside the window over uniform's; r: scorer's forward FLOPs over the learner's in
+    training, `r_score` on the view it scores; kappa: examples the reference was trained on over uniform's.
+    """
+    r_score = r if r_score is None else r_score
+    return beta + window * ((r if scorers else 0.0) + ratio / 3.0 * scorers * r_score) + kappa * r
+
+
+def break_even(r: float, ratio: float, kappa: float, *, scorers: int = 2) -> float:
+    """The largest beta that costs no more than uniform training, selection on throughout (w = beta)."""
+    return (1.0 - kappa * r) / closed_form(1.0, 1.0, r, ratio, 0.0, scorers=scorers)

@@ -1,0 +1,48 @@
+"""`python -m active_learning.main --config=configs/NAME.py --workdir=DIR [--config.x.y=...]`: flags -> frozen config -> `train.run`."""
+
+import logging as _logging
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a file with get_config().", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; the same folder again continues the run.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.INFO)
+    for chatty in ("orbax", "jax"):
+        _logging.getLogger(chatty).setLevel(_logging.WARNING)
+    logging.get_absl_handler().setFormatter(None)
+    from active_learning import train
+    from active_learning.config import ConfigError, freeze
+    from active_learning.data.source import DataError
+
+    try:
+        summary = train.run(freeze(_CONFIG.value), _WORKDIR.value)
+    except (ConfigError, DataError, train.NonFinite) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    state = "complete" if summary["complete"] else "stopped, the same command continues it"
+    print(f"{_WORKDIR.value}: {state} at update {summary['step']}  {_scalars(summary['final'])}")
+
+
+def _scalars(values: dict) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float))
+
+
+def run() -> None:
+    """Console entry point. A flag that cannot be parsed is one line and exit code 2."""
+    flags.mark_flags_as_required(["config", "workdir"])
+    try:
+        flags.FLAGS(sys.argv)
+    except (flags.Error, AttributeError, TypeError, KeyError, FileNotFoundError, ValueError) as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        sys.exit(2)
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

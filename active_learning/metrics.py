@@ -1,0 +1,82 @@
+"""Writers and the clock of a run: metrics.jsonl, metrics.csv, TensorBoard by option; training seconds, rate and ETA."""
+
+import contextlib
+import csv
+import json
+import logging
+import time
+from pathlib import Path
+
+
+class Writer:
+    """Appends one line a call to metrics.jsonl; metrics.csv is written from it at the end. Lines after `resume_step` are cut on restart."""
+
+    def __init__(self, workdir: Path, resume_step: int = 0, tensorboard: bool = False):
+        self.path = workdir / "metrics.jsonl"
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= resume_step]
+        self.path.write_text("".join(line + "\n" for line in kept))
+        self._file = self.path.open("a")
+        self._board = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(workdir / "tensorboard"))
+
+    def _lines(self) -> list[str]:
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return [line for line in lines if line.endswith("}")]  # a killed run may leave half a line
+
+    def write(self, clocks: dict, values: dict) -> None:
+        """One line: the ledger's clocks and the values (scalars; lists stay in the JSON)."""
+        self._file.write(json.dumps(clocks | values) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(name, value, clocks["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+        rows = [_flat(json.loads(line)) for line in self._lines()]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        with (self.path.parent / "metrics.csv").open("w", newline="") as file:
+            table = csv.DictWriter(file, names, restval="")
+            table.writeheader()
+            table.writerows(rows)
+
+
+def _flat(row: dict) -> dict:
+    flops = {f"flops/{k}": v for k, v in row.get("flops", {}).items()}
+    return {k: v for k, v in row.items() if not isinstance(v, list | dict)} | flops
+
+
+class Stopwatch:
+    """Seconds of training only: it runs inside `with stopwatch:` and stands still during evaluation, checkpoints and compilation."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds = seconds
+        self._since: float | None = None
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Stands still inside the block."""
+        self.stop()
+        yield
+        self.start()
+
+
+def progress(name: str, step: int, total: int, rate: float, flops: float, values: dict) -> None:
+    """One line: where the run stands, updates a second, time left, FLOPs so far, and a few values."""
+    eta = time.strftime("%H:%M:%S", time.gmtime(max(0, total - step) / rate)) if rate > 0 else "?"
+    shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items() if isinstance(v, float))
+    logging.info("%s  %d/%d  %.1f updates/s  ETA %s  %.3g FLOPs  %s", name, step, total, rate, eta, flops, shown)

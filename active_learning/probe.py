@@ -1,0 +1,75 @@
+"""What the loop notes of each step's choice: means for the log, ids, wrong labels among the chosen, pictures of the extremes."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from active_learning.build import Run
+from active_learning.data.source import join_id
+from active_learning.step import Chosen
+
+
+class Notes:
+    """Collects between two log lines; everything here is NumPy on the host, one step behind the device."""
+
+    def __init__(self, it: Run, workdir: Path, step: int):
+        self.it, self.workdir, self.settings = it, workdir, it.config.log
+        train = it.data.train
+        self.wrong = None if train.truth is None else train.labels != train.truth
+        self._values: dict[str, list[float]] = {}
+        self._ids: list[np.ndarray] = []
+        self._ids_from = step
+        self._last: tuple[Chosen, np.ndarray] | None = None
+        window = it.clock.window
+        self._probe_at = {max(1, window * share // 100) for share in (4, 25, 50, 75)} | {window} if window else set()
+
+    def add(self, step: int, figures: dict, chosen: Chosen | None, rows: np.ndarray) -> None:
+        """One step: its scalars, and what was chosen of the super-batch `rows` (row numbers within the training part)."""
+        for name, value in figures.items():
+            self._values.setdefault(f"train/{name}", []).append(float(value))
+        taken = rows
+        if chosen is not None:
+            indices, ids, selected = jax.device_get((chosen.indices, chosen.ids, chosen.metrics))
+            taken = rows[indices]
+            for name, value in selected.items():
+                self._values.setdefault(f"select/{name}", []).append(float(value))
+            if self.wrong is not None:
+                self._values.setdefault("pool/wrong_share", []).append(float(self.wrong[rows].mean()))
+            if step in self._probe_at and self.settings.probes:
+                self._picture(step, np.asarray(jax.device_get(chosen.scores)), rows)
+        else:
+            ids = None
+        if self.wrong is not None:
+            self._values.setdefault("select/wrong_share", []).append(float(self.wrong[taken].mean()))
+        if self.settings.chosen:
+            part = self.it.data.train
+            self._ids.append(part.source.ids[part.indices[taken]] if ids is None else join_id(ids))
+
+    def summary(self) -> dict[str, float]:
+        """Means since the last call."""
+        means = {name: float(np.mean(values)) for name, values in self._values.items()}
+        self._values = {}
+        return means
+
+    def flush(self) -> None:
+        """Writes the ids noted so far as chosen/FROM.npy, uint64 (steps, b), in training order."""
+        if not self._ids:
+            return
+        folder = self.workdir / "chosen"
+        folder.mkdir(exist_ok=True)
+        np.save(folder / f"{self._ids_from:08d}.npy", np.stack(self._ids).astype(np.uint64))
+        self._ids_from += len(self._ids)
+        self._ids = []
+
+    def _picture(self, step: int, scores: np.ndarray, rows: np.ndarray) -> None:
+        part, n = self.it.data.train, self.settings.probes
+        order = np.argsort(-scores, kind="stable")
+        out = {"scores": scores.astype(np.float32)}
+        for name, places in (("top", order[:n]), ("bottom", order[::-1][:n])):
+            these = rows[places]
+            truth = np.full(len(these), -1, np.int32) if part.truth is None else part.truth[these]
+            out |= {f"image_{name}": part.images(these), f"label_{name}": part.labels[these]}
+            out |= {f"truth_{name}": truth.astype(np.int32), f"score_{name}": scores[places].astype(np.float32)}
+        (self.workdir / "probe").mkdir(exist_ok=True)
+        np.savez(self.workdir / "probe" / f"{step:08d}.npz", **out)

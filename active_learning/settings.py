@@ -1,0 +1,171 @@
+"""The keys of a run: one frozen dataclass a section, each default with its meaning and unit."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from active_learning import policies
+from active_learning.config import ConfigError, Section, to_steps
+
+
+@dataclass(frozen=True)
+class Split(Section):
+    """Disjoint parts of the training source, by id, stratified by label. No parts: everything is the pool."""
+
+    parts: Mapping[str, int] = field(default_factory=dict)  # examples a part, e.g. {"pool": 27000, "reference": 18000}
+    train_on: tuple = ("pool",)  # parts the learner (and the candidates) come from
+    labels: Mapping[str, str] = field(default_factory=dict)  # label column of a part where it is not the source's own
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Optim(Section):
+    """AdamW with linear warm-up and cosine decay to 0."""
+
+    learning_rate: float = 1e-3
+    warmup: str = "5 %"
+    weight_decay: float = 1e-4
+    b2: float = 0.99
+    clip: float = 1.0  # global gradient norm, 0: off
+
+
+@dataclass(frozen=True)
+class Select(Section):
+    """What to train on."""
+
+    policy: Any = policies.uniform
+    ratio: int = 2  # B / b
+    temperature: float = 1.0  # T: scores are divided by it
+    standardize: bool = False  # scores to mean 0, deviation 1 over the super-batch first
+    until: str = "100 %"  # the window: a duration, or 'auto' (closes when the online model has caught up on the gate)
+    chunk: int = 0  # candidates a device scores at once, 0: all
+
+
+@dataclass(frozen=True)
+class Reference(Section):
+    """Where the reference comes from. It has the scorer's architecture."""
+
+    kind: str = "trained"  # 'trained' (here, or found at `path`), or 'online': a per-step copy of the online model (a control)
+    path: str = ""  # run folder to load it from, or to train it into; '': WORKDIR/reference
+    part: str = "reference"  # the part it is trained on
+    total: str = "1000 steps"  # 0: an untrained reference (a control)
+    batch_size: int = 128
+    optim: Optim = Optim(learning_rate=2e-3)
+    charge: bool = True  # its training is on this run's bill
+    seed: int = 0  # added to the run's seed
+
+
+@dataclass(frozen=True)
+class Evaluate(Section):
+    """When and on what the learner is evaluated."""
+
+    every: str = "2 %"
+    sets: tuple = ("test",)  # 'test', or parts of the split
+    subset: int = 2000  # fixed stratified subset of each set during the run; the whole set at the end
+    batch_size: int = 1000
+    gate: str = ""  # part on which online and reference are compared ('': none); `until='auto'` reads it
+
+
+@dataclass(frozen=True)
+class Log(Section):
+    """What is written besides metrics.jsonl and metrics.csv."""
+
+    every: str = "1 %"
+    tensorboard: bool = False
+    chosen: bool = False  # ids of every sub-batch, chosen/*.npy
+    probes: int = 12  # images most and least preferred that are kept early and late, 0: none
+
+
+@dataclass(frozen=True)
+class Checkpoint(Section):
+    """Orbax checkpoints of the train state with the data position and the ledger."""
+
+    every: str = "20 %"
+    keep: int = 1
+
+
+@dataclass(frozen=True)
+class Config(Section):
+    """One run."""
+
+    data: Any  # a source value, e.g. section(Shapes)
+    learner: Any  # a Flax module, e.g. section(ViT, width=128)
+    scorer: Any  # architecture of online and reference
+    name: str = "run"  # the arm's name in reports
+    baseline: bool = False  # the arm others are compared with
+    seed: int = 0
+    split: Split = Split()
+    batch_size: int = 128  # b: examples in an update of the learner
+    total: str = "1000 steps"
+    optim: Optim = Optim()
+    scorer_optim: Optim = Optim(learning_rate=2e-3)
+    select: Select = Select()
+    reference: Reference = Reference()
+    augment: bool = True  # random crop (4 px padding) and flip, keyed by (id, epoch)
+    label_smoothing: float = 0.0
+    dtype: str = "float32"  # compute type; parameters, losses and scores are float32
+    init_from: str = ""  # run folder whose learner's weights the learner starts from
+    evaluate: Evaluate = Evaluate()
+    log: Log = Log()
+    checkpoint: Checkpoint = Checkpoint()
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A config's durations in updates."""
+
+    total: int
+    window: int  # updates in which selection is on (the most, when `until` is 'auto')
+    evaluate: int
+    log: int
+    checkpoint: int
+    warmup: int
+    scorer_warmup: int
+
+
+def resolve(config: Config, pool: int, devices: int) -> Clock:
+    """Durations in updates, and every check that needs no data. Raises ConfigError naming the key."""
+    b, ratio = config.batch_size, config.select.ratio
+    if b < 1 or b % devices:
+        raise ConfigError(f"config.batch_size={b}: not divisible by the {devices} devices")
+    if ratio < 1:
+        raise ConfigError(f"config.select.ratio={ratio}: B = ratio * b candidates must be at least b, so ratio >= 1")
+    if config.select.temperature <= 0:
+        raise ConfigError(f"config.select.temperature={config.select.temperature}: must be > 0")
+    if config.select.chunk and (b * ratio // devices) % config.select.chunk:
+        raise ConfigError(f"config.select.chunk={config.select.chunk}: must divide the {b * ratio // devices} candidates of a device")
+    if config.reference.kind not in ("trained", "online"):
+        raise ConfigError(f"config.reference.kind={config.reference.kind!r}: expected 'trained' or 'online'")
+    if config.dtype not in ("float32", "bfloat16"):
+        raise ConfigError(f"config.dtype={config.dtype!r}: expected 'float32' or 'bfloat16'")
+    if config.select.until == "auto" and not config.evaluate.gate:
+        raise ConfigError("config.select.until='auto' needs a gate: name a part in config.evaluate.gate")
+
+    def steps(duration, key, total=None):
+        return to_steps(duration, f"config.{key}", batch_size=b, pool=pool, total=total)
+
+    total = steps(config.total, "total")
+    open_for = total if config.select.until == "auto" else steps(config.select.until, "select.until", total)
+    return Clock(
+        total=total,
+        window=min(open_for, total) if config.select.policy.needs else 0,
+        evaluate=max(1, steps(config.evaluate.every, "evaluate.every", total)),
+        log=max(1, steps(config.log.every, "log.every", total)),
+        checkpoint=max(1, steps(config.checkpoint.every, "checkpoint.every", total)),
+        warmup=steps(config.optim.warmup, "optim.warmup", total),
+        scorer_warmup=steps(config.scorer_optim.warmup, "scorer_optim.warmup", total),
+    )
+
+
+def reference_config(config: Config) -> Config:
+    """The run that trains the reference: the scorer's architecture, uniformly, on the reference's part."""
+    ref = config.reference
+    return dataclasses.replace(
+        config,
+        name="reference", baseline=False, seed=config.seed + ref.seed, learner=config.scorer, batch_size=ref.batch_size, total=ref.total,
+        optim=ref.optim, scorer_optim=Optim(), select=Select(), reference=Reference(), init_from="",
+        split=dataclasses.replace(config.split, train_on=(ref.part,)),
+        evaluate=dataclasses.replace(config.evaluate, every="20 %", gate=""),
+        log=dataclasses.replace(config.log, chosen=False), checkpoint=Checkpoint(every="50 %"),
+    )  # fmt: skip

@@ -1,0 +1,114 @@
+"""Who holds what: the mesh, the shardings, and the one collective of the method, `take_sharded`.
+
+Everything is `jax.jit` with `NamedSharding` over a mesh whose axes are Auto: in Explicit mode top_k and indexing along a sharded axis raise.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int, PyTree
+
+DATA_AXIS = "data"
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A one-dimensional mesh over `devices` (default: all), axis "data"."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def over_data(mesh: Mesh) -> NamedSharding:
+    """Leading axis split over the data axis."""
+    return NamedSharding(mesh, P(DATA_AXIS))
+
+
+def home_first(indices: Int[Array, "b"], super_batch_size: int, devices: int) -> Int[Array, "b"]:
+    """Permutes `indices` so that a chosen row stays on the device that owns it wherever that device has room.
+
+    The order inside a sub-batch is free, so only the rows of over-full devices travel. These spare rows are dealt to free slots so that
+    rows of one owner land on different devices: owners with few spares get the deepest free slots (which few devices have), owners with
+    many get the shallow ones (which most devices have). `devices` must divide both b and B.
+    """
+    if devices == 1:
+        return indices
+    b = indices.shape[0]
+    room = b // devices
+    indices = jnp.sort(indices)  # by owner
+    owner = indices // (super_batch_size // devices)
+    count = jnp.bincount(owner, length=devices)
+    rank = jnp.arange(b) - (jnp.cumsum(count) - count)[owner]  # position among the rows of the same owner
+    spare = rank >= room
+    slot_device, slot_depth = jnp.arange(b) // room, jnp.arange(b) % room
+    free_rank = slot_depth - count[slot_device]  # < 0: taken by a row that stays
+    far = jnp.iinfo(jnp.int32).max
+    by_spares = jnp.lexsort((owner, jnp.where(spare, count[owner], far)))  # spare rows first, owners with few spares first
+    by_depth = jnp.lexsort((slot_device, jnp.where(free_rank >= 0, -free_rank, far)))  # free slots first, deepest first
+    travels = spare[by_spares]
+    slot = jnp.where(travels, by_depth, owner[by_spares] * room + rank[by_spares])
+    return jnp.zeros_like(indices).at[slot].set(indices[by_spares])
+
+
+def _rank_in_pair(pair: Int[Array, "b"]) -> Int[Array, "b"]:
+    """How many earlier slots have the same (owner, home) pair."""
+    order = jnp.argsort(pair, stable=True)
+    ordered = pair[order]
+    place = jnp.arange(pair.shape[0])
+    starts = jnp.concatenate([jnp.array([True]), ordered[1:] != ordered[:-1]])
+    first = jax.lax.cummax(jnp.where(starts, place, 0))
+    return jnp.zeros_like(place).at[order].set(place - first)
+
+
+def _take_local(x: Array, indices: Int[Array, "b"], rank: Int[Array, "b"], *, axis: str, devices: int) -> Array:
+    """One device's part of `take_sharded`: rows at home by indexing, the others in rounds of one row per pair of devices."""
+    me = jax.lax.axis_index(axis)
+    rows, room = x.shape[0], indices.shape[0] // devices
+    owner, home = indices // rows, jnp.arange(indices.shape[0]) // room
+    away = owner != home
+    mine = jax.lax.dynamic_slice_in_dim(indices, me * room, room)
+    my_owner, my_rank = mine // rows, jax.lax.dynamic_slice_in_dim(rank, me * room, room)
+    out = x[jnp.clip(mine - me * rows, 0, rows - 1)]
+
+    def exchange(carry):
+        k, out = carry
+        sends = away & (owner == me) & (rank == k)
+        row_for = jnp.zeros((devices,), indices.dtype).at[jnp.where(sends, home, devices)].set(indices - me * rows, mode="drop")
+        received = jax.lax.all_to_all(x[row_for], axis, 0, 0, tiled=True)
+        arrives = (my_owner != me) & (my_rank == k)
+        arrives = arrives.reshape((-1,) + (1,) * (x.ndim - 1))
+        return k + 1, jnp.where(arrives, received[my_owner], out)
+
+    rounds = jnp.max(jnp.where(away, rank + 1, 0))  # indices are replicated, so every device computes the same bound
+    return jax.lax.while_loop(lambda carry: carry[0] < rounds, exchange, (jnp.int32(0), out))[1]
+
+
+def take_sharded(x: PyTree, indices: Int[Array, "b"], mesh: Mesh | None, axis: str = DATA_AXIS) -> PyTree:
+    """x[indices] along the leading axis of every leaf; rows stay sharded over `axis`, and only those not at home travel.
+
+    Plain indexing of a sharded array compiles to an all-reduce of masked rows or comes back replicated. Here each device sends at most one
+    row to each other device a round; the number of rounds is computed from the indices, so any skew is exact. Call `home_first` before:
+    one round is then the rule. Raises ValueError when the mesh axis does not divide B or b.
+    """
+    devices = 1 if mesh is None else mesh.shape[axis]
+    if devices == 1:
+        return jax.tree.map(lambda leaf: leaf[indices], x)
+    for size, what in ((jax.tree.leaves(x)[0].shape[0], "super-batch"), (indices.shape[0], "sub-batch")):
+        if size % devices:
+            raise ValueError(f"{what} size {size} is not divisible by the {devices} devices of mesh axis {axis!r}")
+    indices = jax.lax.with_sharding_constraint(indices, replicated(mesh))
+    room = indices.shape[0] // devices
+    owner = indices // (jax.tree.leaves(x)[0].shape[0] // devices)
+    rank = _rank_in_pair(owner * devices + jnp.arange(indices.shape[0]) // room)
+    local = functools.partial(_take_local, axis=axis, devices=devices)
+    take = jax.shard_map(
+        lambda leaves, indices, rank: jax.tree.map(lambda leaf: local(leaf, indices, rank), leaves),
+        mesh=mesh, in_specs=(P(axis), P(), P()), out_specs=P(axis), check_vma=False,
+    )  # fmt: skip
+    return take(x, indices, rank)

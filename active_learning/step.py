@@ -1,0 +1,209 @@
+"""The algorithm (Algorithm 1 of arXiv 2312.05328), pure: state and batch in, state and metrics out.
+
+    X  ~ D                                        the loader's super-batch, |X| = B
+    S  = l_act(X | online) - l_act(X | reference)     _observe, policy.score
+    I  ~ SoftMax(S / T) without replacement, |I| = b  policy.select
+    Y  = X[I]                                         take_sharded
+    learner <- Adam[grad l_learn(Y | learner)]        _descend
+    online  <- Adam[grad l_learn(Y | online)]         _descend, with its own optimizer state
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt32
+
+from active_learning import policies, scores
+from active_learning.sharding import DATA_AXIS, home_first, replicated, take_sharded
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as functions. `apply(params, batch, train) -> outputs`; the losses map `(outputs, batch) -> (B,)`, never reduced."""
+
+    apply: Callable[[PyTree, Batch, bool], Any]
+    learn_loss: Callable[[Any, Batch], Float[Array, "B"]]
+    act_loss: Callable[[Any, Batch], Float[Array, "B"]]
+    optimizer: optax.GradientTransformation
+
+
+def _same(batch: Batch, key: Key[Array, ""]) -> Batch:
+    return batch
+
+
+def _own_reference(state: "TrainState") -> PyTree:
+    return state.reference.params
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run does, as opposed to where it stands: everything static that the step closes over.
+
+    learner, scorer: models (online and reference share the scorer's functions); policy, sub_batch_size b, temperature T, standardize: the
+    choice; chunk: how many examples a device scores at once (0: its whole shard); augment: `(batch, key) -> batch` for training, keyed by
+    (id, epoch); mesh: None on one device; reference_params: where the reference's parameters come from.
+    """
+
+    learner: Model
+    scorer: Model | None = None
+    policy: policies.Policy = policies.uniform
+    sub_batch_size: int = 128
+    temperature: float = 1.0
+    standardize: bool = False
+    chunk: int = 0
+    augment: Callable[[Batch, Key[Array, ""]], Batch] = _same
+    mesh: Mesh | None = None
+    reference_params: Callable[["TrainState"], PyTree] = _own_reference
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ModelState:
+    """Parameters and, where the model is trained, its optimizer state (None: frozen)."""
+
+    params: PyTree
+    opt_state: PyTree = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Chosen:
+    """A choice: rows of the super-batch, their weights and ids, the scores S of all B candidates, and figures about them."""
+
+    indices: Int[Array, "b"]
+    weights: Float[Array, "b"]
+    ids: UInt32[Array, "b 2"]
+    scores: Float[Array, "B"]
+    metrics: Metrics
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that a run remembers; one pytree, one checkpoint. The three models never share a buffer."""
+
+    step: Int[Array, ""]
+    key: Key[Array, ""]
+    learner: ModelState
+    online: ModelState | None = None
+    reference: ModelState | None = None
+    policy_state: Any = field(default_factory=tuple)
+    pending: Chosen | None = None
+
+
+def init_state(recipe: Recipe, key: Key[Array, ""], learner: PyTree, online: PyTree = None, reference: PyTree = None) -> TrainState:
+    """A state at step 0 from the three models' parameters (copied, so that donating the state cannot reach the caller's arrays)."""
+    copy = lambda tree: jax.tree.map(jnp.array, tree)  # noqa: E731
+    trained = lambda model, params: ModelState(copy(params), model.optimizer.init(params))  # noqa: E731
+    return TrainState(
+        step=jnp.int32(0),
+        key=key,
+        learner=trained(recipe.learner, learner),
+        online=None if online is None else trained(recipe.scorer, online),
+        reference=None if reference is None else ModelState(copy(reference)),
+        policy_state=recipe.policy.init(),
+    )
+
+
+def _observe(recipe: Recipe, model: Model, params: PyTree, batch: Batch) -> PyTree:
+    """What the policy reads of one model: evaluation mode, plain view, in chunks cut inside each device's shard, so that no image moves
+    and memory does not grow with B."""
+    observe = recipe.policy.observe or model.act_loss
+
+    def one(params, rows):
+        return observe(model.apply(params, rows, False), rows)
+
+    def local(params, batch):
+        size = jax.tree.leaves(batch)[0].shape[0]
+        if not recipe.chunk or size <= recipe.chunk:
+            return one(params, batch)
+        if size % recipe.chunk:
+            raise ValueError(f"scoring chunk {recipe.chunk} does not divide a device's {size} candidates")
+        cut = jax.tree.map(lambda leaf: leaf.reshape((-1, recipe.chunk) + leaf.shape[1:]), batch)
+        said = jax.lax.map(lambda rows: one(params, rows), cut)
+        return jax.tree.map(lambda leaf: leaf.reshape((-1,) + leaf.shape[2:]), said)
+
+    if recipe.mesh is None:
+        return local(params, batch)
+    specs = {"in_specs": (P(), P(DATA_AXIS)), "out_specs": P(DATA_AXIS)}
+    return jax.shard_map(local, mesh=recipe.mesh, check_vma=False, **specs)(params, batch)
+
+
+def select_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[TrainState, Chosen]:
+    """Scores the super-batch and chooses `sub_batch_size` rows of it. Trains nothing; only the policy state changes."""
+    params = {"learner": state.learner.params}
+    if state.online is not None:
+        params["online"] = state.online.params
+    if "reference" in recipe.policy.needs:
+        params["reference"] = recipe.reference_params(state)
+    said = {}
+    for name in recipe.policy.needs:
+        with jax.named_scope(f"score_{name}"):
+            said[name] = _observe(recipe, recipe.learner if name == "learner" else recipe.scorer, params[name], super_batch)
+    with jax.named_scope("select"):
+        if recipe.mesh is not None:
+            said = jax.lax.with_sharding_constraint(said, replicated(recipe.mesh))
+        values, policy_state = recipe.policy.score(scores.ScoreInputs(**said), state.policy_state)
+        logits = (scores.standardize(values) if recipe.standardize else values) / recipe.temperature
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
+        selection = recipe.policy.select(key, logits, recipe.sub_batch_size)
+        devices = 1 if recipe.mesh is None else recipe.mesh.shape[DATA_AXIS]
+        indices = home_first(selection.indices, values.shape[0], devices)
+        weights = jnp.zeros_like(values).at[selection.indices].set(selection.weights)[indices]
+        figures = {
+            "score_mean_all": jnp.mean(values),
+            "score_mean_chosen": jnp.mean(values[indices]),
+            "ess": scores.effective_share(logits),
+        }
+    chosen = Chosen(indices, weights, take_sharded(super_batch["id"], indices, recipe.mesh), values, figures)
+    return replace(state, policy_state=policy_state), chosen
+
+
+def _descend(model: Model, state: ModelState, batch: Batch, weights: Float[Array, "b"]) -> tuple[ModelState, Metrics]:
+    """One optimizer step on the weighted mean of l_learn."""
+
+    def objective(params):
+        return jnp.mean(weights * model.learn_loss(model.apply(params, batch, True), batch))
+
+    loss, grads = jax.value_and_grad(objective)(state.params)
+    updates, opt_state = model.optimizer.update(grads, state.opt_state, state.params)
+    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+    return ModelState(optax.apply_updates(state.params, updates), opt_state), metrics
+
+
+def update_step(recipe: Recipe, state: TrainState, sub_batch: Batch, weights: Float[Array, "b"]) -> tuple[TrainState, Metrics]:
+    """Trains the learner and, where the policy scores with it, the online model on the same augmented sub-batch."""
+    sub_batch = recipe.augment(sub_batch, state.key)
+    with jax.named_scope("learner"):
+        learner, metrics = _descend(recipe.learner, state.learner, sub_batch, weights)
+    state = replace(state, learner=learner, step=state.step + 1)
+    if "online" in recipe.policy.needs:
+        with jax.named_scope("online"):
+            online, figures = _descend(recipe.scorer, state.online, sub_batch, weights)
+        state = replace(state, online=online)
+        metrics |= {f"online_{name}": value for name, value in figures.items()}
+    return state, metrics
+
+
+def train_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[TrainState, tuple[Metrics, Chosen]]:
+    """select_step, take_sharded and update_step under one jit: one line for each line of Algorithm 1."""
+    state, chosen = select_step(recipe, state, super_batch)
+    with jax.named_scope("take"):
+        sub_batch = take_sharded(super_batch, chosen.indices, recipe.mesh)
+    state, metrics = update_step(recipe, state, sub_batch, chosen.weights)
+    return state, (metrics, chosen)
+
+
+def uniform_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """Plain training of the learner: the uniform policy, and every policy once its window has closed. No scorer runs."""
+    ones = jnp.ones((jax.tree.leaves(batch)[0].shape[0],), jnp.float32)
+    return update_step(replace(recipe, policy=policies.uniform), state, batch, ones)

@@ -1,0 +1,283 @@
+"""The loop: restore, iterate, step, log one step late, evaluate, save, stop cleanly. One loop for all objectives and policies."""
+
+import dataclasses
+import json
+import logging
+import signal
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from active_learning import checkpoint, metrics, probe
+from active_learning.build import Loader, Run, build, first_state
+from active_learning.config import ConfigError, config_hash, differences, name_of, to_json
+from active_learning.evaluation import Evaluation
+from active_learning.ledger import Ledger
+from active_learning.settings import Config, reference_config
+from active_learning.sharding import over_data
+from active_learning.step import TrainState, train_step, uniform_step
+
+
+class NonFinite(RuntimeError):
+    """The loss (or a score) is no longer a number; the message names the step."""
+
+
+class Stop:
+    """SIGTERM asks the loop to save and return; outside the block the former handler is back."""
+
+    asked = False
+
+    def __enter__(self):
+        try:
+            self._former = signal.signal(signal.SIGTERM, self._ask)
+        except ValueError:  # not in the main thread: somebody else handles signals
+            self._former = None
+        return self
+
+    def _ask(self, *_):
+        self.asked = True
+
+    def __exit__(self, *_):
+        if self._former is not None:
+            signal.signal(signal.SIGTERM, self._former)
+
+
+def claim(workdir: Path, config: Config, extra: dict) -> None:
+    """Writes config.json, or checks that the one there is of this config. Raises ConfigError naming what differs; overwrites nothing."""
+    path = workdir / "config.json"
+    ours = {"config": to_json(config), "hash": config_hash(config)} | extra
+    if path.exists():
+        theirs = json.loads(path.read_text())
+        if theirs["hash"] != ours["hash"]:
+            what = "; ".join(differences(ours["config"], theirs["config"])[:3])
+            raise ConfigError(f"{workdir}: holds a run of another config ({what})")
+        return
+    if workdir.is_dir() and any(workdir.iterdir()) and not (workdir / "reference").is_dir():
+        raise ConfigError(f"{workdir}: not empty and no run of ours (no config.json)")
+    workdir.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(ours, indent=1))
+
+
+def reference_of(config: Config, workdir: Path, stop: Stop) -> tuple[dict, dict] | None:
+    """Trains the reference in its own run folder (or finds it there, finished) -> (its summary, its parameters); None when stopped."""
+    folder = Path(config.reference.path) if config.reference.path else workdir / "reference"
+    wanted = reference_config(config)
+    summary = read_summary(folder)
+    if summary is None or not summary["complete"] or not config.reference.path:
+        summary = run(wanted, folder, stop)
+        if not summary["complete"]:
+            return None
+    return summary, checkpoint.load_params(folder)
+
+
+def read_summary(workdir: Path) -> dict | None:
+    path = workdir / "summary.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def run(config: Config, workdir: Path | str, stop: Stop | None = None) -> dict:
+    """Trains to the end, or until SIGTERM, and returns the summary; called again with the same folder it continues where it stopped.
+
+    Raises ConfigError or DataError before any compilation, NonFinite with the step's number.
+    """
+    workdir = Path(workdir)
+    it = build(config)
+    claim(workdir, config, _about(it))
+    if (done := read_summary(workdir)) is not None and done["complete"]:
+        logging.info("%s: complete already", workdir)
+        return done
+    with stop or Stop() as stop:
+        reference, params = None, None
+        if "reference" in config.select.policy.needs and config.reference.kind == "trained":
+            found = reference_of(config, workdir, stop)
+            if found is None:
+                return _summary(it, Ledger(), {}, None, complete=False)
+            reference, params = found
+        return _Training(it, workdir, stop, reference, params).run()
+
+
+def _about(it: Run) -> dict:
+    config = it.config
+    return {
+        "name": config.name,
+        "seed": config.seed,
+        "total_steps": it.clock.total,
+        "batch_size": config.batch_size,
+        "policy": config.select.policy.name,
+        "baseline": config.baseline,
+        "class_names": list(it.data.class_names),
+        "learner": name_of(type(config.learner)),
+        "data": it.data.provenance,
+    }
+
+
+def _summary(it: Run, ledger: Ledger, final: dict, reference: dict | None, complete: bool) -> dict:
+    bill = None
+    if reference is not None:
+        bill = {
+            "accuracy": reference["final"].get("test_full/accuracy"),
+            "flops": sum(reference["flops"].values()),
+            "seconds": reference["train_seconds"],
+            "charged": it.config.reference.charge,
+        }
+    device = jax.devices()[0]
+    where = {"device": f"{len(jax.devices())} x {device.device_kind}"}
+    return {"complete": complete, "final": final, "reference": bill} | where | ledger.as_dict()
+
+
+class _Training:
+    """One run in progress: the state, its ledger and clocks, and what is done between steps."""
+
+    def __init__(self, it: Run, workdir: Path, stop: Stop, reference: dict | None, params):
+        self.it, self.workdir, self.stop, self.reference = it, workdir, stop, reference
+        self.checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", it.config.checkpoint.keep)
+        self.ledger, self.window = Ledger(), it.clock.window
+        self.state: TrainState = first_state(it, params)
+        self.gate_losses = 0  # evaluations in a row with the online model at or above the reference
+        if reference is not None and it.config.reference.charge:
+            self.ledger.charge({"reference_train": sum(reference["flops"].values())})
+            self.ledger.train_seconds += reference["train_seconds"]
+        position = self._restore()
+        self.loader = Loader(it.data.train, it.config.seed, over_data(it.mesh), position)
+        self.watch = metrics.Stopwatch(self.ledger.train_seconds)
+        self.writer = metrics.Writer(workdir, self.ledger.step, it.config.log.tensorboard)
+        self.evaluation = Evaluation(it)
+        self.notes = probe.Notes(it, workdir, self.ledger.step)
+
+    def _restore(self) -> int:
+        found = self.checkpoints.restore(self.state)
+        if found is None:
+            return 0
+        self.state, meta = found
+        self.ledger, self.window, self.gate_losses = Ledger.from_dict(meta["ledger"]), meta["window"], meta["gate_losses"]
+        logging.info("%s: continues at update %d", self.it.config.name, self.ledger.step)
+        return meta["position"]
+
+    def _save(self) -> None:
+        self.ledger.train_seconds = self.watch.seconds
+        meta = {
+            "position": self.loader.position,
+            "ledger": self.ledger.as_dict(),
+            "window": self.window,
+            "gate_losses": self.gate_losses,
+            "hash": config_hash(self.it.config),
+        }
+        self.notes.flush()
+        self.checkpoints.save(self.ledger.step, self.state, meta)
+
+    def _compile(self, step, count: int):
+        """Ahead of time, so that no compilation is ever on the training clock."""
+        position = self.loader.position
+        batch, _ = self.loader.next(count)
+        self.loader.position = position
+        return jax.jit(partial(step, self.it.recipe), donate_argnums=0).lower(self.state, batch).compile()
+
+    def run(self) -> dict:
+        """Steps to the end of the run or to SIGTERM; saves in either case."""
+        try:
+            complete = self._steps()
+            final = {}
+            if complete:
+                final = self.evaluation.full(self.state)
+                self.writer.write(self.ledger.as_dict(), final)
+            self._save()
+        finally:
+            self.writer.close()
+            self.checkpoints.close()
+        summary = _summary(self.it, self.ledger, final, self.reference, complete)
+        (self.workdir / "summary.json").write_text(json.dumps(summary, indent=1))
+        return summary
+
+    def _steps(self) -> bool:
+        b, clock = self.it.config.batch_size, self.it.clock
+        steps = {}
+        late = None  # (step, device metrics) of the step before: fetched while the next one runs
+        self._checkpoint_zero()
+        self.watch.start()
+        while self.ledger.step < clock.total and not self.stop.asked:
+            active = self.ledger.step < self.window
+            count = b * self.it.config.select.ratio if active else b
+            if active not in steps:
+                with self.watch.paused():
+                    self._fetch(late)
+                    late = None
+                    steps[active] = self._compile(train_step if active else uniform_step, count)
+            batch, rows = self.loader.next(count)
+            self.state, said = steps[active](self.state, batch)
+            self._charge(active, count)
+            self._fetch(late)
+            late = (self.ledger.step, *(said if active else (said, None)), rows)
+            late = self._between(late)
+        self._fetch(late)
+        self.watch.stop()
+        self.ledger.train_seconds = self.watch.seconds
+        return self.ledger.step >= clock.total
+
+    def _charge(self, active: bool, count: int) -> None:
+        self.ledger.step += 1
+        self.ledger.examples += self.it.config.batch_size
+        self.ledger.candidates += count if active else 0
+        self.ledger.window_steps += int(active)
+        self.ledger.charge(self.it.costs if active else self.it.uniform_costs)
+
+    def _fetch(self, late) -> None:
+        if late is None:
+            return
+        step, figures, chosen, rows = late
+        figures = jax.device_get(figures)
+        for name, value in figures.items():
+            if not np.isfinite(value):
+                raise NonFinite(f"{self.it.config.name}: {name} is {value} at update {step}")
+        self.notes.add(step, figures, chosen, rows)
+
+    def _due(self, every: int) -> bool:
+        return self.ledger.step % every == 0 or self.ledger.step == self.it.clock.total
+
+    def _between(self, late):
+        """Logging, evaluation and checkpoints, off the training clock. Returns what is still to be fetched."""
+        clock, config = self.it.clock, self.it.config
+        log, evaluate = self._due(clock.log), self._due(clock.evaluate)
+        if not (log or evaluate or self._due(clock.checkpoint)):
+            return late
+        self._fetch(late)
+        with self.watch.paused():
+            self.ledger.train_seconds = self.watch.seconds
+            values = self.notes.summary() | {"select/open": float(self.ledger.step < self.window)} if log else {}
+            if evaluate:
+                values |= self.evaluation.now(self.state)
+                values |= self._gate()
+            if values:
+                self.writer.write(self.ledger.as_dict(), values)
+            if evaluate:
+                rate = self.ledger.window_steps and self.ledger.step / max(self.watch.seconds, 1e-9)
+                rate = rate or self.ledger.step / max(self.watch.seconds, 1e-9)
+                metrics.progress(config.name, self.ledger.step, clock.total, rate, self.ledger.total, values)
+            if self._due(clock.checkpoint) and self.ledger.step < clock.total:
+                self._save()
+        return None
+
+    def _gate(self) -> dict:
+        """Online against reference on the gate; with until='auto' three evaluations in a row at or above it close the window."""
+        config = self.it.config
+        if not config.evaluate.gate or self.ledger.step > self.window or not {"online", "reference"} <= set(config.select.policy.needs):
+            return {}
+        values, cost = self.evaluation.gate(self.state)
+        if config.select.until == "auto":
+            self.ledger.charge(cost)
+            caught_up = values["gate/online_accuracy"] >= values["gate/reference_accuracy"]
+            self.gate_losses = self.gate_losses + 1 if caught_up else 0
+            if self.gate_losses >= 3:
+                self.window = self.ledger.step
+                logging.info("%s: the online model has caught up, selection stops after update %d", config.name, self.window)
+        return values
+
+    def _checkpoint_zero(self) -> None:
+        if self.ledger.step == 0 and self.it.clock.total == 0:
+            self._save()
+
+
+def with_seed(config: Config, seed: int) -> Config:
+    """The same run with another seed (the splits stay)."""
+    return dataclasses.replace(config, seed=seed)
