@@ -14,16 +14,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt32
+from jaxtyping import Array, Float, Key, PyTree
 
 from active_learning import policies, scores
 from active_learning.sharding import DATA_AXIS, home_first, replicated, take_sharded
 
-Batch = dict[str, Array]
-Metrics = dict[str, Array]
+Batch = dict[str, jax.Array | np.ndarray]
+Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,22 +78,25 @@ class ModelState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Chosen:
-    """A choice: rows of the super-batch, their weights and ids, the scores S of all B candidates, and figures about them."""
+    """A choice: rows of the super-batch, their weights and ids, the scores of all candidates, and figures about them."""
 
-    indices: Int[Array, "b"]
-    weights: Float[Array, "b"]
-    ids: UInt32[Array, "b 2"]
-    scores: Float[Array, "B"]
+    indices: Any  # (b,) int32
+    weights: Any  # (b,) float32
+    ids: Any  # (b, 2) uint32
+    scores: Any  # (B,) float32
     metrics: Metrics
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that a run remembers; one pytree, one checkpoint. The three models never share a buffer."""
+    """All that a run remembers; one pytree, one checkpoint. The three models never share a buffer.
 
-    step: Int[Array, ""]
-    key: Key[Array, ""]
+    (The fields of a pytree also hold shapes, shardings and the like, so their array types are comments here.)
+    """
+
+    step: Any  # () int32
+    key: Any  # () PRNG key
     learner: ModelState
     online: ModelState | None = None
     reference: ModelState | None = None
@@ -176,7 +180,7 @@ def _descend(model: Model, state: ModelState, batch: Batch, weights: Float[Array
 
     loss, grads = jax.value_and_grad(objective)(state.params)
     updates, opt_state = model.optimizer.update(grads, state.opt_state, state.params)
-    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+    metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
     return ModelState(optax.apply_updates(state.params, updates), opt_state), metrics
 
 

@@ -1,0 +1,269 @@
+"""From runs to everything a page says: arms, budgets, seed means, savings and the caveats that must be printed with them."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from active_learning.report import measures
+from active_learning.report.runs import ACCOUNTS, Run, RunError, number
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric over one budget's evaluations; mean and sd over seeds (sd None for one seed), clocks as seed means."""
+
+    step: np.ndarray
+    mean: np.ndarray
+    sd: np.ndarray | None
+    flops: np.ndarray
+    seconds: np.ndarray
+
+    def at(self, clock: str) -> np.ndarray:
+        """The x values of a clock: "updates", "flops" or "seconds"."""
+        return {"updates": self.step, "flops": self.flops, "seconds": self.seconds}[clock]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one arm at one budget, one a seed. `finals`: seed -> final value. Clocks and shares are seed means."""
+
+    name: str
+    budget: int
+    runs: tuple[Run, ...]
+    curve: Curve
+    finals: dict[int, float]
+    gap: measures.Difference | None
+    worst_class: float | None
+    wrong_share: float | None
+
+    def mean(self, what: str) -> float:
+        """Seed mean of a field of the runs: examples, candidates, train_seconds or total_flops."""
+        return float(np.mean([getattr(run, what) for run in self.runs]))
+
+    @property
+    def final(self) -> float:
+        return float(np.mean(list(self.finals.values())))
+
+    @property
+    def sd(self) -> float | None:
+        return measures.spread(list(self.finals.values()))
+
+    def clock(self, clock: str) -> float:
+        """What the whole budget cost on a clock: "updates", "flops" or "seconds"."""
+        return {"updates": float(self.budget), "flops": self.mean("total_flops"), "seconds": self.mean("train_seconds")}[clock]
+
+    def account(self, account: str) -> float:
+        return float(np.mean([run.flops[account] for run in self.runs]))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """All budgets of one name, shortest first, and what the arm saved against the baseline (each None: not reached, or no baseline)."""
+
+    name: str
+    baseline: bool
+    groups: tuple[Group, ...]
+    reference_accuracy: float | None
+    counts: bool | None
+    beta_curve: float | None = None
+    reached_step: float | None = None
+    beta_budget: measures.BetaBudget | None = None
+    saved: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def longest(self) -> Group:
+        return self.groups[-1]
+
+    @property
+    def deciding(self) -> Group | None:
+        """The budget that beta_budget is about."""
+        budget = self.beta_budget.budget if self.beta_budget else None
+        return next((group for group in self.groups if group.budget == budget), None)
+
+    @property
+    def shown(self) -> Group:
+        """The deciding budget, or the longest when none reaches the level."""
+        return self.deciding or self.longest
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything that is reported. `level`: the baseline's final value in `final_metric`; `level_curve`: the same in `metric`."""
+
+    metric: str
+    final_metric: str
+    arms: tuple[Arm, ...]
+    baseline: Arm | None
+    level: float | None
+    level_curve: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def others(self) -> list[Arm]:
+        return [arm for arm in self.arms if arm is not self.baseline]
+
+
+SAVED = ("updates_saved", "total_flops_saved", "wall_clock_saved")
+
+
+def analyse(runs: list[Run], metric: str = "test/accuracy") -> Analysis:
+    """Groups runs by (name, total_steps) over seeds and compares every arm with the baseline. RunError: a run never measured `metric`."""
+    if metric.rsplit("/", 1)[-1].endswith("loss"):
+        raise RunError(f"--metric {metric}: a metric where higher is better is needed")
+    final_metric = _final_metric(runs, metric)
+    by_name: dict[str, dict[int, list[Run]]] = {}
+    for run in runs:
+        by_name.setdefault(run.name, {}).setdefault(run.total_steps, []).append(run)
+    baseline_name = _baseline_name(by_name, final_metric)
+    against = None
+    if baseline_name:
+        longest = max(by_name[baseline_name])
+        against = _group(by_name[baseline_name][longest], metric, final_metric, None)
+    arms = []
+    for name, budgets in by_name.items():
+        groups = tuple(_group(budgets[budget], metric, final_metric, against) for budget in sorted(budgets))
+        arms.append(_arm(groups, name == baseline_name, against))
+    arms.sort(key=lambda arm: not arm.baseline)
+    return Analysis(
+        metric=metric,
+        final_metric=final_metric,
+        arms=tuple(arms),
+        baseline=arms[0] if baseline_name else None,
+        level=against.final if against else None,
+        level_curve=float(against.curve.mean[-1]) if against else None,
+        notes=tuple(_notes(runs, arms, metric, final_metric)),
+    )
+
+
+def _final_metric(runs: list[Run], metric: str) -> str:
+    """The whole test set where every run has it, else the subset: both sides of a comparison must use the same examples."""
+    for run in runs:
+        if not any(number(line.get(metric)) is not None for line in run.lines):
+            raise RunError(f"{run.path}: {metric} was never measured")
+    whole = metric.replace("/", "_full/", 1)
+    return whole if all(run.final_value(whole) is not None for run in runs) else metric
+
+
+def _baseline_name(by_name: dict[str, dict[int, list[Run]]], final_metric: str) -> str | None:
+    """The arm marked as baseline; of several the one with the highest final value, which is the hardest to beat."""
+    marked = [name for name, budgets in by_name.items() if any(run.baseline for group in budgets.values() for run in group)]
+    return max(marked, key=lambda name: _level(by_name[name], final_metric), default=None)
+
+
+def _level(budgets: dict[int, list[Run]], final_metric: str) -> float:
+    return float(np.mean([run.final_value(final_metric) for run in budgets[max(budgets)]]))
+
+
+def seed_curve(runs: list[Run], metric: str) -> Curve:
+    """Seed mean of `metric` at the updates where every run measured it. RunError when there is none."""
+    points = [{line["step"]: (line[metric], sum(line["flops"][a] for a in ACCOUNTS), line["train_seconds"])
+               for line in run.lines if number(line.get(metric)) is not None} for run in runs]  # fmt: skip
+    steps = sorted(set.intersection(*map(set, points)))
+    if not steps:
+        raise RunError(f"{runs[0].path}: its seeds share no update at which {metric} was measured")
+    values, flops, seconds = np.array([[point[step] for step in steps] for point in points], float).transpose(2, 0, 1)
+    sd = values.std(axis=0, ddof=1) if len(runs) > 1 else None
+    return Curve(np.array(steps, float), values.mean(0), sd, flops.mean(0), seconds.mean(0))
+
+
+def _group(runs: list[Run], metric: str, final_metric: str, against: Group | None) -> Group:
+    finals = {run.seed: run.final_value(final_metric) for run in runs}
+    same = against is not None and (runs[0].name, runs[0].total_steps) == (against.name, against.budget)
+    worst = final_metric.rsplit("/", 1)[0] + "/worst_class"
+    return Group(
+        name=runs[0].name,
+        budget=runs[0].total_steps,
+        runs=tuple(runs),
+        curve=seed_curve(runs, metric),
+        finals=finals,
+        gap=None if against is None or same else measures.difference(finals, against.finals),
+        worst_class=_mean([run.final_value(worst) for run in runs]),
+        wrong_share=_mean([wrong_share(run) for run in runs]),
+    )
+
+
+def wrong_share(run: Run) -> float | None:
+    """Share of wrong labels among the examples chosen while selection was on (the whole run where nothing was selected); None: unknown."""
+    rows, done = [], 0.0
+    for line in run.lines:
+        if number(line.get("select/wrong_share")) is not None:
+            rows.append((line["select/wrong_share"], line["examples"] - done, line.get("select/open", 1)))
+            done = line["examples"]
+    rows = [row for row in rows if row[2]] or rows
+    return measures.mean_share([row[0] for row in rows], np.cumsum([row[1] for row in rows]))
+
+
+def _arm(groups: tuple[Group, ...], baseline: bool, against: Group | None) -> Arm:
+    references = [run.reference for group in groups for run in group.runs if run.reference is not None]
+    accuracy = _mean([reference.accuracy for reference in references])
+    level = against.final if against else None
+    arm = Arm(groups[0].name, baseline, groups, accuracy, measures.row_counts(bool(references), accuracy, level))
+    if against is None:
+        return arm
+    full, curve = float(against.budget), groups[-1].curve
+    level_curve = float(against.curve.mean[-1])
+    first = measures.stays_from(curve.step, curve.mean, level_curve)
+    beta_curve = measures.beta_curve(curve.step, curve.mean, level_curve, full)
+    budget = measures.beta_budget({group.budget: group.final for group in groups}, against.final, full)
+    deciding = next((group for group in groups if group.budget == budget.budget), None)
+    flops, seconds = [run.total_flops for run in against.runs], [run.train_seconds for run in against.runs]
+    saved = {
+        "updates_saved": measures.updates_saved(budget.beta),
+        "total_flops_saved": measures.total_flops_saved([run.total_flops for run in deciding.runs] if deciding else None, flops),
+        "wall_clock_saved": measures.wall_clock_saved([run.train_seconds for run in deciding.runs] if deciding else None, seconds),
+        "updates_saved_curve": measures.updates_saved_curve(beta_curve),
+        "total_flops_saved_curve": measures.total_flops_saved_curve(curve.step, curve.flops, first, flops),
+        "wall_clock_saved_curve": measures.wall_clock_saved_curve(curve.step, curve.seconds, first, seconds),
+    }
+    return Arm(arm.name, baseline, groups, accuracy, arm.counts, beta_curve, first, budget, saved)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _notes(runs: list[Run], arms: list[Arm], metric: str, final_metric: str) -> list[str]:
+    """Caveats that a reader needs to judge the numbers."""
+    notes = []
+    marked = sorted({run.name for run in runs if run.baseline})
+    if len(marked) > 1:
+        notes.append(f"{len(marked)} arms are marked as baseline ({', '.join(marked)}); the comparison is with the strongest, {arms[0].name}.")
+    if final_metric == metric and any(run.final_value(metric.replace("/", "_full/", 1)) is not None for run in runs):
+        notes.append(f"The whole test set was not measured in every run: final values are {metric} on both sides.")
+    devices = sorted({run.device for run in runs})
+    if len(devices) > 1:
+        notes.append(f"The runs were made on different devices ({', '.join(devices)}): their wall-clock times do not compare.")
+    for arm in arms:
+        notes += _arm_notes(arm)
+    return notes
+
+
+def _arm_notes(arm: Arm) -> list[str]:
+    notes = []
+    if arm.baseline and arm.beta_budget.beta is not None and arm.beta_budget.beta < 1:
+        notes.append(f"{arm.name} itself reaches its full-budget value with {arm.beta_budget.beta:.0%} of the updates: the level is flat or noisy, and savings up to that share mean nothing.")
+    for group in arm.groups:
+        keys = differing_keys(group.runs)
+        if keys:
+            notes.append(f"{arm.name}, {group.budget:,} updates: its seeds also differ in {', '.join(keys[:4])}.")
+    uncharged = [run.reference for group in arm.groups for run in group.runs if run.reference and not run.reference.charged]
+    if uncharged:
+        notes.append(f"{arm.name}: its reference was loaded and its training is not charged ({np.mean([r.flops for r in uncharged]):.3g} FLOPs, {np.mean([r.seconds for r in uncharged]):.3g} s).")
+    recompute = arm.shown.account("recompute")
+    if recompute:
+        notes.append(f"{arm.name}: recomputation ({recompute:.3g} FLOPs at {arm.shown.budget:,} updates) has a column of its own and is in no total here.")
+    return notes
+
+
+def differing_keys(runs: tuple[Run, ...]) -> list[str]:
+    """Dotted names of the configuration keys, other than seed and workdir, in which runs of one group differ: their mean mixes things."""
+    flat = [_flatten(run.config) for run in runs]
+    names = sorted({name for one in flat for name in one})
+    return [name for name in names if name.rsplit(".", 1)[-1] not in ("seed", "workdir") and any(one.get(name) != flat[0].get(name) for one in flat)]
+
+
+def _flatten(value, name: str = "") -> dict:
+    if not isinstance(value, dict):
+        return {name: value}
+    return {k: v for key, inner in value.items() for k, v in _flatten(inner, f"{name}.{key}" if name else str(key)).items()}

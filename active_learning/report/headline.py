@@ -1,0 +1,88 @@
+"""The sentence that the page opens with: the numbers, or plainly that nothing was saved."""
+
+from active_learning.report.analysis import Analysis, Arm
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as "12.3 %", with a real minus sign; an en dash when unknown."""
+    return "–" if value is None else f"{100 * value:.{digits}f} %".replace("-", "−")
+
+
+def choose(analysis: Analysis) -> Arm | None:
+    """The arm that the headline is about: it counts before it does not, reached before not, enough budgets before few, then most saved."""
+
+    def rank(arm: Arm):
+        reached = arm.saved.get("updates_saved")
+        return (
+            arm.counts is not False,
+            reached is not None,
+            bool(arm.beta_budget and arm.beta_budget.enough),
+            reached if reached is not None else arm.longest.final,
+        )
+
+    # An arm that breaks the level rule still beats one that saved nothing only when it is the single thing there is to say.
+    return max(analysis.others, key=rank, default=None)
+
+
+def headline(analysis: Analysis) -> str:
+    """One or more plain sentences; honest when the level was not reached, the row does not count, or the evidence is thin."""
+    if analysis.baseline is None:
+        return "No baseline among these runs (config.baseline is true in none of them), so nothing can be called saved."
+    base = analysis.baseline
+    arm = choose(analysis)
+    level = f"{base.name}’s {percent(analysis.level)} after {base.longest.budget:,} updates"
+    if arm is None:
+        return f"Only the baseline is here: {base.name} ends at {percent(analysis.level)} after {base.longest.budget:,} updates. There is nothing to compare it with."
+    many = f" (the best of {len(analysis.others)} arms compared)" if len(analysis.others) > 1 else ""
+    if arm.deciding is None:
+        first = _not_reached(arm, level, len(analysis.others), analysis)
+    else:
+        first = f"{arm.name}{many} reached {level} with {arm.deciding.budget:,} updates: {savings(arm)}."
+        if arm.saved["updates_saved"] <= 0:
+            first = f"No updates were saved. {arm.name}{many} reached {level}, but no sooner, with {arm.deciding.budget:,} updates: {savings(arm)}."
+    return " ".join([first, *_cautions(analysis, arm)])
+
+
+def _not_reached(arm: Arm, level: str, arms: int, analysis: Analysis) -> str:
+    gap = arm.longest.gap
+    error = "" if gap.error is None else f" ± {100 * gap.error:.1f}"
+    who = f"{arm.name} did not reach" if arms == 1 else f"None of the {arms} arms that count reached"
+    if arms > 1 and not all(other.counts is not False for other in analysis.others):
+        who = "No arm that counts reached"
+    side = "below" if gap.mean < 0 else "above"
+    nearest = "It" if arms == 1 else f"The nearest, {arm.name},"
+    return f"Nothing was saved: {who} {level}. {nearest} ended {abs(100 * gap.mean):.1f}{error} points {side} it after {arm.longest.budget:,} updates."
+
+
+def savings(arm: Arm) -> str:
+    """The three clocks together, never the best alone."""
+    words = (("updates_saved", "fewer", "more", "updates"), ("total_flops_saved", "less", "more", "total compute"), ("wall_clock_saved", "less", "more", "wall-clock time"))
+    parts = []
+    for key, less, more, unit in words:
+        value = arm.saved[key]
+        if value is None:
+            parts.append(f"unknown {unit}")
+        elif abs(value) < 0.0005:
+            parts.append(f"the same {unit}")
+        else:
+            parts.append(f"{percent(abs(value))} {less if value > 0 else more} {unit}")
+    return f"{parts[0]}, {parts[1]} and {parts[2]}"
+
+
+def _cautions(analysis: Analysis, arm: Arm) -> list[str]:
+    base, group = analysis.baseline, arm.shown
+    cautions = []
+    if arm.counts is False:
+        cautions.append(f"This does not count: its reference alone is at {percent(arm.reference_accuracy)}, not below the {percent(analysis.level)} to reach, so one would ship the reference.")
+    if arm.counts is None:
+        cautions.append("Whether this counts is unknown: the accuracy of its reference was not recorded.")
+    if arm.deciding is not None and not arm.beta_budget.enough:
+        cautions.append(f"Only {arm.beta_budget.tried} decayed budget{'s were' if arm.beta_budget.tried > 1 else ' was'} tried (4 are needed), so this is provisional.")
+    seeds = min(len(group.runs), len(base.longest.runs))
+    if seeds == 1:
+        cautions.append("One seed only: the spread is unknown, and this is an anecdote.")
+    elif seeds < 3:
+        cautions.append(f"Only {seeds} seeds.")
+    elif arm.deciding is not None:
+        cautions.append(f"Means of {seeds} seeds.")
+    return cautions

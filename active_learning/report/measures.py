@@ -1,0 +1,136 @@
+"""How much was saved: pure functions of numbers, none of which knows a file.
+
+Figures named `*_saved` are shares of the baseline's full budget (0.3 = 30 % saved, negative = it cost more) at the shortest decayed
+budget that reaches its final value; `*_saved_curve` are read off one learning curve. None always means "not reached" or "not known".
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+MIN_BUDGETS = 4
+
+
+@dataclass(frozen=True)
+class BetaBudget:
+    """Shortest reaching budget over the baseline's updates (`beta`, None: never), out of `tried` budgets; `enough`: at least 4."""
+
+    beta: float | None
+    budget: int | None
+    tried: int
+
+    @property
+    def enough(self) -> bool:
+        return self.tried >= MIN_BUDGETS
+
+    @property
+    def mark(self) -> str:
+        """What must be printed beside the figure: nothing, or how few budgets were tried."""
+        return "" if self.enough else f"{self.tried} budget{'s' if self.tried != 1 else ''} only"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean difference to the baseline and its standard error (None with fewer than two seeds on a side)."""
+
+    mean: float
+    error: float | None
+    paired: bool
+
+
+def stays_from(steps: Sequence[float], values: Sequence[float], level: float) -> float | None:
+    """The first step from which `values` stays at or above `level` to the end; None when its last value is below."""
+    below = np.flatnonzero(~(np.asarray(values, float) >= level))  # a NaN counts as below
+    first = 0 if below.size == 0 else int(below[-1]) + 1
+    return float(steps[first]) if first < len(steps) else None
+
+
+def beta_curve(steps: Sequence[float], mean: Sequence[float], level: float, baseline_updates: float) -> float | None:
+    """First evaluated update from which the seed-mean curve stays at or above the baseline's final value, over the baseline's updates."""
+    first = stays_from(steps, mean, level)
+    return None if first is None else first / baseline_updates
+
+
+def beta_budget(finals: Mapping[int, float], level: float, baseline_updates: float) -> BetaBudget:
+    """Shortest fully decayed budget whose seed-mean final value reaches `level`. `finals`: updates -> seed-mean final value."""
+    reached = min((budget for budget, value in finals.items() if value >= level), default=None)
+    return BetaBudget(None if reached is None else reached / baseline_updates, reached, len(finals))
+
+
+def _saved(cost: float | None, baseline: float | None) -> float | None:
+    return None if cost is None or not baseline else 1.0 - cost / baseline
+
+
+def updates_saved(beta: float | None) -> float | None:
+    """1 - beta_budget."""
+    return _saved(beta, 1.0)
+
+
+def total_flops_saved(flops: Sequence[float] | None, baseline: Sequence[float]) -> float | None:
+    """1 - total FLOPs of the deciding budget's runs over those of the baseline's full budget. One total a seed, on each side; FLOPs."""
+    return _saved(None if flops is None else float(np.mean(flops)), float(np.mean(baseline)))
+
+
+def wall_clock_saved(seconds: Sequence[float] | None, baseline: Sequence[float]) -> float | None:
+    """1 - training seconds of the deciding budget's runs over those of the baseline's full budget. One figure a seed, on each side."""
+    return _saved(None if seconds is None else float(np.mean(seconds)), float(np.mean(baseline)))
+
+
+def updates_saved_curve(beta: float | None) -> float | None:
+    """1 - beta_curve."""
+    return _saved(beta, 1.0)
+
+
+def total_flops_saved_curve(steps: Sequence[float], totals: Sequence[float], first: float | None, baseline: Sequence[float]) -> float | None:
+    """1 - seed-mean FLOPs spent at step `first` of the curve (`totals`: one a step) over those of the baseline's full budget."""
+    return _saved(_at(steps, totals, first), float(np.mean(baseline)))
+
+
+def wall_clock_saved_curve(steps: Sequence[float], seconds: Sequence[float], first: float | None, baseline: Sequence[float]) -> float | None:
+    """1 - seed-mean seconds spent at step `first` of the curve over those of the baseline's full budget."""
+    return _saved(_at(steps, seconds, first), float(np.mean(baseline)))
+
+
+def _at(steps: Sequence[float], values: Sequence[float], step: float | None) -> float | None:
+    return None if step is None else float(values[list(steps).index(step)])
+
+
+def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
+    """Mean(values) - mean(baseline) with its standard error; both map seed -> value.
+
+    The same seeds on both sides: paired, sd(differences) / sqrt(n). Otherwise Welch, sqrt(s1^2 / n1 + s2^2 / n2). Sample deviations (n - 1).
+    """
+    a, b = np.array(list(values.values()), float), np.array(list(baseline.values()), float)
+    mean = float(a.mean() - b.mean())
+    paired = set(values) == set(baseline)
+    if min(a.size, b.size) < 2:
+        return Difference(mean, None, paired)
+    if paired:
+        gaps = np.array([values[seed] - baseline[seed] for seed in values])
+        return Difference(mean, float(gaps.std(ddof=1) / math.sqrt(gaps.size)), True)
+    return Difference(mean, float(math.sqrt(a.var(ddof=1) / a.size + b.var(ddof=1) / b.size)), False)
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Sample standard deviation over seeds; None for one seed."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def row_counts(has_reference: bool, reference_accuracy: float | None, level: float | None) -> bool | None:
+    """The level rule: the reference's own accuracy lies below the level to reach, otherwise one would ship the reference.
+
+    True without a reference; None when the rule cannot be checked (no level, or the reference's accuracy was not recorded).
+    """
+    if not has_reference:
+        return True
+    if reference_accuracy is None or level is None:
+        return None
+    return reference_accuracy < level
+
+
+def mean_share(shares: Sequence[float], examples: Sequence[float]) -> float | None:
+    """Share over a whole run from shares since the line before: each is weighted by the examples (cumulative counts) it stands for."""
+    weights = np.diff(np.asarray(examples, float), prepend=0.0)
+    return float(np.dot(shares, weights) / weights.sum()) if len(shares) and weights.sum() > 0 else None

@@ -1,0 +1,142 @@
+"""The table, once as rows of words for Markdown and HTML, and the machine-readable report."""
+
+from html import escape
+
+from active_learning.report.analysis import Analysis, Arm, Group
+from active_learning.report.charts import amortised
+from active_learning.report.headline import headline, percent
+from active_learning.report.runs import ACCOUNTS
+
+COLUMNS = (
+    "arm", "budget", "seeds", "final", "± error of difference", "reference", "β curve", "β budget", "updates saved", "total FLOPs saved",
+    "wall-clock saved", "examples", "candidates", "total FLOPs", "train time", "worst class", "wrong labels chosen",
+)  # fmt: skip
+
+
+def rows(analysis: Analysis) -> list[list[str]]:
+    """One row a budget, in COLUMNS. β curve stands on an arm's longest budget, β budget and the savings on the budget that decides."""
+    return [_row(arm, group) for arm in analysis.arms for group in arm.groups]
+
+
+def _row(arm: Arm, group: Group) -> list[str]:
+    last, decides = group is arm.longest, group is arm.shown
+    judged = arm.beta_budget is not None
+    name = arm.name + (" (does not count)" if arm.counts is False else " (rule not checked)" if arm.counts is None and judged else "")
+    gap = "–"
+    if group.gap is not None:
+        error = "" if group.gap.error is None else f" ± {100 * group.gap.error:.2f}{' (paired)' if group.gap.paired else ''}"
+        gap = f"{100 * group.gap.mean:+.2f}".replace("-", "−") + (error or " (one seed)")
+    final = percent(group.final, 2)[:-2] + ("" if group.sd is None else f" ± {100 * group.sd:.2f}") + " %"
+    return [
+        name, f"{group.budget:,}", str(len(group.runs)), final, gap,
+        percent(arm.reference_accuracy),
+        "" if not last else _beta(arm.beta_curve, judged, ""),
+        "" if not decides or not judged else _beta(arm.beta_budget.beta, judged, arm.beta_budget.mark),
+        *("" if not decides else percent(arm.saved.get(key)) for key in ("updates_saved", "total_flops_saved", "wall_clock_saved")),
+        f"{group.mean('examples'):,.0f}", f"{group.mean('candidates'):,.0f}", f"{group.mean('total_flops'):.3g}",
+        duration(group.mean("train_seconds")), percent(group.worst_class), percent(group.wrong_share),
+    ]  # fmt: skip
+
+
+def _beta(beta: float | None, judged: bool, mark: str) -> str:
+    if not judged:
+        return "–"
+    value = "not reached" if beta is None else f"{beta:.3f}"
+    return f"{value} ({mark})" if mark else value
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "41.2 s", "12 min 03 s" or "2 h 05 min"."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def markdown(analysis: Analysis, title: str) -> str:
+    """The headline, the table and the caveats as Markdown."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (list(COLUMNS), *rows(analysis))]
+    lines.insert(1, "|" + " --- |" * len(COLUMNS))
+    notes = [f"- {note}" for note in (*analysis.notes, legend(analysis))]
+    return "\n".join([f"# {title}", "", headline(analysis), "", *lines, "", *notes, ""])
+
+
+def html_table(analysis: Analysis) -> str:
+    """The table as HTML; rows that do not count are struck, the deciding budget of an arm is bold."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in COLUMNS)
+    body = []
+    for arm in analysis.arms:
+        for n, group in enumerate(arm.groups):
+            kinds = ["first" if n == 0 else "", "void" if arm.counts is False else "", "decides" if group is arm.deciding else ""]
+            name, *cells = _row(arm, group)
+            label = escape(name) if n == 0 else f'<span class="again">{escape(name)}</span>'
+            body.append(f'<tr class="{" ".join(filter(None, kinds))}"><th scope="row">{label}</th>' + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>")
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+
+
+def legend(analysis: Analysis) -> str:
+    """What the columns mean, in one paragraph."""
+    return (
+        f"Final values are {analysis.final_metric}, mean ± standard deviation over seeds; the error of the difference to the baseline’s full "
+        f"budget is a standard error (Welch, or paired by seed where the seeds are the same). β curve: first update from which the mean of "
+        f"{analysis.metric} stays at or above the baseline’s final value, over the baseline’s updates, on the arm’s longest budget. β budget: "
+        "shortest fully decayed budget that ends at or above the baseline, over its updates; all three savings are taken there. An arm counts only "
+        "when its reference alone is below the level to reach. Total FLOPs: five accounts, reference training included where it is charged."
+    )
+
+
+def report(analysis: Analysis, title: str) -> dict:
+    """Every figure and curve of the page, for machines. Shares in [0, 1], FLOPs, seconds; null: not reached or not known."""
+    return {
+        "title": title,
+        "headline": headline(analysis),
+        "metric": analysis.metric,
+        "final_metric": analysis.final_metric,
+        "baseline": analysis.baseline.name if analysis.baseline else None,
+        "baseline_updates": analysis.baseline.longest.budget if analysis.baseline else None,
+        "level": analysis.level,
+        "level_curve": analysis.level_curve,
+        "notes": list(analysis.notes),
+        "amortisation": amortised(analysis),
+        "arms": [_arm(arm) for arm in analysis.arms],
+    }
+
+
+def _arm(arm: Arm) -> dict:
+    budget = arm.beta_budget
+    return {
+        "name": arm.name,
+        "baseline": arm.baseline,
+        "counts": arm.counts,
+        "reference_accuracy": arm.reference_accuracy,
+        "beta_curve": arm.beta_curve,
+        "beta_budget": budget.beta if budget else None,
+        "beta_budget_updates": budget.budget if budget else None,
+        "budgets_tried": len(arm.groups),
+        "beta_budget_enough": budget.enough if budget else None,
+        **arm.saved,
+        "budgets": [_budget(group) for group in arm.groups],
+    }
+
+
+def _budget(group: Group) -> dict:
+    gap, curve = group.gap, group.curve
+    return {
+        "updates": group.budget,
+        "seeds": [run.seed for run in group.runs],
+        "finals": list(group.finals.values()),
+        "final_mean": group.final,
+        "final_sd": group.sd,
+        "difference": None if gap is None else {"mean": gap.mean, "standard_error": gap.error, "paired": gap.paired},
+        "examples": group.mean("examples"),
+        "candidates": group.mean("candidates"),
+        "flops": {account: group.account(account) for account in (*ACCOUNTS, "recompute")},
+        "total_flops": group.mean("total_flops"),
+        "train_seconds": group.mean("train_seconds"),
+        "worst_class": group.worst_class,
+        "wrong_share_chosen": group.wrong_share,
+        "curve": {
+            "step": curve.step.tolist(), "mean": curve.mean.tolist(), "sd": None if curve.sd is None else curve.sd.tolist(),
+            "total_flops": curve.flops.tolist(), "train_seconds": curve.seconds.tolist(),
+        },
+    }  # fmt: skip
