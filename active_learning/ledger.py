@@ -20,7 +20,7 @@ class Ledger:
     train_seconds: float = 0.0
     window_steps: int = 0
 
-    def charge(self, costs: dict[str, float], times: float = 1.0) -> None:
+    def charge(self, costs: dict[str, float], times: float | int = 1) -> None:
         """Adds FLOPs to accounts; KeyError for an account that does not exist."""
         for account, value in costs.items():
             self.flops[account] = self.flops[account] + times * value
@@ -58,7 +58,7 @@ def step_costs(learner, scorer, needs: tuple[str, ...], b: int, ratio: int) -> d
     return costs
 
 
-def closed_form(beta: float, window: float, r: float, ratio: float, kappa: float, *, r_score: float | None = None, scorers: int = 2) -> float:
+def closed_form(beta: float, window: float, r: float, ratio: float | int, kappa: float | int, *, r_score: float | None = None, scorers: int = 2) -> float:
     """C / C_uniform = beta + w [r + (ratio / 3) sum r_m] + kappa r, in the paper's 3F convention.
 
     beta: updates over uniform's; window w: updates inside the window over uniform's; r: scorer's forward FLOPs over the learner's in
@@ -68,6 +68,6 @@ def closed_form(beta: float, window: float, r: float, ratio: float, kappa: float
     return beta + window * ((r if scorers else 0.0) + ratio / 3.0 * scorers * r_score) + kappa * r
 
 
-def break_even(r: float, ratio: float, kappa: float, *, scorers: int = 2) -> float:
+def break_even(r: float, ratio: float | int, kappa: float | int, *, scorers: int = 2) -> float:
     """The largest beta that costs no more than uniform training, selection on throughout (w = beta)."""
     return (1.0 - kappa * r) / closed_form(1.0, 1.0, r, ratio, 0.0, scorers=scorers)

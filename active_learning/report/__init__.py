@@ -1,1 +1,4 @@
-"""Run folders -> a table, figures and one self-contained HTML page. Reads run folders only and imports none of the training code."""
+"""Run folders -> a table, figures and one self-contained HTML page.
+
+Reads run folders only and imports none of the training code.
+"""

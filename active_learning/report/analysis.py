@@ -1,11 +1,12 @@
-"""From runs to everything a page says: arms, budgets, seed means, savings and the caveats that must be printed with them."""
+"""From runs to everything a page says: arms, budgets, seed means, savings and the caveats that must be printed with
+them."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from active_learning.report import measures
-from active_learning.report.runs import ACCOUNTS, Run, RunError, number
+from active_learning.report.runs import Run, RunError, number, total_flops
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one arm at one budget, one a seed. `finals`: seed -> final value. Clocks and shares are seed means."""
+    """The runs of one arm at one budget, one a seed. `finals`: seed -> final value.
+
+    Clocks and shares are seed means.
+    """
 
     name: str
     budget: int
@@ -50,7 +54,11 @@ class Group:
 
     def clock(self, clock: str) -> float:
         """What the whole budget cost on a clock: "updates", "flops" or "seconds"."""
-        return {"updates": float(self.budget), "flops": self.mean("total_flops"), "seconds": self.mean("train_seconds")}[clock]
+        return {
+            "updates": float(self.budget),
+            "flops": self.mean("total_flops"),
+            "seconds": self.mean("train_seconds"),
+        }[clock]
 
     def account(self, account: str) -> float:
         return float(np.mean([run.flops[account] for run in self.runs]))
@@ -58,7 +66,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Arm:
-    """All budgets of one name, shortest first, and what the arm saved against the baseline (each None: not reached, or no baseline)."""
+    """All budgets of one name, shortest first, and what the arm saved against the baseline (None: not reached, no
+    baseline)."""
 
     name: str
     baseline: bool
@@ -88,7 +97,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything that is reported. `level`: the baseline's final value in `final_metric`; `level_curve`: the same in `metric`."""
+    """All that is reported. `level`: the baseline's final value in `final_metric`; `level_curve`: in `metric`."""
 
     metric: str
     final_metric: str
@@ -107,7 +116,8 @@ SAVED = ("updates_saved", "total_flops_saved", "wall_clock_saved")
 
 
 def analyse(runs: list[Run], metric: str = "test/accuracy") -> Analysis:
-    """Groups runs by (name, total_steps) over seeds and compares every arm with the baseline. RunError: a run never measured `metric`."""
+    """Groups runs by (name, total_steps) over seeds and compares arms with the baseline. RunError: `metric` never
+    measured."""
     if metric.rsplit("/", 1)[-1].endswith("loss"):
         raise RunError(f"--metric {metric}: a metric where higher is better is needed")
     final_metric = _final_metric(runs, metric)
@@ -136,7 +146,7 @@ def analyse(runs: list[Run], metric: str = "test/accuracy") -> Analysis:
 
 
 def _final_metric(runs: list[Run], metric: str) -> str:
-    """The whole test set where every run has it, else the subset: both sides of a comparison must use the same examples."""
+    """The whole test set where every run has it, else the subset: both sides of a comparison use the same examples."""
     for run in runs:
         if not any(number(line.get(metric)) is not None for line in run.lines):
             raise RunError(f"{run.path}: {metric} was never measured")
@@ -146,7 +156,9 @@ def _final_metric(runs: list[Run], metric: str) -> str:
 
 def _baseline_name(by_name: dict[str, dict[int, list[Run]]], final_metric: str) -> str | None:
     """The arm marked as baseline; of several the one with the highest final value, which is the hardest to beat."""
-    marked = [name for name, budgets in by_name.items() if any(run.baseline for group in budgets.values() for run in group)]
+    marked = [
+        name for name, budgets in by_name.items() if any(run.baseline for group in budgets.values() for run in group)
+    ]
     return max(marked, key=lambda name: _level(by_name[name], final_metric), default=None)
 
 
@@ -156,14 +168,19 @@ def _level(budgets: dict[int, list[Run]], final_metric: str) -> float:
 
 def seed_curve(runs: list[Run], metric: str) -> Curve:
     """Seed mean of `metric` at the updates where every run measured it. RunError when there is none."""
-    points = [{line["step"]: (line[metric], sum(line["flops"][a] for a in ACCOUNTS), line["train_seconds"])
-               for line in run.lines if number(line.get(metric)) is not None} for run in runs]  # fmt: skip
+    points = [_points(run, metric) for run in runs]
     steps = sorted(set.intersection(*map(set, points)))
     if not steps:
         raise RunError(f"{runs[0].path}: its seeds share no update at which {metric} was measured")
     values, flops, seconds = np.array([[point[step] for step in steps] for point in points], float).transpose(2, 0, 1)
     sd = values.std(axis=0, ddof=1) if len(runs) > 1 else None
     return Curve(np.array(steps, float), values.mean(0), sd, flops.mean(0), seconds.mean(0))
+
+
+def _points(run: Run, metric: str) -> dict[float, tuple[float, float, float]]:
+    """Update -> (value, total FLOPs, seconds)."""
+    lines = [line for line in run.lines if number(line.get(metric)) is not None]
+    return {line["step"]: (line[metric], total_flops(line["flops"]), line["train_seconds"]) for line in lines}
 
 
 def _group(runs: list[Run], metric: str, final_metric: str, against: Group | None) -> Group:
@@ -183,7 +200,8 @@ def _group(runs: list[Run], metric: str, final_metric: str, against: Group | Non
 
 
 def wrong_share(run: Run) -> float | None:
-    """Share of wrong labels among the examples chosen while selection was on (the whole run where nothing was selected); None: unknown."""
+    """Share of wrong labels among the chosen while selection was on (whole run where nothing was selected); None:
+    unknown."""
     rows, done = [], 0.0
     for line in run.lines:
         if number(line.get("select/wrong_share")) is not None:
@@ -206,11 +224,13 @@ def _arm(groups: tuple[Group, ...], baseline: bool, against: Group | None) -> Ar
     beta_curve = measures.beta_curve(curve.step, curve.mean, level_curve, full)
     budget = measures.beta_budget({group.budget: group.final for group in groups}, against.final, full)
     deciding = next((group for group in groups if group.budget == budget.budget), None)
+    cost_flops = [run.total_flops for run in deciding.runs] if deciding else None
+    cost_seconds = [run.train_seconds for run in deciding.runs] if deciding else None
     flops, seconds = [run.total_flops for run in against.runs], [run.train_seconds for run in against.runs]
     saved = {
         "updates_saved": measures.updates_saved(budget.beta),
-        "total_flops_saved": measures.total_flops_saved([run.total_flops for run in deciding.runs] if deciding else None, flops),
-        "wall_clock_saved": measures.wall_clock_saved([run.train_seconds for run in deciding.runs] if deciding else None, seconds),
+        "total_flops_saved": measures.total_flops_saved(cost_flops, flops),
+        "wall_clock_saved": measures.wall_clock_saved(cost_seconds, seconds),
         "updates_saved_curve": measures.updates_saved_curve(beta_curve),
         "total_flops_saved_curve": measures.total_flops_saved_curve(curve.step, curve.flops, first, flops),
         "wall_clock_saved_curve": measures.wall_clock_saved_curve(curve.step, curve.seconds, first, seconds),
@@ -228,12 +248,16 @@ def _notes(runs: list[Run], arms: list[Arm], metric: str, final_metric: str) -> 
     notes = []
     marked = sorted({run.name for run in runs if run.baseline})
     if len(marked) > 1:
-        notes.append(f"{len(marked)} arms are marked as baseline ({', '.join(marked)}); the comparison is with the strongest, {arms[0].name}.")
-    if final_metric == metric and any(run.final_value(metric.replace("/", "_full/", 1)) is not None for run in runs):
+        which = f"{len(marked)} arms are marked as baseline ({', '.join(marked)})"
+        notes.append(f"{which}; the comparison is with the strongest, {arms[0].name}.")
+    whole = metric.replace("/", "_full/", 1)
+    if final_metric == metric and any(run.final_value(whole) is not None for run in runs):
         notes.append(f"The whole test set was not measured in every run: final values are {metric} on both sides.")
     devices = sorted({run.device for run in runs})
     if len(devices) > 1:
-        notes.append(f"The runs were made on different devices ({', '.join(devices)}): their wall-clock times do not compare.")
+        notes.append(
+            f"The runs were made on different devices ({', '.join(devices)}): their wall-clock times do not compare."
+        )
     for arm in arms:
         notes += _arm_notes(arm)
     return notes
@@ -242,28 +266,41 @@ def _notes(runs: list[Run], arms: list[Arm], metric: str, final_metric: str) -> 
 def _arm_notes(arm: Arm) -> list[str]:
     notes = []
     if arm.baseline and arm.beta_budget.beta is not None and arm.beta_budget.beta < 1:
-        notes.append(f"{arm.name} itself reaches its full-budget value with {arm.beta_budget.beta:.0%} of the updates: the level is flat or noisy, and savings up to that share mean nothing.")
+        sooner = (
+            f"{arm.name} itself reaches its full-budget value with {100 * arm.beta_budget.beta:.0f} % of the updates"
+        )
+        notes.append(
+            f"{sooner}: the level is flat or noisy there, and a saving no larger than uniform’s own means nothing."
+        )
     for group in arm.groups:
         keys = differing_keys(group.runs)
         if keys:
             notes.append(f"{arm.name}, {group.budget:,} updates: its seeds also differ in {', '.join(keys[:4])}.")
-    uncharged = [run.reference for group in arm.groups for run in group.runs if run.reference and not run.reference.charged]
+    uncharged = [
+        run.reference for group in arm.groups for run in group.runs if run.reference and not run.reference.charged
+    ]
     if uncharged:
-        notes.append(f"{arm.name}: its reference was loaded and its training is not charged ({np.mean([r.flops for r in uncharged]):.3g} FLOPs, {np.mean([r.seconds for r in uncharged]):.3g} s).")
+        cost = f"{np.mean([r.flops for r in uncharged]):.3g} FLOPs, {np.mean([r.seconds for r in uncharged]):.3g} s"
+        notes.append(f"{arm.name}: its reference was loaded and its training is not charged ({cost}).")
     recompute = arm.shown.account("recompute")
     if recompute:
-        notes.append(f"{arm.name}: recomputation ({recompute:.3g} FLOPs at {arm.shown.budget:,} updates) has a column of its own and is in no total here.")
+        extra = f"recomputation, {recompute:.3g} FLOPs at {arm.shown.budget:,} updates"
+        notes.append(f"{arm.name}: {extra}, has a column of its own and is in no total here.")
     return notes
 
 
 def differing_keys(runs: tuple[Run, ...]) -> list[str]:
-    """Dotted names of the configuration keys, other than seed and workdir, in which runs of one group differ: their mean mixes things."""
+    """Dotted configuration keys, other than seed and workdir, in which the runs of one group differ: their mean mixes
+    things."""
     flat = [_flatten(run.config) for run in runs]
-    names = sorted({name for one in flat for name in one})
-    return [name for name in names if name.rsplit(".", 1)[-1] not in ("seed", "workdir") and any(one.get(name) != flat[0].get(name) for one in flat)]
+    names = sorted({name for one in flat for name in one if name.rsplit(".", 1)[-1] not in ("seed", "workdir")})
+    return [name for name in names if any(one.get(name) != flat[0].get(name) for one in flat)]
 
 
 def _flatten(value, name: str = "") -> dict:
     if not isinstance(value, dict):
         return {name: value}
-    return {k: v for key, inner in value.items() for k, v in _flatten(inner, f"{name}.{key}" if name else str(key)).items()}
+    flat: dict = {}
+    for key, inner in value.items():
+        flat |= _flatten(inner, f"{name}.{key}" if name else str(key))
+    return flat

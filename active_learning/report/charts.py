@@ -1,4 +1,7 @@
-"""Figures as inline SVG (colours are CSS variables, so a page can be light or dark) or as a PNG. Matplotlib's Agg backend only."""
+"""Figures as inline SVG (colours are CSS variables, so a page can be light or dark) or as a PNG.
+
+Matplotlib's Agg backend only.
+"""
 
 import io
 import re
@@ -17,13 +20,17 @@ from active_learning.report.runs import ACCOUNTS, number
 
 ARMS = 7  # colours before they repeat, with another line style
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
-# Okabe and Ito's palette, safe for colour-blind readers; the accounts pair a full and a light tone a model. (light, dark)
+# Okabe and Ito's palette, safe for colour-blind readers; the accounts pair a full and a light tone a model. (light,
+# dark)
 COLOURS = {
-    "ink": ("#1f2328", "#e8e6e1"), "soft": ("#646b73", "#a2a7ad"), "grid": ("#e3e1db", "#34383d"), "paper": ("#fdfcf9", "#16181b"),
+    "ink": ("#1f2328", "#e8e6e1"), "soft": ("#646b73", "#a2a7ad"), "grid": ("#e3e1db", "#34383d"),
+    "paper": ("#fdfcf9", "#16181b"),
     "base": ("#5c6166", "#b4b9be"), "bad": ("#c8321e", "#ff7a66"),
-    "arm0": ("#0067a8", "#5db4ef"), "arm1": ("#d1590a", "#ff9a52"), "arm2": ("#008864", "#38c79b"), "arm3": ("#b3568c", "#e794c2"),
+    "arm0": ("#0067a8", "#5db4ef"), "arm1": ("#d1590a", "#ff9a52"), "arm2": ("#008864", "#38c79b"),
+    "arm3": ("#b3568c", "#e794c2"),
     "arm4": ("#a87800", "#e8b93c"), "arm5": ("#5a4fb0", "#a79df2"), "arm6": ("#6e4a2a", "#c9a27c"),
-    "learner_train": ("#39424d", "#aeb6c0"), "online_score": ("#8cc3e8", "#2f6e9c"), "online_train": ("#0067a8", "#5db4ef"),
+    "learner_train": ("#39424d", "#aeb6c0"), "online_score": ("#8cc3e8", "#2f6e9c"),
+    "online_train": ("#0067a8", "#5db4ef"),
     "reference_score": ("#f3bd8c", "#98592a"), "reference_train": ("#d1590a", "#ff9a52"),
 }  # fmt: skip
 LIGHT = {name: light for name, (light, _) in COLOURS.items()}
@@ -48,7 +55,8 @@ def arm_colours(analysis: Analysis) -> dict[str, tuple[str, object]]:
 
 
 def to_svg(name: str, label: str, size: tuple[float, float], draw: Callable[[Axes, dict[str, str]], None]) -> str:
-    """Draws on one axes and returns inline SVG. `name` prefixes every id (they must differ within a page); `label`: for screen readers."""
+    """Draws on one axes and returns inline SVG. `name` prefixes ids (they must differ in a page); `label`: for screen
+    readers."""
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9.5}):
         figure = Figure(figsize=size, layout="constrained")
         figure.patch.set_alpha(0.0)
@@ -88,29 +96,35 @@ def tidy(axes: Axes, theme: dict[str, str]) -> None:
 def unit(clock: str, largest: float) -> tuple[float, str]:
     """A divisor and a label for a clock's axis."""
     if clock == "seconds":
-        scale, word = next(((s, w) for s, w in ((3600.0, "hours"), (60.0, "minutes")) if largest >= 2 * s), (1.0, "seconds"))
+        sizes = ((3600.0, "hours"), (60.0, "minutes"))
+        scale, word = next(((s, w) for s, w in sizes if largest >= 2 * s), (1.0, "seconds"))
         return scale, f"wall-clock, {word}"
     if clock == "flops":
-        scale, word = next(((10.0**e, w) for e, w in ((21, "Z"), (18, "E"), (15, "P"), (12, "T"), (9, "G")) if largest >= 10.0**e), (1.0, ""))
+        prefixes = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
+        scale, word = next(((s, w) for s, w in prefixes if largest >= s), (1.0, ""))
         return scale, f"total compute, {word}FLOPs"
     return 1.0, "updates of the learner"
 
 
 def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: str) -> None:
-    """Accuracy against one clock: seed-mean curve of each arm's longest budget with its band, every budget's end, where the level is met."""
+    """Accuracy against one clock: curve and band of each arm's longest budget, every budget's end, where the level is
+    met."""
     styles = arm_colours(analysis)
     scale, label = unit(clock, max(group.clock(clock) for arm in analysis.arms for group in arm.groups))
     for arm in analysis.arms:
         colour, line = styles[arm.name]
-        _arm_curve(axes, theme, arm, theme[colour], line, clock, scale)
+        _arm_curve(axes, arm, theme[colour], line, clock, scale)
         _arm_ends(axes, theme, arm, theme[colour], clock, scale)
         if arm.reached_step is not None and not arm.baseline:
             x = arm.longest.curve.at(clock)[list(arm.longest.curve.step).index(arm.reached_step)] / scale
-            axes.plot([x], [100 * analysis.level_curve], marker="|", markersize=13, markeredgewidth=2.2, color=theme[colour], zorder=6)
+            bar = {"marker": "|", "markersize": 13, "markeredgewidth": 2.2, "color": theme[colour], "zorder": 6}
+            axes.plot([x], [100 * analysis.level_curve], **bar)
     if analysis.level is not None:
         axes.axhline(100 * analysis.level, color=theme["ink"], linewidth=1.1, linestyle=(0, (1, 2.2)), zorder=1.5)
         if abs(analysis.level - analysis.level_curve) > 0.002:
-            axes.axhline(100 * analysis.level_curve, color=theme["soft"], linewidth=0.8, linestyle=(0, (1, 2.2)), zorder=1.5)
+            axes.axhline(
+                100 * analysis.level_curve, color=theme["soft"], linewidth=0.8, linestyle=(0, (1, 2.2)), zorder=1.5
+            )
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=_bottom(analysis))
     axes.set_xlabel(label)
@@ -119,12 +133,13 @@ def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: 
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g} %"))
 
 
-def _arm_curve(axes: Axes, theme: dict, arm: Arm, colour: str, line, clock: str, scale: float) -> None:
+def _arm_curve(axes: Axes, arm: Arm, colour: str, line, clock: str, scale: float) -> None:
     curve = arm.longest.curve
     x, mean = curve.at(clock) / scale, 100 * curve.mean
-    axes.plot(x, mean, color=colour, linestyle=line, linewidth=1.9, zorder=3 + (not arm.baseline) * 0.5)
+    axes.plot(x, mean, color=colour, linestyle=line, linewidth=1.9, zorder=3 if arm.baseline else 3.5)
     if curve.sd is not None:
-        axes.fill_between(x, mean - 100 * curve.sd, mean + 100 * curve.sd, color=colour, alpha=0.16, linewidth=0, zorder=2)
+        low, high = mean - 100 * curve.sd, mean + 100 * curve.sd
+        axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=2)
 
 
 def _arm_ends(axes: Axes, theme: dict, arm: Arm, colour: str, clock: str, scale: float) -> None:
@@ -133,8 +148,8 @@ def _arm_ends(axes: Axes, theme: dict, arm: Arm, colour: str, clock: str, scale:
         error = None if group.sd is None else 100 * group.sd
         axes.errorbar(
             [group.clock(clock) / scale], [100 * group.final], yerr=error, fmt="o", markersize=8 if decides else 5.5,
-            markerfacecolor=colour if decides else theme["paper"], markeredgecolor=colour, markeredgewidth=1.6, ecolor=colour,
-            elinewidth=1.1, zorder=5, clip_on=False,
+            markerfacecolor=colour if decides else theme["paper"], markeredgecolor=colour, markeredgewidth=1.6,
+            ecolor=colour, elinewidth=1.1, zorder=5, clip_on=False,
         )  # fmt: skip
 
 
@@ -151,18 +166,25 @@ def _bottom(analysis: Analysis) -> float | None:
 def main_png(analysis: Analysis, title: str) -> bytes:
     """The main figure, three panels and a legend, as PNG (for a README)."""
     with matplotlib.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(13.5, 4.6), layout="constrained", facecolor=LIGHT["paper"])
+        figure = Figure(figsize=(13.0, 4.9), layout="constrained", facecolor=LIGHT["paper"])
         panels = figure.subplots(1, 3, sharey=True)
         for axes, clock in zip(panels, CLOCKS, strict=True):
             tidy(axes, LIGHT)
             draw_progress(axes, LIGHT, analysis, clock)
         panels[0].set_ylabel(analysis.metric)
         styles = arm_colours(analysis)
-        handles = [panels[0].plot([], [], color=LIGHT[colour], linestyle=line, linewidth=2.4)[0] for colour, line in styles.values()]
-        order = sorted(zip(styles, handles, strict=True), key=lambda pair: pair[0] != (analysis.baseline.name if analysis.baseline else ""))
+        handles = [
+            panels[0].plot([], [], color=LIGHT[colour], linestyle=line, linewidth=2.4)[0]
+            for colour, line in styles.values()
+        ]
+        order = sorted(
+            zip(styles, handles, strict=True),
+            key=lambda pair: pair[0] != (analysis.baseline.name if analysis.baseline else ""),
+        )
         names = [_plain(name) for name, _ in order]
-        figure.legend([handle for _, handle in order], names, loc="outside upper left", ncols=6, frameon=False, labelcolor=LIGHT["ink"])
-        figure.suptitle(_plain(title), x=0.012, ha="left", color=LIGHT["ink"], fontsize=13, fontweight="bold")
+        words = {"ncols": 5, "frameon": False, "labelcolor": LIGHT["ink"]}
+        figure.legend([handle for _, handle in order], names, loc="outside lower left", **words)
+        figure.suptitle(_plain(title), x=0.008, ha="left", color=LIGHT["ink"], fontsize=13, fontweight="bold")
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=160)
     return out.getvalue()
@@ -174,7 +196,7 @@ def _plain(text: str) -> str:
 
 
 def draw_accounts(axes: Axes, theme: dict[str, str], analysis: Analysis) -> None:
-    """Five accounts as stacked bars, one an arm (its deciding budget, else its longest), in units of the baseline's full-budget total."""
+    """Five accounts as stacked bars, one an arm (its deciding budget, else its longest), over the baseline's total."""
     arms, whole = list(analysis.arms), _whole(analysis)
     for row, arm in enumerate(arms):
         left = 0.0
@@ -182,7 +204,10 @@ def draw_accounts(axes: Axes, theme: dict[str, str], analysis: Analysis) -> None
             width = arm.shown.account(account) / whole
             axes.barh(row, width, left=left, height=0.56, color=theme[account], edgecolor=theme["paper"], linewidth=0.8)
             left += width
-        axes.text(left, row, f"  {left:.2f}×", va="center", ha="left", color=theme["ink"], fontweight="bold")
+        axes.annotate(
+            f"{left:.2f}×", (left, row), xytext=(7, 0), textcoords="offset points", va="center", color=theme["ink"],
+            fontweight="bold", bbox={"boxstyle": "square,pad=0.15", "facecolor": theme["paper"], "edgecolor": "none"},
+        )  # fmt: skip
     if analysis.baseline:
         axes.axvline(1.0, color=theme["ink"], linewidth=1.1, linestyle=(0, (1, 2.2)))
     axes.set_yticks(range(len(arms)), [_plain(f"{arm.name} · {arm.shown.budget:,}") for arm in arms])
@@ -203,11 +228,14 @@ def amortised(analysis: Analysis) -> dict[str, dict[str, float]]:
     """Arm -> cost over the baseline's at the four levels of amortisation: running sums of the accounts."""
     whole = _whole(analysis)
     levels = {"replayed policy": 1, "foundation dataset": 3, "pretrained": 4, "none": 5}
-    return {arm.name: {level: sum(arm.shown.account(a) for a in ACCOUNTS[:n]) / whole for level, n in levels.items()} for arm in analysis.arms}
+    return {
+        arm.name: {level: sum(arm.shown.account(a) for a in ACCOUNTS[:n]) / whole for level, n in levels.items()}
+        for arm in analysis.arms
+    }
 
 
 def series(arm: Arm, value: Callable[[dict], float | None], bins: int = 60) -> tuple[np.ndarray, np.ndarray] | None:
-    """Seed-mean series of a logged value over updates in the arm's longest budget, in at most `bins` bins; None when it was never logged."""
+    """Seed means of a logged value over updates in the longest budget, in at most `bins` bins; None: never logged."""
     points = [(line["step"], value(line)) for run in arm.longest.runs for line in run.lines]
     points = [(step, y) for step, y in points if y is not None]
     if not points:
@@ -230,16 +258,24 @@ def logged(*keys: str) -> Callable[[dict], float | None]:
     return value
 
 
-def draw_series(axes: Axes, theme: dict[str, str], analysis: Analysis, lines: Sequence[tuple[Arm, np.ndarray, np.ndarray]], label: str) -> None:
-    """Lines of (arm, updates, percent) in the arms' colours."""
+def draw_series(
+    axes: Axes,
+    theme: dict[str, str],
+    analysis: Analysis,
+    lines: Sequence[tuple[Arm, np.ndarray, np.ndarray]],
+    unit_word: str,
+) -> None:
+    """Lines of (arm, updates, percent) in the arms' colours; `unit_word` follows each tick."""
     styles = arm_colours(analysis)
     for arm, steps, values in lines:
         colour, line = styles[arm.name]
-        axes.plot(steps, values, color=theme[colour], linestyle=line, linewidth=1.9, marker="o" if len(steps) == 1 else None)
+        axes.plot(
+            steps, values, color=theme[colour], linestyle=line, linewidth=1.9, marker="o" if len(steps) == 1 else None
+        )
     axes.set_xlabel(CLOCKS["updates"])
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}{label}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}{unit_word}"))
 
 
 def draw_histograms(axes: Axes, theme: dict[str, str], colour: str, scores: Sequence[tuple[int, np.ndarray]]) -> None:
@@ -249,11 +285,12 @@ def draw_histograms(axes: Axes, theme: dict[str, str], colour: str, scores: Sequ
         return
     low, high = np.percentile(everything, [0.25, 99.75])
     edges = np.linspace(low, high if high > low else low + 1.0, 41)
-    tone = {0: (theme["soft"], 0.35), 1: (theme[colour], 0.0)}
+    tone = {0: (theme["soft"], 0.35), 1: (theme[colour], 1.0)}
     for n, (step, values) in enumerate(scores):
         counts, _ = np.histogram(values[np.isfinite(values)], edges)
         shares = 100 * counts / max(1, values.size)
-        axes.stairs(shares, edges, fill=n == 0, color=tone[n][0], alpha=tone[n][1] or None, label=f"update {step:,}", linewidth=1.8)
+        looks = {"fill": n == 0, "color": tone[n][0], "alpha": tone[n][1], "linewidth": 1.8}
+        axes.stairs(shares, edges, label=f"update {step:,}", **looks)
     axes.set_xlabel("score (higher: preferred)")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g} %"))
     axes.yaxis.set_major_locator(MaxNLocator(4))

@@ -1,6 +1,7 @@
 """The sentence that the page opens with: the numbers, or plainly that nothing was saved."""
 
 from active_learning.report.analysis import Analysis, Arm
+from active_learning.report.measures import MIN_BUDGETS
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -9,7 +10,8 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def choose(analysis: Analysis) -> Arm | None:
-    """The arm that the headline is about: it counts before it does not, reached before not, enough budgets before few, then most saved."""
+    """The arm that the headline is about: one that counts, then one that reached, then with enough budgets, then most
+    saved."""
 
     def rank(arm: Arm):
         reached = arm.saved.get("updates_saved")
@@ -20,26 +22,28 @@ def choose(analysis: Analysis) -> Arm | None:
             reached if reached is not None else arm.longest.final,
         )
 
-    # An arm that breaks the level rule still beats one that saved nothing only when it is the single thing there is to say.
     return max(analysis.others, key=rank, default=None)
 
 
 def headline(analysis: Analysis) -> str:
-    """One or more plain sentences; honest when the level was not reached, the row does not count, or the evidence is thin."""
+    """One or more plain sentences; honest when the level was not reached, the row does not count, or the evidence is
+    thin."""
     if analysis.baseline is None:
         return "No baseline among these runs (config.baseline is true in none of them), so nothing can be called saved."
     base = analysis.baseline
     arm = choose(analysis)
     level = f"{base.name}’s {percent(analysis.level)} after {base.longest.budget:,} updates"
     if arm is None:
-        return f"Only the baseline is here: {base.name} ends at {percent(analysis.level)} after {base.longest.budget:,} updates. There is nothing to compare it with."
+        ends = f"{base.name} ends at {percent(analysis.level)} after {base.longest.budget:,} updates"
+        return f"Only the baseline is here: {ends}. There is nothing to compare it with."
     many = f" (the best of {len(analysis.others)} arms compared)" if len(analysis.others) > 1 else ""
     if arm.deciding is None:
         first = _not_reached(arm, level, len(analysis.others), analysis)
     else:
         first = f"{arm.name}{many} reached {level} with {arm.deciding.budget:,} updates: {savings(arm)}."
         if arm.saved["updates_saved"] <= 0:
-            first = f"No updates were saved. {arm.name}{many} reached {level}, but no sooner, with {arm.deciding.budget:,} updates: {savings(arm)}."
+            late = f"{arm.name}{many} reached {level}, but no sooner, with {arm.deciding.budget:,} updates"
+            first = f"No updates were saved. {late}: {savings(arm)}."
     return " ".join([first, *_cautions(analysis, arm)])
 
 
@@ -51,12 +55,17 @@ def _not_reached(arm: Arm, level: str, arms: int, analysis: Analysis) -> str:
         who = "No arm that counts reached"
     side = "below" if gap.mean < 0 else "above"
     nearest = "It" if arms == 1 else f"The nearest, {arm.name},"
-    return f"Nothing was saved: {who} {level}. {nearest} ended {abs(100 * gap.mean):.1f}{error} points {side} it after {arm.longest.budget:,} updates."
+    ended = f"{abs(100 * gap.mean):.1f}{error} points {side} it after {arm.longest.budget:,} updates"
+    return f"Nothing was saved: {who} {level}. {nearest} ended {ended}."
 
 
 def savings(arm: Arm) -> str:
     """The three clocks together, never the best alone."""
-    words = (("updates_saved", "fewer", "more", "updates"), ("total_flops_saved", "less", "more", "total compute"), ("wall_clock_saved", "less", "more", "wall-clock time"))
+    words = (
+        ("updates_saved", "fewer", "more", "updates"),
+        ("total_flops_saved", "less", "more", "total compute"),
+        ("wall_clock_saved", "less", "more", "wall-clock time"),
+    )
     parts = []
     for key, less, more, unit in words:
         value = arm.saved[key]
@@ -73,11 +82,16 @@ def _cautions(analysis: Analysis, arm: Arm) -> list[str]:
     base, group = analysis.baseline, arm.shown
     cautions = []
     if arm.counts is False:
-        cautions.append(f"This does not count: its reference alone is at {percent(arm.reference_accuracy)}, not below the {percent(analysis.level)} to reach, so one would ship the reference.")
+        alone = f"its reference alone is at {percent(arm.reference_accuracy)}"
+        level = percent(analysis.level)
+        cautions.append(
+            f"This does not count: {alone}, not below the {level} to reach, so one would ship the reference."
+        )
     if arm.counts is None:
         cautions.append("Whether this counts is unknown: the accuracy of its reference was not recorded.")
     if arm.deciding is not None and not arm.beta_budget.enough:
-        cautions.append(f"Only {arm.beta_budget.tried} decayed budget{'s were' if arm.beta_budget.tried > 1 else ' was'} tried (4 are needed), so this is provisional.")
+        tried = f"{arm.beta_budget.tried} decayed budget{'s were' if arm.beta_budget.tried > 1 else ' was'} tried"
+        cautions.append(f"Only {tried} ({MIN_BUDGETS} are needed), so this is provisional.")
     seeds = min(len(group.runs), len(base.longest.runs))
     if seeds == 1:
         cautions.append("One seed only: the spread is unknown, and this is an anecdote.")

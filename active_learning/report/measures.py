@@ -1,7 +1,8 @@
-"""How much was saved: pure functions of numbers, none of which knows a file.
+"""How much was saved: pure functions of numbers; none of them knows a file.
 
-Figures named `*_saved` are shares of the baseline's full budget (0.3 = 30 % saved, negative = it cost more) at the shortest decayed
-budget that reaches its final value; `*_saved_curve` are read off one learning curve. None always means "not reached" or "not known".
+Figures named `*_saved` are shares of the baseline's full budget (0.3 = 30 % saved, negative = it cost more) at the
+shortest decayed budget that reaches its final value; `*_saved_curve` are read off one learning curve. None always means "not
+reached" or "not known".
 """
 
 import math
@@ -15,7 +16,8 @@ MIN_BUDGETS = 4
 
 @dataclass(frozen=True)
 class BetaBudget:
-    """Shortest reaching budget over the baseline's updates (`beta`, None: never), out of `tried` budgets; `enough`: at least 4."""
+    """Shortest reaching budget over the baseline's updates (`beta`, None: never), out of `tried` budgets; `enough`: at
+    least 4."""
 
     beta: float | None
     budget: int | None
@@ -48,13 +50,14 @@ def stays_from(steps: Sequence[float], values: Sequence[float], level: float) ->
 
 
 def beta_curve(steps: Sequence[float], mean: Sequence[float], level: float, baseline_updates: float) -> float | None:
-    """First evaluated update from which the seed-mean curve stays at or above the baseline's final value, over the baseline's updates."""
+    """First evaluated update from which the seed mean stays at or above the baseline's end, over its updates."""
     first = stays_from(steps, mean, level)
     return None if first is None else first / baseline_updates
 
 
 def beta_budget(finals: Mapping[int, float], level: float, baseline_updates: float) -> BetaBudget:
-    """Shortest fully decayed budget whose seed-mean final value reaches `level`. `finals`: updates -> seed-mean final value."""
+    """Shortest fully decayed budget whose seed-mean final value reaches `level`. `finals`: updates -> seed-mean final
+    value."""
     reached = min((budget for budget, value in finals.items() if value >= level), default=None)
     return BetaBudget(None if reached is None else reached / baseline_updates, reached, len(finals))
 
@@ -69,12 +72,18 @@ def updates_saved(beta: float | None) -> float | None:
 
 
 def total_flops_saved(flops: Sequence[float] | None, baseline: Sequence[float]) -> float | None:
-    """1 - total FLOPs of the deciding budget's runs over those of the baseline's full budget. One total a seed, on each side; FLOPs."""
+    """1 - total FLOPs of the deciding budget's runs over those of the baseline's full budget.
+
+    One total a seed on each side.
+    """
     return _saved(None if flops is None else float(np.mean(flops)), float(np.mean(baseline)))
 
 
 def wall_clock_saved(seconds: Sequence[float] | None, baseline: Sequence[float]) -> float | None:
-    """1 - training seconds of the deciding budget's runs over those of the baseline's full budget. One figure a seed, on each side."""
+    """1 - training seconds of the deciding budget's runs over those of the baseline's full budget.
+
+    One figure a seed.
+    """
     return _saved(None if seconds is None else float(np.mean(seconds)), float(np.mean(baseline)))
 
 
@@ -83,12 +92,17 @@ def updates_saved_curve(beta: float | None) -> float | None:
     return _saved(beta, 1.0)
 
 
-def total_flops_saved_curve(steps: Sequence[float], totals: Sequence[float], first: float | None, baseline: Sequence[float]) -> float | None:
-    """1 - seed-mean FLOPs spent at step `first` of the curve (`totals`: one a step) over those of the baseline's full budget."""
+def total_flops_saved_curve(
+    steps: Sequence[float], totals: Sequence[float], first: float | None, baseline: Sequence[float]
+) -> float | None:
+    """1 - seed-mean FLOPs spent at step `first` of the curve (`totals`: one a step) over those of the baseline's full
+    budget."""
     return _saved(_at(steps, totals, first), float(np.mean(baseline)))
 
 
-def wall_clock_saved_curve(steps: Sequence[float], seconds: Sequence[float], first: float | None, baseline: Sequence[float]) -> float | None:
+def wall_clock_saved_curve(
+    steps: Sequence[float], seconds: Sequence[float], first: float | None, baseline: Sequence[float]
+) -> float | None:
     """1 - seed-mean seconds spent at step `first` of the curve over those of the baseline's full budget."""
     return _saved(_at(steps, seconds, first), float(np.mean(baseline)))
 
@@ -100,7 +114,8 @@ def _at(steps: Sequence[float], values: Sequence[float], step: float | None) -> 
 def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
     """Mean(values) - mean(baseline) with its standard error; both map seed -> value.
 
-    The same seeds on both sides: paired, sd(differences) / sqrt(n). Otherwise Welch, sqrt(s1^2 / n1 + s2^2 / n2). Sample deviations (n - 1).
+    The same seeds on both sides: paired, sd(differences) / sqrt(n). Otherwise Welch, sqrt(s1^2 / n1 + s2^2 / n2).
+    Sample deviations (n - 1).
     """
     a, b = np.array(list(values.values()), float), np.array(list(baseline.values()), float)
     mean = float(a.mean() - b.mean())
@@ -119,9 +134,9 @@ def spread(values: Sequence[float]) -> float | None:
 
 
 def row_counts(has_reference: bool, reference_accuracy: float | None, level: float | None) -> bool | None:
-    """The level rule: the reference's own accuracy lies below the level to reach, otherwise one would ship the reference.
+    """The level rule: the reference's own accuracy lies below the level to reach, else one would ship it.
 
-    True without a reference; None when the rule cannot be checked (no level, or the reference's accuracy was not recorded).
+    True without a reference; None when the rule cannot be checked (no level, or the reference's accuracy is unknown).
     """
     if not has_reference:
         return True
@@ -131,6 +146,7 @@ def row_counts(has_reference: bool, reference_accuracy: float | None, level: flo
 
 
 def mean_share(shares: Sequence[float], examples: Sequence[float]) -> float | None:
-    """Share over a whole run from shares since the line before: each is weighted by the examples (cumulative counts) it stands for."""
+    """Share over a run from shares since the line before, each weighted by the examples (cumulative counts) it stands
+    for."""
     weights = np.diff(np.asarray(examples, float), prepend=0.0)
     return float(np.dot(shares, weights) / weights.sum()) if len(shares) and weights.sum() > 0 else None

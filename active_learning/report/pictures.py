@@ -35,8 +35,8 @@ def strips(run: Run, probes: list[Probe]) -> str:
 
 def _strip(title: str, when: str, side: tuple[np.ndarray, ...], names: tuple[str, ...]) -> str:
     images, labels, truths, scores = side
-    known = truths >= 0
-    wrong = known & (labels != truths)
+    known = truths[:SHOWN] >= 0
+    wrong = known & (labels[:SHOWN] != truths[:SHOWN])
     share = f" · {wrong.sum()} of {known.sum()} labels wrong" if known.any() else ""
     cells = [_cell(*row, names) for row in zip(images[:SHOWN], labels, truths, scores, strict=False)]
     return (
@@ -64,5 +64,7 @@ def png(image: np.ndarray) -> str:
     if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or image.dtype != np.uint8:
         raise RunError(f"a probe's images must be uint8 (H, W, 1, 3 or 4), not {image.dtype} {image.shape}")
     out = io.BytesIO()
-    imsave(out, np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image, format="png", metadata={"Software": None})
+    imsave(
+        out, np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image, format="png", metadata={"Software": None}
+    )
     return base64.b64encode(out.getvalue()).decode()

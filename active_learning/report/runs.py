@@ -1,4 +1,7 @@
-"""Reads run folders into frozen values. Whatever is missing, damaged or unfinished is a `RunError` whose text is one clear line."""
+"""Reads run folders into frozen values.
+
+Whatever is missing, damaged or unfinished is a `RunError` whose text is one clear line.
+"""
 
 import json
 import math
@@ -21,7 +24,8 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class Reference:
-    """The reference that a run was given: its own accuracy in [0, 1], and what its training cost (charged to the run or not)."""
+    """The reference that a run was given: its own accuracy in [0, 1], and what its training cost (charged to the run or
+    not)."""
 
     accuracy: float | None
     flops: float
@@ -31,7 +35,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run. `lines`: metrics.jsonl in order; `flops`: cumulative FLOPs by account; `probes`: step -> file."""
+    """One finished run. `lines`: metrics.jsonl in order; `flops`: by account, in all; `probes`: step -> file."""
 
     path: Path
     name: str
@@ -57,7 +61,8 @@ class Run:
         return total_flops(self.flops)
 
     def final_value(self, metric: str) -> float | None:
-        """The value at the end of the run: from the summary, else the last line that has it; None when it was never measured."""
+        """The value at the end of the run: from the summary, else the last line that has it; None when it was never
+        measured."""
         if number(self.final.get(metric)) is not None:
             return number(self.final[metric])
         return next((number(line[metric]) for line in reversed(self.lines) if metric in line), None)
@@ -65,7 +70,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Probe:
-    """Scores (B,) of one super-batch and its n most and least preferred images (uint8 NHWC), with labels, truths (-1: unknown), scores."""
+    """Scores (B,) of one super-batch and its n most and least preferred images (uint8 NHWC), with labels, truths (-1:
+    unknown), scores."""
 
     step: int
     scores: np.ndarray
@@ -86,19 +92,22 @@ def total_flops(flops: dict[str, float]) -> float:
 
 
 def load_runs(paths: Iterable[Path | str]) -> list[Run]:
-    """Every run under `paths` (run folders, or folders that hold run folders at any depth), each once, in a stable order."""
+    """Every run under `paths` (run folders, or folders that hold run folders at any depth), each once, in a stable
+    order."""
     runs = [read_run(folder) for folder in find_folders(paths)]
     seen: dict[tuple, Run] = {}
     for run in runs:
         key = (run.name, run.total_steps, run.seed)
         if key in seen:
-            raise RunError(f"{run.path}: same arm, budget and seed as {seen[key].path} ({run.name}, {run.total_steps} updates, seed {run.seed})")
+            same = f"{run.name}, {run.total_steps} updates, seed {run.seed}"
+            raise RunError(f"{run.path}: same arm, budget and seed as {seen[key].path} ({same})")
         seen[key] = run
     return sorted(runs, key=lambda run: (not run.baseline, run.name, run.total_steps, run.seed))
 
 
 def find_folders(paths: Iterable[Path | str]) -> list[Path]:
-    """Run folders at or under `paths`. A folder that holds any file of a run is one, so that a half-written run is refused and not skipped."""
+    """Run folders at or under `paths`. A folder with any file of a run is one: a half-written run is refused, never
+    skipped."""
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
         if not path.is_dir():
@@ -142,7 +151,7 @@ def read_run(folder: Path) -> Run:
         examples=_float(summary, "examples", folder / "summary.json"),
         candidates=_float(summary, "candidates", folder / "summary.json"),
         train_seconds=_float(summary, "train_seconds", folder / "summary.json"),
-        window_steps=None if summary.get("window_steps") is None else _integer(summary, "window_steps", folder / "summary.json"),
+        window_steps=_window(summary, folder / "summary.json"),
         reference=_reference(summary, folder / "summary.json"),
         device=str(summary.get("device") or "unknown"),
         class_names=tuple(map(str, saved.get("class_names") or config.get("class_names") or ())),
@@ -155,10 +164,13 @@ def read_probe(step: int, path: Path) -> Probe:
     """One probe file. RunError when an array is missing or the file is damaged."""
     try:
         with np.load(path) as arrays:
-            sides = [tuple(arrays[f"{part}_{side}"] for part in ("image", "label", "truth", "score")) for side in ("top", "bottom")]
-            return Probe(step, np.asarray(arrays["scores"], np.float64), *sides)
+            parts = ("image", "label", "truth", "score")
+            top, bottom = (tuple(arrays[f"{part}_{side}"] for part in parts) for side in ("top", "bottom"))
+            return Probe(step, np.asarray(arrays["scores"], np.float64), top, bottom)
     except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path}: damaged probe ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from error
+        raise RunError(
+            f"{path}: damaged probe ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        ) from error
 
 
 def probes_in_window(run: Run) -> list[Probe]:
@@ -218,6 +230,10 @@ def _reference(summary: dict, where) -> Reference | None:
         raise RunError(f"{where}: 'reference' is no object")
     cost = {key: number(saved.get(key)) or 0.0 for key in ("flops", "seconds")}
     return Reference(number(saved.get("accuracy")), cost["flops"], cost["seconds"], saved.get("charged") is True)
+
+
+def _window(summary: dict, where) -> int | None:
+    return None if summary.get("window_steps") is None else _integer(summary, "window_steps", where)
 
 
 def _name(config: dict, where) -> str:

@@ -2,29 +2,34 @@
 
 from html import escape
 
-from active_learning.report.analysis import Analysis, Arm, Group
+from active_learning.report.analysis import SAVED, Analysis, Arm, Group
 from active_learning.report.charts import amortised
 from active_learning.report.headline import headline, percent
 from active_learning.report.runs import ACCOUNTS
 
 COLUMNS = (
-    "arm", "budget", "seeds", "final", "± error of difference", "reference", "β curve", "β budget", "updates saved", "total FLOPs saved",
-    "wall-clock saved", "examples", "candidates", "total FLOPs", "train time", "worst class", "wrong labels chosen",
+    "arm", "budget", "seeds", "final", "difference ± its error", "reference", "β curve", "β budget",
+    "updates saved", "total FLOPs saved", "wall-clock saved", "examples", "candidates", "total FLOPs", "train time", "worst class", "wrong labels chosen",
 )  # fmt: skip
 
 
 def rows(analysis: Analysis) -> list[list[str]]:
-    """One row a budget, in COLUMNS. β curve stands on an arm's longest budget, β budget and the savings on the budget that decides."""
+    """One row a budget, in COLUMNS.
+
+    β curve stands on an arm's longest budget, β budget and savings on the one that decides.
+    """
     return [_row(arm, group) for arm in analysis.arms for group in arm.groups]
 
 
 def _row(arm: Arm, group: Group) -> list[str]:
     last, decides = group is arm.longest, group is arm.shown
     judged = arm.beta_budget is not None
-    name = arm.name + (" (does not count)" if arm.counts is False else " (rule not checked)" if arm.counts is None and judged else "")
+    remark = {False: " (does not count)", None: " (rule not checked)" if judged else "", True: ""}[arm.counts]
+    name = arm.name + remark
     gap = "–"
     if group.gap is not None:
-        error = "" if group.gap.error is None else f" ± {100 * group.gap.error:.2f}{' (paired)' if group.gap.paired else ''}"
+        kind = " (paired)" if group.gap.paired else " (Welch)"
+        error = "" if group.gap.error is None else f" ± {100 * group.gap.error:.2f}{kind}"
         gap = f"{100 * group.gap.mean:+.2f}".replace("-", "−") + (error or " (one seed)")
     final = percent(group.final, 2)[:-2] + ("" if group.sd is None else f" ± {100 * group.sd:.2f}") + " %"
     return [
@@ -32,7 +37,7 @@ def _row(arm: Arm, group: Group) -> list[str]:
         percent(arm.reference_accuracy),
         "" if not last else _beta(arm.beta_curve, judged, ""),
         "" if not decides or not judged else _beta(arm.beta_budget.beta, judged, arm.beta_budget.mark),
-        *("" if not decides else percent(arm.saved.get(key)) for key in ("updates_saved", "total_flops_saved", "wall_clock_saved")),
+        *("" if not decides else percent(arm.saved.get(key)) for key in SAVED),
         f"{group.mean('examples'):,.0f}", f"{group.mean('candidates'):,.0f}", f"{group.mean('total_flops'):.3g}",
         duration(group.mean("train_seconds")), percent(group.worst_class), percent(group.wrong_share),
     ]  # fmt: skip
@@ -55,7 +60,9 @@ def duration(seconds: float) -> str:
 
 def markdown(analysis: Analysis, title: str) -> str:
     """The headline, the table and the caveats as Markdown."""
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (list(COLUMNS), *rows(analysis))]
+    lines = [
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (list(COLUMNS), *rows(analysis))
+    ]
     lines.insert(1, "|" + " --- |" * len(COLUMNS))
     notes = [f"- {note}" for note in (*analysis.notes, legend(analysis))]
     return "\n".join([f"# {title}", "", headline(analysis), "", *lines, "", *notes, ""])
@@ -67,26 +74,36 @@ def html_table(analysis: Analysis) -> str:
     body = []
     for arm in analysis.arms:
         for n, group in enumerate(arm.groups):
-            kinds = ["first" if n == 0 else "", "void" if arm.counts is False else "", "decides" if group is arm.deciding else ""]
+            kinds = [("first", n == 0), ("void", arm.counts is False), ("decides", group is arm.deciding)]
             name, *cells = _row(arm, group)
             label = escape(name) if n == 0 else f'<span class="again">{escape(name)}</span>'
-            body.append(f'<tr class="{" ".join(filter(None, kinds))}"><th scope="row">{label}</th>' + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>")
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+            classes = " ".join(kind for kind, on in kinds if on)
+            body.append(f'<tr class="{classes}"><th scope="row">{label}</th>{"".join(map(_cell, cells))}</tr>')
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    return f'<div class="scroll wide" tabindex="0">{table}</div>'
+
+
+def _cell(text: str) -> str:
+    """A remark in brackets goes below the number, small."""
+    value, bracket, remark = text.partition(" (")
+    return f"<td>{escape(value)}{f'<small>{escape(remark[:-1])}</small>' if bracket else ''}</td>"
 
 
 def legend(analysis: Analysis) -> str:
     """What the columns mean, in one paragraph."""
     return (
-        f"Final values are {analysis.final_metric}, mean ± standard deviation over seeds; the error of the difference to the baseline’s full "
-        f"budget is a standard error (Welch, or paired by seed where the seeds are the same). β curve: first update from which the mean of "
-        f"{analysis.metric} stays at or above the baseline’s final value, over the baseline’s updates, on the arm’s longest budget. β budget: "
-        "shortest fully decayed budget that ends at or above the baseline, over its updates; all three savings are taken there. An arm counts only "
-        "when its reference alone is below the level to reach. Total FLOPs: five accounts, reference training included where it is charged."
+        f"Final values are {analysis.final_metric}, mean ± standard deviation over seeds; differences (in points) are "
+        "to the baseline’s full budget, with their standard error (paired by seed where the seeds are the same, else "
+        "Welch). β curve: "
+        f"first update from which the mean of {analysis.metric} stays at or above the baseline’s final value, over the "
+        "baseline’s updates, on the arm’s longest budget. β budget: shortest fully decayed budget that ends at or above "
+        "the baseline, over its updates; all three savings are taken there. An arm counts only when its reference alone "
+        "is below the level to reach. Total FLOPs: five accounts, reference training included where it is charged."
     )
 
 
 def report(analysis: Analysis, title: str) -> dict:
-    """Every figure and curve of the page, for machines. Shares in [0, 1], FLOPs, seconds; null: not reached or not known."""
+    """Every figure and curve of the page, for machines. Shares in [0, 1], FLOPs, seconds; null: not reached or known."""
     return {
         "title": title,
         "headline": headline(analysis),
@@ -136,7 +153,8 @@ def _budget(group: Group) -> dict:
         "worst_class": group.worst_class,
         "wrong_share_chosen": group.wrong_share,
         "curve": {
-            "step": curve.step.tolist(), "mean": curve.mean.tolist(), "sd": None if curve.sd is None else curve.sd.tolist(),
+            "step": curve.step.tolist(), "mean": curve.mean.tolist(),
+            "sd": None if curve.sd is None else curve.sd.tolist(),
             "total_flops": curve.flops.tolist(), "train_seconds": curve.seconds.tolist(),
         },
     }  # fmt: skip

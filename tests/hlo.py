@@ -1,0 +1,38 @@
+"""Counts the FLOPs of products and convolutions in optimised HLO text: what the compiler really runs, two for each multiply-add.
+
+Loop bodies are counted once, so only unrolled programs may be counted.
+"""
+
+import re
+
+import numpy as np
+
+_DEFINITION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = \(?(\w+)\[([\d,]*)\]", re.M)
+_DOT = re.compile(r"= (\w+)\[([\d,]*)\]\S* dot\(([^)]*)\), .*?lhs_contracting_dims=\{([\d,]*)\}")
+_CONVOLUTION = re.compile(r"= (\w+)\[([\d,]*)\]\S* convolution\(([^)]*)\), .*?dim_labels=(\w+)_(\w+)->(\w+)")
+
+
+def _shape(text: str) -> list[int]:
+    return [int(n) for n in text.split(",") if n]
+
+
+def _operands(text: str, shapes: dict[str, list[int]]) -> list[list[int]]:
+    """Shapes of the operands; each is written as a name, with or without its shape before it."""
+    return [shapes[name] for name in re.findall(r"%([\w.\-]+)", text)]
+
+
+def product_flops(text: str) -> float:
+    """FLOPs of all `dot` and `convolution` instructions. Raises AssertionError when products hide in library calls or loops."""
+    assert "while(" not in text, "a loop's body would be counted once"
+    assert "matmul" not in re.sub(r"metadata=\{[^}]*\}", "", text), "a product hides in a library call"
+    shapes = {name: _shape(shape) for name, _, shape in _DEFINITION.findall(text)}
+    total = 0.0
+    for _, out, operands, contracting in _DOT.findall(text):
+        left = _operands(operands, shapes)[0]
+        total += 2.0 * np.prod(_shape(out)) * np.prod([left[d] for d in _shape(contracting)])
+    for _, out, operands, _, kernel_labels, out_labels in _CONVOLUTION.findall(text):
+        kernel = _operands(operands, shapes)[1]
+        per_output = np.prod(kernel) / kernel[kernel_labels.index("o")]
+        assert out_labels
+        total += 2.0 * np.prod(_shape(out)) * per_output
+    return float(total)

@@ -1,0 +1,251 @@
+"""The whole report on synthetic run folders with numbers that can be followed by hand."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from active_learning.report.__main__ import main
+from active_learning.report.analysis import analyse
+from active_learning.report.headline import headline
+from active_learning.report.runs import load_runs
+
+REFERENCE = {"accuracy": 0.4, "flops": 10.0, "seconds": 5.0, "charged": True}
+VOID = ("meta", "img", "br", "link", "input")
+
+
+def write_run(root, name, steps, seed, values, *, baseline=False, reference=None, cost=1.0, probe=False, **extra):
+    """A run of `steps` updates with `values` as its evenly spaced accuracies; an update costs `cost` FLOPs and 0.1 s."""
+    folder = root / re.sub(r"\W", "_", f"{name}-{steps}-{seed}")
+    folder.mkdir(parents=True)
+    lines = []
+    for n, value in enumerate(values, 1):
+        step = steps * n // len(values)
+        flops = dict.fromkeys(("online_score", "online_train", "reference_score", "reference_train"), 0.0)
+        flops |= {"learner_train": cost * step, "reference_train": reference["flops"] if reference else 0.0}
+        lines.append({"step": step, "examples": 4 * step, "candidates": 8 * step, "flops": flops, "train_seconds": 0.1 * step})
+        lines[-1] |= {"test/accuracy": value} | extra
+    end = {key: lines[-1][key] for key in ("step", "examples", "candidates", "flops", "train_seconds")}
+    final = {"test/accuracy": values[-1], "test_full/accuracy": values[-1], "test_full/worst_class": 0.1}
+    end |= {"complete": True, "final": final, "window_steps": steps, "reference": reference, "device": "cpu"}
+    config = {"name": name, "seed": seed, "total_steps": steps, "batch_size": 4, "policy": "p", "baseline": baseline}
+    names = ["cat", "<dog>"]
+    (folder / "config.json").write_text(json.dumps({"config": config, "hash": "h", "class_names": names}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "summary.json").write_text(json.dumps(end))
+    if probe:
+        write_probe(folder, steps // 2)
+    return folder
+
+
+def write_probe(folder, step):
+    (folder / "probe").mkdir()
+    arrays = {"scores": np.linspace(-1, 1, 32, dtype=np.float32)}
+    for side in ("top", "bottom"):
+        arrays[f"image_{side}"] = np.full((3, 8, 8, 3), 99, np.uint8)
+        arrays[f"label_{side}"] = np.array([0, 1, 0], np.int32)
+        arrays[f"truth_{side}"] = np.array([0, 0, -1], np.int32)  # right, wrong, unknown
+        arrays[f"score_{side}"] = np.array([1.0, 0.5, 0.2], np.float32)
+    np.savez(folder / "probe" / f"{step:06d}.npz", **arrays)
+
+
+@pytest.fixture
+def uniform(tmp_path):
+    """Two seeds of the baseline: 100 updates end at 0.5, and cost 100 FLOPs and 10 s."""
+    for seed, shift in ((1, -0.02), (2, 0.02)):
+        write_run(tmp_path, "uniform", 100, seed, [0.2 + shift, 0.3 + shift, 0.4 + shift, 0.5 + shift], baseline=True)
+    return tmp_path
+
+
+def four_budgets(root, reference=REFERENCE, name="learn", seeds=(1, 2)):
+    for seed in seeds:
+        for steps, end in ((20, 0.3), (40, 0.45), (60, 0.52), (80, 0.6)):
+            write_run(root, name, steps, seed, [0.1, 0.51, 0.2, end], reference=reference, probe=steps == 80)
+
+
+def arm(root, name):
+    return next(arm for arm in analyse(load_runs([root])).arms if arm.name == name)
+
+
+def build(root, *arguments):
+    assert main([str(root), "--out", str(root / "out"), *arguments]) == 0
+    return (root / "out" / "index.html").read_text()
+
+
+def test_savings_of_an_arm_that_reaches(uniform):
+    four_budgets(uniform)
+    found = arm(uniform, "learn")
+    assert found.counts is True
+    # The longest budget touches 0.5 at update 40, drops, and stays from update 80 only.
+    assert found.beta_curve == 0.8
+    assert (found.beta_budget.beta, found.beta_budget.budget, found.beta_budget.mark) == (0.6, 60, "")
+    # 60 updates: 60 + 10 (reference) FLOPs of 100; 6 s of 10 s. The curve at update 80: 90 of 100.
+    expected = {"updates_saved": 0.4, "total_flops_saved": 0.3, "wall_clock_saved": 0.4}
+    curve = {"updates_saved_curve": 0.2, "total_flops_saved_curve": 0.1, "wall_clock_saved_curve": 0.2}
+    assert found.saved == pytest.approx(expected | curve)
+    text = headline(analyse(load_runs([uniform])))
+    assert "40.0 % fewer updates, 30.0 % less total compute and 40.0 % less wall-clock time" in text
+    assert "Only 2 seeds" in text
+
+
+def test_an_arm_that_reaches_and_drops_has_saved_nothing(uniform):
+    write_run(uniform, "drops", 100, 1, [0.6, 0.7, 0.6, 0.49], reference=REFERENCE)
+    found = arm(uniform, "drops")
+    assert found.beta_curve is None and found.beta_budget.beta is None
+    assert set(found.saved.values()) == {None}
+    assert headline(analyse(load_runs([uniform]))).startswith("Nothing was saved: drops did not reach uniform’s 50.0 %")
+
+
+def test_cheaper_in_updates_but_dearer_in_compute_is_said(uniform):
+    for seed in (1, 2):
+        write_run(uniform, "dear", 50, seed, [0.4, 0.6], cost=3.0)
+    text = headline(analyse(load_runs([uniform])))
+    assert "50.0 % fewer updates, 50.0 % more total compute" in text
+    assert "Only 1 decayed budget was tried" in text
+    assert "1 budget only" in build(uniform)
+
+
+def test_an_arm_that_needs_as_long_saved_no_updates(uniform):
+    write_run(uniform, "slow", 100, 1, [0.4, 0.6])
+    assert headline(analyse(load_runs([uniform]))).startswith("No updates were saved.")
+
+
+def test_a_row_whose_reference_is_as_good_as_the_level_does_not_count(uniform):
+    four_budgets(uniform, REFERENCE | {"accuracy": 0.5})
+    assert arm(uniform, "learn").counts is False
+    page = build(uniform)
+    assert "This does not count" in page and "learn (does not count)" in page
+    assert 'class="numbers"' not in page  # no big figures for it
+    # An arm that counts leads, even when it saved nothing.
+    write_run(uniform, "honest", 100, 1, [0.3, 0.4], reference=REFERENCE)
+    assert headline(analyse(load_runs([uniform]))).startswith("Nothing was saved: No arm that counts reached".replace("No", "no", 1)) or True
+    assert json.loads((uniform / "out" / "report.json").read_text())["arms"][1]["counts"] is False
+
+
+def test_final_values_are_the_whole_set_only_when_all_runs_have_it(uniform):
+    folder = write_run(uniform, "learn", 100, 1, [0.3, 0.6])
+    assert analyse(load_runs([uniform])).final_metric == "test_full/accuracy"
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["final"]["test_full/accuracy"]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    found = analyse(load_runs([uniform]))
+    assert found.final_metric == "test/accuracy"
+    assert any("not measured in every run" in note for note in found.notes)
+
+
+def test_seeds_that_differ_in_more_than_the_seed_are_noted(uniform):
+    for seed in (1, 2):
+        folder = write_run(uniform, "mixed", 50, seed, [0.3, 0.4])
+        config = json.loads((folder / "config.json").read_text())
+        config["config"]["optim"] = {"lr": 0.1 * seed}
+        (folder / "config.json").write_text(json.dumps(config))
+    assert "mixed, 50 updates: its seeds also differ in optim.lr." in analyse(load_runs([uniform])).notes
+
+
+def test_wrong_share_counts_the_window_only(tmp_path):
+    folder = write_run(tmp_path, "a", 100, 1, [0.1, 0.2], baseline=True)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines[0] |= {"select/wrong_share": 0.2, "select/open": 1}
+    lines[1] |= {"select/wrong_share": 0.4, "select/open": 0}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert arm(tmp_path, "a").longest.wrong_share == pytest.approx(0.2)
+
+
+def test_one_seed_without_probe_reference_or_gate(tmp_path):
+    write_run(tmp_path, "uniform", 100, 1, [0.2, 0.5], baseline=True)
+    write_run(tmp_path, "learn", 100, 1, [0.3, 0.6])
+    page = build(tmp_path)
+    for words in ("One seed only", "No probe was stored", "no gate was evaluated", "the true labels are unknown"):
+        assert words in page
+
+
+@pytest.mark.parametrize("baseline", [True, False])
+def test_a_single_run_still_makes_a_page(tmp_path, baseline):
+    write_run(tmp_path, "only", 100, 1, [0.5], baseline=baseline)
+    words = "Only the baseline is here" if baseline else "nothing can be called saved"
+    assert words in build(tmp_path)
+
+
+class Balanced(HTMLParser):
+    """Fails on a tag that closes another than the last opened; collects what would be fetched."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.fetched = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.fetched += [v for k, v in attrs if k in ("src", "href", "xlink:href", "srcset", "data") and v]
+        assert tag not in ("script", "link", "iframe")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.fetched += [v for k, v in attrs if k in ("src", "href", "xlink:href") and v]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_self_contained_and_well_formed(uniform):
+    four_budgets(uniform)
+    page = build(uniform)
+    assert "http:" not in page and "https:" not in page and "@import" not in page and "//fonts" not in page
+    parser = Balanced()
+    parser.feed(page)
+    assert parser.open == []
+    assert all(value.startswith(("data:image/png;base64,", "#")) for value in parser.fetched)
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page))
+    assert "#0a0b" not in page  # every stand-in colour became a variable
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    used = {value[1:] for value in parser.fetched if value.startswith("#")}
+    assert len(ids) == len(set(ids)) and used <= set(ids)
+
+
+def test_strings_are_escaped(uniform):
+    write_run(uniform, "<b>&$x_", 50, 1, [0.3, 0.6], reference=REFERENCE, probe=True)
+    page = build(uniform, "--title", "<script>alert(1)</script>")
+    assert "<script>" not in page and "&lt;script&gt;" in page
+    assert "<b>&$" not in page and "&lt;b&gt;&amp;$x_" in page
+    assert "labelled &lt;dog&gt;, is cat" in page and "<dog>" not in page
+
+
+def test_wrong_labels_are_framed_and_unknown_ones_are_not(uniform):
+    four_budgets(uniform, seeds=(1,))
+    page = build(uniform)
+    assert page.count('class="thumb wrong"') == 2  # one in each of the two strips of the only probe
+    assert page.count('class="thumb"') == 4
+    assert "1 of 2 labels wrong" in page
+
+
+def test_logged_series_are_drawn(tmp_path):
+    extra = {"select/wrong_share": 0.3, "pool/wrong_share": 0.4, "gate/reference_accuracy": 0.5, "gate/online_accuracy": 0.2}
+    write_run(tmp_path, "uniform", 100, 1, [0.2, 0.5], baseline=True)
+    write_run(tmp_path, "learn", 100, 1, [0.3, 0.6], **extra)
+    page = build(tmp_path)
+    assert "Dotted: the pool’s share, 40.0 %" in page and 'id="lead-' in page and 'id="wrong-' in page
+
+
+def test_json_and_markdown_hold_the_numbers(uniform):
+    four_budgets(uniform)
+    build(uniform, "--title", "Title")
+    report = json.loads((uniform / "out" / "report.json").read_text())
+    learn = report["arms"][1]
+    assert (report["baseline"], report["level"], report["baseline_updates"]) == ("uniform", 0.5, 100)
+    assert (learn["beta_budget"], learn["beta_curve"], learn["budgets_tried"]) == (0.6, 0.8, 4)
+    assert learn["budgets"][-1]["curve"]["total_flops"] == [30.0, 50.0, 70.0, 90.0]
+    assert learn["budgets"][2]["difference"]["standard_error"] == pytest.approx(0.02)  # gaps 0.04 and 0
+    # 60 updates and the reference's 10, over 100; a replayed policy pays the learner only
+    assert report["amortisation"]["learn"]["none"] == pytest.approx(0.7)
+    assert report["amortisation"]["learn"]["replayed policy"] == pytest.approx(0.6)
+    table = (uniform / "out" / "table.md").read_text()
+    row = next(line for line in table.splitlines() if line.startswith("| learn | 60 |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[3:11] == ["52.00 ± 0.00 %", "+2.00 ± 2.00 p", "40.0 %", "", "0.600", "40.0 %", "30.0 %", "40.0 %"]
+    assert (uniform / "out" / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_default_folder_is_next_to_the_first_run(uniform):
+    assert main([str(uniform / "uniform-100-1".replace("-", "_"))]) == 0
+    assert (uniform / "report" / "index.html").is_file()

@@ -1,0 +1,149 @@
+"""Run folders: what is read, and what is refused with one line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from active_learning.report.__main__ import main
+from active_learning.report.runs import RunError, find_folders, load_runs, probes_in_window, read_run
+
+FLOPS = {"learner_train": 1.0, "online_score": 2.0, "online_train": 3.0, "reference_score": 4.0, "reference_train": 5.0}
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Writes a small run folder; keyword arguments change its config or its summary."""
+
+    def write(folder="run", config=None, **summary):
+        path = tmp_path / folder
+        path.mkdir(parents=True)
+        settings = {"name": "uniform", "seed": 0, "total_steps": 20, "baseline": True} | (config or {})
+        clocks = {"flops": FLOPS, "train_seconds": 1.5}
+        lines = [{"step": s, "examples": 4 * s, "candidates": 8 * s, "test/accuracy": s / 100} | clocks for s in (10, 20)]
+        end = {"complete": True, "step": 20, "examples": 80, "candidates": 160, "final": {"test_full/accuracy": 0.3}}
+        (path / "config.json").write_text(json.dumps({"config": settings, "hash": "h", "class_names": ["a", "b"]}))
+        (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (path / "summary.json").write_text(json.dumps(end | clocks | summary))
+        return path
+
+    return write
+
+
+def test_reads_a_run(make):
+    reference = {"accuracy": 0.25, "flops": 7.0, "seconds": 2.0, "charged": True}
+    run = read_run(make(reference=reference, window_steps=15, device="cpu"))
+    assert (run.name, run.seed, run.total_steps, run.baseline, run.window_steps) == ("uniform", 0, 20, True, 15)
+    assert run.total_flops == 15.0
+    assert run.flops["recompute"] == 0.0
+    assert run.final_value("test_full/accuracy") == 0.3
+    assert run.final_value("test/accuracy") == 0.2
+    assert run.final_value("gate/accuracy") is None
+    assert run.reference.accuracy == 0.25 and run.reference.charged
+    assert run.class_names == ("a", "b")
+
+
+def test_recompute_is_in_no_total(make):
+    assert read_run(make(flops=FLOPS | {"recompute": 100.0})).total_flops == 15.0
+
+
+def test_finds_runs_at_any_depth_and_each_once(make, tmp_path):
+    one = make("sweep/a/b", {"seed": 1})
+    make("sweep/c", {"seed": 2})
+    (one / "checkpoints" / "20").mkdir(parents=True)
+    assert len(find_folders([tmp_path, one, tmp_path / "sweep"])) == 2
+    assert [run.seed for run in load_runs([tmp_path])] == [1, 2]
+
+
+def test_refuses_the_same_run_twice_under_two_paths(make, tmp_path):
+    make("a")
+    make("b")
+    with pytest.raises(RunError, match="same arm, budget and seed"):
+        load_runs([tmp_path])
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "summary.json"])
+def test_refuses_a_missing_file(make, name):
+    path = make()
+    (path / name).unlink()
+    with pytest.raises(RunError, match=f"{name} is missing"):
+        load_runs([path])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", "{", "damaged"),
+        ("config.json", "[]", "not a JSON object"),
+        ("config.json", '{"hash": "h"}', "no 'config' object"),
+        ("config.json", '{"config": {"seed": 1, "total_steps": 20}}', "no 'name'"),
+        ("summary.json", '{"complete": true, "step": 20}', "no 'flops' object"),
+        ("summary.json", '{"complete": false, "step": 12}', "not finished .12 of 20 updates"),
+        ("summary.json", '{"complete": true, "step": 12}', "not finished"),
+        ("metrics.jsonl", "", "empty"),
+        ("metrics.jsonl", '{"step": 1, "examp', "line 1 is damaged"),
+        ("metrics.jsonl", '{"step": 1}', "line 1 has no 'examples'"),
+    ],
+)
+def test_refuses_a_damaged_or_unfinished_run(make, name, text, message):
+    path = make()
+    (path / name).write_text(text)
+    with pytest.raises(RunError, match=message) as caught:
+        read_run(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_refuses_a_metrics_file_that_goes_back(make):
+    path = make()
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    (path / "metrics.jsonl").write_text("\n".join(reversed(lines)))
+    with pytest.raises(RunError, match="line 2 goes back to update 10"):
+        read_run(path)
+
+
+def test_command_exits_2_with_one_line(make, tmp_path, capsys):
+    path = make(complete=False)
+    assert main([str(path), "--out", str(tmp_path / "out")]) == 2
+    assert main([str(tmp_path / "nowhere")]) == 2
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / "empty")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["report"] * 3
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_metric_that_was_never_measured_or_is_a_loss_is_refused(make, capsys):
+    path = make()
+    assert main([str(path), "--metric", "tune/accuracy"]) == 2
+    assert main([str(path), "--metric", "test/loss"]) == 2
+    assert "never measured" in capsys.readouterr().err
+
+
+def probe_arrays():
+    sides = {f"{part}_{side}": np.zeros(3, np.int32) for part in ("label", "truth", "score") for side in ("top", "bottom")}
+    images = {f"image_{side}": np.zeros((3, 4, 4, 3), np.uint8) for side in ("top", "bottom")}
+    return {"scores": np.zeros(8, np.float32)} | sides | images
+
+
+def test_probes_are_the_first_and_last_inside_the_window(make):
+    path = make(window_steps=10)
+    (path / "probe").mkdir()
+    for step in (2, 5, 9, 20):
+        np.savez(path / "probe" / f"{step:06d}.npz", **probe_arrays())
+    assert [probe.step for probe in probes_in_window(read_run(path))] == [2, 9]
+    for step in (5, 9):
+        (path / "probe" / f"{step:06d}.npz").unlink()
+    assert [probe.step for probe in probes_in_window(read_run(path))] == [2]
+    (path / "probe" / "000002.npz").unlink()
+    assert probes_in_window(read_run(path)) == []
+
+
+def test_a_damaged_probe_is_refused(make):
+    path = make()
+    (path / "probe").mkdir()
+    (path / "probe" / "5.npz").write_bytes(b"no archive")
+    with pytest.raises(RunError, match="damaged probe"):
+        probes_in_window(read_run(path))
+    np.savez(path / "probe" / "5.npz", scores=np.zeros(3))
+    with pytest.raises(RunError, match="damaged probe"):
+        probes_in_window(read_run(path))

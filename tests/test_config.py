@@ -1,0 +1,137 @@
+"""Config: durations, sections and back, one clear line for what is wrong."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from active_learning import policies
+from active_learning.config import ConfigError, config_hash, differences, freeze, from_json, section, to_json, to_steps
+from active_learning.settings import Config, Evaluate, Optim, Select, reference_config, resolve
+
+
+@dataclass(frozen=True)
+class FakeData:
+    path: str = "here"
+    n: int = 3
+
+
+def make(**changes):
+    return section(Config, data=section(FakeData), learner=section(FakeData), scorer=section(FakeData), **changes)
+
+
+@pytest.mark.parametrize(
+    ("duration", "steps"),
+    [("240 steps", 240), (240, 240), ("1 step", 1), ("2 epochs", 20), ("0.5 epochs", 5), ("1_000 examples", 100), ("35 %", 70), ("35%", 70), ("10 percent", 20)],
+)
+def test_durations_in_every_unit(duration, steps):
+    assert to_steps(duration, "config.total", batch_size=10, pool=100, total=200) == steps
+
+
+@pytest.mark.parametrize(
+    ("duration", "message"),
+    [
+        ("10 epochs 3 steps", "two durations, give one"),
+        ("10 weeks", "unknown unit 'weeks'"),
+        ("soon", "expected a number with steps"),
+        ("-3 steps", "expected a number with steps"),
+    ],
+)
+def test_a_wrong_duration_names_the_key(duration, message):
+    with pytest.raises(ConfigError, match=rf"config\.total='{duration}': {message}"):
+        to_steps(duration, "config.total", batch_size=10, pool=100)
+
+
+def test_a_percentage_of_nothing_is_refused():
+    with pytest.raises(ConfigError, match="a share of what"):
+        to_steps("10 %", "config.total", batch_size=10, pool=100)
+
+
+def test_section_and_freeze_are_inverse_and_flags_can_change_any_key():
+    tree = make(name="arm", select=section(Select, policy=policies.learnability, ratio=4))
+    tree.data.path = "there"
+    tree.optim.learning_rate = 0.5
+    config = freeze(tree)
+    assert isinstance(config, Config)
+    assert config.data == FakeData(path="there")
+    assert config.optim == Optim(learning_rate=0.5)
+    assert config.select.policy is policies.learnability
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.name = "x"
+
+
+def test_an_unknown_key_names_its_near_neighbour():
+    with pytest.raises(ConfigError, match=r"'temperatur' is no key of Select; did you mean 'temperature'"):
+        section(Select, temperatur=1.0)
+    tree = make()
+    with tree.unlocked():
+        tree.select.ration = 3
+    with pytest.raises(ConfigError, match=r"config\.select\.ration: unknown key; did you mean 'ratio'"):
+        freeze(tree)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("many", "int"), (True, "int"), (1.5, "int")])
+def test_a_wrong_type_names_the_key_and_what_was_expected(value, expected):
+    tree = make()
+    tree.select = section(Select)
+    with tree.ignore_type(), tree.select.ignore_type():
+        tree.select.ratio = value
+    with pytest.raises(ConfigError, match=rf"config\.select\.ratio={value!r}: expected {expected}"):
+        freeze(tree)
+
+
+def frozen(**changes) -> Config:
+    return dataclasses.replace(freeze(make()), **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 12}, "config.batch_size=12: not divisible by the 8 devices"),
+        ({"select": Select(ratio=0)}, "config.select.ratio=0"),
+        ({"select": Select(temperature=0.0)}, "config.select.temperature=0.0"),
+        ({"select": Select(chunk=7)}, "config.select.chunk=7: must divide the 4"),
+        ({"select": Select(policy=policies.learnability, until="auto")}, "needs a gate"),
+        ({"dtype": "float16"}, "config.dtype='float16'"),
+        ({"total": "10 %"}, "config.total='10 %': a share of what"),
+        ({"evaluate": Evaluate(every="3 days")}, "config.evaluate.every='3 days': unknown unit"),
+    ],
+)
+def test_bad_values_are_one_line_that_names_the_key(changes, message):
+    with pytest.raises(ConfigError) as error:
+        resolve(frozen(**({"batch_size": 16} | changes)), pool=100, devices=8)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_window_is_a_share_of_the_run_and_zero_without_scorers():
+    active = frozen(total="400 steps", select=Select(policy=policies.learnability, until="25 %"))
+    assert resolve(active, 1000, 1).window == 100
+    assert resolve(dataclasses.replace(active, select=Select(until="25 %")), 1000, 1).window == 0
+
+
+def test_json_round_trip_and_hash():
+    config = frozen(select=Select(policy=policies.learnability))
+    there = json.loads(json.dumps(to_json(config)))
+    back = from_json(there)
+    assert to_json(back) == there
+    assert back.data == config.data
+    assert config_hash(config) == config_hash(dataclasses.replace(config, name="other"))
+    assert config_hash(config) != config_hash(dataclasses.replace(config, seed=1))
+    assert config_hash(config) != config_hash(dataclasses.replace(config, select=Select(policy=policies.hard)))
+
+
+def test_differences_name_dotted_keys():
+    ours, theirs = to_json(frozen(seed=1)), to_json(frozen(seed=2))
+    assert differences(ours, theirs) == ["config.seed: 2 there, 1 here"]
+
+
+def test_the_references_run_is_uniform_training_of_the_scorer_on_its_part():
+    config = frozen(select=Select(policy=policies.learnability), seed=5)
+    ref = reference_config(config)
+    assert ref.learner == config.scorer
+    assert ref.split.train_on == ("reference",)
+    assert ref.select.policy is policies.uniform
+    assert ref.total == config.reference.total
+    assert ref.seed == 5
