@@ -1,8 +1,8 @@
 """How much was saved: pure functions of numbers; none of them knows a file.
 
 Figures named `*_saved` are shares of the baseline's full budget (0.3 = 30 % saved, negative = it cost more) at the
-shortest decayed budget that reaches its final value; `*_saved_curve` are read off one learning curve. None always means "not
-reached" or "not known".
+shortest decayed budget that reaches its final value; `*_saved_curve` are read off one learning curve. None always means
+"not reached" or "not known".
 """
 
 import math
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 MIN_BUDGETS = 4
+Number = float | int
+Numbers = Sequence[Number] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -42,27 +44,27 @@ class Difference:
     paired: bool
 
 
-def stays_from(steps: Sequence[float], values: Sequence[float], level: float) -> float | None:
+def stays_from(steps: Numbers, values: Numbers, level: Number) -> float | None:
     """The first step from which `values` stays at or above `level` to the end; None when its last value is below."""
     below = np.flatnonzero(~(np.asarray(values, float) >= level))  # a NaN counts as below
     first = 0 if below.size == 0 else int(below[-1]) + 1
     return float(steps[first]) if first < len(steps) else None
 
 
-def beta_curve(steps: Sequence[float], mean: Sequence[float], level: float, baseline_updates: float) -> float | None:
+def beta_curve(steps: Numbers, mean: Numbers, level: Number, baseline_updates: Number) -> float | None:
     """First evaluated update from which the seed mean stays at or above the baseline's end, over its updates."""
     first = stays_from(steps, mean, level)
     return None if first is None else first / baseline_updates
 
 
-def beta_budget(finals: Mapping[int, float], level: float, baseline_updates: float) -> BetaBudget:
+def beta_budget(finals: Mapping[int, Number], level: Number, baseline_updates: Number) -> BetaBudget:
     """Shortest fully decayed budget whose seed-mean final value reaches `level`. `finals`: updates -> seed-mean final
     value."""
     reached = min((budget for budget, value in finals.items() if value >= level), default=None)
     return BetaBudget(None if reached is None else reached / baseline_updates, reached, len(finals))
 
 
-def _saved(cost: float | None, baseline: float | None) -> float | None:
+def _saved(cost: Number | None, baseline: Number | None) -> float | None:
     return None if cost is None or not baseline else 1.0 - cost / baseline
 
 
@@ -71,7 +73,7 @@ def updates_saved(beta: float | None) -> float | None:
     return _saved(beta, 1.0)
 
 
-def total_flops_saved(flops: Sequence[float] | None, baseline: Sequence[float]) -> float | None:
+def total_flops_saved(flops: Numbers | None, baseline: Numbers) -> float | None:
     """1 - total FLOPs of the deciding budget's runs over those of the baseline's full budget.
 
     One total a seed on each side.
@@ -79,7 +81,7 @@ def total_flops_saved(flops: Sequence[float] | None, baseline: Sequence[float]) 
     return _saved(None if flops is None else float(np.mean(flops)), float(np.mean(baseline)))
 
 
-def wall_clock_saved(seconds: Sequence[float] | None, baseline: Sequence[float]) -> float | None:
+def wall_clock_saved(seconds: Numbers | None, baseline: Numbers) -> float | None:
     """1 - training seconds of the deciding budget's runs over those of the baseline's full budget.
 
     One figure a seed.
@@ -92,26 +94,22 @@ def updates_saved_curve(beta: float | None) -> float | None:
     return _saved(beta, 1.0)
 
 
-def total_flops_saved_curve(
-    steps: Sequence[float], totals: Sequence[float], first: float | None, baseline: Sequence[float]
-) -> float | None:
+def total_flops_saved_curve(steps: Numbers, totals: Numbers, first: Number | None, baseline: Numbers) -> float | None:
     """1 - seed-mean FLOPs spent at step `first` of the curve (`totals`: one a step) over those of the baseline's full
     budget."""
     return _saved(_at(steps, totals, first), float(np.mean(baseline)))
 
 
-def wall_clock_saved_curve(
-    steps: Sequence[float], seconds: Sequence[float], first: float | None, baseline: Sequence[float]
-) -> float | None:
+def wall_clock_saved_curve(steps: Numbers, seconds: Numbers, first: Number | None, baseline: Numbers) -> float | None:
     """1 - seed-mean seconds spent at step `first` of the curve over those of the baseline's full budget."""
     return _saved(_at(steps, seconds, first), float(np.mean(baseline)))
 
 
-def _at(steps: Sequence[float], values: Sequence[float], step: float | None) -> float | None:
+def _at(steps: Numbers, values: Numbers, step: Number | None) -> float | None:
     return None if step is None else float(values[list(steps).index(step)])
 
 
-def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
+def difference(values: Mapping[int, Number], baseline: Mapping[int, Number]) -> Difference:
     """Mean(values) - mean(baseline) with its standard error; both map seed -> value.
 
     The same seeds on both sides: paired, sd(differences) / sqrt(n). Otherwise Welch, sqrt(s1^2 / n1 + s2^2 / n2).
@@ -128,12 +126,12 @@ def difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Di
     return Difference(mean, float(math.sqrt(a.var(ddof=1) / a.size + b.var(ddof=1) / b.size)), False)
 
 
-def spread(values: Sequence[float]) -> float | None:
+def spread(values: Numbers) -> float | None:
     """Sample standard deviation over seeds; None for one seed."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def row_counts(has_reference: bool, reference_accuracy: float | None, level: float | None) -> bool | None:
+def row_counts(has_reference: bool, reference_accuracy: Number | None, level: Number | None) -> bool | None:
     """The level rule: the reference's own accuracy lies below the level to reach, else one would ship it.
 
     True without a reference; None when the rule cannot be checked (no level, or the reference's accuracy is unknown).
@@ -145,7 +143,7 @@ def row_counts(has_reference: bool, reference_accuracy: float | None, level: flo
     return reference_accuracy < level
 
 
-def mean_share(shares: Sequence[float], examples: Sequence[float]) -> float | None:
+def mean_share(shares: Numbers, examples: Numbers) -> float | None:
     """Share over a run from shares since the line before, each weighted by the examples (cumulative counts) it stands
     for."""
     weights = np.diff(np.asarray(examples, float), prepend=0.0)

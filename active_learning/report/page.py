@@ -118,7 +118,7 @@ def _accounts(analysis: Analysis) -> str:
     )
     cuts = _note(
         "The same bars, cut where parts are already paid for: choices of an earlier run replayed, reference scores "
-        "stored beside the data, a reference that exists, or nothing."
+        "stored beside the data, a reference that exists, or nothing (a loaded reference is then paid for too)."
     )
     return (
         f'<h2>Where the compute goes</h2>{bars}<ul class="legend">{items}</ul><div class="bars">{svg}</div>'

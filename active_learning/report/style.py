@@ -31,7 +31,8 @@ ul.notes { color: var(--ink); font-size: 15px; max-width: 56em; padding-left: 18
 .legend li { display: flex; align-items: center; gap: 8px; overflow-wrap: anywhere; }
 .legend i { flex: none; width: 22px; height: 0; border-top: 3px solid; border-radius: 2px; }
 .legend i.box { height: 12px; width: 12px; border: 0; border-radius: 2px; }
-.panels { display: grid; gap: 18px 26px; grid-template-columns: repeat(auto-fit, minmax(290px, 1fr)); }
+.panels { margin-bottom: 16px; display: grid; gap: 18px 26px;
+  grid-template-columns: repeat(auto-fit, minmax(290px, 1fr)); }
 .pair { display: grid; gap: 8px 40px; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); }
 .pair h2 { margin-top: 56px; }
 .bars { max-width: 880px; } .histogram { max-width: 460px; }
@@ -46,15 +47,16 @@ thead th { color: var(--soft); font-weight: 500; text-align: right; vertical-ali
 td { text-align: right; padding: 5px 8px; white-space: nowrap; vertical-align: top; }
 td small { display: block; font-size: 11px; font-weight: 400; color: var(--soft); }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); padding-left: 0; }
-tbody th { font-weight: 600; padding: 6px 14px 6px 0; white-space: nowrap; max-width: 17em; overflow: hidden;
-  text-overflow: ellipsis; }
+tbody th { font-weight: 600; padding: 5px 14px 5px 0; vertical-align: top; min-width: 10em;
+  max-width: 17em; overflow-wrap: break-word; }
 tbody tr.first th, tbody tr.first td { border-top: 1px solid var(--grid); padding-top: 9px; }
-.again { color: transparent; }
+.wide tbody tr:not(.first) th { font-size: 0; }
 tr.decides td { font-weight: 650; }
 tr.void td, tr.void th { color: var(--soft); font-weight: 400; }
 tr.void td { text-decoration: line-through; text-decoration-thickness: 1px; }
 .cuts { margin-top: 24px; }
-.small { display: inline-block; max-width: 100%; margin-top: 0; } .small table { width: auto; } .small td, .small th { white-space: nowrap; }
+.small { display: inline-block; max-width: 100%; margin-top: 0; } .small table { width: auto; }
+.small td, .small th { white-space: nowrap; }
 .images { display: grid; grid-template-columns: repeat(auto-fill, minmax(74px, 1fr)); gap: 12px 10px; }
 .thumb { margin: 0; min-width: 0; }
 .thumb img { width: 100%; aspect-ratio: 1; object-fit: cover; image-rendering: pixelated; display: block;
@@ -70,7 +72,7 @@ footer { margin-top: 72px; padding-top: 14px; border-top: 1px solid var(--grid);
   overflow-wrap: anywhere; }
 @media (max-width: 640px) {
   main { padding: 32px 18px 48px; } h1 { font-size: 29px; } .lead { font-size: 19px; } h2 { margin-top: 46px; }
-  .numbers b { font-size: 32px; } tbody th { max-width: 9em; }
+  .numbers b { font-size: 32px; } tbody th { max-width: 9em; min-width: 6em; }
 }
 @media print { main { max-width: none; padding: 0; } h2, .strip { break-after: avoid; } }
 """

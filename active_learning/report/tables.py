@@ -9,7 +9,8 @@ from active_learning.report.runs import ACCOUNTS
 
 COLUMNS = (
     "arm", "budget", "seeds", "final", "difference ± its error", "reference", "β curve", "β budget",
-    "updates saved", "total FLOPs saved", "wall-clock saved", "examples", "candidates", "total FLOPs", "train time", "worst class", "wrong labels chosen",
+    "updates saved", "total FLOPs saved", "wall-clock saved", "examples", "candidates", "total FLOPs",
+    "train time", "worst class", "wrong labels chosen",
 )  # fmt: skip
 
 
@@ -28,7 +29,7 @@ def _row(arm: Arm, group: Group) -> list[str]:
     name = arm.name + remark
     gap = "–"
     if group.gap is not None:
-        kind = " (paired)" if group.gap.paired else " (Welch)"
+        kind = " p" if group.gap.paired else " w"
         error = "" if group.gap.error is None else f" ± {100 * group.gap.error:.2f}{kind}"
         gap = f"{100 * group.gap.mean:+.2f}".replace("-", "−") + (error or " (one seed)")
     final = percent(group.final, 2)[:-2] + ("" if group.sd is None else f" ± {100 * group.sd:.2f}") + " %"
@@ -76,9 +77,8 @@ def html_table(analysis: Analysis) -> str:
         for n, group in enumerate(arm.groups):
             kinds = [("first", n == 0), ("void", arm.counts is False), ("decides", group is arm.deciding)]
             name, *cells = _row(arm, group)
-            label = escape(name) if n == 0 else f'<span class="again">{escape(name)}</span>'
             classes = " ".join(kind for kind, on in kinds if on)
-            body.append(f'<tr class="{classes}"><th scope="row">{label}</th>{"".join(map(_cell, cells))}</tr>')
+            body.append(f'<tr class="{classes}"><th scope="row">{escape(name)}</th>{"".join(map(_cell, cells))}</tr>')
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     return f'<div class="scroll wide" tabindex="0">{table}</div>'
 
@@ -93,17 +93,17 @@ def legend(analysis: Analysis) -> str:
     """What the columns mean, in one paragraph."""
     return (
         f"Final values are {analysis.final_metric}, mean ± standard deviation over seeds; differences (in points) are "
-        "to the baseline’s full budget, with their standard error (paired by seed where the seeds are the same, else "
-        "Welch). β curve: "
-        f"first update from which the mean of {analysis.metric} stays at or above the baseline’s final value, over the "
-        "baseline’s updates, on the arm’s longest budget. β budget: shortest fully decayed budget that ends at or above "
-        "the baseline, over its updates; all three savings are taken there. An arm counts only when its reference alone "
-        "is below the level to reach. Total FLOPs: five accounts, reference training included where it is charged."
+        "to the baseline’s full budget, with their standard error (p: paired by seed, where seeds are the same; w: "
+        f"Welch). β curve: first update from which mean {analysis.metric} stays at or above the baseline’s final "
+        "value, over the baseline’s updates, on the arm’s longest budget. β budget: shortest fully decayed budget that "
+        "ends at or above the baseline, over its updates; all savings are taken there. An arm counts only when its "
+        "reference alone is below the level to reach. Total FLOPs: five accounts, reference training included where it "
+        "is charged."
     )
 
 
 def report(analysis: Analysis, title: str) -> dict:
-    """Every figure and curve of the page, for machines. Shares in [0, 1], FLOPs, seconds; null: not reached or known."""
+    """Every figure and curve of the page, for machines. Shares in [0, 1], FLOPs, seconds; null: unknown."""
     return {
         "title": title,
         "headline": headline(analysis),

@@ -20,7 +20,9 @@ def make(tmp_path):
         path.mkdir(parents=True)
         settings = {"name": "uniform", "seed": 0, "total_steps": 20, "baseline": True} | (config or {})
         clocks = {"flops": FLOPS, "train_seconds": 1.5}
-        lines = [{"step": s, "examples": 4 * s, "candidates": 8 * s, "test/accuracy": s / 100} | clocks for s in (10, 20)]
+        lines = [
+            {"step": s, "examples": 4 * s, "candidates": 8 * s, "test/accuracy": s / 100} | clocks for s in (10, 20)
+        ]
         end = {"complete": True, "step": 20, "examples": 80, "candidates": 160, "final": {"test_full/accuracy": 0.3}}
         (path / "config.json").write_text(json.dumps({"config": settings, "hash": "h", "class_names": ["a", "b"]}))
         (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -120,7 +122,9 @@ def test_a_metric_that_was_never_measured_or_is_a_loss_is_refused(make, capsys):
 
 
 def probe_arrays():
-    sides = {f"{part}_{side}": np.zeros(3, np.int32) for part in ("label", "truth", "score") for side in ("top", "bottom")}
+    sides = {
+        f"{part}_{side}": np.zeros(3, np.int32) for part in ("label", "truth", "score") for side in ("top", "bottom")
+    }
     images = {f"image_{side}": np.zeros((3, 4, 4, 3), np.uint8) for side in ("top", "bottom")}
     return {"scores": np.zeros(8, np.float32)} | sides | images
 
