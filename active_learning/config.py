@@ -7,6 +7,7 @@ Durations are one value with its unit: '2400 steps' (or '2400'), '10 epochs', '3
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib
 import json
@@ -131,6 +132,8 @@ def to_json(value: Any) -> Any:
         return [to_json(v) for v in value]
     if isinstance(value, str | int | float | bool) or value is None:
         return value
+    if isinstance(value, functools.partial) and not value.args:
+        return {"partial": name_of(value.func), "keywords": to_json(value.keywords)}
     return {"import": name_of(value)} if hasattr(value, "__qualname__") else repr(value)
 
 
@@ -142,6 +145,8 @@ def from_json(value: Any) -> Any:
         return value
     if set(value) == {"import"}:
         return _import(value["import"])
+    if set(value) == {"partial", "keywords"}:
+        return functools.partial(_import(value["partial"]), **from_json(value["keywords"]))
     fields = {k: from_json(v) for k, v in value.items() if k != "type"}
     return _import(value["type"])(**fields) if "type" in value else fields
 

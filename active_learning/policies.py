@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from active_learning import scores, select
@@ -37,5 +38,7 @@ uniform = Policy("uniform", _no_score, needs=())
 """Plain training: b examples in the order of the stream."""
 learnability = Policy("learnability", scores.learnability)
 """ClassAct / ActiveCLIP (arXiv 2312.05328)."""
+cautious_learnability = Policy("cautious learnability", partial(scores.learnability, reference_weight=2.0))
+"""Learnability with the reference's loss counted twice: for labels of which many are wrong."""
 hard = Policy("hard", scores.hard, needs=("online",))
 easy_reference = Policy("easy_reference", scores.easy_reference, needs=("reference",))

@@ -26,9 +26,15 @@ def _score(values: Float[Array, "B"]) -> Scores:
     return jax.lax.stop_gradient(values.astype(jnp.float32))
 
 
-def learnability(inputs: ScoreInputs, policy_state: PolicyState) -> tuple[Scores, PolicyState]:
-    """l_act(x | online) - l_act(x | reference): hard for the one, easy for the other (Eq. 4-5 of arXiv 2312.05328). Any sign."""
-    return _score(inputs.online) - _score(inputs.reference), policy_state
+def learnability(
+    inputs: ScoreInputs, policy_state: PolicyState, reference_weight: float = 1.0
+) -> tuple[Scores, PolicyState]:
+    """l_act(x | online) - l_act(x | reference): hard for the one, easy for the other (Eq. 4-5 of arXiv 2312.05328). Any sign.
+
+    `reference_weight` > 1 trusts the reference more than the paper does: what both models find hard (most of it mislabelled) then scores
+    below 0 instead of near it.
+    """
+    return _score(inputs.online) - reference_weight * _score(inputs.reference), policy_state
 
 
 def hard(inputs: ScoreInputs, policy_state: PolicyState) -> tuple[Scores, PolicyState]:

@@ -9,7 +9,8 @@ import numpy as np
 
 _DEFINITION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = \(?(\w+)\[([\d,]*)\]", re.M)
 _DOT = re.compile(r"= (\w+)\[([\d,]*)\]\S* dot\(([^)]*)\), .*?lhs_contracting_dims=\{([\d,]*)\}")
-_CONVOLUTION = re.compile(r"= (\w+)\[([\d,]*)\]\S* convolution\(([^)]*)\), .*?dim_labels=(\w+)_(\w+)->(\w+)")
+_CONVOLUTION = re.compile(r"= \w+\[([\d,]*)\]\S* convolution\(([^)]*)\),(.*?)dim_labels=\w+_(\w+)->")
+_DILATION = re.compile(r"lhs_dilate=([\dx]+)")
 
 
 def _shape(text: str) -> list[int]:
@@ -30,9 +31,9 @@ def product_flops(text: str) -> float:
     for _, out, operands, contracting in _DOT.findall(text):
         left = _operands(operands, shapes)[0]
         total += 2.0 * np.prod(_shape(out)) * np.prod([left[d] for d in _shape(contracting)])
-    for _, out, operands, _, kernel_labels, out_labels in _CONVOLUTION.findall(text):
+    for out, operands, window, kernel_labels in _CONVOLUTION.findall(text):
         kernel = _operands(operands, shapes)[1]
         per_output = np.prod(kernel) / kernel[kernel_labels.index("o")]
-        assert out_labels
-        total += 2.0 * np.prod(_shape(out)) * per_output
+        dilation = [int(n) for found in _DILATION.findall(window) for n in found.split("x")]  # zeros between inputs: no products
+        total += 2.0 * np.prod(_shape(out)) * per_output / np.prod(dilation)
     return float(total)

@@ -1,0 +1,150 @@
+"""The headline: CIFAR-10 with human labels of which 40 % are wrong; who reaches plain training's accuracy with how much less?
+
+    python -m experiments.noise --scale=smoke|desk|gpu [--out runs/noise] [--phase final|tune] [--list]
+
+Setting (i): no clean label anywhere: pool, reference part, gate and tune carry the human labels `worse`. Setting (ii): reference part, gate
+and tune are clean. Every choice was made on `tune` (phase `tune`, seed 0); the final arms read the test set on seeds nobody had used.
+"""
+
+import argparse
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from active_learning import policies
+from active_learning.config import freeze
+from active_learning.data.arrays import Arrays
+from active_learning.report.__main__ import write
+from active_learning.settings import Config, Evaluate, Log, Reference, Select, Split
+from configs import cifar10n
+from experiments.arms import Arm, run_all, show
+
+RESULTS = Path(__file__).parent / "results"
+CLEAN = {"reference": "label", "gate": "label", "tune": "label"}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything. `deciding`: the budget at which the headline is expected to reach uniform's full budget."""
+
+    steps: int
+    reference_steps: int
+    budgets: tuple[float, ...]
+    deciding: float
+    equal_flops: float
+    equal_seconds: float
+    seeds: tuple[int, ...]
+    headline_seeds: tuple[int, ...]
+
+
+SCALES = {
+    "smoke": Scale(30, 40, (0.5, 1.0), 0.5, 0.6, 0.7, (100,), (100, 101)),
+    "desk": Scale(2400, 4000, (0.25, 0.33, 0.4, 0.5, 0.65, 1.0), 0.4, 0.5, 0.55, (100, 101, 102), (100, 101, 102, 103, 104)),
+    "gpu": Scale(20_000, 30_000, (0.25, 0.33, 0.4, 0.5, 0.65, 1.0), 0.4, 0.5, 0.55, (100, 101, 102), (100, 101, 102, 103, 104)),
+}
+
+
+def base(scale: Scale) -> Config:
+    """The headline arm of setting (i) at its full budget, before names, budgets and seeds."""
+    config = freeze(cifar10n.get_config())
+    small = {"parts": {"pool": 600, "reference": 400, "gate": 100, "tune": 100}} if scale.steps < 100 else {}
+    return replace(
+        config,
+        total=f"{scale.steps} steps",
+        split=replace(config.split, **small),
+        reference=replace(config.reference, path="worse", total=f"{scale.reference_steps} steps"),
+        log=Log(every="2 %", probes=10),
+    )
+
+
+def arm(config: Config, name: str, budget: float, seeds: tuple[int, ...], scale: Scale) -> Arm:
+    steps = round(scale.steps * budget)
+    return Arm(replace(config, name=name, total=f"{steps} steps"), budget, seeds)
+
+
+def uniform_of(config: Config, **split) -> Config:
+    """Plain training on other parts or labels; nothing else differs."""
+    return replace(
+        config,
+        select=Select(),
+        reference=Reference(),
+        split=replace(config.split, **split),
+        evaluate=replace(config.evaluate, gate=""),
+    )
+
+
+def controls(config: Config) -> dict[str, Config]:
+    """What keeps the headline honest, each by its name in the table."""
+    whole = replace(config.select, until="100 %")
+    untrained = replace(config.reference, total="0 steps", path=f"{config.reference.path}-untrained")
+    return {
+        "learnability, no window": replace(config, select=whole),
+        "control: scores of 0": replace(config, select=whole, reference=replace(config.reference, kind="online")),
+        "control: untrained reference": replace(config, reference=untrained),
+        "control: uniform on pool + reference part": uniform_of(config, train_on=("pool", "reference")),
+        "yardstick: uniform on clean labels": uniform_of(config, labels={"pool": "label"}),
+    }
+
+
+def final_arms(scale: Scale) -> list[Arm]:
+    """Every arm of both settings, headline first."""
+    noisy, s = base(scale), scale
+    uniform = replace(uniform_of(noisy), baseline=True)
+    on_reference = uniform_of(noisy, train_on=("reference",))
+    arms = [arm(uniform, "uniform", 1.0, s.headline_seeds, s), arm(noisy, "learnability", s.deciding, s.headline_seeds, s)]
+    arms += [arm(noisy, "learnability", 1.0, s.headline_seeds, s)]
+    arms += [arm(noisy, "learnability", b, s.seeds, s) for b in s.budgets if b not in (s.deciding, 1.0)]
+    arms += [arm(uniform, "uniform", b, s.seeds, s) for b in sorted({s.deciding, s.equal_flops, s.equal_seconds})]
+    name = "control: uniform on the reference's data"
+    arms += [arm(on_reference, name, b, s.seeds if b in (s.deciding, 1.0) else s.seeds[:1], s) for b in s.budgets]
+    arms += [arm(config, name, 1.0, s.seeds, s) for name, config in controls(noisy).items()]
+    clean = replace(noisy, split=replace(noisy.split, labels=CLEAN), reference=replace(noisy.reference, path="clean"))
+    on_clean = uniform_of(noisy, train_on=("reference",), labels=CLEAN)
+    for budget in (s.deciding, 1.0):
+        arms += [arm(clean, "(ii) learnability, clean reference", budget, s.seeds, s)]
+        arms += [arm(on_clean, "(ii) control: uniform on the reference's clean data", budget, s.seeds, s)]
+    arms += [arm(replace(clean, select=replace(clean.select, until="100 %")), "(ii) learnability, no window", 1.0, s.seeds, s)]
+    return arms
+
+
+def tune_arms(scale: Scale) -> list[Arm]:
+    """What the choices were made on: uniform's learning rate, the window, fixed and `auto`. Evaluated on `tune` only."""
+    noisy = replace(base(scale), evaluate=Evaluate(sets=("tune",), subset=2500, gate="gate"))
+    plain = uniform_of(noisy)
+    arms = []
+    for rate in (5e-4, 1e-3, 2e-3):
+        arms.append(arm(replace(plain, optim=replace(plain.optim, learning_rate=rate)), f"uniform, rate {rate:g}", 1.0, (0,), scale))
+    for until in ("25 %", "40 %", "60 %", "80 %", "100 %", "auto"):
+        config = replace(noisy, select=replace(noisy.select, until=until))
+        arms.append(arm(config, f"learnability, until {until}", scale.deciding, (0,), scale))
+    return arms
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", choices=SCALES, default="desk")
+    parser.add_argument("--phase", choices=("final", "tune"), default="final")
+    parser.add_argument("--out", type=Path, default=Path("runs/noise"))
+    parser.add_argument("--list", action="store_true", help="print the arms and their cost, run nothing")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for chatty in ("orbax", "jax", "absl"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    scale = SCALES[args.scale]
+    arms = final_arms(scale) if args.phase == "final" else tune_arms(scale)
+    show(arms)
+    if args.list:
+        return
+    out = args.out / args.scale / args.phase
+    folders = run_all(arms, out)
+    metric = "test/accuracy" if args.phase == "final" else "tune/accuracy"
+    page = write(folders, out / "report", metric, "Mislabelled CIFAR-10: uniform training and learnability selection")
+    RESULTS.mkdir(exist_ok=True)
+    name = f"noise_{args.scale}_{args.phase}"
+    (RESULTS / f"{name}.json").write_text((page / "report.json").read_text())
+    print((page / "table.md").read_text())
+    print(page / 'index.html')
+
+
+if __name__ == "__main__":
+    main()
