@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -119,6 +120,8 @@ class Run:
     data: Data
     task: Classification
     recipe: Recipe
+    learner: Any  # Flax modules, number of classes filled in
+    scorer: Any
     costs: dict[str, float]  # FLOPs of an update inside the window, by account
     uniform_costs: dict[str, float]  # and after it
     mesh: Mesh
@@ -172,23 +175,20 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
         ledger.step_costs(learner.cost(image_shape), scorer.cost(image_shape), needs, config.batch_size, config.select.ratio)
         for needs in (policy.needs, ())
     ]
-    return Run(config, clock, data, task, recipe, *per_step, mesh)
+    return Run(config, clock, data, task, recipe, learner, scorer, *per_step, mesh)
 
 
 def first_state(run: Run, reference=None) -> TrainState:
     """The state at step 0, replicated over the mesh. `reference`: parameters of the trained reference."""
     config, task = run.config, run.task
     key = jax.random.key(config.seed)
-    module = dataclasses.replace(config.learner, num_classes=task.num_classes)
-    learner = task.init(module, jax.random.fold_in(key, 1))
+    learner = task.init(run.learner, jax.random.fold_in(key, 1))
     if config.init_from:
         learner = matching(checkpoint.load_params(Path(config.init_from)), learner, f"config.init_from={config.init_from}")
     needs = run.recipe.policy.needs
-    scorer = dataclasses.replace(config.scorer, num_classes=task.num_classes)
-    online = task.init(scorer, jax.random.fold_in(key, 2)) if "online" in needs else None
+    online = task.init(run.scorer, jax.random.fold_in(key, 2)) if "online" in needs else None
     if reference is not None:
-        shapes = jax.eval_shape(lambda: scorer.init(key, np.zeros((1, *task.image_shape), np.float32))["params"])
-        reference = matching(reference, shapes, "config.reference")
+        reference = matching(reference, jax.eval_shape(lambda: task.init(run.scorer, key)), "config.reference")
     state = init_state(run.recipe, jax.random.fold_in(key, 3), learner, online, reference)
     return jax.device_put(state, sharding.replicated(run.mesh))
 

@@ -47,5 +47,5 @@ class Evaluation:
         for name, params in models.items():
             figures = self._scorer(params, images, labels)
             out |= {f"gate/{name}_accuracy": figures["accuracy"], f"gate/{name}_loss": figures["loss"]}
-        forward = len(labels) * self.it.config.scorer.cost(self.it.task.image_shape).forward
+        forward = len(labels) * self.it.scorer.cost(self.it.task.image_shape).forward
         return out, {"online_score": forward, "reference_score": forward}

@@ -71,8 +71,8 @@ class Recipe:
 class ModelState:
     """Parameters and, where the model is trained, its optimizer state (None: frozen)."""
 
-    params: PyTree
-    opt_state: PyTree = None
+    params: Any
+    opt_state: Any = None
 
 
 @jax.tree_util.register_dataclass
@@ -84,7 +84,7 @@ class Chosen:
     weights: Any  # (b,) float32
     ids: Any  # (b, 2) uint32
     scores: Any  # (B,) float32
-    metrics: Metrics
+    metrics: Any  # dict of () float32
 
 
 @jax.tree_util.register_dataclass
@@ -97,11 +97,11 @@ class TrainState:
 
     step: Any  # () int32
     key: Any  # () PRNG key
-    learner: ModelState
-    online: ModelState | None = None
-    reference: ModelState | None = None
+    learner: Any  # ModelState
+    online: Any = None  # ModelState
+    reference: Any = None  # ModelState
     policy_state: Any = field(default_factory=tuple)
-    pending: Chosen | None = None
+    pending: Any = None  # Chosen
 
 
 def init_state(recipe: Recipe, key: Key[Array, ""], learner: PyTree, online: PyTree = None, reference: PyTree = None) -> TrainState:

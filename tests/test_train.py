@@ -1,0 +1,201 @@
+"""The loop: exact resume, the window, the ledger of a real run, references, stops."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from active_learning import checkpoint, policies, train
+from active_learning.config import ConfigError
+from active_learning.ledger import ACCOUNTS
+from active_learning.settings import Evaluate, Optim, Reference, Select
+from tests import world
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return world.write_arrays(tmp_path_factory.mktemp("arrays"))
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    return folder, train.run(world.config(data), folder)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def ids(folder):
+    return np.concatenate([np.load(path) for path in sorted((folder / "chosen").glob("*.npy"))])
+
+
+def models(folder):
+    return {which: checkpoint.load_params(folder, which) for which in ("learner", "online", "reference")}
+
+
+@pytest.mark.parametrize("looks", [1, 4, 9])
+def test_a_stopped_and_continued_run_is_the_straight_run_bit_for_bit(data, straight, tmp_path, looks):
+    folder, expected = straight
+    config = world.config(data)
+    reference = dataclasses.replace(config.reference, path=str(folder / "reference"))
+    config = dataclasses.replace(config, reference=reference)
+    first = train.run(config, tmp_path / "run", world.StopAfter(looks))
+    assert not first["complete"]
+    assert first["step"] == looks
+    last = train.run(config, tmp_path / "run")
+    assert last["complete"]
+    np.testing.assert_array_equal(ids(tmp_path / "run"), ids(folder))
+    jax.tree.map(np.testing.assert_array_equal, models(tmp_path / "run"), models(folder))
+    assert last["flops"] == expected["flops"]
+    assert last["final"] == expected["final"]
+    steps = [(line["step"], line.get("test/accuracy")) for line in lines(tmp_path / "run")]
+    assert steps == [(line["step"], line.get("test/accuracy")) for line in lines(folder)]
+
+
+def test_a_complete_run_is_not_run_again(data, straight):
+    folder, expected = straight
+    before = (folder / "metrics.jsonl").read_bytes()
+    assert train.run(world.config(data), folder) == expected
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_ledger_of_a_run_by_hand(data, straight):
+    _, summary = straight
+    config = world.config(data)
+    learner = dataclasses.replace(config.learner, num_classes=world.CLASSES).cost((8, 8, 3))
+    scorer = dataclasses.replace(config.scorer, num_classes=world.CLASSES).cost((8, 8, 3))
+    total, window, b, ratio = 12, 6, 16, 4
+    assert summary["flops"] == {
+        "learner_train": total * b * learner.train,
+        "online_score": window * b * ratio * scorer.forward,
+        "online_train": window * b * scorer.train,
+        "reference_score": window * b * ratio * scorer.forward,
+        "reference_train": 20 * b * scorer.train,
+        "recompute": 0.0,
+    }
+    assert (summary["examples"], summary["candidates"], summary["window_steps"]) == (total * b, window * b * ratio, window)
+    assert summary["reference"]["charged"]
+    assert summary["reference"]["flops"] == summary["flops"]["reference_train"]
+
+
+def test_metrics_have_every_clock_and_show_the_window_close(straight):
+    folder, summary = straight
+    rows = lines(folder)
+    assert [row["step"] for row in rows if "test/accuracy" in row] == [3, 6, 9, 12]
+    assert [row["select/open"] for row in rows if "select/open" in row] == [1, 1, 0, 0, 0, 0]
+    assert all(set(row["flops"]) == {*ACCOUNTS, "recompute"} for row in rows)
+    assert rows[-1]["test_full/accuracy"] == summary["final"]["test_full/accuracy"]
+    assert (folder / "metrics.csv").read_text().startswith("step,examples,candidates")
+    assert sorted(int(p.stem) for p in (folder / "probe").glob("*.npz"))[-1] == 6
+
+
+def test_chosen_ids_come_from_the_pool_only_and_are_distinct_in_a_step(data, straight):
+    folder, _ = straight
+    from active_learning.build import open_data
+
+    parts = open_data(world.config(data)).parts
+    pool = set(parts["pool"].indices.tolist())
+    chosen = ids(folder)
+    assert chosen.shape == (12, 16)
+    assert chosen.dtype == np.uint64
+    assert set(chosen.ravel().tolist()) <= pool
+    assert all(len(set(step.tolist())) == 16 for step in chosen)
+
+
+def test_a_loaded_reference_can_be_off_the_bill(data, straight, tmp_path):
+    folder, _ = straight
+    config = world.config(data, reference=Reference(path=str(folder / "reference"), total="20 steps", batch_size=16, charge=False))
+    summary = train.run(config, tmp_path / "run")
+    assert summary["flops"]["reference_train"] == 0.0
+    assert summary["reference"]["charged"] is False
+    jax.tree.map(np.testing.assert_array_equal, models(tmp_path / "run")["reference"], models(folder)["reference"])
+
+
+def test_the_window_closes_by_itself_when_the_online_model_has_caught_up(data, tmp_path):
+    config = world.config(
+        data,
+        select=Select(policy=policies.learnability, ratio=4, until="auto"),
+        reference=Reference(total="0 steps", batch_size=16),
+        scorer_optim=Optim(learning_rate=0.02),
+        evaluate=Evaluate(every="2 steps", subset=60, gate="gate"),
+        total="40 steps",
+    )
+    stopped = train.run(config, tmp_path / "run", world.StopAfter(5))
+    assert not stopped["complete"]
+    summary = train.run(config, tmp_path / "run")
+    gate = [row for row in lines(tmp_path / "run") if "gate/online_accuracy" in row]
+    behind = [row["gate/online_accuracy"] < row["gate/reference_accuracy"] for row in gate]
+    assert summary["window_steps"] < 40
+    assert summary["window_steps"] == gate[-1]["step"]
+    assert behind[-3:] == [False] * 3
+    assert all(any(behind[i : i + 3]) for i in range(len(behind) - 3))  # no earlier run of three
+    scored = len(gate) * 40 + summary["window_steps"] * 64
+    forward = dataclasses.replace(config.scorer, num_classes=world.CLASSES).cost((8, 8, 3)).forward
+    assert summary["flops"]["reference_score"] == scored * forward  # the gate's passes are charged
+
+
+def test_a_copy_of_the_online_model_as_reference_scores_zero(data, tmp_path):
+    config = world.config(data, reference=Reference(kind="online"))
+    train.run(config, tmp_path / "run")
+    for path in (tmp_path / "run" / "probe").glob("*.npz"):
+        np.testing.assert_array_equal(np.load(path)["scores"], 0.0)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_its_step(data, tmp_path):
+    config = world.config(data, optim=Optim(learning_rate=1e30, clip=0.0, warmup="0 steps"), select=Select())
+    with pytest.raises(train.NonFinite, match=r"run: (loss|grad_norm) is (nan|inf) at update \d+"):
+        train.run(config, tmp_path / "run")
+
+
+def test_a_folder_of_another_config_is_refused_and_untouched(data, straight):
+    folder, _ = straight
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    other = world.config(data, select=Select(policy=policies.learnability, ratio=4, temperature=0.25, until="50 %"))
+    with pytest.raises(ConfigError, match=r"another config \(config\.select\.temperature: 0\.5 there, 0\.25 here\)"):
+        train.run(other, folder)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_folder_that_is_no_run_is_refused(data, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="not empty and no run of ours"):
+        train.run(world.config(data), tmp_path)
+
+
+def test_a_reference_of_another_shape_names_the_parameter(data, straight, tmp_path):
+    folder, _ = straight
+    from active_learning.models import MLP
+
+    path = str(folder / "reference")
+    config = world.config(data, scorer=MLP(width=9, depth=1), reference=Reference(path=path, total="20 steps", batch_size=16))
+    with pytest.raises(ConfigError, match=r"config\.reference"):
+        train.run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 200}, "800 candidates a step"),
+        ({"evaluate": Evaluate(sets=("pool",))}, "part 'pool' is also trained on"),
+        ({"evaluate": Evaluate(sets=("tuna",))}, "no part is named 'tuna'"),
+    ],
+)
+def test_bad_configs_are_refused_before_anything_is_written(data, tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        train.run(world.config(data, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_learner_can_start_from_saved_weights(data, straight, tmp_path):
+    folder, _ = straight
+    config = world.config(data, init_from=str(folder), select=Select(), optim=Optim(learning_rate=0.0), total="1 steps")
+    train.run(config, tmp_path / "run")
+    jax.tree.map(
+        np.testing.assert_array_equal, checkpoint.load_params(tmp_path / "run"), checkpoint.load_params(folder)
+    )
