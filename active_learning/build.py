@@ -158,7 +158,7 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
     scorer = dataclasses.replace(config.scorer, num_classes=data.num_classes)
     augment = _augment if config.augment else _plain
     policy = config.select.policy
-    own = {} if config.reference.kind == "trained" else {"reference_params": lambda state: state.online.params}
+    own = {} if config.reference.kind != "online" else {"reference_params": lambda state: state.online.params}
     recipe = Recipe(
         learner=task.model(learner, _optimizer(config.optim, clock.warmup, clock.total)),
         scorer=task.model(scorer, _optimizer(config.scorer_optim, clock.scorer_warmup, clock.total)),

@@ -46,8 +46,8 @@ class Select(Section):
 class Reference(Section):
     """Where the reference comes from. It has the scorer's architecture."""
 
-    kind: str = "trained"  # 'trained' (here, or found at `path`), or 'online': a per-step copy of the online model (a control)
-    path: str = ""  # run folder to load it from, or to train it into; '': WORKDIR/reference
+    kind: str = "trained"  # 'trained' here, 'loaded' from a run, or 'online': a per-step copy of the online model (a control)
+    path: str = ""  # run folder to train it into (or to find it complete), or to load it from; '': WORKDIR/reference
     part: str = "reference"  # the part it is trained on
     total: str = "1000 steps"  # 0: an untrained reference (a control)
     batch_size: int = 128
@@ -135,8 +135,10 @@ def resolve(config: Config, pool: int, devices: int) -> Clock:
         raise ConfigError(f"config.select.temperature={config.select.temperature}: must be > 0")
     if config.select.chunk and (b * ratio // devices) % config.select.chunk:
         raise ConfigError(f"config.select.chunk={config.select.chunk}: must divide the {b * ratio // devices} candidates of a device")
-    if config.reference.kind not in ("trained", "online"):
-        raise ConfigError(f"config.reference.kind={config.reference.kind!r}: expected 'trained' or 'online'")
+    if config.reference.kind not in ("trained", "loaded", "online"):
+        raise ConfigError(f"config.reference.kind={config.reference.kind!r}: expected 'trained', 'loaded' or 'online'")
+    if config.reference.kind == "loaded" and not config.reference.path:
+        raise ConfigError("config.reference.kind='loaded' needs config.reference.path, the folder of a run")
     if config.dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"config.dtype={config.dtype!r}: expected 'float32' or 'bfloat16'")
     if config.select.until == "auto" and not config.evaluate.gate:

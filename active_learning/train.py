@@ -61,15 +61,19 @@ def claim(workdir: Path, config: Config, extra: dict) -> None:
 
 
 def reference_of(config: Config, workdir: Path, stop: Stop) -> tuple[dict, dict] | None:
-    """Trains the reference in its own run folder (or finds it there, finished) -> (its summary, its parameters); None when stopped."""
+    """The reference's (summary, parameters): loaded from any run of ours, or trained in its own run folder, or found there complete.
+
+    None when it was stopped before its end. Raises ConfigError when the folder to load holds no complete run, or the folder to train
+    into one of another config.
+    """
     folder = Path(config.reference.path) if config.reference.path else workdir / "reference"
-    wanted = reference_config(config)
-    summary = read_summary(folder)
-    if summary is None or not summary["complete"] or not config.reference.path:
-        summary = run(wanted, folder, stop)
-        if not summary["complete"]:
-            return None
-    return summary, checkpoint.load_params(folder)
+    if config.reference.kind == "loaded":
+        summary = read_summary(folder)
+        if summary is None or not summary["complete"]:
+            raise ConfigError(f"config.reference.path={str(folder)!r}: no complete run there to load")
+    else:
+        summary = run(reference_config(config), folder, stop)
+    return (summary, checkpoint.load_params(folder)) if summary["complete"] else None
 
 
 def read_summary(workdir: Path) -> dict | None:
@@ -90,7 +94,7 @@ def run(config: Config, workdir: Path | str, stop: Stop | None = None) -> dict:
         return done
     with stop or Stop() as stop:
         reference, params = None, None
-        if "reference" in config.select.policy.needs and config.reference.kind == "trained":
+        if "reference" in config.select.policy.needs and config.reference.kind != "online":
             found = reference_of(config, workdir, stop)
             if found is None:
                 return _summary(it, Ledger(), {}, None, complete=False)

@@ -12,7 +12,7 @@ from active_learning.settings import Config, Evaluate, Optim, Reference, Select,
 
 
 def get_config(arm: str = "learnability"):
-    select = section(Select, policy=policies.learnability, ratio=8, temperature=0.25, until="60 %")
+    select = section(Select, policy=policies.cautious_learnability, ratio=8, temperature=0.5, until="60 %")
     return section(
         Config,
         name=arm,
@@ -26,6 +26,6 @@ def get_config(arm: str = "learnability"):
         optim=section(Optim, learning_rate=1e-3),
         scorer_optim=section(Optim, learning_rate=2e-3),
         select=select if arm == "learnability" else section(Select),
-        reference=section(Reference, total="8000 steps", optim=section(Optim, learning_rate=2e-3)),
+        reference=section(Reference, total="4000 steps", optim=section(Optim, learning_rate=2e-3)),
         evaluate=section(Evaluate, gate="gate" if arm == "learnability" else ""),
     )

@@ -117,6 +117,16 @@ def tune_arms(scale: Scale) -> list[Arm]:
     for until in ("25 %", "40 %", "60 %", "80 %", "100 %", "auto"):
         config = replace(noisy, select=replace(noisy.select, until=until))
         arms.append(arm(config, f"learnability, until {until}", scale.deciding, (0,), scale))
+    others = {
+        "the paper's score, T 0.25": {"policy": policies.learnability, "temperature": 0.25},
+        "T 0.25": {"temperature": 0.25},
+        "T 1": {"temperature": 1.0},
+        "ratio 4": {"ratio": 4},
+        "ratio 16": {"ratio": 16},
+    }
+    for name, changes in others.items():
+        config = replace(noisy, select=replace(noisy.select, **changes))
+        arms.append(arm(config, f"learnability, {name}", scale.deciding, (0,), scale))
     return arms
 
 

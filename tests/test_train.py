@@ -110,7 +110,7 @@ def test_chosen_ids_come_from_the_pool_only_and_are_distinct_in_a_step(data, str
 
 def test_a_loaded_reference_can_be_off_the_bill(data, straight, tmp_path):
     folder, _ = straight
-    config = world.config(data, reference=Reference(path=str(folder / "reference"), total="20 steps", batch_size=16, charge=False))
+    config = world.config(data, reference=Reference(kind="loaded", path=str(folder / "reference"), charge=False))
     summary = train.run(config, tmp_path / "run")
     assert summary["flops"]["reference_train"] == 0.0
     assert summary["reference"]["charged"] is False
@@ -172,10 +172,23 @@ def test_a_reference_of_another_shape_names_the_parameter(data, straight, tmp_pa
     folder, _ = straight
     from active_learning.models import MLP
 
-    path = str(folder / "reference")
-    config = world.config(data, scorer=MLP(width=9, depth=1), reference=Reference(path=path, total="20 steps", batch_size=16))
-    with pytest.raises(ConfigError, match=r"config\.reference"):
+    loaded = Reference(kind="loaded", path=str(folder / "reference"))
+    config = world.config(data, scorer=MLP(width=9, depth=1), reference=loaded)
+    with pytest.raises(ConfigError, match=r"config\.reference: parameter \['head'\]\['kernel'\] is \(8, 4\) there, \(9, 4\)"):
         train.run(config, tmp_path / "run")
+
+
+def test_a_reference_trained_otherwise_is_not_taken_for_this_one(data, straight, tmp_path):
+    folder, _ = straight
+    longer = Reference(path=str(folder / "reference"), total="30 steps", batch_size=16)
+    with pytest.raises(ConfigError, match=r"another config \(config\.total: '20 steps' there, '30 steps' here\)"):
+        train.run(world.config(data, reference=longer), tmp_path / "run")
+
+
+def test_there_must_be_a_complete_run_to_load(data, tmp_path):
+    nothing = Reference(kind="loaded", path=str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="nowhere': no complete run there"):
+        train.run(world.config(data, reference=nothing), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
