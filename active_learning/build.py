@@ -172,7 +172,9 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
         **own,
     )
     per_step = [
-        ledger.step_costs(learner.cost(image_shape), scorer.cost(image_shape), needs, config.batch_size, config.select.ratio)
+        ledger.step_costs(
+            learner.cost(image_shape), scorer.cost(image_shape), needs, config.batch_size, config.select.ratio
+        )
         for needs in (policy.needs, ())
     ]
     return Run(config, clock, data, task, recipe, learner, scorer, *per_step, mesh)
@@ -184,7 +186,9 @@ def first_state(run: Run, reference=None) -> TrainState:
     key = jax.random.key(config.seed)
     learner = task.init(run.learner, jax.random.fold_in(key, 1))
     if config.init_from:
-        learner = matching(checkpoint.load_params(Path(config.init_from)), learner, f"config.init_from={config.init_from}")
+        learner = matching(
+            checkpoint.load_params(Path(config.init_from)), learner, f"config.init_from={config.init_from}"
+        )
     needs = run.recipe.policy.needs
     online = task.init(run.scorer, jax.random.fold_in(key, 2)) if "online" in needs else None
     if reference is not None:

@@ -36,11 +36,15 @@ class Checkpoints:
             try:
                 found = self._manager.restore(step, args=args)
             except Exception as error:  # Orbax raises many kinds for a damaged file
-                logging.warning("checkpoint of step %d cannot be read (%s); trying an older one", step, str(error).splitlines()[0])
+                logging.warning(
+                    "checkpoint of step %d cannot be read (%s); trying an older one", step, str(error).splitlines()[0]
+                )
                 continue
             return found.state, found.meta
         if steps:
-            raise ConfigError(f"{self._manager.directory}: none of the checkpoints {steps} can be read into this config's state")
+            raise ConfigError(
+                f"{self._manager.directory}: none of the checkpoints {steps} can be read into this config's state"
+            )
         return None
 
     def close(self) -> None:

@@ -58,7 +58,16 @@ def step_costs(learner, scorer, needs: tuple[str, ...], b: int, ratio: int) -> d
     return costs
 
 
-def closed_form(beta: float, window: float, r: float, ratio: float | int, kappa: float | int, *, r_score: float | None = None, scorers: int = 2) -> float:
+def closed_form(
+    beta: float,
+    window: float,
+    r: float,
+    ratio: float | int,
+    kappa: float | int,
+    *,
+    r_score: float | None = None,
+    scorers: int = 2,
+) -> float:
     """C / C_uniform = beta + w [r + (ratio / 3) sum r_m] + kappa r, in the paper's 3F convention.
 
     beta: updates over uniform's; window w: updates inside the window over uniform's; r: scorer's forward FLOPs over the learner's in

@@ -33,15 +33,19 @@ def _scalars(values: dict) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float))
 
 
-def run() -> None:
-    """Console entry point. A flag that cannot be parsed is one line and exit code 2."""
+def _parse(argv: list[str]) -> list[str]:
+    """Flags, or one line and exit code 2."""
     flags.mark_flags_as_required(["config", "workdir"])
     try:
-        flags.FLAGS(sys.argv)
-    except (flags.Error, AttributeError, TypeError, KeyError, FileNotFoundError, ValueError) as error:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, TypeError, KeyError, OSError, ValueError) as error:
         print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
         sys.exit(2)
-    app.run(main)
+
+
+def run() -> None:
+    """Console entry point."""
+    app.run(main, flags_parser=_parse)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ def warmup_cosine(learning_rate: float, warmup: int, total: int) -> optax.Schedu
     return optax.warmup_cosine_decay_schedule(0.0, learning_rate, max(1, warmup), max(total, warmup + 1, 2))
 
 
-def adamw(learning_rate: float, warmup: int, total: int, weight_decay: float, b2: float, clip: float) -> optax.GradientTransformation:
+def adamw(
+    learning_rate: float, warmup: int, total: int, weight_decay: float, b2: float, clip: float
+) -> optax.GradientTransformation:
     """Clip by global norm (0: off), then AdamW; biases, norms' scales and other vectors are not decayed."""
     adam = optax.adamw(
         warmup_cosine(learning_rate, warmup, total),

@@ -41,11 +41,16 @@ def top_k(key: Key[Array, ""], scores: Float[Array, "B"], b: int) -> Selection:
     return Selection(indices, jnp.ones((b,), jnp.float32))
 
 
+def inclusion(gap: Float[Array, "b"]) -> Float[Array, "b"]:
+    """q = P(Gumbel > -gap) = 1 - exp(-exp(gap)) with gap = log p - kappa, by expm1: the plain form is 0 below a gap of -17."""
+    return -jnp.expm1(-jnp.exp(gap))
+
+
 def importance_gumbel_top_k(key: Key[Array, ""], scores: Float[Array, "B"], b: int) -> Selection:
     """Gumbel-top-k with weights that make the sub-batch's weighted mean an unbiased estimate of the super-batch's mean.
 
-    weight = b / (B q) with q = P(log p + Gumbel > kappa), kappa the (b+1)-th largest perturbed log-probability (Kool et al. 2019);
-    q = -expm1(-exp(log p - kappa)), since the plain form underflows. All weights are 1 when b = B.
+    weight = b / (B q) with q = P(log p + Gumbel > kappa), kappa the (b+1)-th largest perturbed log-probability (Kool et al. 2019).
+    All weights are 1 when b = B.
     """
     _checked(scores, b)
     size = scores.shape[0]
@@ -54,5 +59,4 @@ def importance_gumbel_top_k(key: Key[Array, ""], scores: Float[Array, "B"], b: i
     log_p = jax.nn.log_softmax(scores)
     perturbed, order = jax.lax.top_k(log_p + jax.random.gumbel(key, scores.shape, jnp.float32), b + 1)
     indices = order[:b]
-    q = -jnp.expm1(-jnp.exp(log_p[indices] - perturbed[b]))
-    return Selection(indices, b / (size * q))
+    return Selection(indices, b / (size * inclusion(log_p[indices] - perturbed[b])))

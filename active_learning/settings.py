@@ -46,7 +46,9 @@ class Select(Section):
 class Reference(Section):
     """Where the reference comes from. It has the scorer's architecture."""
 
-    kind: str = "trained"  # 'trained' here, 'loaded' from a run, or 'online': a per-step copy of the online model (a control)
+    kind: str = (
+        "trained"  # 'trained' here, 'loaded' from a run, or 'online': a per-step copy of the online model (a control)
+    )
     path: str = ""  # run folder to train it into (or to find it complete), or to load it from; '': WORKDIR/reference
     part: str = "reference"  # the part it is trained on
     total: str = "1000 steps"  # 0: an untrained reference (a control)
@@ -134,7 +136,9 @@ def resolve(config: Config, pool: int, devices: int) -> Clock:
     if config.select.temperature <= 0:
         raise ConfigError(f"config.select.temperature={config.select.temperature}: must be > 0")
     if config.select.chunk and (b * ratio // devices) % config.select.chunk:
-        raise ConfigError(f"config.select.chunk={config.select.chunk}: must divide the {b * ratio // devices} candidates of a device")
+        raise ConfigError(
+            f"config.select.chunk={config.select.chunk}: must divide the {b * ratio // devices} candidates of a device"
+        )
     if config.reference.kind not in ("trained", "loaded", "online"):
         raise ConfigError(f"config.reference.kind={config.reference.kind!r}: expected 'trained', 'loaded' or 'online'")
     if config.reference.kind == "loaded" and not config.reference.path:

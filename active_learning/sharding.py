@@ -49,7 +49,9 @@ def home_first(indices: Int[Array, "b"], super_batch_size: int, devices: int) ->
     slot_device, slot_depth = jnp.arange(b) // room, jnp.arange(b) % room
     free_rank = slot_depth - count[slot_device]  # < 0: taken by a row that stays
     far = jnp.iinfo(jnp.int32).max
-    by_spares = jnp.lexsort((owner, jnp.where(spare, count[owner], far)))  # spare rows first, owners with few spares first
+    by_spares = jnp.lexsort(
+        (owner, jnp.where(spare, count[owner], far))
+    )  # spare rows first, owners with few spares first
     by_depth = jnp.lexsort((slot_device, jnp.where(free_rank >= 0, -free_rank, far)))  # free slots first, deepest first
     travels = spare[by_spares]
     slot = jnp.where(travels, by_depth, owner[by_spares] * room + rank[by_spares])
@@ -79,7 +81,11 @@ def _take_local(x: Array, indices: Int[Array, "b"], rank: Int[Array, "b"], *, ax
     def exchange(carry):
         k, out = carry
         sends = away & (owner == me) & (rank == k)
-        row_for = jnp.zeros((devices,), indices.dtype).at[jnp.where(sends, home, devices)].set(indices - me * rows, mode="drop")
+        row_for = (
+            jnp.zeros((devices,), indices.dtype)
+            .at[jnp.where(sends, home, devices)]
+            .set(indices - me * rows, mode="drop")
+        )
         received = jax.lax.all_to_all(x[row_for], axis, 0, 0, tiled=True)
         arrives = (my_owner != me) & (my_rank == k)
         arrives = arrives.reshape((-1,) + (1,) * (x.ndim - 1))

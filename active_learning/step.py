@@ -1,11 +1,11 @@
 """The algorithm (Algorithm 1 of arXiv 2312.05328), pure: state and batch in, state and metrics out.
 
-    X  ~ D                                        the loader's super-batch, |X| = B
-    S  = l_act(X | online) - l_act(X | reference)     _observe, policy.score
-    I  ~ SoftMax(S / T) without replacement, |I| = b  policy.select
-    Y  = X[I]                                         take_sharded
-    learner <- Adam[grad l_learn(Y | learner)]        _descend
-    online  <- Adam[grad l_learn(Y | online)]         _descend, with its own optimizer state
+X  ~ D                                        the loader's super-batch, |X| = B
+S  = l_act(X | online) - l_act(X | reference)     _observe, policy.score
+I  ~ SoftMax(S / T) without replacement, |I| = b  policy.select
+Y  = X[I]                                         take_sharded
+learner <- Adam[grad l_learn(Y | learner)]        _descend
+online  <- Adam[grad l_learn(Y | online)]         _descend, with its own optimizer state
 """
 
 from collections.abc import Callable
@@ -104,7 +104,9 @@ class TrainState:
     pending: Any = None  # Chosen
 
 
-def init_state(recipe: Recipe, key: Key[Array, ""], learner: PyTree, online: PyTree = None, reference: PyTree = None) -> TrainState:
+def init_state(
+    recipe: Recipe, key: Key[Array, ""], learner: PyTree, online: PyTree = None, reference: PyTree = None
+) -> TrainState:
     """A state at step 0 from the three models' parameters (copied, so that donating the state cannot reach the caller's arrays)."""
     copy = lambda tree: jax.tree.map(jnp.array, tree)  # noqa: E731
     trained = lambda model, params: ModelState(copy(params), model.optimizer.init(params))  # noqa: E731
@@ -132,9 +134,9 @@ def _observe(recipe: Recipe, model: Model, params: PyTree, batch: Batch) -> PyTr
             return one(params, batch)
         if size % recipe.chunk:
             raise ValueError(f"scoring chunk {recipe.chunk} does not divide a device's {size} candidates")
-        cut = jax.tree.map(lambda leaf: leaf.reshape((-1, recipe.chunk) + leaf.shape[1:]), batch)
+        cut = jax.tree.map(lambda leaf: leaf.reshape(-1, recipe.chunk, *leaf.shape[1:]), batch)
         said = jax.lax.map(lambda rows: one(params, rows), cut)
-        return jax.tree.map(lambda leaf: leaf.reshape((-1,) + leaf.shape[2:]), said)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), said)
 
     if recipe.mesh is None:
         return local(params, batch)
@@ -152,7 +154,9 @@ def select_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[
     said = {}
     for name in recipe.policy.needs:
         with jax.named_scope(f"score_{name}"):
-            said[name] = _observe(recipe, recipe.learner if name == "learner" else recipe.scorer, params[name], super_batch)
+            said[name] = _observe(
+                recipe, recipe.learner if name == "learner" else recipe.scorer, params[name], super_batch
+            )
     with jax.named_scope("select"):
         if recipe.mesh is not None:
             said = jax.lax.with_sharding_constraint(said, replicated(recipe.mesh))
@@ -184,7 +188,9 @@ def _descend(model: Model, state: ModelState, batch: Batch, weights: Float[Array
     return ModelState(optax.apply_updates(state.params, updates), opt_state), metrics
 
 
-def update_step(recipe: Recipe, state: TrainState, sub_batch: Batch, weights: Float[Array, "b"]) -> tuple[TrainState, Metrics]:
+def update_step(
+    recipe: Recipe, state: TrainState, sub_batch: Batch, weights: Float[Array, "b"]
+) -> tuple[TrainState, Metrics]:
     """Trains the learner and, where the policy scores with it, the online model on the same augmented sub-batch."""
     sub_batch = recipe.augment(sub_batch, state.key)
     with jax.named_scope("learner"):

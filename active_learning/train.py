@@ -155,7 +155,11 @@ class _Training:
         if found is None:
             return 0
         self.state, meta = found
-        self.ledger, self.window, self.gate_losses = Ledger.from_dict(meta["ledger"]), meta["window"], meta["gate_losses"]
+        self.ledger, self.window, self.gate_losses = (
+            Ledger.from_dict(meta["ledger"]),
+            meta["window"],
+            meta["gate_losses"],
+        )
         logging.info("%s: continues at update %d", self.it.config.name, self.ledger.step)
         return meta["position"]
 
@@ -265,7 +269,11 @@ class _Training:
     def _gate(self) -> dict:
         """Online against reference on the gate; with until='auto' three evaluations in a row at or above it close the window."""
         config = self.it.config
-        if not config.evaluate.gate or self.ledger.step > self.window or not {"online", "reference"} <= set(config.select.policy.needs):
+        if (
+            not config.evaluate.gate
+            or self.ledger.step > self.window
+            or not {"online", "reference"} <= set(config.select.policy.needs)
+        ):
             return {}
         values, cost = self.evaluation.gate(self.state)
         if config.select.until == "auto":
@@ -274,7 +282,9 @@ class _Training:
             self.gate_losses = self.gate_losses + 1 if caught_up else 0
             if self.gate_losses >= 3:
                 self.window = self.ledger.step
-                logging.info("%s: the online model has caught up, selection stops after update %d", config.name, self.window)
+                logging.info(
+                    "%s: the online model has caught up, selection stops after update %d", config.name, self.window
+                )
         return values
 
     def _checkpoint_zero(self) -> None:

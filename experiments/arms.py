@@ -51,6 +51,8 @@ def run_all(arms: list[Arm], out: Path) -> list[Path]:
             raise SystemExit(f"stopped at {folder}; the same command continues it")
         spent, total = time.monotonic() - began, time.monotonic() - start
         accuracy = next((v for k, v in summary["final"].items() if k.endswith("_full/accuracy")), float("nan"))
-        logging.info("[%d/%d] %s: %.4f  (%.0f s, %.0f min so far)", n, len(todo), folder.name, accuracy, spent, total / 60)
+        logging.info(
+            "[%d/%d] %s: %.4f  (%.0f s, %.0f min so far)", n, len(todo), folder.name, accuracy, spent, total / 60
+        )
         folders.append(folder)
     return folders

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from active_learning import policies
 from active_learning.config import freeze
-from active_learning.data.arrays import Arrays
 from active_learning.report.__main__ import write
-from active_learning.settings import Config, Evaluate, Log, Reference, Select, Split
+from active_learning.settings import Config, Evaluate, Log, Reference, Select
 from configs import cifar10n
 from experiments.arms import Arm, run_all, show
 
@@ -39,8 +38,12 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(30, 40, (0.5, 1.0), 0.5, 0.6, 0.7, (100,), (100, 101)),
-    "desk": Scale(2400, 4000, (0.25, 0.33, 0.4, 0.5, 0.65, 1.0), 0.4, 0.5, 0.55, (100, 101, 102), (100, 101, 102, 103, 104)),
-    "gpu": Scale(20_000, 30_000, (0.25, 0.33, 0.4, 0.5, 0.65, 1.0), 0.4, 0.5, 0.55, (100, 101, 102), (100, 101, 102, 103, 104)),
+    "desk": Scale(
+        2400, 4000, (0.25, 0.33, 0.4, 0.5, 0.65, 1.0), 0.4, 0.5, 0.55, (100, 101, 102), (100, 101, 102, 103, 104)
+    ),
+    "gpu": Scale(
+        20_000, 30_000, (0.25, 0.33, 0.4, 0.5, 0.65, 1.0), 0.4, 0.5, 0.55, (100, 101, 102), (100, 101, 102, 103, 104)
+    ),
 }
 
 
@@ -91,7 +94,10 @@ def final_arms(scale: Scale) -> list[Arm]:
     noisy, s = base(scale), scale
     uniform = replace(uniform_of(noisy), baseline=True)
     on_reference = uniform_of(noisy, train_on=("reference",))
-    arms = [arm(uniform, "uniform", 1.0, s.headline_seeds, s), arm(noisy, "learnability", s.deciding, s.headline_seeds, s)]
+    arms = [
+        arm(uniform, "uniform", 1.0, s.headline_seeds, s),
+        arm(noisy, "learnability", s.deciding, s.headline_seeds, s),
+    ]
     arms += [arm(noisy, "learnability", 1.0, s.headline_seeds, s)]
     arms += [arm(noisy, "learnability", b, s.seeds, s) for b in s.budgets if b not in (s.deciding, 1.0)]
     arms += [arm(uniform, "uniform", b, s.seeds, s) for b in sorted({s.deciding, s.equal_flops, s.equal_seconds})]
@@ -103,7 +109,11 @@ def final_arms(scale: Scale) -> list[Arm]:
     for budget in (s.deciding, 1.0):
         arms += [arm(clean, "(ii) learnability, clean reference", budget, s.seeds, s)]
         arms += [arm(on_clean, "(ii) control: uniform on the reference's clean data", budget, s.seeds, s)]
-    arms += [arm(replace(clean, select=replace(clean.select, until="100 %")), "(ii) learnability, no window", 1.0, s.seeds, s)]
+    arms += [
+        arm(
+            replace(clean, select=replace(clean.select, until="100 %")), "(ii) learnability, no window", 1.0, s.seeds, s
+        )
+    ]
     return arms
 
 
@@ -113,7 +123,15 @@ def tune_arms(scale: Scale) -> list[Arm]:
     plain = uniform_of(noisy)
     arms = []
     for rate in (5e-4, 1e-3, 2e-3):
-        arms.append(arm(replace(plain, optim=replace(plain.optim, learning_rate=rate)), f"uniform, rate {rate:g}", 1.0, (0,), scale))
+        arms.append(
+            arm(
+                replace(plain, optim=replace(plain.optim, learning_rate=rate)),
+                f"uniform, rate {rate:g}",
+                1.0,
+                (0,),
+                scale,
+            )
+        )
     for until in ("25 %", "40 %", "60 %", "80 %", "100 %", "auto"):
         config = replace(noisy, select=replace(noisy.select, until=until))
         arms.append(arm(config, f"learnability, until {until}", scale.deciding, (0,), scale))
@@ -137,7 +155,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/noise"))
     parser.add_argument("--list", action="store_true", help="print the arms and their cost, run nothing")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     for chatty in ("orbax", "jax", "absl"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     scale = SCALES[args.scale]
@@ -153,7 +171,7 @@ def main() -> None:
     name = f"noise_{args.scale}_{args.phase}"
     (RESULTS / f"{name}.json").write_text((page / "report.json").read_text())
     print((page / "table.md").read_text())
-    print(page / 'index.html')
+    print(page / "index.html")
 
 
 if __name__ == "__main__":

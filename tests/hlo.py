@@ -34,6 +34,8 @@ def product_flops(text: str) -> float:
     for out, operands, window, kernel_labels in _CONVOLUTION.findall(text):
         kernel = _operands(operands, shapes)[1]
         per_output = np.prod(kernel) / kernel[kernel_labels.index("o")]
-        dilation = [int(n) for found in _DILATION.findall(window) for n in found.split("x")]  # zeros between inputs: no products
+        dilation = [
+            int(n) for found in _DILATION.findall(window) for n in found.split("x")
+        ]  # zeros between inputs: no products
         total += 2.0 * np.prod(_shape(out)) * per_output / np.prod(dilation)
     return float(total)

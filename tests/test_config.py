@@ -23,7 +23,17 @@ def make(**changes):
 
 @pytest.mark.parametrize(
     ("duration", "steps"),
-    [("240 steps", 240), (240, 240), ("1 step", 1), ("2 epochs", 20), ("0.5 epochs", 5), ("1_000 examples", 100), ("35 %", 70), ("35%", 70), ("10 percent", 20)],
+    [
+        ("240 steps", 240),
+        (240, 240),
+        ("1 step", 1),
+        ("2 epochs", 20),
+        ("0.5 epochs", 5),
+        ("1_000 examples", 100),
+        ("35 %", 70),
+        ("35%", 70),
+        ("10 percent", 20),
+    ],
 )
 def test_durations_in_every_unit(duration, steps):
     assert to_steps(duration, "config.total", batch_size=10, pool=100, total=200) == steps

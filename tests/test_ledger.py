@@ -69,7 +69,14 @@ def test_closed_form_agrees_with_the_ledger_under_the_three_forward_convention()
 
 @pytest.mark.parametrize(
     ("r", "ratio", "kappa", "expected"),
-    [(0.02, 2, 1, 0.94), (0.07, 2, 1, 0.80), (0.07, 2, 0, 0.86), (0.29, 2, 1, 0.42), (0.10, 5, 1, 0.63), (0.10, 10, 1, 0.51)],
+    [
+        (0.02, 2, 1, 0.94),
+        (0.07, 2, 1, 0.80),
+        (0.07, 2, 0, 0.86),
+        (0.29, 2, 1, 0.42),
+        (0.10, 5, 1, 0.63),
+        (0.10, 10, 1, 0.51),
+    ],
 )
 def test_break_even_table(r, ratio, kappa, expected):
     assert ledger.break_even(r, ratio, kappa) == pytest.approx(expected, abs=0.006)

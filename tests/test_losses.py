@@ -22,7 +22,9 @@ def test_label_smoothing_by_hand():
 
 
 def test_cross_entropy_ignores_a_shift_and_survives_large_logits():
-    np.testing.assert_allclose(losses.softmax_xent(LOGITS + 1e4, LABELS), losses.softmax_xent(LOGITS, LABELS), atol=2e-3)
+    np.testing.assert_allclose(
+        losses.softmax_xent(LOGITS + 1e4, LABELS), losses.softmax_xent(LOGITS, LABELS), atol=2e-3
+    )
 
 
 def test_the_loss_is_per_example_and_float32_from_bfloat16():

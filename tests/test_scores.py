@@ -47,7 +47,9 @@ def test_scores_are_float32_whatever_the_losses_are():
 
 
 def test_standardize_by_hand():
-    np.testing.assert_allclose(scores.standardize(jnp.array([1.0, 2.0, 3.0])), np.array([-1, 0, 1]) * np.sqrt(1.5), rtol=1e-6)
+    np.testing.assert_allclose(
+        scores.standardize(jnp.array([1.0, 2.0, 3.0])), np.array([-1, 0, 1]) * np.sqrt(1.5), rtol=1e-6
+    )
     np.testing.assert_array_equal(scores.standardize(jnp.full((4,), 7.0)), np.zeros(4))
 
 

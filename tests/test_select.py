@@ -91,6 +91,11 @@ def test_importance_weights_are_unbiased_and_the_plain_ones_are_not():
     assert abs(wrong.mean() - values.mean()) > 4 * wrong.std() / math.sqrt(len(wrong))
 
 
+def test_inclusion_probabilities_do_not_underflow():
+    gaps = np.array([-40.0, -20.0, -1.0, 3.0])
+    np.testing.assert_allclose(select.inclusion(jnp.asarray(gaps)), -np.expm1(-np.exp(gaps)), rtol=1e-5)
+
+
 def test_importance_weights_survive_tiny_probabilities_and_are_one_for_the_whole_super_batch():
     scores = jnp.array([0.0, -60.0, -80.0, -100.0])
     assert np.isfinite(select.importance_gumbel_top_k(jax.random.key(0), scores, 2).weights).all()

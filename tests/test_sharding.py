@@ -19,7 +19,13 @@ B, b, DEVICES = 64, 16, 8
 def index_sets() -> list[np.ndarray]:
     """30 random and adversarial sets of distinct rows."""
     rng = np.random.default_rng(0)
-    skewed = [np.arange(16), np.arange(48, 64), np.arange(63, 47, -1), np.arange(0, 64, 4), np.r_[np.arange(8), np.arange(56, 64)]]
+    skewed = [
+        np.arange(16),
+        np.arange(48, 64),
+        np.arange(63, 47, -1),
+        np.arange(0, 64, 4),
+        np.r_[np.arange(8), np.arange(56, 64)],
+    ]
     halves = [np.r_[rng.permutation(16)[:12], 16 + rng.permutation(48)[:4]] for _ in range(5)]
     return skewed + halves + [rng.permutation(B)[:b] for _ in range(20)]
 
@@ -78,7 +84,9 @@ def run(devices: int, steps: int = 8):
         batch, state = toy.on(mesh, toy.batch(B, seed=n), state)
         key = jax.random.fold_in(jax.random.fold_in(state.key, n), 0)
         state, (_, chosen) = step(state, batch)
-        perturbed = np.sort(np.asarray(chosen.scores / recipe.temperature + jax.random.gumbel(key, (B,), jnp.float32)))[::-1]
+        perturbed = np.sort(np.asarray(chosen.scores / recipe.temperature + jax.random.gumbel(key, (B,), jnp.float32)))[
+            ::-1
+        ]
         gaps.append(perturbed[7] - perturbed[8])
         ids.append(sorted(map(tuple, np.asarray(chosen.ids).tolist())))
     return toy.host(state), ids, gaps, step, (state, batch)
@@ -97,7 +105,19 @@ def test_eight_devices_choose_the_same_ids_and_reach_the_same_parameters_as_one(
 
 def _bytes_moved(text: str, kind: str) -> list[int]:
     """Sizes of the results of one kind of collective in optimised HLO text."""
-    width = {"u8": 1, "s8": 1, "pred": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
+    width = {
+        "u8": 1,
+        "s8": 1,
+        "pred": 1,
+        "bf16": 2,
+        "f16": 2,
+        "f32": 4,
+        "s32": 4,
+        "u32": 4,
+        "f64": 8,
+        "s64": 8,
+        "u64": 8,
+    }
     sizes = []
     for line in re.findall(rf"= (.*?) {kind}(?:-start)?\(", text):
         for dtype, shape in re.findall(r"\b(\w+)\[([\d,]*)\]", line):

@@ -164,7 +164,9 @@ def test_every_step_draws_anew_and_the_same_seed_draws_the_same():
 
 def test_the_policy_state_is_carried():
     counting = dataclasses.replace(
-        al.policies.learnability, init=lambda: jnp.int32(0), score=lambda inputs, n: (inputs.online - inputs.reference, n + 1)
+        al.policies.learnability,
+        init=lambda: jnp.int32(0),
+        score=lambda inputs, n: (inputs.online - inputs.reference, n + 1),
     )
     recipe = toy.recipe(policy=counting)
     state, step = toy.state(recipe), jax.jit(partial(al.train_step, recipe))
@@ -186,7 +188,9 @@ def test_augmentation_reaches_both_trained_models_but_not_the_scores():
     np.testing.assert_array_equal(chosen[1].scores, darkly.scores)
     for name in ("learner", "online"):
         start = {"learner": 1, "online": 2}[name]
-        np.testing.assert_array_equal(getattr(after, name).params["w"], toy.params(start)["w"])  # black images: no gradient
+        np.testing.assert_array_equal(
+            getattr(after, name).params["w"], toy.params(start)["w"]
+        )  # black images: no gradient
         assert not np.array_equal(getattr(expected, name).params["w"], toy.params(start)["w"])
     assert len(calls) == 1
 

@@ -79,7 +79,11 @@ def test_the_ledger_of_a_run_by_hand(data, straight):
         "reference_train": 20 * b * scorer.train,
         "recompute": 0.0,
     }
-    assert (summary["examples"], summary["candidates"], summary["window_steps"]) == (total * b, window * b * ratio, window)
+    assert (summary["examples"], summary["candidates"], summary["window_steps"]) == (
+        total * b,
+        window * b * ratio,
+        window,
+    )
     assert summary["reference"]["charged"]
     assert summary["reference"]["flops"] == summary["flops"]["reference_train"]
 
@@ -174,7 +178,9 @@ def test_a_reference_of_another_shape_names_the_parameter(data, straight, tmp_pa
 
     loaded = Reference(kind="loaded", path=str(folder / "reference"))
     config = world.config(data, scorer=MLP(width=9, depth=1), reference=loaded)
-    with pytest.raises(ConfigError, match=r"config\.reference: parameter \['head'\]\['kernel'\] is \(8, 4\) there, \(9, 4\)"):
+    with pytest.raises(
+        ConfigError, match=r"config\.reference: parameter \['head'\]\['kernel'\] is \(8, 4\) there, \(9, 4\)"
+    ):
         train.run(config, tmp_path / "run")
 
 

@@ -49,7 +49,11 @@ def batch(size: int, seed: int = 0) -> dict:
 
 def recipe(**changes) -> al.Recipe:
     base = al.Recipe(
-        learner=model(LEARNER_RATE), scorer=model(ONLINE_RATE), policy=al.policies.learnability, sub_batch_size=8, temperature=0.5
+        learner=model(LEARNER_RATE),
+        scorer=model(ONLINE_RATE),
+        policy=al.policies.learnability,
+        sub_batch_size=8,
+        temperature=0.5,
     )
     return dataclasses.replace(base, **changes)
 
@@ -61,7 +65,9 @@ def state(of: al.Recipe, seed: int = 0) -> al.TrainState:
 def on(mesh, *trees):
     """A batch over the mesh's data axis, other trees replicated."""
     batch, *others = trees
-    return jax.device_put(batch, sharding.over_data(mesh)), *(jax.device_put(t, sharding.replicated(mesh)) for t in others)
+    return jax.device_put(batch, sharding.over_data(mesh)), *(
+        jax.device_put(t, sharding.replicated(mesh)) for t in others
+    )
 
 
 def mesh_of(count: int):

@@ -21,7 +21,9 @@ def write_arrays(folder: Path, train: int = 600, test: int = 120, seed: int = 0)
     for part, count in (("train", train), ("test", test)):
         clean = rng.integers(0, CLASSES, count).astype(np.int32)
         image = np.clip(tint[clean][:, None, None] + rng.normal(0, 60, (count, 8, 8, 3)), 0, 255).astype(np.uint8)
-        label = np.where(rng.random(count) < (1 / 3 if part == "train" else 0), (clean + 1) % CLASSES, clean).astype(np.int32)
+        label = np.where(rng.random(count) < (1 / 3 if part == "train" else 0), (clean + 1) % CLASSES, clean).astype(
+            np.int32
+        )
         np.savez(folder / f"{part}.npz", image=image, label=label, clean=clean)
     return folder
 

@@ -45,7 +45,9 @@ class Arrays(Section):
             if column not in columns and (column or key == "label"):
                 raise DataError(f"config.data.{key}={column!r}: {files['train']} has no such column; {_list(columns)}")
         if test_images.shape[1:] != images.shape[1:]:
-            raise DataError(f"{files['test']}: images are {test_images.shape[1:]}, those of train.npz {images.shape[1:]}")
+            raise DataError(
+                f"{files['test']}: images are {test_images.shape[1:]}, those of train.npz {images.shape[1:]}"
+            )
         test_label = self.truth if self.truth in test_columns else self.label
         if test_label not in test_columns:
             raise DataError(f"{files['test']}: no column {test_label!r} to judge by; {_list(test_columns)}")
@@ -80,7 +82,9 @@ def _read(file: Path) -> tuple[np.ndarray, dict[str, np.ndarray], tuple[str, ...
     if image is None:
         raise DataError(f"{file}: no column 'image'; {_list(content)}")
     if image.dtype != np.uint8 or image.ndim not in (3, 4) or 0 in image.shape:
-        raise DataError(f"{file}: 'image' is {image.dtype} {image.shape}, expected uint8 (n, height, width[, channels]), n > 0")
+        raise DataError(
+            f"{file}: 'image' is {image.dtype} {image.shape}, expected uint8 (n, height, width[, channels]), n > 0"
+        )
     names = content.pop("class_names", np.zeros(0, "U1"))
     if names.ndim != 1 or (names.size and names.dtype.kind != "U"):
         raise DataError(f"{file}: 'class_names' is {names.dtype} {names.shape}, expected strings (classes,)")

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 
 
-def normalize(image: UInt8[Array, "B H W C"], mean: tuple[float, ...], std: tuple[float, ...], dtype=jnp.float32) -> Float[Array, "B H W C"]:
+def normalize(
+    image: UInt8[Array, "B H W C"], mean: tuple[float, ...], std: tuple[float, ...], dtype=jnp.float32
+) -> Float[Array, "B H W C"]:
     """(image / 255 - mean) / std by channel, in `dtype`."""
     scale = 1.0 / (255.0 * jnp.asarray(std, jnp.float32))
     shift = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)

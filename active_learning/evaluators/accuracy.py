@@ -39,8 +39,8 @@ class Accuracy:
             if self.placement is not None and size % self.placement.num_devices == 0:
                 batch, mask = jax.device_put((batch, mask), self.placement)
             parts.append(self._count(params, batch, mask))
-        for h, s, l in jax.device_get(parts):
-            hits, seen, loss = hits + h, seen + s, loss + float(l)
+        for hit, count, total in jax.device_get(parts):
+            hits, seen, loss = hits + hit, seen + count, loss + float(total)
         per_class = [float(h / s) if s else None for h, s in zip(hits, seen, strict=True)]
         return {
             "accuracy": float(hits.sum() / seen.sum()),

@@ -69,7 +69,9 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"], _=None) -> tuple[Float[Array, "B N D"], None]:
-        x = x + Attention(self.heads, self.dtype, self.flat, name="attention")(nn.LayerNorm(dtype=self.dtype, name="norm_1")(x))
+        x = x + Attention(self.heads, self.dtype, self.flat, name="attention")(
+            nn.LayerNorm(dtype=self.dtype, name="norm_1")(x)
+        )
         x = x + Mlp(self.mlp_dim, self.dtype, self.flat, name="mlp")(nn.LayerNorm(dtype=self.dtype, name="norm_2")(x))
         return x, None
 
@@ -126,7 +128,9 @@ class ViT(nn.Module):
         return x
 
     def _blocks(self, x: Array, flat: bool) -> Array:
-        block = Block if self.remat == "off" else nn.remat(Block, prevent_cse=not self.scan, policy=_POLICIES[self.remat])
+        block = (
+            Block if self.remat == "off" else nn.remat(Block, prevent_cse=not self.scan, policy=_POLICIES[self.remat])
+        )
         fields = {"heads": self.heads, "mlp_dim": self.mlp_dim or 4 * self.width, "dtype": self.dtype, "flat": flat}
         if not self.scan:
             for layer in range(self.depth):
@@ -143,7 +147,9 @@ class ViT(nn.Module):
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, self.width))
         probe = jnp.broadcast_to(probe.astype(x.dtype), (x.shape[0], 1, self.width))
         out = Attention(self.heads, self.dtype, flat, name="pool_attention")(probe, x)
-        out = out + Mlp(self.mlp_dim or 4 * self.width, self.dtype, flat, name="pool_mlp")(nn.LayerNorm(dtype=self.dtype, name="pool_norm")(out))
+        out = out + Mlp(self.mlp_dim or 4 * self.width, self.dtype, flat, name="pool_mlp")(
+            nn.LayerNorm(dtype=self.dtype, name="pool_norm")(out)
+        )
         return out[:, 0]
 
     def cost(self, image_shape: tuple[int, int, int]) -> flops.Cost:
@@ -155,7 +161,9 @@ class ViT(nn.Module):
         block = products + flops.attention(tokens, tokens, self.width)
         again = {"off": 0.0, "full": block.forward, "dots": block.forward - products.forward}[self.remat]
         total = flops.dense(patches, self.patch**2 * image_shape[2], self.width, first=True)
-        total = total + self.depth * (block + flops.Cost(recompute=again)) + flops.dense(1, self.width, self.num_classes)
+        total = (
+            total + self.depth * (block + flops.Cost(recompute=again)) + flops.dense(1, self.width, self.num_classes)
+        )
         if self.pool == "map":
             total += flops.dense(tokens, self.width, 2 * self.width) + flops.dense(1, self.width, 2 * self.width)
             total += flops.attention(1, tokens, self.width) + 2 * flops.dense(1, self.width, hidden)
@@ -173,4 +181,4 @@ def unstack_blocks(params: dict) -> dict:
     """The inverse of `stack_blocks`."""
     depth = jax.tree.leaves(params["blocks"])[0].shape[0]
     rest = {n: v for n, v in params.items() if n != "blocks"}
-    return rest | {f"block_{i}": jax.tree.map(lambda leaf: leaf[i], params["blocks"]) for i in range(depth)}
+    return rest | {f"block_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"]) for i in range(depth)}

@@ -1,0 +1,97 @@
+"""`make mutants`: one-line faults, each applied to a copy of the code; the named tests must catch every one.
+
+A mutant that survives, or whose line is no longer there, fails the run with its name.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """In `file`, `old` (which must occur exactly once) becomes `new`; `tests` must then fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = [
+    Mutant("sign of learnability", "scores.py", "_score(inputs.online) - reference_weight", "-_score(inputs.online) + reference_weight", "test_scores.py"),
+    Mutant("reference counted as online", "scores.py", "reference_weight * _score(inputs.reference), policy", "reference_weight * _score(inputs.online), policy", "test_scores.py"),
+    Mutant("easy reference reads the online model", "scores.py", "return -_score(inputs.reference)", "return -_score(inputs.online)", "test_scores.py"),
+    Mutant("missing stop_gradient", "scores.py", "jax.lax.stop_gradient(values.astype(jnp.float32))", "values.astype(jnp.float32)", "test_scores.py"),
+    Mutant("scores in half precision", "scores.py", "jax.lax.stop_gradient(values.astype(jnp.float32))", "jax.lax.stop_gradient(values)", "test_scores.py"),
+    Mutant("effective share not squared", "scores.py", "jnp.sum(p * p)", "jnp.sum(p)", "test_scores.py"),
+    Mutant("normal noise for Gumbel noise", "select.py", "top_k(scores + jax.random.gumbel(", "top_k(scores + jax.random.normal(", "test_select.py"),
+    Mutant("the lowest scores", "select.py", "_, indices = jax.lax.top_k(scores, b)", "_, indices = jax.lax.top_k(-scores, b)", "test_select.py"),
+    Mutant("kappa off by one", "select.py", "perturbed[b]", "perturbed[b - 1]", "test_select.py"),
+    Mutant("plain form of q", "select.py", "-jnp.expm1(-jnp.exp(gap))", "1.0 - jnp.exp(-jnp.exp(gap))", "test_select.py"),
+    Mutant("weights of b / (B p)", "select.py", "b / (size * inclusion(log_p[indices] - perturbed[b]))", "b / (size * jnp.exp(log_p[indices]))", "test_select.py"),
+    Mutant("stale key", "step.py", "jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)", "jax.random.fold_in(state.key, 0)", "test_step.py"),
+    Mutant("temperature multiplies", "step.py", "else values) / recipe.temperature", "else values) * recipe.temperature", "test_step.py"),
+    Mutant("online model not trained", "step.py", "        state = replace(state, online=online)\n", "", "test_step.py"),
+    Mutant("learner's optimizer for the online model", "step.py", "_descend(recipe.scorer, state.online,", "_descend(recipe.learner, state.online,", "test_step.py"),
+    Mutant("weights ignored", "step.py", "jnp.mean(weights * model.learn_loss", "jnp.mean(1.0 * model.learn_loss", "test_step.py"),
+    Mutant("weights not permuted with their rows", "step.py", ".set(selection.weights)[indices]", ".set(selection.weights)[selection.indices]", "test_step.py"),
+    Mutant("augmented views are scored", "step.py", "    state, chosen = select_step(recipe, state, super_batch)\n    with", "    super_batch = recipe.augment(super_batch, state.key)\n    state, chosen = select_step(recipe, state, super_batch)\n    with", "test_step.py"),
+    Mutant("scorers train after the window", "step.py", "replace(recipe, policy=policies.uniform)", "recipe", "test_step.py"),
+    Mutant("shared buffers", "step.py", "copy = lambda tree: jax.tree.map(jnp.array, tree)", "copy = lambda tree: tree", "test_step.py"),
+    Mutant("replicated take", "sharding.py", "    if devices == 1:\n        return jax.tree.map(lambda leaf: leaf[indices], x)", "    if devices:\n        return jax.tree.map(lambda leaf: leaf[indices], x)", "test_sharding.py"),
+    Mutant("one round too few", "sharding.py", "jnp.where(away, rank + 1, 0)", "jnp.where(away, rank, 0)", "test_sharding.py"),
+    Mutant("rows stay where they are not at home", "sharding.py", "spare = rank >= room", "spare = rank > room", "test_sharding.py"),
+    Mutant("reference scoring not charged", "ledger.py", 'costs["reference_score"] = ratio * b * scorer.forward', 'costs["reference_score"] = 0.0', "test_ledger.py"),
+    Mutant("online training not charged", "ledger.py", 'costs["online_train"] = b * scorer.train', 'costs["online_train"] = 0.0', "test_ledger.py"),
+    Mutant("reference training not charged", "train.py", 'self.ledger.charge({"reference_train": sum(reference["flops"].values())})', "pass", "test_train.py"),
+    Mutant("the window never closes", "train.py", "active = self.ledger.step < self.window", "active = bool(self.window)", "test_train.py"),
+    Mutant("data position not restored", "train.py", 'return meta["position"]', "return 0", "test_train.py"),
+    Mutant("first layer's input gradient charged", "flops.py", "3 * self.forward - self.first", "3 * self.forward", "models/test_vit.py"),
+    Mutant("attention counted once", "flops.py", "2 * 2.0 * queries * keys * width", "2.0 * queries * keys * width", "models/test_vit.py"),
+    Mutant("smoothing forgotten", "losses.py", "-(1.0 - smoothing) * hit - smoothing", "-hit - 0 * smoothing", "test_losses.py"),
+]  # fmt: skip
+
+
+def caught(mutant: Mutant) -> bool:
+    """Whether the tests fail on a copy of the project with the fault applied. Raises ValueError when it cannot be applied."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        for part in ("active_learning", "tests", "configs"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        target = copy / "active_learning" / mutant.file
+        text = target.read_text()
+        if text.count(mutant.old) != 1:
+            raise ValueError(f"{mutant.name}: its line occurs {text.count(mutant.old)} times in {mutant.file}")
+        target.write_text(text.replace(mutant.old, mutant.new))
+        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"tests/{mutant.tests}"]
+        environment = os.environ | {"PYTHONPATH": str(copy)}
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+        if done.returncode not in (0, 1):
+            raise ValueError(f"{mutant.name}: the tests did not run\n{done.stdout[-2000:]}")
+        return done.returncode == 1
+
+
+def main() -> None:
+    wanted = sys.argv[1:]
+    chosen = [m for m in MUTANTS if not wanted or any(word in m.name for word in wanted)]
+    survivors = []
+    for number, mutant in enumerate(chosen, 1):
+        ok = caught(mutant)
+        print(f"[{number}/{len(chosen)}] {'caught  ' if ok else 'SURVIVED'} {mutant.name}", flush=True)
+        survivors += [] if ok else [mutant.name]
+    if survivors:
+        sys.exit(f"{len(survivors)} of {len(chosen)} faults were not caught: {', '.join(survivors)}")
+    print(f"all {len(chosen)} faults caught")
+
+
+if __name__ == "__main__":
+    main()
