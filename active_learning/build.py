@@ -62,7 +62,8 @@ def open_data(config: Config) -> Data:
     unknown = set(split.train_on) | set(split.labels) - {"test"}
     if split.parts:
         strata = train.labels(config.data.label)
-        indices = splits.split(strata, dict(split.parts), split.seed)
+        sizes = {name: int(size if size >= 1 else size * len(train)) for name, size in split.parts.items()}
+        indices = splits.split(strata, sizes, split.seed)
         splits.check_disjoint({name: train.ids[rows] for name, rows in indices.items()})
     else:
         indices = {"pool": np.arange(len(train))}

@@ -1,6 +1,5 @@
 """Checkpoints: the one importer of Orbax. A step holds the train state, and as JSON the data position, the ledger and the config hash."""
 
-import logging
 from pathlib import Path
 
 import jax
@@ -8,6 +7,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from active_learning.config import ConfigError
+from active_learning.metrics import LOG
 
 
 class Checkpoints:
@@ -36,7 +36,7 @@ class Checkpoints:
             try:
                 found = self._manager.restore(step, args=args)
             except Exception as error:  # Orbax raises many kinds for a damaged file
-                logging.warning(
+                LOG.warning(
                     "checkpoint of step %d cannot be read (%s); trying an older one", step, str(error).splitlines()[0]
                 )
                 continue

@@ -1,6 +1,5 @@
 """`python -m active_learning.main --config=configs/NAME.py --workdir=DIR [--config.x.y=...]`: flags -> frozen config -> `train.run`."""
 
-import logging as _logging
 import sys
 
 from absl import app, flags, logging
@@ -12,14 +11,13 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; the same fold
 
 def main(argv: list[str]) -> None:
     del argv
-    logging.set_verbosity(logging.INFO)
-    for chatty in ("orbax", "jax"):
-        _logging.getLogger(chatty).setLevel(_logging.WARNING)
-    logging.get_absl_handler().setFormatter(None)
+    logging.set_verbosity(logging.WARNING)
     from active_learning import train
     from active_learning.config import ConfigError, freeze
     from active_learning.data.source import DataError
+    from active_learning.metrics import show_log
 
+    show_log()
     try:
         summary = train.run(freeze(_CONFIG.value), _WORKDIR.value)
     except (ConfigError, DataError, train.NonFinite) as error:

@@ -7,6 +7,16 @@ import logging
 import time
 from pathlib import Path
 
+LOG = logging.getLogger("active_learning")
+
+
+def show_log() -> None:
+    """This package's log on stderr, one plain line each; that of the libraries only from warnings on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    LOG.handlers, LOG.propagate = [handler], False
+    LOG.setLevel(logging.INFO)
+
 
 class Writer:
     """Appends one line a call to metrics.jsonl; metrics.csv is written from it at the end. Lines after `resume_step` are cut on restart."""
@@ -79,4 +89,4 @@ def progress(name: str, step: int, total: int, rate: float, flops: float, values
     """One line: where the run stands, updates a second, time left, FLOPs so far, and a few values."""
     eta = time.strftime("%H:%M:%S", time.gmtime(max(0, total - step) / rate)) if rate > 0 else "?"
     shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items() if isinstance(v, float))
-    logging.info("%s  %d/%d  %.1f updates/s  ETA %s  %.3g FLOPs  %s", name, step, total, rate, eta, flops, shown)
+    LOG.info("%s  %d/%d  %.1f updates/s  ETA %s  %.3g FLOPs  %s", name, step, total, rate, eta, flops, shown)

@@ -13,7 +13,9 @@ from active_learning.config import ConfigError, Section, to_steps
 class Split(Section):
     """Disjoint parts of the training source, by id, stratified by label. No parts: everything is the pool."""
 
-    parts: Mapping[str, int] = field(default_factory=dict)  # examples a part, e.g. {"pool": 27000, "reference": 18000}
+    parts: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # examples, or shares below 1: {"pool": 27_000, "reference": 0.2}
     train_on: tuple = ("pool",)  # parts the learner (and the candidates) come from
     labels: Mapping[str, str] = field(default_factory=dict)  # label column of a part where it is not the source's own
     seed: int = 0

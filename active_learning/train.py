@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import signal
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from active_learning.build import Loader, Run, build, first_state
 from active_learning.config import ConfigError, config_hash, differences, name_of, to_json
 from active_learning.evaluation import Evaluation
 from active_learning.ledger import Ledger
+from active_learning.metrics import LOG
 from active_learning.settings import Config, reference_config
 from active_learning.sharding import over_data
 from active_learning.step import TrainState, train_step, uniform_step
@@ -90,7 +90,7 @@ def run(config: Config, workdir: Path | str, stop: Stop | None = None) -> dict:
     it = build(config)
     claim(workdir, config, _about(it))
     if (done := read_summary(workdir)) is not None and done["complete"]:
-        logging.info("%s: complete already", workdir)
+        LOG.info("%s: complete already", workdir)
         return done
     with stop or Stop() as stop:
         reference, params = None, None
@@ -146,6 +146,7 @@ class _Training:
         position = self._restore()
         self.loader = Loader(it.data.train, it.config.seed, over_data(it.mesh), position)
         self.watch = metrics.Stopwatch(self.ledger.train_seconds)
+        self.first_step, self.first_seconds = self.ledger.step, self.ledger.train_seconds
         self.writer = metrics.Writer(workdir, self.ledger.step, it.config.log.tensorboard)
         self.evaluation = Evaluation(it)
         self.notes = probe.Notes(it, workdir, self.ledger.step)
@@ -160,7 +161,7 @@ class _Training:
             meta["window"],
             meta["gate_losses"],
         )
-        logging.info("%s: continues at update %d", self.it.config.name, self.ledger.step)
+        LOG.info("%s: continues at update %d", self.it.config.name, self.ledger.step)
         return meta["position"]
 
     def _save(self) -> None:
@@ -259,8 +260,7 @@ class _Training:
             if values:
                 self.writer.write(self.ledger.as_dict(), values)
             if evaluate:
-                rate = self.ledger.window_steps and self.ledger.step / max(self.watch.seconds, 1e-9)
-                rate = rate or self.ledger.step / max(self.watch.seconds, 1e-9)
+                rate = (self.ledger.step - self.first_step) / max(self.watch.seconds - self.first_seconds, 1e-9)
                 metrics.progress(config.name, self.ledger.step, clock.total, rate, self.ledger.total, values)
             if self._due(clock.checkpoint) and self.ledger.step < clock.total:
                 self._save()
@@ -282,7 +282,7 @@ class _Training:
             self.gate_losses = self.gate_losses + 1 if caught_up else 0
             if self.gate_losses >= 3:
                 self.window = self.ledger.step
-                logging.info(
+                LOG.info(
                     "%s: the online model has caught up, selection stops after update %d", config.name, self.window
                 )
         return values

@@ -26,6 +26,6 @@ def get_config(arm: str = "learnability"):
         optim=section(Optim, learning_rate=1e-3),
         scorer_optim=section(Optim, learning_rate=2e-3),
         select=select if arm == "learnability" else section(Select),
-        reference=section(Reference, total="4000 steps", optim=section(Optim, learning_rate=2e-3)),
+        reference=section(Reference, total="5000 steps", optim=section(Optim, learning_rate=2e-3)),
         evaluate=section(Evaluate, gate="gate" if arm == "learnability" else ""),
     )

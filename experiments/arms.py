@@ -1,13 +1,14 @@
 """Arms of an experiment: named configs x seeds, each run once, cached by its config's hash, resumable, summed before they start."""
 
-import logging
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from active_learning import train
 from active_learning.config import config_hash
+from active_learning.metrics import LOG
 from active_learning.settings import Config
 
 
@@ -30,7 +31,8 @@ class Arm:
             if config.reference.path:
                 shared = f"{config.reference.path}-seed{seed}"
                 config = replace(config, reference=replace(config.reference, path=str(out / "references" / shared)))
-            yield config, out / "runs" / f"{config.name}-{self.budget:.2f}-seed{seed}-{config_hash(config)}"
+            slug = re.sub(r"[^a-z0-9.]+", "-", config.name.lower()).strip("-")
+            yield config, out / "runs" / f"{slug}-{self.budget:.2f}-seed{seed}-{config_hash(config)}"
 
 
 def show(arms: list[Arm]) -> None:
@@ -40,10 +42,10 @@ def show(arms: list[Arm]) -> None:
     print(f"  {sum(arm.cost for arm in arms):.1f} full-length runs in all, references not counted")
 
 
-def run_all(arms: list[Arm], out: Path) -> list[Path]:
-    """Runs what is not complete yet, in order; returns the run folders."""
+def run_all(arms: list[Arm], out: Path) -> Iterator[list[Path]]:
+    """Runs what is not complete yet, seed by seed, so that every arm has its first seed early. Yields the run folders after each seed."""
+    todo = sorted((run for arm in arms for run in arm.runs(out)), key=lambda run: run[0].seed)
     folders, start = [], time.monotonic()
-    todo = [run for arm in arms for run in arm.runs(out)]
     for n, (config, folder) in enumerate(todo, 1):
         began = time.monotonic()
         summary = train.run(config, folder)
@@ -51,8 +53,7 @@ def run_all(arms: list[Arm], out: Path) -> list[Path]:
             raise SystemExit(f"stopped at {folder}; the same command continues it")
         spent, total = time.monotonic() - began, time.monotonic() - start
         accuracy = next((v for k, v in summary["final"].items() if k.endswith("_full/accuracy")), float("nan"))
-        logging.info(
-            "[%d/%d] %s: %.4f  (%.0f s, %.0f min so far)", n, len(todo), folder.name, accuracy, spent, total / 60
-        )
+        LOG.info("[%d/%d] %s: %.4f  (%.0f s, %.0f min so far)", n, len(todo), folder.name, accuracy, spent, total / 60)
         folders.append(folder)
-    return folders
+        if n == len(todo) or todo[n][0].seed != config.seed:
+            yield folders

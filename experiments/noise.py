@@ -7,12 +7,12 @@ and tune are clean. Every choice was made on `tune` (phase `tune`, seed 0); the 
 """
 
 import argparse
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from active_learning import policies
 from active_learning.config import freeze
+from active_learning.metrics import show_log
 from active_learning.report.__main__ import write
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
 from configs import cifar10n
@@ -155,21 +155,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/noise"))
     parser.add_argument("--list", action="store_true", help="print the arms and their cost, run nothing")
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    for chatty in ("orbax", "jax", "absl"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    show_log()
     scale = SCALES[args.scale]
     arms = final_arms(scale) if args.phase == "final" else tune_arms(scale)
     show(arms)
     if args.list:
         return
     out = args.out / args.scale / args.phase
-    folders = run_all(arms, out)
     metric = "test/accuracy" if args.phase == "final" else "tune/accuracy"
-    page = write(folders, out / "report", metric, "Mislabelled CIFAR-10: uniform training and learnability selection")
-    RESULTS.mkdir(exist_ok=True)
-    name = f"noise_{args.scale}_{args.phase}"
-    (RESULTS / f"{name}.json").write_text((page / "report.json").read_text())
+    for folders in run_all(arms, out):
+        page = write(
+            folders, out / "report", metric, "Mislabelled CIFAR-10: uniform training and learnability selection"
+        )
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"noise_{args.scale}_{args.phase}.json").write_text((page / "report.json").read_text())
     print((page / "table.md").read_text())
     print(page / "index.html")
 

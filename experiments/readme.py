@@ -1,0 +1,69 @@
+"""Writes the tables of README.md from experiments/results/*.json, between its markers; no number there is typed by hand.
+
+python -m experiments.readme            # rewrites README.md
+python -m experiments.readme --check    # exit 1 when README.md is not what the results say
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+HEADER = "| arm | updates | seeds | accuracy, % | difference, points | reference's own, % | wrong labels chosen, % |"
+SAVED = "| | updates saved | total FLOPs saved | wall-clock saved |"
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def _row(arm: dict, budget: dict) -> str:
+    sd = "" if budget["final_sd"] is None else f" ± {_percent(budget['final_sd'])}"
+    gap = budget["difference"]
+    difference = "-" if gap is None else f"{100 * gap['mean']:+.1f} ± {_percent(gap['standard_error'])}"
+    name = arm["name"] + ("" if arm["counts"] is not False else " (does not count: the reference alone is better)")
+    cells = [name, f"{budget['updates']:,}", str(len(budget["seeds"])), _percent(budget["final_mean"]) + sd, difference]
+    cells += [_percent(arm["reference_accuracy"]), _percent(budget["wrong_share_chosen"], 0)]
+    return "| " + " | ".join(cells) + " |"
+
+
+def table(result: dict) -> str:
+    """The arms of one result at every budget, and what the arms that reach the level saved."""
+    lines = [HEADER, "|" + " --- |" * 7]
+    lines += [_row(arm, budget) for arm in result["arms"] for budget in arm["budgets"]]
+    lines += ["", SAVED, "|" + " --- |" * 4]
+    for arm in result["arms"]:
+        if arm["updates_saved"] is None or arm["baseline"]:
+            continue
+        saved = (arm["updates_saved"], arm["total_flops_saved"], arm["wall_clock_saved"])
+        note = "" if arm["beta_budget_enough"] else f" ({arm['budgets_tried']} budgets only)"
+        lines.append(f"| {arm['name']}{note} | " + " | ".join(f"{_percent(v)} %" for v in saved) + " |")
+    return "\n".join(lines)
+
+
+def filled(text: str) -> str:
+    """`text` with every block between `<!-- table NAME -->` and `<!-- end -->` made anew from results/NAME.json."""
+
+    def block(match: re.Match) -> str:
+        path = ROOT / "experiments" / "results" / f"{match[1]}.json"
+        content = table(json.loads(path.read_text())) if path.exists() else "(not measured yet)"
+        return f"<!-- table {match[1]} -->\n{content}\n<!-- end -->"
+
+    return re.sub(r"<!-- table (\w+) -->\n.*?<!-- end -->", block, text, flags=re.S)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    if args.check:
+        sys.exit("README.md is not what the results say: python -m experiments.readme" if filled(text) != text else 0)
+    readme.write_text(filled(text))
+
+
+if __name__ == "__main__":
+    main()
