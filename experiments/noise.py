@@ -39,7 +39,7 @@ class Scale:
 SCALES = {
     "smoke": Scale(30, 40, (0.5, 1.0), 0.5, 0.6, 0.7, (100,), (100, 101)),
     "desk": Scale(
-        2400, 4000, (0.25, 0.33, 0.4, 0.5, 0.65, 1.0), 0.4, 0.5, 0.55, (100, 101, 102), (100, 101, 102, 103, 104)
+        2400, 5000, (0.25, 0.33, 0.4, 0.5, 0.65, 1.0), 0.5, 0.6, 0.65, (100, 101, 102), (100, 101, 102, 103, 104)
     ),
     "gpu": Scale(
         20_000, 30_000, (0.25, 0.33, 0.4, 0.5, 0.65, 1.0), 0.4, 0.5, 0.55, (100, 101, 102), (100, 101, 102, 103, 104)
@@ -106,14 +106,8 @@ def final_arms(scale: Scale) -> list[Arm]:
     arms += [arm(config, name, 1.0, s.seeds, s) for name, config in controls(noisy).items()]
     clean = replace(noisy, split=replace(noisy.split, labels=CLEAN), reference=replace(noisy.reference, path="clean"))
     on_clean = uniform_of(noisy, train_on=("reference",), labels=CLEAN)
-    for budget in (s.deciding, 1.0):
-        arms += [arm(clean, "(ii) learnability, clean reference", budget, s.seeds, s)]
-        arms += [arm(on_clean, "(ii) control: uniform on the reference's clean data", budget, s.seeds, s)]
-    arms += [
-        arm(
-            replace(clean, select=replace(clean.select, until="100 %")), "(ii) learnability, no window", 1.0, s.seeds, s
-        )
-    ]
+    arms += [arm(clean, "(ii) learnability, clean reference", 1.0, s.seeds, s)]
+    arms += [arm(on_clean, "(ii) control: uniform on the reference's clean data", 1.0, s.seeds, s)]
     return arms
 
 

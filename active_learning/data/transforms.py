@@ -8,14 +8,17 @@ from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 def normalize(
     image: UInt8[Array, "B H W C"], mean: tuple[float, ...], std: tuple[float, ...], dtype=jnp.float32
 ) -> Float[Array, "B H W C"]:
-    """(image / 255 - mean) / std by channel, in `dtype`."""
+    """(image / 255 - mean) / std by channel, computed in float32 and returned in `dtype`. Raises ValueError unless C values are given."""
+    channels = image.shape[-1]
+    if len(mean) != channels or len(std) != channels:
+        raise ValueError(f"normalize: {len(mean)} means and {len(std)} deviations for images of {channels} channels")
     scale = 1.0 / (255.0 * jnp.asarray(std, jnp.float32))
     shift = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
     return (image.astype(jnp.float32) * scale[None, None, None] - shift[None, None, None]).astype(dtype)
 
 
 def example_keys(key: Key[Array, ""], ids: UInt32[Array, "B 2"], epoch: Int[Array, "B"]) -> Key[Array, "B"]:
-    """One key an example, folded from (id, epoch)."""
+    """One key an example, folded from both words of its id and its epoch."""
 
     def fold(words, turn):
         return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1]), turn)
@@ -32,18 +35,35 @@ def augment(
     crop_padding: int = 4,
     flip: bool = True,
 ) -> UInt8[Array, "B H W C"]:
-    """Random crop after zero padding, and horizontal flip, keyed by (id, epoch)."""
+    """Random crop after padding with `crop_padding` px of zeros, and a horizontal flip of every other example, keyed by (id, epoch)."""
     height, width = image.shape[1:3]
+    pad = (crop_padding, crop_padding)
 
-    def draw(key):
+    def one(image, key):
         offsets, mirror = jax.random.split(key)
-        return jax.random.randint(offsets, (2,), 0, 2 * crop_padding + 1), jax.random.bernoulli(mirror)
+        top, left = jax.random.randint(offsets, (2,), 0, 2 * crop_padding + 1)
+        rows, columns = top + jnp.arange(height), jnp.arange(width)
+        if flip:
+            columns = jnp.where(jax.random.bernoulli(mirror), width - 1 - columns, columns)
+        return jnp.pad(image, (pad, pad, (0, 0)))[rows[:, None], left + columns[None]]
 
-    offset, mirror = jax.vmap(draw)(example_keys(key, ids, epoch))
-    rows = offset[:, :1] + jnp.arange(height)[None]
-    columns = jnp.arange(width)[None]
-    if flip:
-        columns = jnp.where(mirror[:, None], width - 1 - columns, columns)
-    columns = offset[:, 1:] + columns
-    padded = jnp.pad(image, ((0, 0), (crop_padding, crop_padding), (crop_padding, crop_padding), (0, 0)))
-    return padded[jnp.arange(image.shape[0])[:, None, None], rows[:, :, None], columns[:, None, :]]
+    # vmap, not a gather over the batch axis: the partitioner answers that one with an all-gather of the images
+    return jax.vmap(one)(image, example_keys(key, ids, epoch))
+
+
+def resize(image: UInt8[Array, "B H W C"], size: int) -> UInt8[Array, "B size size C"]:
+    """Square images of `size` px, anti-aliased: the exact mean of each block (halves up) where `size` divides both sides, else a triangle filter.
+
+    The small view that scorers can read. Raises ValueError for a size below 1.
+    """
+    if size < 1:
+        raise ValueError(f"resize: size={size}, expected at least 1")
+    batch, height, width, channels = image.shape
+    if (height, width) == (size, size):
+        return image
+    if height % size or width % size:
+        smooth = jax.image.resize(image.astype(jnp.float32), (batch, size, size, channels), "linear", antialias=True)
+        return jnp.clip(jnp.round(smooth), 0, 255).astype(jnp.uint8)
+    y, x = height // size, width // size
+    blocks = image.reshape(batch, size, y, size, x, channels).astype(jnp.int32)
+    return ((blocks.sum(axis=(2, 4)) + y * x // 2) // (y * x)).astype(jnp.uint8)
