@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from active_learning import checkpoint
 from active_learning.build import build
 from active_learning.config import ConfigError, from_json
@@ -28,7 +30,7 @@ def evaluate(workdir: Path, sets: tuple[str, ...] = (), which: str = "learner") 
     out = {}
     for name in config.evaluate.sets:
         part = it.data.parts[name]
-        figures = accuracy(params, part.images(range(len(part))), part.labels)
+        figures = accuracy(params, part.images(np.arange(len(part))), part.labels)
         per_class = figures.pop("per_class")
         names = it.data.class_names or tuple(str(k) for k in range(len(per_class)))
         out[name] = figures | {"per_class": dict(zip(names, per_class, strict=True))}

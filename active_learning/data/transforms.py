@@ -1,4 +1,4 @@
-"""Image transforms on the device. What is random about an example depends on (key, id, epoch) only, never on its place in the batch."""
+"""Image transforms on the device. What is random about an example depends on (key, id, epoch), never on its place in the batch."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,10 @@ from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 def normalize(
     image: UInt8[Array, "B H W C"], mean: tuple[float, ...], std: tuple[float, ...], dtype=jnp.float32
 ) -> Float[Array, "B H W C"]:
-    """(image / 255 - mean) / std by channel, computed in float32 and returned in `dtype`. Raises ValueError unless C values are given."""
+    """(image / 255 - mean) / std by channel, computed in float32 and returned in `dtype`.
+
+    Raises ValueError unless C means and C deviations are given.
+    """
     channels = image.shape[-1]
     if len(mean) != channels or len(std) != channels:
         raise ValueError(f"normalize: {len(mean)} means and {len(std)} deviations for images of {channels} channels")
@@ -35,7 +38,10 @@ def augment(
     crop_padding: int = 4,
     flip: bool = True,
 ) -> UInt8[Array, "B H W C"]:
-    """Random crop after padding with `crop_padding` px of zeros, and a horizontal flip of every other example, keyed by (id, epoch)."""
+    """Random crop after padding with `crop_padding` px of zeros, then a horizontal flip with probability 1/2.
+
+    Both are drawn from (key, id, epoch).
+    """
     height, width = image.shape[1:3]
     pad = (crop_padding, crop_padding)
 
@@ -52,9 +58,9 @@ def augment(
 
 
 def resize(image: UInt8[Array, "B H W C"], size: int) -> UInt8[Array, "B size size C"]:
-    """Square images of `size` px, anti-aliased: the exact mean of each block (halves up) where `size` divides both sides, else a triangle filter.
+    """Square images of `size` px, the small view that scorers can read; anti-aliased. Raises ValueError for a size below 1.
 
-    The small view that scorers can read. Raises ValueError for a size below 1.
+    The exact mean of each block (halves up) where `size` divides height and width, else a triangle filter.
     """
     if size < 1:
         raise ValueError(f"resize: size={size}, expected at least 1")
