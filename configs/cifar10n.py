@@ -12,7 +12,7 @@ from active_learning.settings import Config, Evaluate, Optim, Reference, Select,
 
 
 def get_config(arm: str = "learnability"):
-    select = section(Select, policy=policies.cautious_learnability, ratio=8, temperature=0.5, until="60 %")
+    select = section(Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %", chunk=128)
     return section(
         Config,
         name=arm,

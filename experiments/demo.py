@@ -1,0 +1,55 @@
+"""`make demo`: drawn shapes, 40 % wrong labels, minutes on two cores; ends with a table and the path of a page to open.
+
+Plain training, learnability at decayed budgets of 30, 45, 60 and 100 %, the control (plain training on the reference's own data) and the
+reference itself, whose training is on the bill.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from active_learning.config import freeze
+from active_learning.metrics import show_log
+from active_learning.report.__main__ import write
+from active_learning.settings import Checkpoint, Evaluate
+from configs import shapes
+from experiments.arms import Arm, run_all
+from experiments.noise import uniform_of
+
+SEED = 1
+
+
+def arms(steps: int) -> list[Arm]:
+    """The demo's runs, each with its own fully decayed schedule."""
+    config = replace(
+        freeze(shapes.get_config()), evaluate=Evaluate(every="4 %", subset=1000), checkpoint=Checkpoint(every="100 %")
+    )
+    config = replace(config, reference=replace(config.reference, path="shapes"))
+
+    def arm(config, name, budget):
+        return Arm(replace(config, name=name, total=f"{round(budget * steps)} steps"), budget, (SEED,))
+
+    uniform = replace(uniform_of(config), baseline=True)
+    control = uniform_of(config, train_on=("reference",))
+    return [
+        arm(uniform, "uniform", 1.0),
+        *(arm(config, "learnability", budget) for budget in (0.3, 0.45, 0.6, 1.0)),
+        arm(control, "control: uniform on the reference's data", 1.0),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--steps", type=int, default=0, help="updates of the full budget (default: the config's)")
+    args = parser.parse_args()
+    show_log()
+    full = args.steps or int(freeze(shapes.get_config()).total.split()[0])
+    (folders,) = run_all(arms(full), args.out)
+    page = write(folders, args.out / "report", "test/accuracy", "Shapes with 40 % wrong labels")
+    print((page / "table.md").read_text())
+    print(f"open {(page / 'index.html').resolve()}")
+
+
+if __name__ == "__main__":
+    main()
