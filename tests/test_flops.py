@@ -31,7 +31,12 @@ def batch(size: int):
 
 @pytest.mark.parametrize(
     ("policy", "ratio"),
-    [(al.policies.learnability, RATIO), (al.policies.easy_reference, RATIO), (al.policies.hard, RATIO), (al.policies.uniform, 1)],
+    [
+        (al.policies.learnability, RATIO),
+        (al.policies.easy_reference, RATIO),
+        (al.policies.hard, RATIO),
+        (al.policies.uniform, 1),
+    ],
 )
 def test_the_ledger_charges_what_the_compiled_step_runs(policy, ratio):
     models = {"learner": TASK.model(LEARNER, optax.sgd(0.1)), "scorer": TASK.model(SCORER, optax.sgd(0.1))}

@@ -72,7 +72,7 @@ def _list(columns: dict[str, np.ndarray]) -> str:
 def _read(file: Path) -> tuple[np.ndarray, dict[str, np.ndarray], tuple[str, ...]]:
     """Images with a channel axis, label columns, class names of one archive."""
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as archive:
             content = {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file") from error

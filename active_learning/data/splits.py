@@ -30,7 +30,7 @@ def split(
     used = np.zeros(len(strata), np.int64)
     out = {}
     for name in sorted(parts):
-        seats = _largest_remainder(np.array([len(s) for s in strata]) - used, parts[name])
+        seats = _largest_remainder(np.array([len(s) for s in strata], np.int64) - used, parts[name])
         rows = [s[u : u + k] for s, u, k in zip(strata, used, seats, strict=True)]
         out[name] = np.sort(np.concatenate([*rows, np.zeros(0, np.int64)]).astype(np.int64))
         used += seats

@@ -27,7 +27,9 @@ def refused(data, pattern):
 
 def test_columns_truth_and_class_names(tmp_path):
     worse = np.array([2, 1, 2, 0, 0, 2])
-    write(tmp_path, {"worse": worse, "class_names": np.array(["cat", "dog", "elk"]), "votes": np.zeros((6, 3), np.int8)})
+    write(
+        tmp_path, {"worse": worse, "class_names": np.array(["cat", "dog", "elk"]), "votes": np.zeros((6, 3), np.int8)}
+    )
     opened = Arrays(path=str(tmp_path), label="worse").open()
     train, test = opened.train, opened.test
     assert opened.test_label == "label"
@@ -79,7 +81,10 @@ def test_it_is_a_config_value(tmp_path):
     ("train", "pattern"),
     [
         ({"image": None}, r"train\.npz: no column 'image'; columns there: label"),
-        ({"label": None, "y": LABEL}, r"config\.data\.label='label': .*train\.npz has no such column; columns there: y"),
+        (
+            {"label": None, "y": LABEL},
+            r"config\.data\.label='label': .*train\.npz has no such column; columns there: y",
+        ),
         ({"label": LABEL[:5]}, r"train\.npz: column 'label' has 5 values for 6 images"),
         ({"label": LABEL - 1}, r"train\.npz: column 'label' has label -1 at index 0, outside \[0, 2\)"),
         ({"image": IMAGE.astype(np.float32)}, r"train\.npz: 'image' is float32 \(6, 4, 4, 3\), expected uint8"),
@@ -96,7 +101,10 @@ def test_what_is_refused(tmp_path, train, pattern):
 
 
 def test_what_is_refused_of_the_test_set(tmp_path):
-    refused(write(tmp_path, test={"label": LABEL + 1}), r"test\.npz: column 'label' has label 3 at index 2, outside \[0, 3\)")
+    refused(
+        write(tmp_path, test={"label": LABEL + 1}),
+        r"test\.npz: column 'label' has label 3 at index 2, outside \[0, 3\)",
+    )
     refused(write(tmp_path, test={"label": None}), r"test\.npz: no column 'label' to judge by; columns there: none")
 
 
@@ -114,8 +122,12 @@ def test_cifar10n():
     opened = real("cifar10n", label="label_worse").open()
     train, test = opened.train, opened.test
     assert (len(train), len(test), train.num_classes, train.image_shape) == (50000, 10000, 10, (32, 32, 3))
-    assert {"label", "label_worse", "label_aggre", "label_random1"} <= set(train.columns) and "votes" not in test.columns
-    assert (train.labels("label_worse") != train.truth()).mean() == pytest.approx(0.4021, abs=1e-3)  # Wei et al. 2022, Table 1
+    assert {"label", "label_worse", "label_aggre", "label_random1"} <= set(
+        train.columns
+    ) and "votes" not in test.columns
+    assert (train.labels("label_worse") != train.truth()).mean() == pytest.approx(
+        0.4021, abs=1e-3
+    )  # Wei et al. 2022, Table 1
     mean, std = channel_stats(train, np.arange(50000))
     assert mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=1e-4)  # the figures everybody copies
     assert std == pytest.approx((0.2470, 0.2435, 0.2616), abs=1e-4)

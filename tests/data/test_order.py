@@ -65,7 +65,7 @@ def test_memory_is_two_tables_or_none():
     huge = Order(10**12, 0)
     indices, epochs = huge.positions(3 * 10**12 - 50, 100)
     assert not huge._tables and len(np.unique(indices)) == 100 and (np.unique(epochs) == [2, 3]).all()
-    assert 0 <= indices.min() and indices.max() < 10**12 and np.abs(indices.mean() / 10**12 - 0.5) < 0.15
+    assert indices.min() >= 0 and indices.max() < 10**12 and np.abs(indices.mean() / 10**12 - 0.5) < 0.15
 
 
 def test_no_examples():

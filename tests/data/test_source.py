@@ -10,7 +10,9 @@ from active_learning.data.source import DataError, Memory, Source, channel_stats
 
 def memory(n=6, **fields):
     image = np.random.default_rng(0).integers(0, 256, (n, 4, 5, 3), dtype=np.uint8)
-    return Memory(image, {"label": np.arange(n) % 3, "clean": np.zeros(n, np.int64)}, 3, "clean", ("a", "b", "c"), **fields)
+    return Memory(
+        image, {"label": np.arange(n) % 3, "clean": np.zeros(n, np.int64)}, 3, "clean", ("a", "b", "c"), **fields
+    )
 
 
 def test_memory_is_a_source():
@@ -39,14 +41,21 @@ def test_labels_that_are_no_class_are_refused():
     image = np.zeros((3, 2, 2, 1), np.uint8)
     for bad in (7, -1):
         source = Memory(image, {"label": np.array([0, bad, bad])}, 3, name="there.npz")
-        with pytest.raises(DataError, match=rf"^there.npz: column 'label' has label {bad} at index 1, outside \[0, 3\)$"):
+        with pytest.raises(
+            DataError, match=rf"^there.npz: column 'label' has label {bad} at index 1, outside \[0, 3\)$"
+        ):
             source.labels("label")
 
 
 def test_describe_is_json_and_hashes_images_labels_and_names():
     one = memory(about={"kind": "test"})
     said = json.loads(json.dumps(one.describe()))
-    assert said["kind"] == "test" and said["examples"] == 6 and said["classes"] == 3 and said["columns"] == ["label", "clean"]
+    assert (
+        said["kind"] == "test"
+        and said["examples"] == 6
+        and said["classes"] == 3
+        and said["columns"] == ["label", "clean"]
+    )
     image, labels = one.image.copy(), one.label_columns
     assert Memory(image, labels, 3).describe()["hash"] == said["hash"]
     image[5, 3, 4, 2] ^= 1

@@ -25,7 +25,9 @@ def test_sizes_are_exact_and_parts_disjoint():
 def test_strata_by_largest_remainder():
     np.testing.assert_array_equal(counts(split(LABELS, {"a": 100})["a"]), [50, 30, 20, 0])  # of 50, 30, 19.9, 0.1
     np.testing.assert_array_equal(counts(split(LABELS, {"a": 10})["a"]), [5, 3, 2, 0])
-    np.testing.assert_array_equal(counts(split(LABELS, {"a": 3})["a"]), [1, 1, 1, 0])  # of 1.5, 0.9, 0.6, 0.003: two over
+    np.testing.assert_array_equal(
+        counts(split(LABELS, {"a": 3})["a"]), [1, 1, 1, 0]
+    )  # of 1.5, 0.9, 0.6, 0.003: two over
     np.testing.assert_array_equal(counts(split(LABELS, {"a": 1000})["a"]), [500, 300, 199, 1])
 
 
