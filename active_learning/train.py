@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from active_learning import checkpoint, metrics, probe
+from active_learning import checkpoint, metrics, overview, probe
 from active_learning.build import Loader, Run, build, first_state
 from active_learning.config import ConfigError, config_hash, differences, name_of, to_json
 from active_learning.evaluation import Evaluation
@@ -92,6 +92,8 @@ def run(config: Config, workdir: Path | str, stop: Stop | None = None) -> dict:
     if (done := read_summary(workdir)) is not None and done["complete"]:
         LOG.info("%s: complete already", workdir)
         return done
+    for line in overview.lines(it):
+        LOG.info("%s: %s", config.name, line)
     with stop or Stop() as stop:
         reference, params = None, None
         if "reference" in config.select.policy.needs and config.reference.kind != "online":

@@ -10,7 +10,7 @@ import pytest
 from active_learning import checkpoint, policies, train
 from active_learning.config import ConfigError
 from active_learning.ledger import ACCOUNTS
-from active_learning.settings import Evaluate, Optim, Reference, Select
+from active_learning.settings import Evaluate, Log, Optim, Reference, Select
 from tests import world
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
@@ -218,3 +218,18 @@ def test_a_learner_can_start_from_saved_weights(data, straight, tmp_path):
     jax.tree.map(
         np.testing.assert_array_equal, checkpoint.load_params(tmp_path / "run"), checkpoint.load_params(folder)
     )
+
+
+def test_tensorboard_by_option(data, tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+
+    train.run(world.config(data, log=Log(every="2 steps", tensorboard=True)), tmp_path / "run")
+    (file,) = (tmp_path / "run" / "tensorboard").iterdir()
+    content, found = file.read_bytes(), {}
+    while content:  # records: length, its checksum (12 bytes), the event, its checksum (4)
+        size = int.from_bytes(content[:8], "little")
+        event = Event.FromString(content[12 : 12 + size])
+        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        content = content[16 + size :]
+    last = next(line for line in reversed(lines(tmp_path / "run")) if "test/accuracy" in line)
+    assert found["test/accuracy", last["step"]] == pytest.approx(last["test/accuracy"])

@@ -1,0 +1,36 @@
+"""What a run will do, said before it starts: data, parts, models, and what a step costs."""
+
+from collections.abc import Iterator
+
+import jax
+from clu import parameter_overview
+
+from active_learning.build import Run
+
+
+def lines(it: Run) -> Iterator[str]:
+    """One line each on data, split, models and cost. Allocates nothing: parameters are counted from their shapes."""
+    data, config, task = it.data, it.config, it.task
+    height, width, channels = task.image_shape
+    yield f"data: {data.num_classes} classes, {height}x{width}x{channels}, mean {_rounded(task.mean)}, std {_rounded(task.std)}"
+    parts = ", ".join(f"{name} {len(part):,}" for name, part in data.parts.items())
+    yield f"parts: {parts}; trained on {'+'.join(config.split.train_on)} ({len(data.train):,})"
+    for role, module in (("learner", it.learner), ("scorer", it.scorer)):
+        forward = module.cost(task.image_shape).forward
+        yield f"{role}: {type(module).__name__}, {count(it, module):,} parameters, {forward:.3g} FLOPs a forward pass"
+    step, plain = sum(it.costs.values()), sum(it.uniform_costs.values())
+    yield (
+        f"step: {config.select.policy.name}, {config.batch_size} of {config.batch_size * config.select.ratio} candidates in the first "
+        f"{it.clock.window} of {it.clock.total} updates, {step / plain:.2f}x the FLOPs of a uniform update"
+        if it.clock.window
+        else f"step: uniform, {config.batch_size} examples, {it.clock.total} updates"
+    )
+
+
+def count(it: Run, module) -> int:
+    """Parameters of a module."""
+    return int(parameter_overview.count_parameters(jax.eval_shape(lambda: it.task.init(module, jax.random.key(0)))))
+
+
+def _rounded(values: tuple[float, ...]) -> str:
+    return "/".join(f"{value:.3f}" for value in values)
