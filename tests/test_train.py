@@ -10,6 +10,7 @@ import pytest
 from active_learning import checkpoint, policies, train
 from active_learning.config import ConfigError
 from active_learning.ledger import ACCOUNTS
+from active_learning.report.__main__ import write
 from active_learning.settings import Evaluate, Log, Optim, Reference, Select
 from tests import world
 
@@ -233,3 +234,12 @@ def test_tensorboard_by_option(data, tmp_path):
         content = content[16 + size :]
     last = next(line for line in reversed(lines(tmp_path / "run")) if "test/accuracy" in line)
     assert found["test/accuracy", last["step"]] == pytest.approx(last["test/accuracy"])
+
+
+def test_the_report_reads_what_the_loop_writes(data, straight, tmp_path):
+    plain = world.config(data, name="plain", baseline=True, select=Select(), evaluate=Evaluate(every="3 steps", subset=60))
+    train.run(plain, tmp_path / "plain")
+    page = write([straight[0], tmp_path / "plain"], tmp_path / "report", "test/accuracy", "title")
+    (arm,) = [a for a in json.loads((page / "report.json").read_text())["arms"] if a["name"] == "run"]
+    assert json.dumps(straight[1]["final"]["test_full/accuracy"])[:6] in (page / "report.json").read_text() and arm
+    assert "plain" in (page / "table.md").read_text()

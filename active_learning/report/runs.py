@@ -135,16 +135,16 @@ def read_run(folder: Path) -> Run:
     if not isinstance(config, dict):
         raise RunError(f"{folder}/config.json: no 'config' object")
     summary = _object(folder / "summary.json")
-    total = _integer(config, "total_steps", folder / "config.json")
+    total = _integer(saved, "total_steps", folder / "config.json")
     if summary.get("complete") is not True or _integer(summary, "step", folder / "summary.json") < total:
         raise RunError(f"{folder}: not finished ({summary.get('step', '?')} of {total} updates)")
     lines = _lines(folder / "metrics.jsonl")
     return Run(
         path=folder,
-        name=_name(config, folder / "config.json"),
-        seed=_integer(config, "seed", folder / "config.json"),
+        name=_name(saved, folder / "config.json"),
+        seed=_integer(saved, "seed", folder / "config.json"),
         total_steps=total,
-        baseline=config.get("baseline") is True,
+        baseline=saved.get("baseline") is True,
         lines=lines,
         final=summary["final"] if isinstance(summary.get("final"), dict) else {},
         flops=_flops(summary, folder / "summary.json"),

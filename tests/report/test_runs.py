@@ -24,7 +24,7 @@ def make(tmp_path):
             {"step": s, "examples": 4 * s, "candidates": 8 * s, "test/accuracy": s / 100} | clocks for s in (10, 20)
         ]
         end = {"complete": True, "step": 20, "examples": 80, "candidates": 160, "final": {"test_full/accuracy": 0.3}}
-        (path / "config.json").write_text(json.dumps({"config": settings, "hash": "h", "class_names": ["a", "b"]}))
+        (path / "config.json").write_text(json.dumps(settings | {"config": {}, "hash": "h", "class_names": ["a", "b"]}))
         (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (path / "summary.json").write_text(json.dumps(end | clocks | summary))
         return path
@@ -78,7 +78,7 @@ def test_refuses_a_missing_file(make, name):
         ("config.json", "{", "damaged"),
         ("config.json", "[]", "not a JSON object"),
         ("config.json", '{"hash": "h"}', "no 'config' object"),
-        ("config.json", '{"config": {"seed": 1, "total_steps": 20}}', "no 'name'"),
+        ("config.json", '{"config": {}, "seed": 1, "total_steps": 20}', "no 'name'"),
         ("summary.json", '{"complete": true, "step": 20}', "no 'flops' object"),
         ("summary.json", '{"complete": false, "step": 12}', "not finished .12 of 20 updates"),
         ("summary.json", '{"complete": true, "step": 12}', "not finished"),
