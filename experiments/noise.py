@@ -7,6 +7,7 @@ and tune are clean. Every choice was made on `tune` (phase `tune`, seed 0); the 
 """
 
 import argparse
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from configs import cifar10n
 from experiments.arms import Arm, run_all, show
 
 RESULTS = Path(__file__).parent / "results"
+DOCS = RESULTS.parents[1] / "docs"
 CLEAN = {"reference": "label", "gate": "label", "tune": "label"}
 
 
@@ -142,6 +144,13 @@ def tune_arms(scale: Scale) -> list[Arm]:
     return arms
 
 
+def keep(page: Path, name: str) -> None:
+    """The result and its figure, where README.md finds them."""
+    for folder, file in ((RESULTS, "report.json"), (DOCS, "figure.png")):
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(page / file, folder / f"{name}{Path(file).suffix}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=SCALES, default="desk")
@@ -161,8 +170,8 @@ def main() -> None:
         page = write(
             folders, out / "report", metric, "Mislabelled CIFAR-10: uniform training and learnability selection"
         )
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"noise_{args.scale}_{args.phase}.json").write_text((page / "report.json").read_text())
+        if args.scale != "smoke":
+            keep(page, f"noise_{args.scale}_{args.phase}")
     print((page / "table.md").read_text())
     print(page / "index.html")
 
