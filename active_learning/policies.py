@@ -41,4 +41,21 @@ learnability = Policy("learnability", scores.learnability)
 cautious_learnability = Policy("cautious learnability", partial(scores.learnability, reference_weight=2.0))
 """Learnability with the reference's loss counted twice: for labels of which many are wrong."""
 hard = Policy("hard", scores.hard, needs=("online",))
+"""The online model's loss, sampled."""
 easy_reference = Policy("easy_reference", scores.easy_reference, needs=("reference",))
+"""What the reference finds easy, sampled."""
+hard_learner = Policy("hard_learner", partial(scores.hard, by="learner"), select.top_k, ("learner",))
+"""The b largest of the learner's own losses (online batch selection by loss). Costs (1 + 3 b/B) / 3 of training on all B."""
+rho = Policy("rho", partial(scores.learnability, by="learner"), select.top_k, ("learner", "reference"))
+"""RHO-LOSS (Mindermann et al., ICML 2022, arXiv 2206.07137): the learner scores, the b largest are taken."""
+gradient_norm = Policy(
+    "gradient_norm", scores.gradient_norm, select.importance_gumbel_top_k, ("learner",), scores.error_norm
+)
+"""Importance sampling by the last layer's gradient bound (Katharopoulos and Fleuret, ICML 2018, arXiv 1803.00942), without replacement;
+the weighted sub-batch gradient is unbiased at any temperature, and T = 1 is theirs."""
+margin = Policy("margin", scores.margin, needs=("online",), observe=scores.logits)
+entropy = Policy("entropy", scores.entropy, needs=("online",), observe=scores.logits)
+"""Uncertainty of the online model, sampled (Settles 2012). With the learner: `replace(entropy, score=partial(scores.entropy,
+by="learner"), needs=("learner",))`."""
+divbs = Policy("divbs", scores.divbs, select.top_k, ("learner",), scores.last_layer)
+"""Diversified batch selection (Hong et al., ICML 2024): the group that spans most of the super-batch's mean gradient. Deterministic."""

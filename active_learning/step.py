@@ -160,7 +160,9 @@ def select_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[
     with jax.named_scope("select"):
         if recipe.mesh is not None:
             said = jax.lax.with_sharding_constraint(said, replicated(recipe.mesh))
-        values, policy_state = recipe.policy.score(scores.ScoreInputs(**said), state.policy_state)
+        values, policy_state = recipe.policy.score(
+            scores.ScoreInputs(**said, b=recipe.sub_batch_size), state.policy_state
+        )
         logits = (scores.standardize(values) if recipe.standardize else values) / recipe.temperature
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
         selection = recipe.policy.select(key, logits, recipe.sub_batch_size)

@@ -26,9 +26,12 @@ class Mutant:
 
 
 MUTANTS = [
-    Mutant("sign of learnability", "scores.py", "_score(inputs.online) - reference_weight", "-_score(inputs.online) + reference_weight", "test_scores.py"),
+    Mutant("sign of learnability", "scores.py", "_score(getattr(inputs, by)) - reference_weight", "-_score(getattr(inputs, by)) + reference_weight", "test_scores.py"),
     Mutant("reference counted as online", "scores.py", "reference_weight * _score(inputs.reference), policy", "reference_weight * _score(inputs.online), policy", "test_scores.py"),
     Mutant("easy reference reads the online model", "scores.py", "return -_score(inputs.reference)", "return -_score(inputs.online)", "test_scores.py"),
+    Mutant("the learner for the online model", "scores.py", 'reference_weight: float = 1.0, by: str = "online"', 'reference_weight: float = 1.0, by: str = "learner"', "test_scores.py"),
+    Mutant("residual not updated", "scores.py", "left = left - along * ", "left = left - 0.0 * along * ", "test_policies.py"),
+    Mutant("norms for their logarithms", "scores.py", "_score(jnp.log(jnp.maximum(getattr(inputs, by), 1e-6)))", "_score(jnp.maximum(getattr(inputs, by), 1e-6))", "test_policies.py"),
     Mutant("missing stop_gradient", "scores.py", "jax.lax.stop_gradient(values.astype(jnp.float32))", "values.astype(jnp.float32)", "test_scores.py"),
     Mutant("scores in half precision", "scores.py", "jax.lax.stop_gradient(values.astype(jnp.float32))", "jax.lax.stop_gradient(values)", "test_scores.py"),
     Mutant("effective share not squared", "scores.py", "jnp.sum(p * p)", "jnp.sum(p)", "test_scores.py"),
