@@ -11,7 +11,7 @@ import pytest
 
 import active_learning as al
 from active_learning import flops, ledger, policies, scores
-from active_learning.models import MLP, ViT
+from active_learning.models import MLP
 from active_learning.scores import ScoreInputs
 from active_learning.tasks import Classification
 from tests import toy
@@ -133,7 +133,7 @@ def toy_norm(outputs, batch):
 
 SHAPE, B, RATIO = (16, 16, 3), 4, 3
 TASK = Classification(10, SHAPE, (0.5,) * 3, (0.25,) * 3)
-LEARNER, SCORER = ViT(num_classes=10, width=64, depth=2, heads=2, patch=8), MLP(num_classes=10, width=32, depth=1)
+LEARNER, SCORER = MLP(num_classes=10, width=128, depth=2), MLP(num_classes=10, width=32, depth=1)
 
 
 def images(size: int):
