@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from active_learning import checkpoint, ledger, optim, sharding
+from active_learning import checkpoint, ledger, optim, replay, sharding
 from active_learning.config import ConfigError
 from active_learning.data import splits, transforms
 from active_learning.data.order import Order
@@ -98,11 +98,19 @@ class Loader:
     def __init__(self, part: Part, seed: int, placement, position: int = 0):
         self.part, self.order, self.placement, self.position = part, Order(len(part), seed), placement, position
 
-    def next(self, count: int) -> tuple[Batch, np.ndarray]:
-        """The next `count` examples on the devices, and their row numbers within the part on the host."""
+    def next(self, count: int) -> tuple[Batch, np.ndarray, np.ndarray]:
+        """The next `count` examples on the devices; on the host their row numbers within the part, and their epochs."""
         rows, epochs = self.order.positions(self.position, count)
         self.position += count
-        return jax.device_put(self.part.batch(rows, epochs), self.placement), rows
+        return jax.device_put(self.part.batch(rows, epochs), self.placement), rows, epochs
+
+
+def loader_of(it: "Run", position: int) -> "Loader | replay.ReplayLoader":
+    """What feeds the run: the stream of candidates, or another run's choices."""
+    placement = sharding.over_data(it.mesh)
+    if it.choices is not None:
+        return replay.ReplayLoader(it.data.train, it.choices, placement, position)
+    return Loader(it.data.train, it.config.seed, placement, position)
 
 
 def subset(part: Part, size: int) -> np.ndarray:
@@ -126,6 +134,7 @@ class Run:
     costs: dict[str, float]  # FLOPs of an update inside the window, by account
     uniform_costs: dict[str, float]  # and after it
     mesh: Mesh
+    choices: replay.Choices | None = None  # of another run, to be trained on
 
 
 def _augment(batch: Batch, key) -> Batch:
@@ -152,6 +161,10 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
         )
     if len(data.train) < 1:
         raise DataError(f"{config.split.train_on}: no examples to train on")
+    choices = None
+    if config.select.replay:
+        choices = replay.read(Path(config.select.replay), config.batch_size, clock.total, data.provenance["hash"])
+        replay.rows_of(data.train.source.ids[data.train.indices], choices.ids, replay.KEY)
     mean, std = channel_stats(data.train.source, data.train.indices)
     image_shape = tuple(data.train.source.image_shape)
     task = Classification(data.num_classes, image_shape, mean, std, config.dtype, config.label_smoothing)
@@ -178,7 +191,7 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
         )
         for needs in (policy.needs, ())
     ]
-    return Run(config, clock, data, task, recipe, learner, scorer, *per_step, mesh)
+    return Run(config, clock, data, task, recipe, learner, scorer, *per_step, mesh, choices)
 
 
 def first_state(run: Run, reference=None) -> TrainState:

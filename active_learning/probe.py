@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from active_learning import replay
 from active_learning.build import Run
 from active_learning.data.source import join_id
 from active_learning.step import Chosen
@@ -18,33 +19,32 @@ class Notes:
         train = it.data.train
         self.wrong = None if train.truth is None else train.labels != train.truth
         self._values: dict[str, list[float]] = {}
-        self._ids: list[np.ndarray] = []
-        self._ids_from = step
+        self._chosen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._chosen_from = step
         self._last: tuple[Chosen, np.ndarray] | None = None
         window = it.clock.window
         self._probe_at = {max(1, window * share // 100) for share in (4, 25, 50, 75)} | {window} if window else set()
 
-    def add(self, step: int, figures: dict, chosen: Chosen | None, rows: np.ndarray) -> None:
+    def add(self, step: int, figures: dict, chosen: Chosen | None, rows: np.ndarray, epochs: np.ndarray) -> None:
         """One step: its scalars, and what was chosen of the super-batch `rows` (row numbers within the training part)."""
         for name, value in figures.items():
             self._values.setdefault(f"train/{name}", []).append(float(value))
-        taken = rows
+        taken, weights = rows, np.ones(len(rows), np.float32)
         if chosen is not None:
-            indices, ids, selected = jax.device_get((chosen.indices, chosen.ids, chosen.metrics))
-            taken = rows[indices]
+            indices, weights, selected = jax.device_get((chosen.indices, chosen.weights, chosen.metrics))
+            taken, epochs = rows[indices], epochs[indices]
             for name, value in selected.items():
                 self._values.setdefault(f"select/{name}", []).append(float(value))
             if self.wrong is not None:
                 self._values.setdefault("pool/wrong_share", []).append(float(self.wrong[rows].mean()))
             if step in self._probe_at and self.settings.probes:
                 self._picture(step, np.asarray(jax.device_get(chosen.scores)), rows)
-        else:
-            ids = None
         if self.wrong is not None:
             self._values.setdefault("select/wrong_share", []).append(float(self.wrong[taken].mean()))
         if self.settings.chosen:
             part = self.it.data.train
-            self._ids.append(part.source.ids[part.indices[taken]] if ids is None else join_id(ids))
+            ids = part.source.ids[part.indices[taken]] if chosen is None else join_id(jax.device_get(chosen.ids))
+            self._chosen.append((ids.astype(np.uint64), epochs, weights))
 
     def summary(self) -> dict[str, float]:
         """Means since the last call."""
@@ -53,14 +53,13 @@ class Notes:
         return means
 
     def flush(self) -> None:
-        """Writes the ids noted so far as chosen/FROM.npy, uint64 (steps, b), in training order."""
-        if not self._ids:
+        """Writes the choices noted so far: chosen/FROM.npy and .npz, see `replay`."""
+        if not self._chosen:
             return
-        folder = self.workdir / "chosen"
-        folder.mkdir(exist_ok=True)
-        np.save(folder / f"{self._ids_from:08d}.npy", np.stack(self._ids).astype(np.uint64))
-        self._ids_from += len(self._ids)
-        self._ids = []
+        choices = replay.Choices(*(np.stack(values) for values in zip(*self._chosen, strict=True)))
+        replay.write(self.workdir / "chosen", self._chosen_from, choices)
+        self._chosen_from += len(self._chosen)
+        self._chosen = []
 
     def _picture(self, step: int, scores: np.ndarray, rows: np.ndarray) -> None:
         part, n = self.it.data.train, self.settings.probes

@@ -42,6 +42,7 @@ class Select(Section):
     standardize: bool = False  # scores to mean 0, deviation 1 over the super-batch first
     until: str = "100 %"  # the window: a duration, or 'auto' (closes when the online model has caught up on the gate)
     chunk: int = 0  # candidates a device scores at once, 0: all
+    replay: str = ""  # run folder whose recorded choices (log.chosen=True) are trained on instead; no scorer runs
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,10 @@ def resolve(config: Config, pool: int, devices: int) -> Clock:
         raise ConfigError(f"config.reference.kind={config.reference.kind!r}: expected 'trained', 'loaded' or 'online'")
     if config.reference.kind == "loaded" and not config.reference.path:
         raise ConfigError("config.reference.kind='loaded' needs config.reference.path, the folder of a run")
+    if config.select.replay and config.select.policy.needs:
+        raise ConfigError(
+            f"config.select.replay={config.select.replay!r}: its choices are given, so config.select.policy must be uniform"
+        )
     if config.dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"config.dtype={config.dtype!r}: expected 'float32' or 'bfloat16'")
     if config.select.until == "auto" and not config.evaluate.gate:

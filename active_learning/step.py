@@ -216,6 +216,9 @@ def train_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[T
 
 
 def uniform_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """Plain training of the learner: the uniform policy, and every policy once its window has closed. No scorer runs."""
+    """Plain training of the learner: the uniform policy, and every policy once its window has closed. No scorer runs.
+
+    A batch of recorded choices brings their weights along as `weight`.
+    """
     ones = jnp.ones((jax.tree.leaves(batch)[0].shape[0],), jnp.float32)
-    return update_step(replace(recipe, policy=policies.uniform), state, batch, ones)
+    return update_step(replace(recipe, policy=policies.uniform), state, batch, batch.get("weight", ones))

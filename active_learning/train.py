@@ -10,13 +10,12 @@ import jax
 import numpy as np
 
 from active_learning import checkpoint, metrics, overview, probe
-from active_learning.build import Loader, Run, build, first_state
+from active_learning.build import Run, build, first_state, loader_of
 from active_learning.config import ConfigError, config_hash, differences, name_of, to_json
 from active_learning.evaluation import Evaluation
 from active_learning.ledger import Ledger
 from active_learning.metrics import LOG
 from active_learning.settings import Config, reference_config
-from active_learning.sharding import over_data
 from active_learning.step import TrainState, train_step, uniform_step
 
 
@@ -146,7 +145,7 @@ class _Training:
             self.ledger.charge({"reference_train": sum(reference["flops"].values())})
             self.ledger.train_seconds += reference["train_seconds"]
         position = self._restore()
-        self.loader = Loader(it.data.train, it.config.seed, over_data(it.mesh), position)
+        self.loader = loader_of(it, position)
         self.watch = metrics.Stopwatch(self.ledger.train_seconds)
         self.first_step, self.first_seconds = self.ledger.step, self.ledger.train_seconds
         self.writer = metrics.Writer(workdir, self.ledger.step, it.config.log.tensorboard)
@@ -181,7 +180,7 @@ class _Training:
     def _compile(self, step, count: int):
         """Ahead of time, so that no compilation is ever on the training clock."""
         position = self.loader.position
-        batch, _ = self.loader.next(count)
+        batch, *_ = self.loader.next(count)
         self.loader.position = position
         return jax.jit(partial(step, self.it.recipe), donate_argnums=0).lower(self.state, batch).compile()
 
@@ -215,11 +214,11 @@ class _Training:
                     self._fetch(late)
                     late = None
                     steps[active] = self._compile(train_step if active else uniform_step, count)
-            batch, rows = self.loader.next(count)
+            batch, *where = self.loader.next(count)
             self.state, said = steps[active](self.state, batch)
             self._charge(active, count)
             self._fetch(late)
-            late = (self.ledger.step, *(said if active else (said, None)), rows)
+            late = (self.ledger.step, *(said if active else (said, None)), *where)
             late = self._between(late)
         self._fetch(late)
         self.watch.stop()
@@ -236,12 +235,12 @@ class _Training:
     def _fetch(self, late) -> None:
         if late is None:
             return
-        step, figures, chosen, rows = late
+        step, figures, chosen, rows, epochs = late
         figures = jax.device_get(figures)
         for name, value in figures.items():
             if not np.isfinite(value):
                 raise NonFinite(f"{self.it.config.name}: {name} is {value} at update {step}")
-        self.notes.add(step, figures, chosen, rows)
+        self.notes.add(step, figures, chosen, rows, epochs)
 
     def _due(self, every: int) -> bool:
         return self.ledger.step % every == 0 or self.ledger.step == self.it.clock.total
