@@ -1,7 +1,7 @@
 """From a config to what runs: data and their parts, the task, the recipe, the first state. Everything that can be wrong is found here."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from active_learning import checkpoint, ledger, optim, replay, sharding
+from active_learning import checkpoint, ledger, optim, references, replay, sharding, stored
 from active_learning.config import ConfigError
 from active_learning.data import splits, transforms
 from active_learning.data.order import Order
@@ -27,6 +27,7 @@ class Part:
     indices: np.ndarray
     labels: np.ndarray  # (n,) int32, of this part
     truth: np.ndarray | None  # (n,) int32
+    columns: dict[str, np.ndarray] = field(default_factory=dict)  # (n,) each, carried by every batch
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -41,7 +42,7 @@ class Part:
             "label": self.labels[rows],
             "id": split_id(self.source.ids[self.indices[rows]]),
             "epoch": epochs.astype(np.int32),
-        }
+        } | {name: values[rows] for name, values in self.columns.items()}
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,10 @@ def open_data(config: Config) -> Data:
         np.concatenate([p.labels for p in chosen]),
         None if chosen[0].truth is None else np.concatenate([p.truth for p in chosen]),
     )
+    if split.fold >= 0:
+        half = splits.fold_of(train.ids[joined.indices]) == split.fold
+        truth = None if joined.truth is None else joined.truth[half]
+        joined = Part(train, joined.indices[half], joined.labels[half], truth)
     for name in config.evaluate.sets + ((config.evaluate.gate,) if config.evaluate.gate else ()):
         if name not in parts:
             raise ConfigError(f"config.evaluate: no part is named {name!r}; parts: {', '.join(parts)}")
@@ -135,6 +140,7 @@ class Run:
     uniform_costs: dict[str, float]  # and after it
     mesh: Mesh
     choices: replay.Choices | None = None  # of another run, to be trained on
+    stored_gate: dict[str, float] | None = None  # accuracy and loss on the gate of a reference whose scores are stored
 
 
 def _augment(batch: Batch, key) -> Batch:
@@ -147,6 +153,16 @@ def _plain(batch: Batch, key) -> Batch:
 
 def _optimizer(settings: Optim, warmup: int, total: int):
     return optim.adamw(settings.learning_rate, warmup, total, settings.weight_decay, settings.b2, settings.clip)
+
+
+def _reference_of(config: Config, clock: Clock, task: Classification, scorer) -> dict:
+    """What the recipe must know of the reference. A co-trained one learns at twice the online model's rate, as in the paper."""
+    if config.reference.kind == "online":
+        return {"reference_params": lambda state: state.online.params}
+    if config.reference.kind == "cotrained":
+        twice = dataclasses.replace(config.scorer_optim, learning_rate=2 * config.scorer_optim.learning_rate)
+        return {"reference": task.model(scorer, _optimizer(twice, clock.scorer_warmup, clock.total))}
+    return {}
 
 
 def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
@@ -165,6 +181,7 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
     if config.select.replay:
         choices = replay.read(Path(config.select.replay), config.batch_size, clock.total, data.provenance["hash"])
         replay.rows_of(data.train.source.ids[data.train.indices], choices.ids, replay.KEY)
+    data, stored_gate = references.attach(config, data, stored.view_of(tuple(data.train.source.image_shape)))
     mean, std = channel_stats(data.train.source, data.train.indices)
     image_shape = tuple(data.train.source.image_shape)
     task = Classification(data.num_classes, image_shape, mean, std, config.dtype, config.label_smoothing)
@@ -172,7 +189,6 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
     scorer = dataclasses.replace(config.scorer, num_classes=data.num_classes)
     augment = _augment if config.augment else _plain
     policy = config.select.policy
-    own = {} if config.reference.kind != "online" else {"reference_params": lambda state: state.online.params}
     recipe = Recipe(
         learner=task.model(learner, _optimizer(config.optim, clock.warmup, clock.total)),
         scorer=task.model(scorer, _optimizer(config.scorer_optim, clock.scorer_warmup, clock.total)),
@@ -183,15 +199,20 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
         chunk=config.select.chunk,
         augment=augment,
         mesh=mesh if mesh.size > 1 else None,
-        **own,
+        **_reference_of(config, clock, task, scorer),
     )
     per_step = [
         ledger.step_costs(
-            learner.cost(image_shape), scorer.cost(image_shape), needs, config.batch_size, config.select.ratio
+            learner.cost(image_shape),
+            scorer.cost(image_shape),
+            needs,
+            config.batch_size,
+            config.select.ratio,
+            config.reference.kind,
         )
         for needs in (policy.needs, ())
     ]
-    return Run(config, clock, data, task, recipe, learner, scorer, *per_step, mesh, choices)
+    return Run(config, clock, data, task, recipe, learner, scorer, *per_step, mesh, choices, stored_gate)
 
 
 def first_state(run: Run, reference=None) -> TrainState:
@@ -205,8 +226,10 @@ def first_state(run: Run, reference=None) -> TrainState:
         )
     needs = run.recipe.policy.needs
     online = task.init(run.scorer, jax.random.fold_in(key, 2)) if "online" in needs else None
-    if reference is not None:
-        reference = matching(reference, jax.eval_shape(lambda: task.init(run.scorer, key)), "config.reference")
+    if "reference" not in needs:
+        reference = None
+    elif config.reference.kind == "cotrained":
+        reference = task.init(run.scorer, jax.random.fold_in(key, 4))
     state = init_state(run.recipe, jax.random.fold_in(key, 3), learner, online, reference)
     return jax.device_put(state, sharding.replicated(run.mesh))
 

@@ -117,6 +117,23 @@ def _checked(value: Any, f: dataclasses.Field, key: str) -> Any:
     return value
 
 
+def from_flags(argv: list[str]) -> tuple[Any, list[str]]:
+    """The frozen config of `--config=FILE[:ARG]` and its `--config.x.y=...` overrides (None when not given), and the other arguments.
+
+    Raises ConfigError naming the flag that cannot be read.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", None, "config file", values, sys_argv=["", *argv])
+    try:
+        rest = values(["", *argv], known_only=True)[1:]
+    except (flags.Error, AttributeError, TypeError, KeyError, OSError, ValueError) as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    return (None if holder.value is None else freeze(holder.value)), rest
+
+
 def name_of(value: Any) -> str:
     """'module:qualname' of a class or function."""
     return f"{value.__module__}:{value.__qualname__}"

@@ -1,8 +1,10 @@
 """What the loop evaluates: fixed stratified subsets during the run, whole sets at the end, online against reference on the gate."""
 
+import jax
 import numpy as np
 
 from active_learning.build import Run, subset
+from active_learning.data import splits
 from active_learning.evaluators import Accuracy
 from active_learning.step import TrainState
 
@@ -43,9 +45,18 @@ class Evaluation:
         """Accuracy and loss of online and reference on the gate, and what the forward passes cost, by account."""
         images, labels = self._examples(self.settings.gate, len(self.it.data.parts[self.settings.gate]))
         out = {}
-        models = {"online": state.online.params, "reference": self.it.recipe.reference_params(state)}
-        for name, params in models.items():
-            figures = self._scorer(params, images, labels)
-            out |= {f"gate/{name}_accuracy": figures["accuracy"], f"gate/{name}_loss": figures["loss"]}
+        models = {"online": [state.online.params], "reference": self._references(state)}
+        for name, alternatives in models.items():
+            found = [self._scorer(params, images, labels) for params in alternatives] or [self.it.stored_gate]
+            out |= {f"gate/{name}_{k}": float(np.mean([f[k] for f in found])) for k in ("accuracy", "loss")}
         forward = len(labels) * self.it.scorer.cost(self.it.task.image_shape).forward
-        return out, {"online_score": forward, "reference_score": forward}
+        return out, {"online_score": forward, "reference_score": forward * len(models["reference"])}
+
+    def _references(self, state: TrainState) -> list:
+        """Parameters of each reference: none when its scores are stored, two when they are cross-fitted."""
+        if self.it.stored_gate is not None:
+            return []
+        params = self.it.recipe.reference_params(state)
+        if self.it.config.reference.kind != "crossfitted":
+            return [params]
+        return [jax.tree.map(lambda leaf, k=k: leaf[k], params) for k in range(splits.FOLDS)]

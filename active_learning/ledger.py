@@ -44,8 +44,13 @@ class Ledger:
         return cls(**saved)
 
 
-def step_costs(learner, scorer, needs: tuple[str, ...], b: int, ratio: int) -> dict[str, float]:
-    """FLOPs of one update, by account. `learner`, `scorer`: `flops.Cost` per example; `needs`: the policy's scorers (none: uniform)."""
+def step_costs(
+    learner, scorer, needs: tuple[str, ...], b: int, ratio: int, reference: str = "trained"
+) -> dict[str, float]:
+    """FLOPs of one update, by account. `learner`, `scorer`: `flops.Cost` per example; `needs`: the policy's scorers (none: uniform).
+
+    `reference`: its kind. Stored scores cost nothing here, two cross-fitted references score twice, a co-trained one also trains on B.
+    """
     costs = {"learner_train": b * learner.train, "recompute": b * learner.recompute}
     if "learner" in needs:
         costs["learner_train"] += ratio * b * learner.forward
@@ -55,6 +60,10 @@ def step_costs(learner, scorer, needs: tuple[str, ...], b: int, ratio: int) -> d
         costs["recompute"] += b * scorer.recompute
     if "reference" in needs:
         costs["reference_score"] = ratio * b * scorer.forward
+        costs["reference_score"] *= {"stored": 0, "crossfitted": 2}.get(reference, 1)
+        if reference == "cotrained":
+            costs["reference_train"] = ratio * b * scorer.train
+            costs["recompute"] += ratio * b * scorer.recompute
     return costs
 
 

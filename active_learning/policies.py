@@ -19,7 +19,7 @@ class Policy:
     score: `score_fn(ScoreInputs, policy_state) -> ((B,), policy_state)`; select: `select_fn(key, scores, b) -> Selection`;
     needs: which of "learner", "online", "reference" score the super-batch (none: the loader draws b examples, no super-batch exists);
     observe: `(outputs, batch) -> pytree of (B, ...)`, what the score reads of each model, None for the task's l_act;
-    init: the first policy state.
+    init: the first policy state; keep: share of the pool that trains at all, by the reference's loss, before the first update (1: all).
     """
 
     name: str
@@ -28,6 +28,12 @@ class Policy:
     needs: tuple[str, ...] = ("online", "reference")
     observe: Callable | None = None
     init: Callable[[], Any] = _stateless
+    keep: float = 1.0
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether a reference is needed, at every step or once."""
+        return "reference" in self.needs or self.keep < 1
 
 
 def _no_score(inputs, policy_state):
@@ -59,3 +65,6 @@ entropy = Policy("entropy", scores.entropy, needs=("online",), observe=scores.lo
 by="learner"), needs=("learner",))`."""
 divbs = Policy("divbs", scores.divbs, select.top_k, ("learner",), scores.last_layer)
 """Diversified batch selection (Hong et al., ICML 2024): the group that spans most of the super-batch's mean gradient. Deterministic."""
+offline_filter = Policy("offline_filter", _no_score, needs=(), keep=0.5)
+"""The half of the pool that the reference finds easiest, scored once; then plain training on it (the reference score above a quantile).
+Another share: `replace(offline_filter, keep=0.8)`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Float32, Int32, Int64, UInt64
+from jaxtyping import Float32, Int32, Int64, Integer, UInt64
 
 from active_learning.config import ConfigError
 
@@ -58,7 +58,9 @@ def read(run: Path, batch_size: int, total: int, data_hash: str) -> Choices:
     return found
 
 
-def rows_of(ids: Int64[np.ndarray, "n"], wanted: UInt64[np.ndarray, "*shape"], key: str) -> Int64[np.ndarray, "*shape"]:
+def rows_of(
+    ids: Int64[np.ndarray, "n"], wanted: Integer[np.ndarray, "*shape"], key: str
+) -> Int64[np.ndarray, "*shape"]:
     """Row numbers of the wanted ids among `ids`. ConfigError naming `key` and the first id that is not there."""
     order = np.argsort(ids, kind="stable")
     wanted = wanted.astype(np.int64)

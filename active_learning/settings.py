@@ -17,6 +17,7 @@ class Split(Section):
         default_factory=dict
     )  # examples, or shares below 1: {"pool": 27_000, "reference": 0.2}
     train_on: tuple = ("pool",)  # parts the learner (and the candidates) come from
+    fold: int = -1  # only this half (0 or 1) of train_on, by id: what a cross-fitted reference sees; -1: all of it
     labels: Mapping[str, str] = field(default_factory=dict)  # label column of a part where it is not the source's own
     seed: int = 0
 
@@ -49,10 +50,10 @@ class Select(Section):
 class Reference(Section):
     """Where the reference comes from. It has the scorer's architecture."""
 
-    kind: str = (
-        "trained"  # 'trained' here, 'loaded' from a run, or 'online': a per-step copy of the online model (a control)
-    )
-    path: str = ""  # run folder to train it into (or to find it complete), or to load it from; '': WORKDIR/reference
+    # 'trained' here; 'loaded' from a run; 'stored': scores that `store_scores` wrote; 'cotrained' on every super-batch; 'crossfitted': two,
+    # each trained on a half of train_on and scoring the other; 'online': a per-step copy of the online model (a control)
+    kind: str = "trained"
+    path: str = ""  # run folder to train it into (or to find it complete) or to load it from, file of 'stored'; '': WORKDIR/reference
     part: str = "reference"  # the part it is trained on
     total: str = "1000 steps"  # 0: an untrained reference (a control)
     batch_size: int = 128
@@ -129,6 +130,30 @@ class Clock:
     scorer_warmup: int
 
 
+KINDS = ("trained", "loaded", "stored", "cotrained", "crossfitted", "online")
+
+
+def _check_reference(config: Config) -> None:
+    kind, policy = config.reference.kind, config.select.policy
+    if kind not in KINDS:
+        raise ConfigError(f"config.reference.kind={kind!r}: expected one of {', '.join(KINDS)}")
+    if kind in ("loaded", "stored") and not config.reference.path:
+        what = "the folder of a run" if kind == "loaded" else "a file that store_scores wrote"
+        raise ConfigError(f"config.reference.kind={kind!r} needs config.reference.path, {what}")
+    if kind == "stored" and "reference" in policy.needs and policy.observe is not None:
+        raise ConfigError(
+            f"config.reference.kind='stored': policy {policy.name!r} reads more of the reference than its losses"
+        )
+    if kind == "online" and "reference" in policy.needs and "online" not in policy.needs:
+        raise ConfigError(f"config.reference.kind='online': policy {policy.name!r} trains no online model to copy")
+    if not 0 < policy.keep <= 1:
+        raise ConfigError(f"config.select.policy.keep={policy.keep}: expected a share of the pool in (0, 1]")
+    if policy.keep < 1 and kind not in ("trained", "loaded", "stored"):
+        raise ConfigError(
+            f"config.reference.kind={kind!r}: {policy.name!r} scores once, with a reference that exists before the run"
+        )
+
+
 def resolve(config: Config, pool: int, devices: int) -> Clock:
     """Durations in updates, and every check that needs no data. Raises ConfigError naming the key."""
     b, ratio = config.batch_size, config.select.ratio
@@ -142,10 +167,7 @@ def resolve(config: Config, pool: int, devices: int) -> Clock:
         raise ConfigError(
             f"config.select.chunk={config.select.chunk}: must divide the {b * ratio // devices} candidates of a device"
         )
-    if config.reference.kind not in ("trained", "loaded", "online"):
-        raise ConfigError(f"config.reference.kind={config.reference.kind!r}: expected 'trained', 'loaded' or 'online'")
-    if config.reference.kind == "loaded" and not config.reference.path:
-        raise ConfigError("config.reference.kind='loaded' needs config.reference.path, the folder of a run")
+    _check_reference(config)
     if config.select.replay and config.select.policy.needs:
         raise ConfigError(
             f"config.select.replay={config.select.replay!r}: its choices are given, so config.select.policy must be uniform"
@@ -171,14 +193,15 @@ def resolve(config: Config, pool: int, devices: int) -> Clock:
     )
 
 
-def reference_config(config: Config) -> Config:
-    """The run that trains the reference: the scorer's architecture, uniformly, on the reference's part."""
+def reference_config(config: Config, fold: int = -1) -> Config:
+    """The run that trains the reference: the scorer's architecture, uniformly, on the reference's part, or on a half of train_on."""
     ref = config.reference
+    seen = {"train_on": (ref.part,)} if fold < 0 else {"fold": fold}
     return dataclasses.replace(
         config,
         name="reference", baseline=False, seed=config.seed + ref.seed, learner=config.scorer, batch_size=ref.batch_size, total=ref.total,
         optim=ref.optim, scorer_optim=Optim(), select=Select(), reference=Reference(), init_from="",
-        split=dataclasses.replace(config.split, train_on=(ref.part,)),
+        split=dataclasses.replace(config.split, **seen),
         evaluate=dataclasses.replace(config.evaluate, every="20 %", gate=""),
         log=dataclasses.replace(config.log, chosen=False), checkpoint=Checkpoint(every="50 %"),
     )  # fmt: skip

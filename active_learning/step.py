@@ -51,7 +51,11 @@ class Recipe:
 
     learner, scorer: models (online and reference share the scorer's functions); policy, sub_batch_size b, temperature T, standardize: the
     choice; chunk: how many examples a device scores at once (0: its whole shard); augment: `(batch, key) -> batch` for training, keyed by
-    (id, epoch); mesh: None on one device; reference_params: where the reference's parameters come from.
+    (id, epoch); mesh: None on one device; reference_params: where the reference's parameters come from; reference: the scorer with the
+    optimizer of a reference that is trained on every super-batch, None for a frozen one.
+
+    A super-batch that carries `reference_loss` (B,) is scored with it and no reference runs; one that carries `scored_by` (B,) has
+    reference parameters with a leading axis, and each example is scored by that one of them.
     """
 
     learner: Model
@@ -64,6 +68,7 @@ class Recipe:
     augment: Callable[[Batch, Key[Array, ""]], Batch] = _same
     mesh: Mesh | None = None
     reference_params: Callable[["TrainState"], PyTree] = _own_reference
+    reference: Model | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -115,9 +120,15 @@ def init_state(
         key=key,
         learner=trained(recipe.learner, learner),
         online=None if online is None else trained(recipe.scorer, online),
-        reference=None if reference is None else ModelState(copy(reference)),
+        reference=_reference_state(recipe, copy, reference),
         policy_state=recipe.policy.init(),
     )
+
+
+def _reference_state(recipe: Recipe, copy: Callable, params: PyTree) -> ModelState | None:
+    if params is None or recipe.reference is None:
+        return None if params is None else ModelState(copy(params))
+    return ModelState(copy(params), recipe.reference.optimizer.init(params))
 
 
 def _observe(recipe: Recipe, model: Model, params: PyTree, batch: Batch) -> PyTree:
@@ -144,19 +155,32 @@ def _observe(recipe: Recipe, model: Model, params: PyTree, batch: Batch) -> PyTr
     return jax.shard_map(local, mesh=recipe.mesh, check_vma=False, **specs)(params, batch)
 
 
+def _observe_unseen(recipe: Recipe, params: PyTree, batch: Batch) -> PyTree:
+    """What each example's own reference says of it: all K run on the whole super-batch (and are charged), one is read."""
+    count = jax.tree.leaves(params)[0].shape[0]
+    every = [_observe(recipe, recipe.scorer, jax.tree.map(lambda p: p[k], params), batch) for k in range(count)]  # noqa: B023
+    rows = jnp.arange(batch["scored_by"].shape[0])
+    return jax.tree.map(lambda *said: jnp.stack(said)[batch["scored_by"], rows], *every)
+
+
 def select_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[TrainState, Chosen]:
     """Scores the super-batch and chooses `sub_batch_size` rows of it. Trains nothing; only the policy state changes."""
     params = {"learner": state.learner.params}
     if state.online is not None:
         params["online"] = state.online.params
-    if "reference" in recipe.policy.needs:
+    stored = {"reference": super_batch["reference_loss"]} if "reference_loss" in super_batch else {}
+    if "reference" in recipe.policy.needs and not stored:
         params["reference"] = recipe.reference_params(state)
     said = {}
     for name in recipe.policy.needs:
         with jax.named_scope(f"score_{name}"):
-            said[name] = _observe(
-                recipe, recipe.learner if name == "learner" else recipe.scorer, params[name], super_batch
-            )
+            if name in stored:
+                said[name] = stored[name]
+            elif name == "reference" and "scored_by" in super_batch:
+                said[name] = _observe_unseen(recipe, params[name], super_batch)
+            else:
+                model = recipe.learner if name == "learner" else recipe.scorer
+                said[name] = _observe(recipe, model, params[name], super_batch)
     with jax.named_scope("select"):
         if recipe.mesh is not None:
             said = jax.lax.with_sharding_constraint(said, replicated(recipe.mesh))
@@ -211,7 +235,15 @@ def train_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[T
     state, chosen = select_step(recipe, state, super_batch)
     with jax.named_scope("take"):
         sub_batch = take_sharded(super_batch, chosen.indices, recipe.mesh)
+    before = state
     state, metrics = update_step(recipe, state, sub_batch, chosen.weights)
+    if recipe.reference is not None and "reference" in recipe.policy.needs:
+        with jax.named_scope("reference"):
+            seen = recipe.augment(super_batch, before.key)
+            ones = jnp.ones(chosen.scores.shape, jnp.float32)
+            reference, figures = _descend(recipe.reference, before.reference, seen, ones)
+        state = replace(state, reference=reference)
+        metrics |= {f"reference_{name}": value for name, value in figures.items()}
     return state, (metrics, chosen)
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from active_learning import checkpoint, metrics, overview, probe
-from active_learning.build import Run, build, first_state, loader_of
+from active_learning import checkpoint, metrics, overview, probe, references
+from active_learning.build import Run, build, first_state, loader_of, matching
 from active_learning.config import ConfigError, config_hash, differences, name_of, to_json
+from active_learning.data import splits
 from active_learning.evaluation import Evaluation
 from active_learning.ledger import Ledger
 from active_learning.metrics import LOG
@@ -61,6 +62,7 @@ def claim(workdir: Path, config: Config, extra: dict) -> None:
 
 def reference_of(config: Config, workdir: Path, stop: Stop) -> tuple[dict, dict] | None:
     """The reference's (summary, parameters): loaded from any run of ours, or trained in its own run folder, or found there complete.
+    Of cross-fitted references the sums of their bills and their parameters with a leading axis.
 
     None when it was stopped before its end. Raises ConfigError when the folder to load holds no complete run, or the folder to train
     into one of another config.
@@ -70,9 +72,24 @@ def reference_of(config: Config, workdir: Path, stop: Stop) -> tuple[dict, dict]
         summary = read_summary(folder)
         if summary is None or not summary["complete"]:
             raise ConfigError(f"config.reference.path={str(folder)!r}: no complete run there to load")
+    elif config.reference.kind == "crossfitted":
+        return _crossfitted(config, folder, stop)
     else:
         summary = run(reference_config(config), folder, stop)
     return (summary, checkpoint.load_params(folder)) if summary["complete"] else None
+
+
+def _crossfitted(config: Config, folder: Path, stop: Stop) -> tuple[dict, dict] | None:
+    folders = [folder / f"fold{k}" for k in range(splits.FOLDS)]
+    found = [run(reference_config(config, k), path, stop) for k, path in enumerate(folders)]
+    if not all(summary["complete"] for summary in found):
+        return None
+    summary = {
+        "final": {"test_full/accuracy": float(np.mean([s["final"].get("test_full/accuracy", np.nan) for s in found]))},
+        "flops": {account: sum(s["flops"][account] for s in found) for account in found[0]["flops"]},
+        "train_seconds": sum(s["train_seconds"] for s in found),
+    }
+    return summary, jax.tree.map(lambda *leaves: np.stack(leaves), *map(checkpoint.load_params, folders))
 
 
 def read_summary(workdir: Path) -> dict | None:
@@ -94,13 +111,18 @@ def run(config: Config, workdir: Path | str, stop: Stop | None = None) -> dict:
     for line in overview.lines(it):
         LOG.info("%s: %s", config.name, line)
     with stop or Stop() as stop:
-        reference, params = None, None
-        if "reference" in config.select.policy.needs and config.reference.kind != "online":
+        reference, params, once = None, None, (0.0, 0.0)
+        ready = config.reference.kind in ("online", "stored", "cotrained")  # nothing to train or load
+        if config.select.policy.reads_reference and not ready:
             found = reference_of(config, workdir, stop)
             if found is None:
                 return _summary(it, Ledger(), {}, None, complete=False)
             reference, params = found
-        return _Training(it, workdir, stop, reference, params).run()
+            one = jax.tree.map(lambda leaf: leaf[0], params) if config.reference.kind == "crossfitted" else params
+            matching(one, jax.eval_shape(lambda: it.task.init(it.scorer, jax.random.key(0))), "config.reference")
+        if config.select.policy.keep < 1:
+            it, *once = references.filtered(it, params, workdir)
+        return _Training(it, workdir, stop, reference, params, once).run()
 
 
 def _about(it: Run) -> dict:
@@ -135,7 +157,7 @@ def _summary(it: Run, ledger: Ledger, final: dict, reference: dict | None, compl
 class _Training:
     """One run in progress: the state, its ledger and clocks, and what is done between steps."""
 
-    def __init__(self, it: Run, workdir: Path, stop: Stop, reference: dict | None, params):
+    def __init__(self, it: Run, workdir: Path, stop: Stop, reference: dict | None, params, once):
         self.it, self.workdir, self.stop, self.reference = it, workdir, stop, reference
         self.checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", it.config.checkpoint.keep)
         self.ledger, self.window = Ledger(), it.clock.window
@@ -144,6 +166,8 @@ class _Training:
         if reference is not None and it.config.reference.charge:
             self.ledger.charge({"reference_train": sum(reference["flops"].values())})
             self.ledger.train_seconds += reference["train_seconds"]
+        self.ledger.charge({"reference_score": once[0]})
+        self.ledger.train_seconds += once[1]
         position = self._restore()
         self.loader = loader_of(it, position)
         self.watch = metrics.Stopwatch(self.ledger.train_seconds)

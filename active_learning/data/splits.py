@@ -46,6 +46,14 @@ def _largest_remainder(counts: np.ndarray, size: int) -> np.ndarray:
     return seats
 
 
+FOLDS = 2
+
+
+def fold_of(ids: Integer[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    """The half, 0 or 1, that an example belongs to: a function of its id alone."""
+    return (hash64(0xF01D, ids) % np.uint64(FOLDS)).astype(np.int64)
+
+
 def check_disjoint(parts: Mapping[str, Integer[np.ndarray, "_"]]) -> None:
     """Raises DataError naming the first two parts that share ids, and how many; ids twice in one part count as a leak too."""
     for name, ids in parts.items():

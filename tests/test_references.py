@@ -1,0 +1,229 @@
+"""Stored, co-trained, cross-fitted references and the filtered pool: what they score, what they cost, what is refused."""
+
+import dataclasses
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import active_learning as al
+from active_learning import build, checkpoint, ledger, policies, references, store_scores, stored, train
+from active_learning.config import ConfigError
+from active_learning.data import splits
+from active_learning.data.source import DataError
+from active_learning.settings import Reference, Select, Split, reference_config
+from tests import toy, world
+from tests.hlo import product_flops
+from tests.test_policies import LEARNER, RATIO, SCORER, SHAPE, TASK, B, images, step_and_state
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return world.write_arrays(tmp_path_factory.mktemp("arrays"))
+
+
+@pytest.fixture(scope="module")
+def live(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "live"
+    return folder, train.run(world.config(data), folder)
+
+
+@pytest.fixture(scope="module")
+def scores(data, live, tmp_path_factory):
+    file = tmp_path_factory.mktemp("scores") / "scores.npz"
+    return store_scores.store(live[0] / "reference", world.config(data), out=file)
+
+
+def with_stored(data, file, **changes):
+    return world.config(data, reference=Reference(kind="stored", path=str(file)), **changes)
+
+
+def ids(folder):
+    return np.concatenate([np.load(path) for path in sorted((folder / "chosen").glob("*.npy"))])
+
+
+def test_stored_scores_choose_what_a_running_reference_chooses_and_cost_nothing(data, live, scores, tmp_path):
+    folder, theirs = live
+    ours = train.run(with_stored(data, scores[0]), tmp_path / "run")
+    np.testing.assert_array_equal(ids(tmp_path / "run"), ids(folder))
+    assert ours["flops"]["reference_score"] == ours["flops"]["reference_train"] == 0.0
+    assert ours["flops"]["online_score"] == theirs["flops"]["online_score"] > 0
+    ours_gate, theirs_gate = (
+        [json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()]
+        for f in (tmp_path / "run", folder)
+    )
+    for a, b in zip(ours_gate, theirs_gate, strict=True):
+        for name in ("gate/reference_accuracy", "gate/reference_loss"):
+            assert a.get(name, 0.0) == pytest.approx(b.get(name, 0.0), rel=1e-5)
+
+
+def test_stored_losses_are_the_live_ones(data, live, scores):
+    it = build.build(with_stored(data, scores[0]))
+    params = checkpoint.load_params(live[0] / "reference")
+    rows = np.arange(0, 400, 7)
+    batch = jax.device_put(it.data.train.batch(rows, np.zeros(len(rows), np.int32)))
+    expected = it.recipe.scorer.act_loss(it.recipe.scorer.apply(params, batch, False), batch)
+    np.testing.assert_allclose(batch[stored.COLUMN], expected, atol=1e-5)
+    assert scores[1]["model"] == stored.model_hash(params)
+    assert (scores[1]["view"], scores[1]["dtype"], scores[1]["examples"]) == ("plain 8x8x3", "float32", 600)
+
+
+def test_the_command_writes_beside_the_data(data, live, capsys):
+    assert store_scores.main([str(live[0] / "reference")]) == 0
+    said = capsys.readouterr().out
+    assert "600 scores of model" in said
+    assert next(data.glob("scores-*.npz")).with_suffix(".json").exists()
+    assert store_scores.main([str(data / "nowhere")]) == 2
+    assert "no run there" in capsys.readouterr().err
+
+
+def test_stored_scores_that_do_not_fit_are_refused(data, scores, tmp_path, tmp_path_factory):
+    file, about = scores
+    found = stored.read(file, about["data"], about["view"])
+
+    def changed(name, **changes):
+        path = tmp_path / f"{name}.npz"
+        stored.write(path, dataclasses.replace(found, **changes))
+        return path
+
+    half = {name: getattr(found, name)[:300] for name in ("ids", "labels", "loss", "hit")}
+    damaged = changed("damaged")
+    damaged.write_bytes(damaged.read_bytes()[:-8])
+    cases = [
+        (tmp_path / "none.npz", DataError, "no none.npz there"),
+        (damaged, DataError, "damaged or replaced"),
+        (changed("view", about=found.about | {"view": "plain 9x9x3"}), DataError, "scores of another view"),
+        (changed("data", about=found.about | {"data": "0"}), DataError, "scores of another data"),
+        (changed("half", **half), ConfigError, "are not among these 300 examples"),
+        (changed("labels", labels=(found.labels + 1) % 4), DataError, "was scored with label"),
+    ]
+    for path, error, message in cases:
+        with pytest.raises(error, match=message):
+            train.run(with_stored(data, path), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data, tmp_path):
+    config = world.config(data, reference=Reference(kind="cotrained"))
+    it = build.build(config)
+    assert it.costs["reference_train"] == 64 * it.scorer.cost((8, 8, 3)).train
+    summary = train.run(config, tmp_path / "run")
+    assert summary["flops"]["reference_train"] == 6 * it.costs["reference_train"]
+    assert summary["reference"] is None
+    model = toy.model(0.125)
+    recipe = toy.recipe(reference=model)
+    state, batch = toy.state(recipe), toy.batch(32)
+    after, (metrics, chosen) = jax.jit(partial(al.train_step, recipe))(state, batch)
+    by_hand, _ = al.step._descend(model, state.reference, batch, jnp.ones(32))
+    np.testing.assert_allclose(after.reference.params["w"], by_hand.params["w"], rtol=1e-5, atol=1e-7)
+    frozen = al.select_step(toy.recipe(), toy.state(toy.recipe()), batch)[1]
+    np.testing.assert_allclose(chosen.scores, frozen.scores, rtol=1e-5, atol=1e-6)  # scored before it is trained
+    assert "reference_loss" in metrics
+
+
+def test_cross_fitted_references_score_only_what_they_have_not_seen(data, tmp_path):
+    config = world.config(data, reference=Reference(kind="crossfitted", total="6 steps", batch_size=16))
+    it = build.build(config)
+    mine = it.data.train.source.ids[it.data.train.indices]
+    scored_by = it.data.train.columns["scored_by"]
+    for k in range(2):
+        theirs = build.build(reference_config(config, k)).data.train
+        seen = theirs.source.ids[theirs.indices]
+        assert not set(seen.tolist()) & set(mine[scored_by == k].tolist())
+        assert set(seen.tolist()) | set(mine[scored_by == k].tolist()) == set(mine.tolist())
+    summary = train.run(config, tmp_path / "run")
+    assert summary["flops"]["reference_score"] == 2 * summary["flops"]["online_score"]
+    assert summary["flops"]["reference_train"] == 2 * 6 * 16 * it.scorer.cost((8, 8, 3)).train
+    with pytest.raises(DataError, match="'trained on by reference 1' and 'scored by reference 1' share 1 ids"):
+        references.check_unseen([np.array([1]), np.array([2, 3])], np.array([1, 2, 3]), np.array([1, 0, 1]))
+
+
+def test_each_example_is_scored_by_its_own_reference():
+    recipe, batch = toy.recipe(), toy.batch(32)
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), toy.params(3), toy.params(4))
+    state = al.init_state(recipe, jax.random.key(0), toy.params(1), toy.params(2), both)
+    by = jnp.arange(32) % 2
+    chosen = al.select_step(recipe, state, batch | {"scored_by": by})[1]
+    alone = [
+        al.select_step(recipe, al.init_state(recipe, jax.random.key(0), *map(toy.params, (1, 2, seed))), batch)[
+            1
+        ].scores
+        for seed in (3, 4)
+    ]
+    np.testing.assert_allclose(chosen.scores, np.where(by == 0, *alone), rtol=1e-6)
+
+
+def compiled_flops(step, state, batch) -> float:
+    return product_flops(jax.jit(step).lower(state, batch).compile().as_text())
+
+
+@pytest.mark.parametrize("kind", ["stored", "cotrained", "crossfitted"])
+def test_the_ledger_charges_what_each_kind_of_reference_runs(kind):
+    import optax
+
+    changes = {"reference": TASK.model(SCORER, optax.sgd(0.1))} if kind == "cotrained" else {}
+    # an augmented view: on the plain one the compiler shares the forward pass between scoring and training the reference
+    changes |= {"augment": lambda batch, key: batch | {"image": batch["image"][:, ::-1]}}
+    step, state = step_and_state(policies.learnability, **changes)
+    batch, rows = images(RATIO * B), jnp.arange(RATIO * B)
+    if kind == "stored":
+        batch |= {"reference_loss": jnp.ones(rows.shape)}
+    if kind == "crossfitted":
+        twice = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), state.reference)
+        state, batch = dataclasses.replace(state, reference=twice), batch | {"scored_by": rows % 2}
+    costs = ledger.step_costs(LEARNER.cost(SHAPE), SCORER.cost(SHAPE), ("online", "reference"), B, RATIO, kind)
+    assert compiled_flops(step, state, batch) == pytest.approx(sum(costs.values()), rel=0.005)
+
+
+def test_the_pool_is_filtered_once_by_the_reference(data, live, scores, tmp_path):
+    select = Select(policy=dataclasses.replace(policies.offline_filter, keep=0.25))
+    config = world.config(data, select=select, reference=Reference(kind="loaded", path=str(live[0] / "reference")))
+    it = build.build(config)
+    assert not train.run(config, tmp_path / "run", world.StopAfter(7))["complete"]
+    summary = train.run(config, tmp_path / "run")
+    losses, _ = stored.score_all(it.recipe.scorer, checkpoint.load_params(live[0] / "reference"), it.data.train)
+    pool = it.data.train.source.ids[it.data.train.indices]
+    allowed = set(pool[np.argsort(losses)[:100]].tolist())
+    assert set(ids(tmp_path / "run").ravel().tolist()) <= allowed
+    assert summary["flops"]["reference_score"] == 400 * it.scorer.cost((8, 8, 3)).forward
+    assert summary["flops"]["online_score"] == 0.0
+    free = train.run(
+        dataclasses.replace(config, reference=Reference(kind="stored", path=str(scores[0]))), tmp_path / "b"
+    )
+    assert free["flops"]["reference_score"] == 0.0
+    np.testing.assert_array_equal(ids(tmp_path / "b"), ids(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("select", "reference", "message"),
+    [
+        (Select(), Reference(kind="stolen"), "expected one of trained, loaded, stored"),
+        (Select(policy=policies.easy_reference), Reference(kind="online"), "trains no online model to copy"),
+        (Select(policy=policies.learnability), Reference(kind="stored"), "needs config.reference.path, a file"),
+        (
+            Select(policy=policies.offline_filter),
+            Reference(kind="cotrained"),
+            "scores once, with a reference that exists",
+        ),
+        (
+            Select(policy=dataclasses.replace(policies.offline_filter, keep=0.0)),
+            Reference(),
+            r"keep=0\.0: expected a share",
+        ),
+    ],
+)
+def test_references_that_cannot_be_are_refused(data, tmp_path, select, reference, message):
+    with pytest.raises(ConfigError, match=message):
+        train.run(world.config(data, select=select, reference=reference), tmp_path / "run")
+
+
+def test_folds_are_halves_by_id():
+    fold = splits.fold_of(np.arange(10_000))
+    assert set(fold.tolist()) == {0, 1}
+    assert abs(fold.mean() - 0.5) < 0.02
+    assert Split().fold == -1
