@@ -179,7 +179,23 @@ def _lead(analysis: Analysis) -> str:
         "Points of gate accuracy by which the reference is ahead of the online model. Selection pays while it is; "
         "below zero the score is noise."
     )
-    return f"{head}{note}{_legend(analysis, [line[0] for line in lines])}{svg}</div>"
+    return f"{head}{note}{_legend(analysis, [line[0] for line in lines])}{svg}{_lead_in_loss(analysis)}</div>"
+
+
+def _lead_in_loss(analysis: Analysis) -> str:
+    """The same on the gate's loss; empty when it was not logged."""
+    lines = [(arm, at, v / 100) for arm, at, v in _lines(analysis, "gate/online_loss", "gate/reference_loss")]
+    if not lines:
+        return ""
+
+    def draw(axes, theme):
+        charts.draw_series(axes, theme, analysis, lines, "")
+        axes.axhline(0.0, color=theme["ink"], linewidth=1.1)
+
+    svg = charts.to_svg("lead-loss", "loss of the online model less that of the reference", (5.2, 3.3), draw)
+    return (
+        f"{_note('The same in loss (nats a gate example): what an average learnability score has left to say.')}{svg}"
+    )
 
 
 def _images(analysis: Analysis) -> str:

@@ -241,11 +241,18 @@ def test_logged_series_are_drawn(tmp_path):
         "pool/wrong_share": 0.4,
         "gate/reference_accuracy": 0.5,
         "gate/online_accuracy": 0.2,
+        "gate/reference_loss": 1.0,
+        "gate/online_loss": 1.5,
     }
     write_run(tmp_path, "uniform", 100, 1, [0.2, 0.5], baseline=True)
     write_run(tmp_path, "learn", 100, 1, [0.3, 0.6], **extra)
     page = build(tmp_path)
-    assert "Dotted: the pool’s share, 40.0 %" in page and 'id="lead-' in page and 'id="wrong-' in page
+    assert (
+        "Dotted: the pool’s share, 40.0 %" in page
+        and 'id="lead-' in page
+        and 'id="lead-loss-' in page
+        and 'id="wrong-' in page
+    )
 
 
 def test_json_and_markdown_hold_the_numbers(uniform):
