@@ -1,0 +1,159 @@
+"""What part of the bill is already paid: four scorer sizes at four levels of amortisation, each level run as a mode of its own.
+
+    python -m experiments.amortisation --scale=smoke|desk [--out runs/amortisation]
+
+Levels: none (the reference is trained too), pretrained (it is loaded), foundation dataset (its scores are read), replayed policy (another
+run's choices are). Ends with stacked bars over uniform training at the same number of updates, as in the paper's figure, and their JSON.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from active_learning import policies, store_scores, train
+from active_learning.config import freeze
+from active_learning.ledger import ACCOUNTS
+from active_learning.metrics import LOG, show_log
+from active_learning.models import ViT
+from active_learning.report.charts import ACCOUNT_WORDS, LIGHT
+from active_learning.settings import Config, Evaluate, Log, Reference, Select
+from configs import cifar10n
+
+RESULTS = Path(__file__).parent / "results"
+SCORERS = {
+    "a quarter": ViT(width=64, depth=3, heads=2, patch=8),
+    "a seventh": ViT(width=48, depth=3, heads=2, patch=8),
+    "a 19th": ViT(width=32, depth=2, heads=1, patch=8),
+    "a 110th": ViT(width=16, depth=1, heads=1, patch=8),
+}
+LEVELS = ("none", "pretrained", "foundation dataset", "replayed policy")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything."""
+
+    steps: int
+    reference_steps: int
+    seeds: tuple[int, ...]
+    parts: dict[str, int]
+
+
+SCALES = {
+    "smoke": Scale(6, 8, (400,), {"pool": 600, "reference": 400, "gate": 100, "tune": 100}),
+    "desk": Scale(600, 1200, (400, 401, 402), {"pool": 27_000, "reference": 18_000, "gate": 2_500, "tune": 2_500}),
+}
+
+
+def base(scale: Scale, seed: int) -> Config:
+    config = freeze(cifar10n.get_config("uniform"))
+    return replace(
+        config,
+        name="uniform",
+        baseline=True,
+        seed=seed,
+        total=f"{scale.steps} steps",
+        split=replace(config.split, parts=scale.parts),
+        reference=Reference(),
+        evaluate=Evaluate(every="20 %"),
+        log=Log(every="20 %", probes=0),
+    )
+
+
+def modes(plain: Config, scale: Scale, scorer: ViT, out: Path) -> dict[str, dict]:
+    """Summaries of the four levels with one scorer; each level uses what the one before has left on disk."""
+    select = Select(policy=policies.cautious_learnability, ratio=2, temperature=0.5, chunk=128)
+    ours = replace(plain, baseline=False, scorer=scorer, select=select)
+    made = out / "none" / "reference"
+    full = replace(
+        ours,
+        name="none",
+        reference=Reference(total=f"{scale.reference_steps} steps"),
+        log=replace(ours.log, chosen=True),
+    )
+    done = {"none": train.run(full, out / "none")}
+    loaded = replace(ours, name="pretrained", reference=Reference(kind="loaded", path=str(made), charge=False))
+    done["pretrained"] = train.run(loaded, out / "pretrained")
+    file = out / "scores.npz"
+    if not file.exists():
+        store_scores.store(made, full, out=file)
+    read = replace(ours, name="foundation dataset", reference=Reference(kind="stored", path=str(file)))
+    done["foundation dataset"] = train.run(read, out / "foundation")
+    replayed = replace(ours, name="replayed policy", select=Select(replay=str(out / "none")))
+    done["replayed policy"] = train.run(replayed, out / "replayed")
+    return done
+
+
+def summed(runs: list[dict], uniform: float) -> dict:
+    """Means over seeds: accounts over uniform's FLOPs, accuracy, seconds."""
+
+    def mean(values):
+        return sum(values) / len(runs)
+
+    accounts = {a: mean(r["flops"][a] for r in runs) / uniform for a in (*ACCOUNTS, "recompute")}
+    accuracy = [r["final"]["test_full/accuracy"] for r in runs]
+    return {
+        "accounts": accounts,
+        "total": sum(accounts.values()),
+        "accuracy": accuracy,
+        "seconds": mean(r["train_seconds"] for r in runs),
+    }
+
+
+def draw(result: dict, file: Path) -> None:
+    """Stacked bars, one group a scorer."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 5.2), layout="constrained")
+    axes, names, place = figure.add_subplot(), [], 0.0
+    for scorer, levels in result["scorers"].items():
+        for level, row in levels.items():
+            left = 0.0
+            for account in ACCOUNTS:
+                first = {"label": ACCOUNT_WORDS[account]} if not names else {}
+                axes.barh(place, row["accounts"][account], left=left, color=LIGHT[account], **first)
+                left += row["accounts"][account]
+            names.append((place, f"{scorer}: {level}"))
+            place -= 1.0
+        place -= 0.6
+    axes.axvline(1.0, color=LIGHT["ink"], linewidth=1.0, linestyle=":")
+    axes.set_yticks([at for at, _ in names], [name for _, name in names])
+    axes.set_xlabel("FLOPs over uniform training's, at the same number of updates")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    figure.savefig(file, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", choices=SCALES, default="desk")
+    parser.add_argument("--out", type=Path, default=Path("runs/amortisation"))
+    args = parser.parse_args()
+    show_log()
+    scale, out = SCALES[args.scale], args.out / args.scale
+    found: dict = {name: {level: [] for level in LEVELS} for name in SCORERS}
+    plain = []
+    for seed in scale.seeds:
+        config = base(scale, seed)
+        plain.append(train.run(config, out / f"uniform-seed{seed}"))
+        for name, scorer in SCORERS.items():
+            done = modes(config, scale, scorer, out / f"{name.replace(' ', '-')}-seed{seed}")
+            for level, summary in done.items():
+                found[name][level].append(summary)
+            LOG.info("seed %d, scorer %s: done", seed, name)
+    uniform = sum(plain[0]["flops"].values())
+    rows = {name: {level: summed(runs, uniform) for level, runs in levels.items()} for name, levels in found.items()}
+    result = {"steps": scale.steps, "seeds": scale.seeds, "uniform": summed(plain, uniform), "scorers": rows}
+    folder = out if args.scale == "smoke" else RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"amortisation_{args.scale}.json").write_text(json.dumps(result, indent=1))
+    draw(result, folder / f"amortisation_{args.scale}.svg")
+    for name, levels in rows.items():
+        for level, row in levels.items():
+            accuracy = sum(row["accuracy"]) / len(row["accuracy"])
+            print(f"scorer {name:10s} {level:20s} {row['total']:5.2f} x uniform's FLOPs   accuracy {accuracy:.3f}")
+    print(folder / f"amortisation_{args.scale}.svg")
+
+
+if __name__ == "__main__":
+    main()
