@@ -23,9 +23,9 @@ from configs import cifar10n
 RESULTS = Path(__file__).parent / "results"
 SCORERS = {
     "a quarter": ViT(width=64, depth=3, heads=2, patch=8),
-    "a seventh": ViT(width=48, depth=3, heads=2, patch=8),
+    "a sixth": ViT(width=48, depth=3, heads=2, patch=8),
     "a 19th": ViT(width=32, depth=2, heads=1, patch=8),
-    "a 110th": ViT(width=16, depth=1, heads=1, patch=8),
+    "a 94th": ViT(width=16, depth=1, heads=1, patch=8),
 }
 LEVELS = ("none", "pretrained", "foundation dataset", "replayed policy")
 
