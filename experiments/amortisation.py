@@ -38,11 +38,20 @@ class Scale:
     reference_steps: int
     seeds: tuple[int, ...]
     parts: dict[str, int]
+    scorers: tuple[str, ...]
+    judged: str  # the part that accuracy is of
 
 
 SCALES = {
-    "smoke": Scale(6, 8, (400,), {"pool": 600, "reference": 400, "gate": 100, "tune": 100}),
-    "desk": Scale(600, 1200, (400, 401, 402), {"pool": 27_000, "reference": 18_000, "gate": 2_500, "tune": 2_500}),
+    "smoke": Scale(6, 8, (400,), {"pool": 600, "reference": 400, "gate": 100, "tune": 100}, ("a 94th",), "tune"),
+    "desk": Scale(
+        600,
+        1200,
+        (400, 401, 402),
+        {"pool": 27_000, "reference": 18_000, "gate": 2_500, "tune": 2_500},
+        tuple(SCORERS),
+        "test",
+    ),
 }
 
 
@@ -56,9 +65,17 @@ def base(scale: Scale, seed: int) -> Config:
         total=f"{scale.steps} steps",
         split=replace(config.split, parts=scale.parts),
         reference=Reference(),
-        evaluate=Evaluate(every="20 %"),
+        evaluate=Evaluate(every="20 %", sets=(scale.judged,)),
         log=Log(every="20 %", probes=0),
     )
+
+
+def finished(config: Config, folder: Path) -> dict:
+    """The summary of a complete run; SystemExit when it was asked to stop."""
+    summary = train.run(config, folder)
+    if not summary["complete"]:
+        raise SystemExit(f"stopped at {folder}; the same command continues it")
+    return summary
 
 
 def modes(plain: Config, scale: Scale, scorer: ViT, out: Path) -> dict[str, dict]:
@@ -72,27 +89,27 @@ def modes(plain: Config, scale: Scale, scorer: ViT, out: Path) -> dict[str, dict
         reference=Reference(total=f"{scale.reference_steps} steps"),
         log=replace(ours.log, chosen=True),
     )
-    done = {"none": train.run(full, out / "none")}
+    done = {"none": finished(full, out / "none")}
     loaded = replace(ours, name="pretrained", reference=Reference(kind="loaded", path=str(made), charge=False))
-    done["pretrained"] = train.run(loaded, out / "pretrained")
+    done["pretrained"] = finished(loaded, out / "pretrained")
     file = out / "scores.npz"
     if not file.exists():
         store_scores.store(made, full, out=file)
     read = replace(ours, name="foundation dataset", reference=Reference(kind="stored", path=str(file)))
-    done["foundation dataset"] = train.run(read, out / "foundation")
+    done["foundation dataset"] = finished(read, out / "foundation")
     replayed = replace(ours, name="replayed policy", select=Select(replay=str(out / "none")))
-    done["replayed policy"] = train.run(replayed, out / "replayed")
+    done["replayed policy"] = finished(replayed, out / "replayed")
     return done
 
 
-def summed(runs: list[dict], uniform: float) -> dict:
+def summed(runs: list[dict], uniform: float, judged: str) -> dict:
     """Means over seeds: accounts over uniform's FLOPs, accuracy, seconds."""
 
     def mean(values):
         return sum(values) / len(runs)
 
     accounts = {a: mean(r["flops"][a] for r in runs) / uniform for a in (*ACCOUNTS, "recompute")}
-    accuracy = [r["final"]["test_full/accuracy"] for r in runs]
+    accuracy = [r["final"][f"{judged}_full/accuracy"] for r in runs]
     return {
         "accounts": accounts,
         "total": sum(accounts.values()),
@@ -131,19 +148,28 @@ def main() -> None:
     args = parser.parse_args()
     show_log()
     scale, out = SCALES[args.scale], args.out / args.scale
-    found: dict = {name: {level: [] for level in LEVELS} for name in SCORERS}
+    scorers = {name: SCORERS[name] for name in scale.scorers}
+    found: dict = {name: {level: [] for level in LEVELS} for name in scorers}
     plain = []
     for seed in scale.seeds:
         config = base(scale, seed)
-        plain.append(train.run(config, out / f"uniform-seed{seed}"))
-        for name, scorer in SCORERS.items():
+        plain.append(finished(config, out / f"uniform-seed{seed}"))
+        for name, scorer in scorers.items():
             done = modes(config, scale, scorer, out / f"{name.replace(' ', '-')}-seed{seed}")
             for level, summary in done.items():
                 found[name][level].append(summary)
             LOG.info("seed %d, scorer %s: done", seed, name)
     uniform = sum(plain[0]["flops"].values())
-    rows = {name: {level: summed(runs, uniform) for level, runs in levels.items()} for name, levels in found.items()}
-    result = {"steps": scale.steps, "seeds": scale.seeds, "uniform": summed(plain, uniform), "scorers": rows}
+    rows = {
+        name: {level: summed(runs, uniform, scale.judged) for level, runs in levels.items()}
+        for name, levels in found.items()
+    }
+    result = {
+        "steps": scale.steps,
+        "seeds": scale.seeds,
+        "uniform": summed(plain, uniform, scale.judged),
+        "scorers": rows,
+    }
     folder = out if args.scale == "smoke" else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"amortisation_{args.scale}.json").write_text(json.dumps(result, indent=1))

@@ -35,12 +35,13 @@ class Scale:
     reference_steps: int
     seeds: tuple[int, ...]
     parts: dict[str, int]
+    judged: str  # the part that accuracy is of
 
 
 WHOLE = {"pool": 27_000, "reference": 18_000, "gate": 2_500, "tune": 2_500}
 SCALES = {
-    "smoke": Scale(10, 10, (300,), {"pool": 600, "reference": 400, "gate": 100, "tune": 100}),
-    "desk": Scale(600, 1200, (300, 301, 302), WHOLE),
+    "smoke": Scale(10, 10, (300,), {"pool": 600, "reference": 400, "gate": 100, "tune": 100}, "tune"),
+    "desk": Scale(600, 1200, (300, 301, 302), WHOLE, "test"),
 }
 
 
@@ -53,7 +54,7 @@ def base(scale: Scale, setting: str) -> Config:
         total=f"{scale.steps} steps",
         split=replace(config.split, parts=scale.parts, labels=labels),
         reference=Reference(path=f"{setting}", total=f"{scale.reference_steps} steps"),
-        evaluate=Evaluate(every="4 %"),
+        evaluate=Evaluate(every="4 %", sets=(scale.judged,)),
         log=Log(every="4 %", probes=0),
     )
 
@@ -95,14 +96,15 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print the arms and their cost, run nothing")
     args = parser.parse_args()
     show_log()
+    scale = SCALES[args.scale]
     for setting in args.setting or ("noisy", "clean"):
-        todo = arms(SCALES[args.scale], setting)
+        todo = arms(scale, setting)
         show(todo)
         if args.list:
             continue
         out = args.out / args.scale / setting
         for folders in run_all(todo, out):
-            page = write(folders, out / "report", "test/accuracy", f"Policies at ratio 2, {setting} labels")
+            page = write(folders, out / "report", f"{scale.judged}/accuracy", f"Policies at ratio 2, {setting} labels")
             if args.scale != "smoke":
                 keep(page, f"score_comparison_{args.scale}_{setting}")
         print((page / "table.md").read_text())
