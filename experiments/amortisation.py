@@ -15,7 +15,7 @@ from active_learning import policies, store_scores, train
 from active_learning.config import freeze
 from active_learning.ledger import ACCOUNTS
 from active_learning.metrics import LOG, show_log
-from active_learning.models import ViT
+from active_learning.models import MLP, ViT
 from active_learning.report.charts import ACCOUNT_WORDS, LIGHT
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
 from configs import cifar10n
@@ -38,19 +38,29 @@ class Scale:
     reference_steps: int
     seeds: tuple[int, ...]
     parts: dict[str, int]
-    scorers: tuple[str, ...]
+    scorers: dict
     judged: str  # the part that accuracy is of
+    learner: object
 
 
 SCALES = {
-    "smoke": Scale(6, 8, (400,), {"pool": 600, "reference": 400, "gate": 100, "tune": 100}, ("a 94th",), "tune"),
+    "smoke": Scale(
+        6,
+        8,
+        (400,),
+        {"pool": 600, "reference": 400, "gate": 100, "tune": 100},
+        {"tiny": MLP(width=16, depth=1)},
+        "tune",
+        MLP(width=64, depth=1),
+    ),
     "desk": Scale(
         600,
         1200,
         (400, 401, 402),
         {"pool": 27_000, "reference": 18_000, "gate": 2_500, "tune": 2_500},
-        tuple(SCORERS),
+        SCORERS,
         "test",
+        ViT(width=128, depth=3, heads=4, patch=8),
     ),
 }
 
@@ -62,11 +72,12 @@ def base(scale: Scale, seed: int) -> Config:
         name="uniform",
         baseline=True,
         seed=seed,
+        learner=scale.learner,
         total=f"{scale.steps} steps",
         split=replace(config.split, parts=scale.parts),
         reference=Reference(),
-        evaluate=Evaluate(every="20 %", sets=(scale.judged,)),
-        log=Log(every="20 %", probes=0),
+        evaluate=Evaluate(every="50 %", sets=(scale.judged,)),
+        log=Log(every="50 %", probes=0),
     )
 
 
@@ -78,7 +89,7 @@ def finished(config: Config, folder: Path) -> dict:
     return summary
 
 
-def modes(plain: Config, scale: Scale, scorer: ViT, out: Path) -> dict[str, dict]:
+def modes(plain: Config, scale: Scale, scorer, out: Path) -> dict[str, dict]:
     """Summaries of the four levels with one scorer; each level uses what the one before has left on disk."""
     select = Select(policy=policies.cautious_learnability, ratio=2, temperature=0.5, chunk=128)
     ours = replace(plain, baseline=False, scorer=scorer, select=select)
@@ -148,13 +159,12 @@ def main() -> None:
     args = parser.parse_args()
     show_log()
     scale, out = SCALES[args.scale], args.out / args.scale
-    scorers = {name: SCORERS[name] for name in scale.scorers}
-    found: dict = {name: {level: [] for level in LEVELS} for name in scorers}
+    found: dict = {name: {level: [] for level in LEVELS} for name in scale.scorers}
     plain = []
     for seed in scale.seeds:
         config = base(scale, seed)
         plain.append(finished(config, out / f"uniform-seed{seed}"))
-        for name, scorer in scorers.items():
+        for name, scorer in scale.scorers.items():
             done = modes(config, scale, scorer, out / f"{name.replace(' ', '-')}-seed{seed}")
             for level, summary in done.items():
                 found[name][level].append(summary)

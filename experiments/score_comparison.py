@@ -14,6 +14,7 @@ from pathlib import Path
 from active_learning import policies
 from active_learning.config import freeze
 from active_learning.metrics import show_log
+from active_learning.models import MLP
 from active_learning.report.__main__ import write
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
 from configs import cifar10n
@@ -36,12 +37,15 @@ class Scale:
     seeds: tuple[int, ...]
     parts: dict[str, int]
     judged: str  # the part that accuracy is of
+    every: str  # between two evaluations
+    models: dict  # learner and scorer where they are not the config's
 
 
+TINY = {"learner": MLP(width=64, depth=1), "scorer": MLP(width=16, depth=1)}
 WHOLE = {"pool": 27_000, "reference": 18_000, "gate": 2_500, "tune": 2_500}
 SCALES = {
-    "smoke": Scale(10, 10, (300,), {"pool": 600, "reference": 400, "gate": 100, "tune": 100}, "tune"),
-    "desk": Scale(600, 1200, (300, 301, 302), WHOLE, "test"),
+    "smoke": Scale(10, 10, (300,), {"pool": 600, "reference": 400, "gate": 100, "tune": 100}, "tune", "50 %", TINY),
+    "desk": Scale(600, 1200, (300, 301, 302), WHOLE, "test", "4 %", {}),
 }
 
 
@@ -51,11 +55,12 @@ def base(scale: Scale, setting: str) -> Config:
     labels = CLEAN if setting == "clean" else {}
     return replace(
         config,
+        **scale.models,
         total=f"{scale.steps} steps",
         split=replace(config.split, parts=scale.parts, labels=labels),
         reference=Reference(path=f"{setting}", total=f"{scale.reference_steps} steps"),
-        evaluate=Evaluate(every="4 %", sets=(scale.judged,)),
-        log=Log(every="4 %", probes=0),
+        evaluate=Evaluate(every=scale.every, sets=(scale.judged,)),
+        log=Log(every=scale.every, probes=0),
     )
 
 
