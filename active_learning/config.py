@@ -140,9 +140,17 @@ def name_of(value: Any) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """A config as JSON: dataclasses become dicts with their class under 'type', functions and classes their import path."""
+    """A config as JSON: dataclasses become dicts with their class under 'type', functions and classes their import path.
+
+    A field with metadata {"late": True} is left out at its default: a key that came later changes no hash of the runs before it.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {"type": name_of(type(value))} | {n: to_json(getattr(value, n)) for n in _fields(type(value))}
+        kept = {
+            n: f
+            for n, f in _fields(type(value)).items()
+            if not (f.metadata.get("late") and getattr(value, n) == f.default)
+        }
+        return {"type": name_of(type(value))} | {n: to_json(getattr(value, n)) for n in kept}
     if isinstance(value, Mapping):
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

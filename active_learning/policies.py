@@ -1,7 +1,7 @@
 """Policies: a score, a way to select by it, and the models it needs. A policy is a value; config files import it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ class Policy:
     needs: tuple[str, ...] = ("online", "reference")
     observe: Callable | None = None
     init: Callable[[], Any] = _stateless
-    keep: float = 1.0
+    keep: float = field(default=1.0, metadata={"late": True})
 
     @property
     def reads_reference(self) -> bool:

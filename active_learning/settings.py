@@ -17,7 +17,9 @@ class Split(Section):
         default_factory=dict
     )  # examples, or shares below 1: {"pool": 27_000, "reference": 0.2}
     train_on: tuple = ("pool",)  # parts the learner (and the candidates) come from
-    fold: int = -1  # only this half (0 or 1) of train_on, by id: what a cross-fitted reference sees; -1: all of it
+    fold: int = field(
+        default=-1, metadata={"late": True}
+    )  # only this half (0 or 1) of train_on, by id: what a cross-fitted reference sees; -1: all of it
     labels: Mapping[str, str] = field(default_factory=dict)  # label column of a part where it is not the source's own
     seed: int = 0
 
@@ -43,7 +45,9 @@ class Select(Section):
     standardize: bool = False  # scores to mean 0, deviation 1 over the super-batch first
     until: str = "100 %"  # the window: a duration, or 'auto' (closes when the online model has caught up on the gate)
     chunk: int = 0  # candidates a device scores at once, 0: all
-    replay: str = ""  # run folder whose recorded choices (log.chosen=True) are trained on instead; no scorer runs
+    replay: str = field(
+        default="", metadata={"late": True}
+    )  # run folder whose recorded choices (log.chosen=True) are trained on instead; no scorer runs
 
 
 @dataclass(frozen=True)

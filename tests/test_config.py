@@ -145,3 +145,18 @@ def test_the_references_run_is_uniform_training_of_the_scorer_on_its_part():
     assert ref.select.policy is policies.uniform
     assert ref.total == config.reference.total
     assert ref.seed == 5
+
+
+def test_a_key_that_came_later_changes_no_hash_until_it_is_used(tmp_path):
+    import dataclasses
+
+    from active_learning.config import config_hash, from_json, to_json
+    from tests import world
+
+    config = world.config(tmp_path)
+    said = to_json(config)
+    assert "replay" not in said["select"] and "fold" not in said["split"] and "keep" not in said["select"]["policy"]
+    assert from_json(said).select == config.select
+    used = dataclasses.replace(config, split=dataclasses.replace(config.split, fold=1))
+    assert to_json(used)["split"]["fold"] == 1
+    assert config_hash(used) != config_hash(config)
