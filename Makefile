@@ -6,7 +6,7 @@ export MALLOC_TRIM_THRESHOLD_ := 10000000000
 export MALLOC_TOP_PAD_ := 268435456
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint bench experiments mutants drill
+.PHONY: demo test lint bench experiments mutants
 
 demo: .venv/ready
 	$(PY) -m experiments.demo
@@ -20,6 +20,9 @@ lint: .venv/ready
 
 mutants: .venv/ready
 	$(PY) -m tests.mutants
+
+bench: .venv/ready
+	$(PY) -m experiments.bench_step
 
 experiments: .venv/ready
 	$(PY) -m experiments.noise --scale=desk
