@@ -91,7 +91,7 @@ def divbs(inputs: ScoreInputs, policy_state: PolicyState, by: str = "learner") -
 
     Picked, one after the other, is the example whose last-layer gradient has the largest product with what the span of those picked
     before does not yet hold of the super-batch's mean gradient (orthogonal matching pursuit). Gradients are outer products, so their
-    products need no (B, C D) array: B b (C + D + b) multiply-adds, not charged by the ledger. Observes `last_layer`.
+    products need no (B, C D) array: 2 B C D + B b (C + D + b) multiply-adds, not charged by the ledger. Observes `last_layer`.
     """
     said = jax.lax.stop_gradient(getattr(inputs, by))
     error, features = said["error"], said["features"]
