@@ -84,7 +84,12 @@ def controls(config: Config) -> dict[str, Config]:
     untrained = replace(config.reference, total="0 steps", path=f"{config.reference.path}-untrained")
     return {
         "learnability, no window": replace(config, select=whole),
-        "control: scores of 0": replace(config, select=whole, reference=replace(config.reference, kind="online")),
+        # The paper's score, in which the reference's weight is 1: online minus online is 0.
+        "control: scores of 0": replace(
+            config,
+            select=replace(whole, policy=policies.learnability),
+            reference=replace(config.reference, kind="online"),
+        ),
         "control: untrained reference": replace(config, reference=untrained),
         "control: uniform on pool + reference part": uniform_of(config, train_on=("pool", "reference")),
         "yardstick: uniform on clean labels": uniform_of(config, labels={"pool": "label"}),
