@@ -237,7 +237,9 @@ def test_tensorboard_by_option(data, tmp_path):
 
 
 def test_the_report_reads_what_the_loop_writes(data, straight, tmp_path):
-    plain = world.config(data, name="plain", baseline=True, select=Select(), evaluate=Evaluate(every="3 steps", subset=60))
+    plain = world.config(
+        data, name="plain", baseline=True, select=Select(), evaluate=Evaluate(every="3 steps", subset=60)
+    )
     train.run(plain, tmp_path / "plain")
     page = write([straight[0], tmp_path / "plain"], tmp_path / "report", "test/accuracy", "title")
     (arm,) = [a for a in json.loads((page / "report.json").read_text())["arms"] if a["name"] == "run"]

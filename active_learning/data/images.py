@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 try:
     import cv2
@@ -86,6 +86,8 @@ def _decode(blob: bytes, least: int) -> np.ndarray:
         return _other(blob, least)
     except BadImage:
         raise
+    except UnidentifiedImageError as error:
+        raise BadImage("no image format that is known") from error
     except Exception as error:  # decoders raise many kinds, a damaged file must cost one example and never the run
         raise BadImage(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
 

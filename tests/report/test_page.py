@@ -35,7 +35,9 @@ def write_run(root, name, steps, seed, values, *, baseline=False, reference=None
     end |= {"complete": True, "final": final, "window_steps": steps, "reference": reference, "device": "cpu"}
     config = {"name": name, "seed": seed, "total_steps": steps, "batch_size": 4, "policy": "p", "baseline": baseline}
     names = ["cat", "<dog>"]
-    (folder / "config.json").write_text(json.dumps(config | {"config": {"batch_size": 4}, "hash": "h", "class_names": names}))
+    (folder / "config.json").write_text(
+        json.dumps(config | {"config": {"batch_size": 4}, "hash": "h", "class_names": names})
+    )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "summary.json").write_text(json.dumps(end))
     if probe:
