@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from active_learning import checkpoint, ledger, optim, references, replay, sharding, stored
 from active_learning.config import ConfigError
 from active_learning.data import splits, transforms
+from active_learning.data.disk import stand_in
 from active_learning.data.order import Order
 from active_learning.data.source import DataError, channel_stats, split_id
 from active_learning.settings import Clock, Config, Optim, resolve
@@ -33,16 +34,34 @@ class Part:
         return len(self.indices)
 
     def images(self, rows: np.ndarray) -> np.ndarray:
-        return self.source.gather(self.indices[rows])["image"]
+        return self.read(rows)["image"]
+
+    def read(self, rows: np.ndarray, small: bool = False) -> dict[str, np.ndarray]:
+        """Images (or small views) of rows, and `rows`, where each unreadable one is replaced by one of its label. DataError: none left."""
+        gather = self.source.gather_small if small else self.source.gather
+        seen, used = gather(self.indices[rows]), rows
+        bad = seen.pop("bad", None)
+        for attempt in range(100):
+            if bad is None or not bad.any():
+                return seen | {"rows": used}
+            at, used = np.flatnonzero(bad), used.copy()
+            used[at] = [stand_in(self.labels, int(row), attempt) for row in rows[at]]
+            again = gather(self.indices[used[at]])
+            bad[at] = again.pop("bad")
+            for name, values in again.items():
+                seen[name][at] = values
+        raise DataError(f"no readable example of label {self.labels[rows[np.flatnonzero(bad)[0]]]} was found")
 
     def batch(self, rows: np.ndarray, epochs: np.ndarray) -> Batch:
         """Rows of this part as a batch; row numbers count within the part."""
+        seen = self.read(rows)
+        used = seen.pop("rows")
         return {
-            "image": self.images(rows),
-            "label": self.labels[rows],
-            "id": split_id(self.source.ids[self.indices[rows]]),
+            **seen,
+            "label": self.labels[used],
+            "id": split_id(self.source.ids[self.indices[used]]),
             "epoch": epochs.astype(np.int32),
-        } | {name: values[rows] for name, values in self.columns.items()}
+        } | {name: values[used] for name, values in self.columns.items()}
 
 
 @dataclass(frozen=True)
@@ -125,6 +144,11 @@ def subset(part: Part, size: int) -> np.ndarray:
     return np.sort(splits.split(part.labels, {"subset": size}, 0)["subset"])
 
 
+def _sample(part: Part) -> np.ndarray:
+    """Indices that mean and deviation are computed from: all in memory, a fixed stratified sample of what is on disk."""
+    return part.indices[subset(part, getattr(part.source, "stats_sample", len(part)))]
+
+
 @dataclass(frozen=True)
 class Run:
     """All that the loop needs besides the state."""
@@ -182,7 +206,7 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
         choices = replay.read(Path(config.select.replay), config.batch_size, clock.total, data.provenance["hash"])
         replay.rows_of(data.train.source.ids[data.train.indices], choices.ids, replay.KEY)
     data, stored_gate = references.attach(config, data, stored.view_of(tuple(data.train.source.image_shape)))
-    mean, std = channel_stats(data.train.source, data.train.indices)
+    mean, std = channel_stats(data.train.source, _sample(data.train))
     image_shape = tuple(data.train.source.image_shape)
     task = Classification(data.num_classes, image_shape, mean, std, config.dtype, config.label_smoothing)
     learner = dataclasses.replace(config.learner, num_classes=data.num_classes)

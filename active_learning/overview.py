@@ -6,6 +6,7 @@ import jax
 from clu import parameter_overview
 
 from active_learning.build import Run
+from active_learning.data.disk import Problems
 
 
 def lines(it: Run) -> Iterator[str]:
@@ -15,6 +16,7 @@ def lines(it: Run) -> Iterator[str]:
     yield f"data: {data.num_classes} classes, {height}x{width}x{channels}, mean {_rounded(task.mean)}, std {_rounded(task.std)}"
     parts = ", ".join(f"{name} {len(part):,}" for name, part in data.parts.items())
     yield f"parts: {parts}; trained on {'+'.join(config.split.train_on)} ({len(data.train):,})"
+    yield from getattr(data.train.source, "problems", Problems("", 0)).lines()
     for role, module in (("learner", it.learner), ("scorer", it.scorer)):
         forward = module.cost(task.image_shape).forward
         yield f"{role}: {type(module).__name__}, {count(it, module):,} parameters, {forward:.3g} FLOPs a forward pass"

@@ -26,7 +26,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def gather(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
-        """Examples at `indices`: image uint8 (k, height, width, channels), a copy."""
+        """Examples at `indices`: image uint8 (k, height, width, channels), a copy. Where images can be damaged also `bad` bool (k,)."""
         ...
 
     def labels(self, column: str) -> Int32[np.ndarray, "n"]:
@@ -119,7 +119,8 @@ def channel_stats(source: Source, indices: Integer[np.ndarray, "k"]) -> tuple[tu
     channels = source.image_shape[2]
     counts = np.zeros((channels, 256), np.int64)
     for start in range(0, len(indices), 1024):  # grey-level counts: exact sums in flat memory
-        image = source.gather(indices[start : start + 1024])["image"]
+        seen = source.gather(indices[start : start + 1024])
+        image = seen["image"][~seen["bad"]] if "bad" in seen else seen["image"]
         for c in range(channels):
             counts[c] += np.bincount(image[..., c].ravel(), minlength=256)
     level = np.arange(256) / 255

@@ -1,0 +1,126 @@
+"""Tar shards read in place: against tarfile, in every dialect, and one line for what is damaged."""
+
+import io
+import json
+import os
+import tarfile
+
+import numpy as np
+import pytest
+
+from active_learning.data import webdataset
+from active_learning.data.images import cover
+from active_learning.data.source import DataError
+from active_learning.data.webdataset import WebDataset
+from tests.data.photos import COLOURS, blob, picture
+
+
+def write_tar(path, files: dict[str, bytes], format=tarfile.USTAR_FORMAT):
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def examples(count: int, first: int = 0, **more) -> dict[str, bytes]:
+    out = {}
+    for n in range(first, first + count):
+        name = list(COLOURS)[n % 3]
+        out |= {
+            f"{n:04d}.png": blob(name, n),
+            f"{n:04d}.cls": str(n % 3).encode(),
+            f"{n:04d}.txt": f"a {name}".encode(),
+        }
+    return out
+
+
+def write_shards(root):
+    root.mkdir(exist_ok=True)
+    for shard in range(2):
+        write_tar(root / f"train-{shard}.tar", examples(30, 30 * shard))
+    write_tar(root / "test-0.tar", examples(9, 100))
+    return root
+
+
+def test_shards(tmp_path):
+    opened = WebDataset(path=str(write_shards(tmp_path)), size=16, text="caption").open()
+    train = opened.train
+    assert (len(train), len(opened.test), train.num_classes) == (60, 9, 3)
+    assert train.ids.tolist() == [*range(30), *(2**32 + n for n in range(30))]
+    assert train.labels("label").tolist() == [n % 3 for n in range(60)]
+    assert train.texts("caption")[31] == "a green"
+    seen = train.gather(np.array([59, 0]))["image"]
+    for image, n in zip(seen, (59, 0), strict=True):
+        assert np.array_equal(image, cover(picture(list(COLOURS)[n % 3], n), 16))
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_are_those_of_tarfile(tmp_path, format):
+    deep = "/".join(["folder" * 5] * 4)
+    names = ["a.jpg", f"{deep}/b.jpg", "ü.txt"] + (["n" * 180 + ".jpg"] if format != tarfile.USTAR_FORMAT else [])
+    path = write_tar(tmp_path / "x.tar", {name: name.encode() * (n * 300 + 1) for n, name in enumerate(names)}, format)
+    with tarfile.open(path) as tar, open(path, "rb") as file:
+        want = [(m.name, m.offset_data, m.size) for m in tar]
+        assert list(webdataset.members(file.fileno(), str(path))) == want
+
+
+def test_the_index_is_made_once_and_anew_when_the_tar_changes(tmp_path, monkeypatch):
+    path = str(write_tar(tmp_path / "x.tar", examples(4)))
+    made = []
+    monkeypatch.setattr(webdataset, "make_index", lambda tar, make=webdataset.make_index: made.append(tar) or make(tar))
+    first = webdataset.open_index(path)
+    assert os.path.exists(path + ".index.npz")
+    again = webdataset.open_index(path)
+    assert made == [path]
+    assert again["keys"] == first["keys"] and again["fields"] == first["fields"]
+    assert np.array_equal(again["places"], first["places"])
+    write_tar(path, examples(5))
+    assert len(webdataset.open_index(path)["keys"]) == 5
+    (tmp_path / "x.tar.index.npz").write_bytes(b"half a file")
+    assert len(webdataset.open_index(path)["keys"]) == 5
+    webdataset.open_index(path, str(tmp_path / "cache"))
+    assert len(list((tmp_path / "cache").glob("*.index.npz"))) == 1
+
+
+def test_json_fields_stored_ids_and_small_views(tmp_path):
+    files = {}
+    for n in range(8):
+        files |= {
+            f"{n}.png": blob("red", n),
+            f"{n}.small.png": blob("blue", n),
+            f"{n}.json": json.dumps({"id": 70 + n, "kind": "ab"[n % 2]}).encode(),
+        }
+    write_tar(tmp_path / "x.tar", files)
+    source = WebDataset(path=str(tmp_path / "x.tar"), size=16, small=8, label="kind", holdout=0.25).open().train
+    assert source.class_names == ("a", "b")
+    assert set(source.ids) <= set(range(70, 78))
+    small = source.gather_small(np.array([0]))["image_small"]
+    assert np.array_equal(small[0], cover(picture("blue", int(source.ids[0]) - 70), 8))
+
+
+def test_damaged_tars_are_named(tmp_path):
+    path = write_tar(tmp_path / "x.tar", examples(4))
+    whole = path.read_bytes()
+    for end in (700, 1500):
+        path.write_bytes(whole[:end])
+        with pytest.raises(DataError, match=r"x\.tar: truncated"):
+            WebDataset(path=str(path)).open()
+    path.write_bytes(b"no tar at all" * 100)
+    with pytest.raises(DataError, match=r"x\.tar: no tar header at byte 0"):
+        WebDataset(path=str(path)).open()
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="truncated, or no tar"):
+        WebDataset(path=str(path)).open()
+    with pytest.raises(DataError, match=r"no \.tar there"):
+        WebDataset(path=str(tmp_path / "nowhere")).open()
+
+
+def test_an_id_twice_is_counted(tmp_path):
+    write_tar(
+        tmp_path / "x.tar",
+        {f"{n}.{s}": b for n in range(3) for s, b in (("png", blob("red", n)), ("json", b'{"id": 7, "label": 0}'))},
+    )
+    with pytest.raises(DataError, match="id 7 occurs more than once"):
+        WebDataset(path=str(tmp_path / "x.tar")).open()
