@@ -4,6 +4,7 @@ Everything is `jax.jit` with `NamedSharding` over a mesh whose axes are Auto: in
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -118,3 +119,17 @@ def take_sharded(x: PyTree, indices: Int[Array, "b"], mesh: Mesh | None, axis: s
         mesh=mesh, in_specs=(P(axis), P(), P()), out_specs=P(axis), check_vma=False,
     )  # fmt: skip
     return take(x, indices, rank)
+
+
+def by_rows(function: Callable, mesh: Mesh | None, rows: int) -> Callable:
+    """`function` of arrays whose first `rows` arguments (and whose result) have a leading axis that is split over the mesh, the others
+    replicated; on several devices it is called with `axis=DATA_AXIS`, to gather over it what it needs of the others."""
+    if mesh is None or mesh.shape[DATA_AXIS] == 1:
+        return function
+
+    def split(*arguments):
+        specs = tuple(P(DATA_AXIS) if n < rows else P() for n in range(len(arguments)))
+        inner = functools.partial(function, axis=DATA_AXIS)
+        return jax.shard_map(inner, mesh=mesh, in_specs=specs, out_specs=P(DATA_AXIS), check_vma=False)(*arguments)
+
+    return split
