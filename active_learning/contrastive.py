@@ -46,7 +46,9 @@ def _all(x: Float[Array, "r D"], axis: str | None) -> Float[Array, "B D"]:
     return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
 
 
-def _over_columns(block: Callable, rows: Float[Array, "R D"], columns: Float[Array, "C D"], chunk: int) -> Float[Array, "n R"]:
+def _over_columns(
+    block: Callable, rows: Float[Array, "R D"], columns: Float[Array, "C D"], chunk: int
+) -> Float[Array, "n R"]:
     """block(rows, chunk of columns) -> (R,), for each chunk; of each only inputs and outputs are kept for the gradient."""
     count = columns.shape[0]
     if not chunk or chunk >= count:
@@ -100,7 +102,9 @@ def sigmoid(
     return as_negatives - own  # softplus(-x) = softplus(x) - x
 
 
-def in_batch_accuracy(image: Float[Array, "B D"], text: Float[Array, "B D"], *, axis: str | None = None) -> Float[Array, "B"]:
+def in_batch_accuracy(
+    image: Float[Array, "B D"], text: Float[Array, "B D"], *, axis: str | None = None
+) -> Float[Array, "B"]:
     """1.0 where no other text of the batch is closer to the image than its own: is it learning at all?"""
     others = products(image, _all(text, axis))
     return (-dot(image, text) >= jnp.max(others, axis=1) - 1e-6).astype(jnp.float32)

@@ -61,7 +61,9 @@ def test_sigmoid_loss_of_three_pairs_by_hand():
 @pytest.mark.parametrize("chunk", [0, 16, 64])
 def test_losses_equal_their_formulas_in_float64(chunk):
     image, text = embeddings()
-    np.testing.assert_allclose(contrastive.info_nce(image, text, SCALE, chunk=chunk), np_info_nce(image, text, SCALE), rtol=2e-6)
+    np.testing.assert_allclose(
+        contrastive.info_nce(image, text, SCALE, chunk=chunk), np_info_nce(image, text, SCALE), rtol=2e-6
+    )
     ours = contrastive.sigmoid(image, text, SCALE, BIAS, chunk=chunk)
     np.testing.assert_allclose(ours, np_sigmoid(image, text, SCALE, BIAS), rtol=1e-5)
 
@@ -99,7 +101,9 @@ def value_and_grads(name: str, mesh=None, **options):
 @pytest.mark.parametrize("chunk", [8, 32])
 def test_chunks_change_neither_value_nor_gradient(name, chunk):
     jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), value_and_grads(name, chunk=chunk), value_and_grads(name)
+        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
+        value_and_grads(name, chunk=chunk),
+        value_and_grads(name),
     )
 
 
@@ -107,7 +111,9 @@ def test_chunks_change_neither_value_nor_gradient(name, chunk):
 @pytest.mark.parametrize(("devices", "chunk"), [(1, 0), (4, 0), (8, 0), (8, 16)])
 def test_devices_change_neither_value_nor_gradient(name, devices, chunk):
     sharded = value_and_grads(name, toy.mesh_of(devices), chunk=chunk)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), jax.device_get(sharded), value_and_grads(name))
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), jax.device_get(sharded), value_and_grads(name)
+    )
     if devices > 1:
         assert all(len(g.sharding.device_set) == devices and not g.sharding.is_fully_replicated for g in sharded[1][:2])
 
