@@ -14,23 +14,22 @@ from active_learning.report.__main__ import write
 from active_learning.settings import Checkpoint, Evaluate
 from configs import shapes
 from experiments.arms import Arm, run_all
-from experiments.noise import uniform_of
 
-SEED = 1
+SEED = 3  # of the run and of the drawn set; the setting was fixed on other seeds
 
 
 def arms(steps: int) -> list[Arm]:
     """The demo's runs, each with its own fully decayed schedule."""
-    config = replace(
-        freeze(shapes.get_config()), evaluate=Evaluate(every="4 %", subset=1000), checkpoint=Checkpoint(every="100 %")
-    )
+    config = freeze(shapes.get_config())
     config = replace(config, reference=replace(config.reference, path="shapes"))
+    uniform = freeze(shapes.get_config("uniform"))
+    control = replace(uniform, baseline=False, split=replace(uniform.split, train_on=("reference",)))
 
     def arm(config, name, budget):
-        return Arm(replace(config, name=name, total=f"{round(budget * steps)} steps"), budget, (SEED,))
+        seldom = {"evaluate": Evaluate(every="4 %", subset=1000), "checkpoint": Checkpoint(every="100 %")}
+        config = replace(config, data=replace(config.data, seed=SEED))
+        return Arm(replace(config, name=name, total=f"{round(budget * steps)} steps", **seldom), budget, (SEED,))
 
-    uniform = replace(uniform_of(config), baseline=True)
-    control = uniform_of(config, train_on=("reference",))
     return [
         arm(uniform, "uniform", 1.0),
         *(arm(config, "learnability", budget) for budget in (0.3, 0.45, 0.6, 1.0)),
