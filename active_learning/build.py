@@ -9,15 +9,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from active_learning import checkpoint, ledger, optim, references, replay, sharding, stored
+from active_learning import checkpoint, ledger, optim, pairs, references, replay, sharding, stored
 from active_learning.config import ConfigError
 from active_learning.data import splits, transforms
+from active_learning.data.captions import Captions
 from active_learning.data.disk import stand_in
 from active_learning.data.order import Order
 from active_learning.data.source import DataError, channel_stats, split_id
-from active_learning.settings import Clock, Config, Optim, resolve
+from active_learning.settings import Clock, Config, Optim, Pairs, resolve
 from active_learning.step import Batch, Recipe, TrainState, init_state
-from active_learning.tasks import Classification
+from active_learning.tasks import Classification, Contrastive
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,18 @@ class Part:
     labels: np.ndarray  # (n,) int32, of this part
     truth: np.ndarray | None  # (n,) int32
     columns: dict[str, np.ndarray] = field(default_factory=dict)  # (n,) each, carried by every batch
+    captions: Captions | None = None  # of the whole source
+    caption_of: np.ndarray | None = None  # (n,) row of the source whose captions each example has
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def wrong(self) -> np.ndarray | None:
+        """(n,) bool: whose label, or caption, is another's. None when that is unknown."""
+        if self.captions is not None:
+            return self.caption_of != self.indices
+        return None if self.truth is None else self.labels != self.truth
 
     def images(self, rows: np.ndarray) -> np.ndarray:
         return self.read(rows)["image"]
@@ -56,12 +66,11 @@ class Part:
         """Rows of this part as a batch; row numbers count within the part."""
         seen = self.read(rows)
         used = seen.pop("rows")
-        return {
-            **seen,
-            "label": self.labels[used],
-            "id": split_id(self.source.ids[self.indices[used]]),
-            "epoch": epochs.astype(np.int32),
-        } | {name: values[used] for name, values in self.columns.items()}
+        ids = self.source.ids[self.indices[used]]
+        seen |= {"label": self.labels[used], "id": split_id(ids), "epoch": epochs.astype(np.int32)}
+        if self.captions is not None:
+            seen["tokens"] = self.captions.draw(self.caption_of[used], ids, epochs)
+        return seen | {name: values[used] for name, values in self.columns.items()}
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,8 @@ def open_data(config: Config) -> Data:
 
     parts = {name: part(train, rows, split.labels.get(name, config.data.label)) for name, rows in indices.items()}
     test = opened.test
-    parts["test"] = part(test, np.arange(len(test)), opened.test_label)
+    for name, source in {"test": test, **opened.more}.items():
+        parts[name] = part(source, np.arange(len(source)), opened.test_label)
     chosen = [parts[name] for name in split.train_on]
     joined = Part(
         train,
@@ -156,7 +166,7 @@ class Run:
     config: Config
     clock: Clock
     data: Data
-    task: Classification
+    task: Any  # of `tasks`
     recipe: Recipe
     learner: Any  # Flax modules, number of classes filled in
     scorer: Any
@@ -179,7 +189,17 @@ def _optimizer(settings: Optim, warmup: int, total: int):
     return optim.adamw(settings.learning_rate, warmup, total, settings.weight_decay, settings.b2, settings.clip)
 
 
-def _reference_of(config: Config, clock: Clock, task: Classification, scorer) -> dict:
+def _task_of(config: Config, data: Data, mesh: Mesh) -> Classification | Contrastive:
+    shape, task = tuple(data.train.source.image_shape), config.task
+    unit = isinstance(task, Pairs) and task.pixels == "unit"
+    mean, std = ((0.5,) * 3, (0.5,) * 3) if unit else channel_stats(data.train.source, _sample(data.train))
+    if isinstance(task, Pairs):
+        context = config.learner.text.context
+        return Contrastive(task.loss, shape, context, mean, std, config.dtype, task.score_scale, task.chunk, mesh)
+    return Classification(data.num_classes, shape, mean, std, config.dtype, config.label_smoothing)
+
+
+def _reference_of(config: Config, clock: Clock, task, scorer) -> dict:
     """What the recipe must know of the reference. A co-trained one learns at twice the online model's rate, as in the paper."""
     if config.reference.kind == "online":
         return {"reference_params": lambda state: state.online.params}
@@ -205,12 +225,11 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
     if config.select.replay:
         choices = replay.read(Path(config.select.replay), config.batch_size, clock.total, data.provenance["hash"])
         replay.rows_of(data.train.source.ids[data.train.indices], choices.ids, replay.KEY)
+    if isinstance(config.task, Pairs):
+        data = pairs.attach(config, data)
     data, stored_gate = references.attach(config, data, stored.view_of(tuple(data.train.source.image_shape)))
-    mean, std = channel_stats(data.train.source, _sample(data.train))
-    image_shape = tuple(data.train.source.image_shape)
-    task = Classification(data.num_classes, image_shape, mean, std, config.dtype, config.label_smoothing)
-    learner = dataclasses.replace(config.learner, num_classes=data.num_classes)
-    scorer = dataclasses.replace(config.scorer, num_classes=data.num_classes)
+    task = _task_of(config, data, mesh)
+    learner, scorer, image_shape = task.fitted(config.learner), task.fitted(config.scorer), task.image_shape
     augment = _augment if config.augment else _plain
     policy = config.select.policy
     recipe = Recipe(

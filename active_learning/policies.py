@@ -19,7 +19,8 @@ class Policy:
     score: `score_fn(ScoreInputs, policy_state) -> ((B,), policy_state)`; select: `select_fn(key, scores, b) -> Selection`;
     needs: which of "learner", "online", "reference" score the super-batch (none: the loader draws b examples, no super-batch exists);
     observe: `(outputs, batch) -> pytree of (B, ...)`, what the score reads of each model, None for the task's l_act;
-    init: the first policy state; keep: share of the pool that trains at all, by the reference's loss, before the first update (1: all).
+    pairs: what it reads are embeddings, which stay sharded; joint: `score` gives `PairScores` and `select` takes them, so the loss must be a sum
+    over pairs; init: the first policy state; keep: share of the pool that trains at all, by the reference's loss, before the first update (1: all).
     """
 
     name: str
@@ -29,6 +30,8 @@ class Policy:
     observe: Callable | None = None
     init: Callable[[], Any] = _stateless
     keep: float = field(default=1.0, metadata={"late": True})
+    pairs: bool = field(default=False, metadata={"late": True})
+    joint: bool = field(default=False, metadata={"late": True})
 
     @property
     def reads_reference(self) -> bool:

@@ -96,6 +96,32 @@ class Checkpoint(Section):
 
 
 @dataclass(frozen=True)
+class Labels(Section):
+    """Single-label classification; its keys are those of `Config` and of the data."""
+
+
+@dataclass(frozen=True)
+class Pairs(Section):
+    """Image-text pairs: which loss brings them together, and where their words come from."""
+
+    loss: str = "sigmoid"  # 'sigmoid' (SigLIP) or 'softmax' (CLIP)
+    chunk: int = 0  # pairs of a block of the loss, 0: all at once
+    score_scale: float = 10.0  # l_act = - score_scale * image . text: at 1 the sampling would be nearly uniform
+    text: str = "captions"  # column of the data with a caption, or a list of them
+    tokenizer: str = (
+        ""  # tokenizer.json or NAME.model; '': a byte-level BPE of the text tower's size, trained on the captions
+    )
+    pixels: str = (
+        "data"  # normalise by the data's 'data' mean and deviation, or to (-1, 1) as published SigLIP models: 'unit'
+    )
+    exchanged: Mapping[str, float] = field(
+        default_factory=dict
+    )  # share of a part's pairs that get another's captions (a study of noise)
+    classes: tuple = ()  # words: images whose captions mostly name one of them are used for zero-shot and few-shot figures
+    templates: tuple = ("a photo of a {}.", "a {}.", "there is a {} in the picture.")
+
+
+@dataclass(frozen=True)
 class Config(Section):
     """One run."""
 
@@ -119,6 +145,7 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     log: Log = Log()
     checkpoint: Checkpoint = Checkpoint()
+    task: Any = field(default=Labels(), metadata={"late": True})
 
 
 @dataclass(frozen=True)
@@ -158,6 +185,30 @@ def _check_reference(config: Config) -> None:
         )
 
 
+def _check_task(config: Config) -> None:
+    task, policy = config.task, config.select.policy
+    if not isinstance(task, Pairs):
+        if policy.pairs:
+            raise ConfigError(f"config.select.policy: {policy.name!r} scores image-text pairs; set config.task")
+        return
+    if task.loss not in ("sigmoid", "softmax"):
+        raise ConfigError(f"config.task.loss={task.loss!r}: expected 'sigmoid' or 'softmax'")
+    if task.pixels not in ("data", "unit"):
+        raise ConfigError(f"config.task.pixels={task.pixels!r}: expected 'data' or 'unit'")
+    if policy.pairs and policy.joint and task.loss != "sigmoid":
+        raise ConfigError(
+            f"config.task.loss={task.loss!r}: {policy.name!r} needs 'sigmoid', the loss that is a sum over pairs"
+        )
+    if policy.pairs and config.reference.kind == "crossfitted":
+        raise ConfigError(f"config.reference.kind='crossfitted': {policy.name!r} compares pairs across both references")
+    if config.reference.kind == "stored" and policy.reads_reference:
+        raise ConfigError(
+            "config.reference.kind='stored': a score of a pair depends on the caption drawn; use 'loaded'"
+        )
+    if task.chunk and config.batch_size % task.chunk:
+        raise ConfigError(f"config.task.chunk={task.chunk}: must divide config.batch_size={config.batch_size}")
+
+
 def resolve(config: Config, pool: int, devices: int) -> Clock:
     """Durations in updates, and every check that needs no data. Raises ConfigError naming the key."""
     b, ratio = config.batch_size, config.select.ratio
@@ -172,6 +223,7 @@ def resolve(config: Config, pool: int, devices: int) -> Clock:
             f"config.select.chunk={config.select.chunk}: must divide the {b * ratio // devices} candidates of a device"
         )
     _check_reference(config)
+    _check_task(config)
     if config.select.replay and config.select.policy.needs:
         raise ConfigError(
             f"config.select.replay={config.select.replay!r}: its choices are given, so config.select.policy must be uniform"

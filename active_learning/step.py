@@ -35,6 +35,7 @@ class Model:
     learn_loss: Callable[[Any, Batch], Float[Array, "B"]]
     act_loss: Callable[[Any, Batch], Float[Array, "B"]]
     optimizer: optax.GradientTransformation
+    pairwise: bool = False  # an example's loss depends on the rest of its batch
 
 
 def _same(batch: Batch, key: Key[Array, ""]) -> Batch:

@@ -163,6 +163,8 @@ class Disk:
         return images.decode_small(self.files.read(row), self.small)
 
     def labels(self, column: str) -> Int32[np.ndarray, "n"]:
+        if not column:  # unlabelled: one stratum
+            return np.zeros(len(self), np.int32)
         if column not in self.label_columns:
             there = ", ".join(self.columns) or "none"
             raise DataError(f"{self.problems.where}: no label column {column!r}; there are: {there}")
@@ -219,12 +221,13 @@ class DiskSection(Section):
         if not 0 < self.holdout < 1:
             raise DataError(f"config.data.holdout={self.holdout}: expected a share between 0 and 1")
 
-    def opened(self, train: Listing, test: Listing | None) -> Opened:
+    def opened(self, train: Listing, test: Listing | None, more: Mapping[str, Listing] | None = None) -> Opened:
         """Both sources; without a test listing a share of the training examples is held out. Raises DataError."""
         names = _class_names([one for one in (train, test) if one is not None], self)
         made = self._source(train, names)
+        others = {name: self._source(listing, names) for name, listing in (more or {}).items()}
         if test is not None:
-            return Opened(made, self._source(test, names), self.truth or self.label)
+            return Opened(made, self._source(test, names), self.truth or self.label, others)
         count = max(1, round(self.holdout * len(made)))
         if count >= len(made):
             raise DataError(

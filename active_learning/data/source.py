@@ -1,7 +1,8 @@
 """What a data source is: examples by index with stable ids, label columns beside them; and the one that lives in memory."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
@@ -48,7 +49,8 @@ class Opened:
 
     train: Source
     test: Source
-    test_label: str
+    test_label: str  # '' where there are none
+    more: Mapping[str, Source] = field(default_factory=dict)  # further sets to evaluate on, by name
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,6 +57,14 @@ def augment(
     return jax.vmap(one)(image, example_keys(key, ids, epoch))
 
 
+def reduce(image: Float[Array, "B H W C"], size: int) -> Float[Array, "B size size C"]:
+    """Square images of `size` px: the exact mean of each block where `size` divides height and width, else an anti-aliased triangle filter."""
+    batch, height, width, channels = image.shape
+    if height % size or width % size:
+        return jax.image.resize(image, (batch, size, size, channels), "linear", antialias=True)
+    return image.reshape(batch, size, height // size, size, width // size, channels).mean(axis=(2, 4))
+
+
 def resize(image: UInt8[Array, "B H W C"], size: int) -> UInt8[Array, "B size size C"]:
     """Square images of `size` px, the small view that scorers can read; anti-aliased. Raises ValueError for a size below 1.
 

@@ -40,16 +40,15 @@ class WebDataset(DiskSection):
     def open(self) -> Opened:
         """Finds the tars and reads or makes their indices; no image is read. Raises DataError naming tar and place."""
         self.check()
-        train, test = _shards(self.path, "config.data.path"), []
+        train, test, val = _shards(self.path, "config.data.path"), [], []
         if self.test_path:
             test = _shards(self.test_path, "config.data.test_path")
         elif Path(self.path).expanduser().is_dir() and any(Path(tar).name.startswith("train") for tar in train):
             named = lambda start: [tar for tar in train if Path(tar).name.startswith(start)]  # noqa: E731
-            train, test = named("train"), named("test") or named("val")
+            train, test, val = named("train"), named("test") or named("val"), named("val")
         where = str(Path(self.path).expanduser())
-        return self.opened(
-            read_shards(train, where, self.cache), read_shards(test, where, self.cache) if test else None
-        )
+        read = lambda tars: read_shards(tars, where, self.cache) if tars else None  # noqa: E731
+        return self.opened(read(train), read(test), {"val": read(val)} if val and val != test else {})
 
 
 def _shards(path: str, key: str) -> list[str]:

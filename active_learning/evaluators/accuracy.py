@@ -12,7 +12,7 @@ from active_learning.step import Model
 
 
 class Accuracy:
-    """Evaluates one architecture on any set: `(params, images, labels) -> figures`. One trace, whatever the sizes."""
+    """Evaluates one architecture on any set: `(params, examples) -> figures`. One trace, whatever the sizes."""
 
     def __init__(self, model: Model, num_classes: int, batch_size: int, placement=None):
         self.num_classes, self.batch_size, self.placement = num_classes, batch_size, placement
@@ -26,8 +26,13 @@ class Accuracy:
 
         self._count: Callable = jax.jit(count)
 
-    def __call__(self, params: PyTree, images: np.ndarray, labels: np.ndarray) -> dict[str, float | list[float]]:
+    def examples(self, part, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Images and labels of these rows of a part."""
+        return {"image": part.images(rows), "label": part.labels[rows]}
+
+    def __call__(self, params: PyTree, examples: dict[str, np.ndarray]) -> dict[str, float | list[float]]:
         """accuracy, loss (nats), worst_class (lowest accuracy of a class that occurs), per_class (None where absent)."""
+        images, labels = examples["image"], examples["label"]
         hits, seen, loss = np.zeros(self.num_classes), np.zeros(self.num_classes), 0.0
         size = min(self.batch_size, len(labels))
         parts = []
