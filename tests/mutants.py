@@ -46,7 +46,7 @@ MUTANTS = [
     Mutant("learner's optimizer for the online model", "step.py", "_descend(recipe.scorer, state.online,", "_descend(recipe.learner, state.online,", "test_step.py"),
     Mutant("weights ignored", "step.py", "jnp.mean(weights * model.learn_loss", "jnp.mean(1.0 * model.learn_loss", "test_step.py"),
     Mutant("weights not permuted with their rows", "step.py", ".set(selection.weights)[indices]", ".set(selection.weights)[selection.indices]", "test_step.py"),
-    Mutant("augmented views are scored", "step.py", "    state, chosen = select_step(recipe, state, super_batch)\n    with", "    super_batch = recipe.augment(super_batch, state.key)\n    state, chosen = select_step(recipe, state, super_batch)\n    with", "test_step.py"),
+    Mutant("augmented views are scored", "step.py", "    state, chosen = select_step(recipe, state, super_batch)\n    state, metrics", "    super_batch = recipe.augment(super_batch, state.key)\n    state, chosen = select_step(recipe, state, super_batch)\n    state, metrics", "test_step.py"),
     Mutant("scorers train after the window", "step.py", "replace(recipe, policy=policies.uniform)", "recipe", "test_step.py"),
     Mutant("shared buffers", "step.py", "copy = lambda tree: jax.tree.map(jnp.array, tree)", "copy = lambda tree: tree", "test_step.py"),
     Mutant("replicated take", "sharding.py", "    if devices == 1:\n        return jax.tree.map(lambda leaf: leaf[indices], x)", "    if devices:\n        return jax.tree.map(lambda leaf: leaf[indices], x)", "test_sharding.py"),
