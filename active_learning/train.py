@@ -213,6 +213,8 @@ class _Training:
         try:
             complete = self._steps()
             final = {}
+            for line in overview.problem_lines(self.it):
+                LOG.info("%s: %s", self.it.config.name, line)
             if complete:
                 final = self.evaluation.full(self.state)
                 self.writer.write(self.ledger.as_dict(), final)
@@ -279,6 +281,8 @@ class _Training:
         with self.watch.paused():
             self.ledger.train_seconds = self.watch.seconds
             values = self.notes.summary() | {"select/open": float(self.ledger.step < self.window)} if log else {}
+            if log and (unusable := overview.problems(self.it)):
+                values["data/unusable"] = sum(len(one.found) for one in unusable)
             if evaluate:
                 values |= self.evaluation.now(self.state)
                 values |= self._gate()
