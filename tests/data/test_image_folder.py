@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from active_learning.build import Loader, build, open_data
+from active_learning.build import build, open_data
 from active_learning.data import images
 from active_learning.data.image_folder import ImageFolder
+from active_learning.data.pipeline import Candidates, Loader
 from active_learning.data.source import DataError, Source, channel_stats
 from active_learning.settings import Evaluate, Reference, Select, Split
 from active_learning.train import run
@@ -90,8 +91,9 @@ def test_bad_files_are_replaced_alike_in_every_run(tmp_path):
 
     def stream():
         data = open_data(settings(tmp_path, split=Split(), evaluate=Evaluate(gate="")))
-        loader = Loader(data.train, 0, None)
-        batches = [loader.next(63)[0] for _ in range(6)]
+        loader = Loader(Candidates(data.train, 0), None)
+        batches = [loader.next(63).batch for _ in range(6)]
+        loader.close()
         return data.train.source.problems.found, [{k: np.asarray(v) for k, v in batch.items()} for batch in batches]
 
     (found, one), (again, two) = stream(), stream()
