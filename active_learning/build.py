@@ -1,6 +1,7 @@
 """From a config to what runs: data and their parts, the task, the recipe, the first state. Everything that can be wrong is found here."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from active_learning.config import ConfigError
 from active_learning.data import splits, transforms
 from active_learning.data.captions import Captions
 from active_learning.data.disk import stand_in
-from active_learning.data.order import Order
+from active_learning.data.pipeline import Candidates, Loader
 from active_learning.data.source import DataError, channel_stats, split_id
 from active_learning.settings import Clock, Config, Optim, Pairs, resolve
 from active_learning.step import Batch, Recipe, TrainState, init_state
@@ -62,9 +63,25 @@ class Part:
                 seen[name][at] = values
         raise DataError(f"no readable example of label {self.labels[rows[np.flatnonzero(bad)[0]]]} was found")
 
-    def batch(self, rows: np.ndarray, epochs: np.ndarray) -> Batch:
-        """Rows of this part as a batch; row numbers count within the part."""
-        seen = self.read(rows)
+    @functools.cached_property
+    def _by_id(self) -> tuple[np.ndarray, np.ndarray]:
+        ids = self.source.ids[self.indices]
+        order = np.argsort(ids, kind="stable")
+        return ids[order], order
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """Row numbers of ids of this part."""
+        ordered, order = self._by_id
+        return order[np.searchsorted(ordered, ids)]
+
+    def small_view(self) -> "Part":
+        """The same examples in their small view; as they are where there is none."""
+        has = getattr(self.source, "small", 0)
+        return dataclasses.replace(self, source=self.source.small_view()) if has else self
+
+    def batch(self, rows: np.ndarray, epochs: np.ndarray, small: bool = False) -> Batch:
+        """Rows of this part as a batch, in full or in their small view; row numbers count within the part."""
+        seen = self.read(rows, small)
         used = seen.pop("rows")
         ids = self.source.ids[self.indices[used]]
         seen |= {"label": self.labels[used], "id": split_id(ids), "epoch": epochs.astype(np.int32)}
@@ -87,7 +104,9 @@ class Data:
 def open_data(config: Config) -> Data:
     """Opens the source, splits it by id, and checks that the parts are disjoint. ConfigError or DataError name key, file or value."""
     opened = config.data.open()
-    train, split = opened.train, config.split
+    train, test, split = opened.train, opened.test, config.split
+    if config.small_view:
+        train, test = train.small_view(), test.small_view()
     unknown = set(split.train_on) | set(split.labels) - {"test"}
     if split.parts:
         strata = train.labels(config.data.label)
@@ -104,8 +123,7 @@ def open_data(config: Config) -> Data:
         return Part(source, rows, source.labels(column)[rows].astype(np.int32), None if truth is None else truth[rows])
 
     parts = {name: part(train, rows, split.labels.get(name, config.data.label)) for name, rows in indices.items()}
-    test = opened.test
-    for name, source in {"test": test, **opened.more}.items():
+    for name, source in {"test": test, **_also(config)}.items():
         parts[name] = part(source, np.arange(len(source)), opened.test_label)
     chosen = [parts[name] for name in split.train_on]
     joined = Part(
@@ -126,25 +144,17 @@ def open_data(config: Config) -> Data:
     return Data(joined, parts, tuple(train.class_names), train.num_classes, train.describe())
 
 
-class Loader:
-    """The stream of candidates: order by (seed, position) only. `position` counts candidates and is all there is to save."""
-
-    def __init__(self, part: Part, seed: int, placement, position: int = 0):
-        self.part, self.order, self.placement, self.position = part, Order(len(part), seed), placement, position
-
-    def next(self, count: int) -> tuple[Batch, np.ndarray, np.ndarray]:
-        """The next `count` examples on the devices; on the host their row numbers within the part, and their epochs."""
-        rows, epochs = self.order.positions(self.position, count)
-        self.position += count
-        return jax.device_put(self.part.batch(rows, epochs), self.placement), rows, epochs
-
-
-def loader_of(it: "Run", position: int) -> "Loader | replay.ReplayLoader":
+def loader_of(it: "Run", position: int) -> Loader:
     """What feeds the run: the stream of candidates, or another run's choices."""
-    placement = sharding.over_data(it.mesh)
-    if it.choices is not None:
-        return replay.ReplayLoader(it.data.train, it.choices, placement, position)
-    return Loader(it.data.train, it.config.seed, placement, position)
+    train = it.data.train
+    stream = Candidates(train, it.config.seed) if it.choices is None else replay.Replay(train, it.choices)
+    return Loader(stream, sharding.over_data(it.mesh), position)
+
+
+def _also(config: Config) -> dict:
+    """The further sets to evaluate on: the test set of each source."""
+    found = {name: data.open().test for name, data in config.evaluate.also.items()}
+    return {name: source.small_view() if config.small_view else source for name, source in found.items()}
 
 
 def subset(part: Part, size: int) -> np.ndarray:
@@ -173,12 +183,20 @@ class Run:
     costs: dict[str, float]  # FLOPs of an update inside the window, by account
     uniform_costs: dict[str, float]  # and after it
     mesh: Mesh
+    scorer_task: Any  # the same task in the view that the scorers see
     choices: replay.Choices | None = None  # of another run, to be trained on
     stored_gate: dict[str, float] | None = None  # accuracy and loss on the gate of a reference whose scores are stored
 
+    @property
+    def deferred(self) -> bool:
+        """Whether candidates are read small, and only what was chosen in full."""
+        source = self.data.train.source
+        return bool(getattr(source, "small", 0) and self.recipe.policy.needs and hasattr(source, "gather_small"))
+
 
 def _augment(batch: Batch, key) -> Batch:
-    return batch | {"image": transforms.augment(batch["image"], batch["id"], batch["epoch"], key)}
+    name = "image" if "image" in batch else "image_small"
+    return batch | {name: transforms.augment(batch[name], batch["id"], batch["epoch"], key)}
 
 
 def _plain(batch: Batch, key) -> Batch:
@@ -190,13 +208,27 @@ def _optimizer(settings: Optim, warmup: int, total: int):
 
 
 def _task_of(config: Config, data: Data, mesh: Mesh) -> Classification | Contrastive:
-    shape, task = tuple(data.train.source.image_shape), config.task
-    unit = isinstance(task, Pairs) and task.pixels == "unit"
-    mean, std = ((0.5,) * 3, (0.5,) * 3) if unit else channel_stats(data.train.source, _sample(data.train))
+    shape, task, (mean, std) = tuple(data.train.source.image_shape), config.task, _pixels(config, data.train)
     if isinstance(task, Pairs):
         context = config.learner.text.context
         return Contrastive(task.loss, shape, context, mean, std, config.dtype, task.score_scale, task.chunk, mesh)
     return Classification(data.num_classes, shape, mean, std, config.dtype, config.label_smoothing)
+
+
+def _pixels(config: Config, train: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the channels."""
+    if isinstance(config.task, Pairs) and config.task.pixels == "unit":
+        return (0.5,) * 3, (0.5,) * 3
+    return channel_stats(train.source, _sample(train))
+
+
+def _scorers_view(config: Config, task, train: Part) -> Classification | Contrastive:
+    """The task in the small view, where there is one."""
+    small = train.small_view()
+    if small is train:
+        return task
+    mean, std = _pixels(config, small)
+    return dataclasses.replace(task, image_shape=tuple(small.source.image_shape), mean=mean, std=std)
 
 
 def _reference_of(config: Config, clock: Clock, task, scorer) -> dict:
@@ -227,14 +259,15 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
         replay.rows_of(data.train.source.ids[data.train.indices], choices.ids, replay.KEY)
     if isinstance(config.task, Pairs):
         data = pairs.attach(config, data)
-    data, stored_gate = references.attach(config, data, stored.view_of(tuple(data.train.source.image_shape)))
     task = _task_of(config, data, mesh)
-    learner, scorer, image_shape = task.fitted(config.learner), task.fitted(config.scorer), task.image_shape
+    scorer_task = _scorers_view(config, task, data.train)
+    data, stored_gate = references.attach(config, data, stored.view_of(scorer_task.image_shape))
+    learner, scorer, image_shape = task.fitted(config.learner), scorer_task.fitted(config.scorer), task.image_shape
     augment = _augment if config.augment else _plain
     policy = config.select.policy
     recipe = Recipe(
         learner=task.model(learner, _optimizer(config.optim, clock.warmup, clock.total)),
-        scorer=task.model(scorer, _optimizer(config.scorer_optim, clock.scorer_warmup, clock.total)),
+        scorer=scorer_task.model(scorer, _optimizer(config.scorer_optim, clock.scorer_warmup, clock.total)),
         policy=policy,
         sub_batch_size=config.batch_size,
         temperature=config.select.temperature,
@@ -242,12 +275,12 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
         chunk=config.select.chunk,
         augment=augment,
         mesh=mesh if mesh.size > 1 else None,
-        **_reference_of(config, clock, task, scorer),
+        **_reference_of(config, clock, scorer_task, scorer),
     )
     per_step = [
         ledger.step_costs(
             learner.cost(image_shape),
-            scorer.cost(image_shape),
+            scorer.cost(scorer_task.image_shape),
             needs,
             config.batch_size,
             config.select.ratio,
@@ -255,7 +288,7 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
         )
         for needs in (policy.needs, ())
     ]
-    return Run(config, clock, data, task, recipe, learner, scorer, *per_step, mesh, choices, stored_gate)
+    return Run(config, clock, data, task, recipe, learner, scorer, *per_step, mesh, scorer_task, choices, stored_gate)
 
 
 def first_state(run: Run, reference=None) -> TrainState:
@@ -268,11 +301,11 @@ def first_state(run: Run, reference=None) -> TrainState:
             checkpoint.load_params(Path(config.init_from)), learner, f"config.init_from={config.init_from}"
         )
     needs = run.recipe.policy.needs
-    online = task.init(run.scorer, jax.random.fold_in(key, 2)) if "online" in needs else None
+    online = run.scorer_task.init(run.scorer, jax.random.fold_in(key, 2)) if "online" in needs else None
     if "reference" not in needs:
         reference = None
     elif config.reference.kind == "cotrained":
-        reference = task.init(run.scorer, jax.random.fold_in(key, 4))
+        reference = run.scorer_task.init(run.scorer, jax.random.fold_in(key, 4))
     state = init_state(run.recipe, jax.random.fold_in(key, 3), learner, online, reference)
     return jax.device_put(state, sharding.replicated(run.mesh))
 

@@ -50,7 +50,7 @@ class Evaluation:
             found = [f | {"merit": self.it.task.merit(f)} for f in found]
             kept = ("accuracy", "loss", "recall", "log_rank", "merit")
             out |= {f"gate/{name}_{k}": float(np.mean([f[k] for f in found])) for k in kept if k in found[0]}
-        forward = size * self.it.scorer.cost(self.it.task.image_shape).forward
+        forward = size * self.it.scorer.cost(self.it.scorer_task.image_shape).forward
         return out, {"online_score": forward, "reference_score": forward * len(models["reference"])}
 
     def _references(self, state: TrainState) -> list:

@@ -48,6 +48,9 @@ class Select(Section):
     replay: str = field(
         default="", metadata={"late": True}
     )  # run folder whose recorded choices (log.chosen=True) are trained on instead; no scorer runs
+    schedule: str = field(
+        default="exact", metadata={"late": True}
+    )  # 'exact': selection n + 1 follows update n; 'ahead': it scores with the online model after update n - 1 and hides behind update n
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,9 @@ class Evaluate(Section):
     sets: tuple = ("test",)  # 'test', or parts of the split
     subset: int = 2000  # fixed stratified subset of each set during the run; the whole set at the end
     batch_size: int = 1000
+    also: Mapping[str, Any] = field(
+        default_factory=dict, metadata={"late": True}
+    )  # more sets by name: sources, whose test sets are used
     gate: str = ""  # part on which online and reference are compared ('': none); `until='auto'` reads it
 
 
@@ -109,14 +115,10 @@ class Pairs(Section):
     score_scale: float = 10.0  # l_act = - score_scale * image . text: at 1 the sampling would be nearly uniform
     text: str = "captions"  # column of the data with a caption, or a list of them
     tokenizer: str = (
-        ""  # tokenizer.json or NAME.model; '': a byte-level BPE of the text tower's size, trained on the captions
+        ""  # tokenizer.json or NAME.model; '': a byte-level BPE as large as the text tower's, of these captions
     )
-    pixels: str = (
-        "data"  # normalise by the data's 'data' mean and deviation, or to (-1, 1) as published SigLIP models: 'unit'
-    )
-    exchanged: Mapping[str, float] = field(
-        default_factory=dict
-    )  # share of a part's pairs that get another's captions (a study of noise)
+    pixels: str = "data"  # normalised by the 'data', or to (-1, 1) as published SigLIP models: 'unit'
+    exchanged: Mapping[str, float] = field(default_factory=dict)  # share of a part's pairs that get another's captions
     classes: tuple = ()  # words: images whose captions mostly name one of them are used for zero-shot and few-shot figures
     templates: tuple = ("a photo of a {}.", "a {}.", "there is a {} in the picture.")
 
@@ -142,6 +144,9 @@ class Config(Section):
     label_smoothing: float = 0.0
     dtype: str = "float32"  # compute type; parameters, losses and scores are float32
     init_from: str = ""  # run folder whose learner's weights the learner starts from
+    small_view: bool = field(
+        default=False, metadata={"late": True}
+    )  # the learner sees the small view (data.small): a reference does
     evaluate: Evaluate = Evaluate()
     log: Log = Log()
     checkpoint: Checkpoint = Checkpoint()
@@ -195,10 +200,12 @@ def _check_task(config: Config) -> None:
         raise ConfigError(f"config.task.loss={task.loss!r}: expected 'sigmoid' or 'softmax'")
     if task.pixels not in ("data", "unit"):
         raise ConfigError(f"config.task.pixels={task.pixels!r}: expected 'data' or 'unit'")
-    if policy.pairs and policy.joint and task.loss != "sigmoid":
+    if policy.joint and task.loss != "sigmoid":
         raise ConfigError(
             f"config.task.loss={task.loss!r}: {policy.name!r} needs 'sigmoid', the loss that is a sum over pairs"
         )
+    if policy.joint and config.select.standardize:
+        raise ConfigError(f"config.select.standardize=True: {policy.name!r} has no single scores to standardize")
     if policy.pairs and config.reference.kind == "crossfitted":
         raise ConfigError(f"config.reference.kind='crossfitted': {policy.name!r} compares pairs across both references")
     if config.reference.kind == "stored" and policy.reads_reference:
@@ -207,6 +214,17 @@ def _check_task(config: Config) -> None:
         )
     if task.chunk and config.batch_size % task.chunk:
         raise ConfigError(f"config.task.chunk={task.chunk}: must divide config.batch_size={config.batch_size}")
+
+
+def _check_views(config: Config) -> None:
+    schedule, small = config.select.schedule, getattr(config.data, "small", 0)
+    if schedule not in ("exact", "ahead"):
+        raise ConfigError(f"config.select.schedule={schedule!r}: expected 'exact' or 'ahead'")
+    if config.small_view and not small:
+        raise ConfigError("config.small_view=True: there is no small view, config.data.small is not set")
+    if small and not config.small_view and "learner" in config.select.policy.needs:
+        what = f"policy {config.select.policy.name!r} scores with the learner, which sees the full one"
+        raise ConfigError(f"config.data.small={small}: a small view is for the small models, but {what}")
 
 
 def resolve(config: Config, pool: int, devices: int) -> Clock:
@@ -224,6 +242,7 @@ def resolve(config: Config, pool: int, devices: int) -> Clock:
         )
     _check_reference(config)
     _check_task(config)
+    _check_views(config)
     if config.select.replay and config.select.policy.needs:
         raise ConfigError(
             f"config.select.replay={config.select.replay!r}: its choices are given, so config.select.policy must be uniform"
@@ -257,6 +276,7 @@ def reference_config(config: Config, fold: int = -1) -> Config:
         config,
         name="reference", baseline=False, seed=config.seed + ref.seed, learner=config.scorer, batch_size=ref.batch_size, total=ref.total,
         optim=ref.optim, scorer_optim=Optim(), select=Select(), reference=Reference(), init_from="",
+        small_view=bool(getattr(config.data, "small", 0)),
         split=dataclasses.replace(config.split, **seen),
         evaluate=dataclasses.replace(config.evaluate, every="20 %", gate=""),
         log=dataclasses.replace(config.log, chosen=False), checkpoint=Checkpoint(every="50 %"),

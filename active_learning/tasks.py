@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from active_learning import contrastive, losses, sharding
 from active_learning.contrastive import Embeddings
-from active_learning.data.transforms import normalize
+from active_learning.data.transforms import normalize, view
 from active_learning.evaluators import Accuracy, Retrieval
 from active_learning.step import Batch, Model
 
@@ -22,7 +22,9 @@ from active_learning.step import Batch, Model
 class Classification:
     """Single-label classification: softmax cross-entropy, smoothed in training (l_learn), plain for scores (l_act).
 
-    `mean` and `std` are per channel of uint8 images / 255. `headline`: the figure of its evaluator that summaries name, higher is better.
+    `headline`: the figure of its evaluator that summaries name, higher is better.
+    `image_shape` is the view that its modules see (a small one is resized on the device where the batch brings none); `mean` and `std` are
+    per channel of its uint8 images / 255.
     """
 
     num_classes: int
@@ -34,8 +36,8 @@ class Classification:
     headline = "accuracy"
 
     def prepare(self, batch: Batch) -> Array:
-        """The module's input: normalised images in the compute type."""
-        return normalize(batch["image"], self.mean, self.std, jnp.dtype(self.dtype))
+        """The module's input: the view of `image_shape`, normalised, in the compute type."""
+        return normalize(view(batch, self.image_shape), self.mean, self.std, jnp.dtype(self.dtype))
 
     def fitted(self, module: Any) -> Any:
         """The module with a head of as many classes."""
@@ -84,6 +86,7 @@ class Contrastive:
     chunk: int = 0
     mesh: Mesh | None = None
     headline = "recall"
+    prepare = Classification.prepare
 
     def fitted(self, module: Any) -> Any:
         """The module as it is."""
@@ -93,7 +96,7 @@ class Contrastive:
         """The module as functions of its parameters. A batch without images or without tokens is embedded in part."""
 
         def apply(params: PyTree, batch: Batch, train: bool) -> Embeddings:
-            image = normalize(batch["image"], self.mean, self.std, jnp.dtype(self.dtype)) if "image" in batch else None
+            image = self.prepare(batch) if batch.keys() & {"image", "image_small"} else None
             return module.apply({"params": params}, image, batch.get("tokens"), train=train)
 
         def act(outputs: Embeddings, batch: Batch) -> Float[Array, "B"]:

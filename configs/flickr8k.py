@@ -3,8 +3,9 @@
     python -m active_learning.main --config=configs/flickr8k.py --workdir=runs/flickr
     python -m active_learning.evaluate runs/flickr
 
-Reads tars in the WebDataset layout (train-*.tar, val-*.tar, test-*.tar) in $ACTIVE_LEARNING_DATA/flickr8k, or --config.data.path=DIR. Arms after
-the colon: `learnability` (default), `uniform`, `joint`. Hardware: two CPU cores, a few minutes. Expected: docs/image_text.md.
+Reads tars in the WebDataset layout (train-*.tar, val-*.tar, test-*.tar) in $ACTIVE_LEARNING_DATA/flickr8k, or --config.data.path='DIR/train-*.tar' and
+--config.data.test_path='DIR/test-*.tar'. Arms after
+the colon: `learnability` (default), `easy`, `loss`, `joint`, `uniform`. Hardware: two CPU cores, a few minutes. Expected: docs/image_text.md.
 """
 
 import os
@@ -17,6 +18,9 @@ from active_learning.settings import Config, Evaluate, Optim, Pairs, Reference, 
 
 ARMS = {
     "learnability": policies.learnability,
+    "easy": policies.easy_reference,
+    "loss": policies.pair_learnability,
+    "joint": policies.joint,
     "uniform": policies.uniform,
 }
 CLASSES = ("dog", "boy", "girl", "man", "woman", "water", "snow", "beach", "ball", "bike")
@@ -31,6 +35,13 @@ def towers(width: int, depth: int, text_depth: int, heads: int):
     )
 
 
+def source(test: str = "test"):
+    """The tars, judged by those whose names start with `test`."""
+    folder = f"{os.environ.get('ACTIVE_LEARNING_DATA', 'data')}/flickr8k"
+    paths = {"path": f"{folder}/train-*.tar", "test_path": f"{folder}/{test}-*.tar"}
+    return section(WebDataset, **paths, size=64, label="", text="captions")
+
+
 def get_config(arm: str = "learnability"):
     uniform = arm == "uniform"
     select = section(Select, policy=ARMS[arm], ratio=4, until="60 %")
@@ -38,13 +49,7 @@ def get_config(arm: str = "learnability"):
         Config,
         name=arm,
         baseline=uniform,
-        data=section(
-            WebDataset,
-            path=f"{os.environ.get('ACTIVE_LEARNING_DATA', 'data')}/flickr8k",
-            size=64,
-            label="",
-            text="captions",
-        ),
+        data=source(),
         task=section(Pairs, loss="sigmoid", exchanged={"pool": 0.5}, classes=CLASSES),
         split=section(Split, parts={"pool": 3_500, "reference": 2_000, "gate": 250, "tune": 250}),
         learner=towers(128, 3, 2, 4),
@@ -57,5 +62,5 @@ def get_config(arm: str = "learnability"):
         reference=section(
             Reference, total="600 steps", optim=section(Optim, learning_rate=2e-3, warmup="10 %", weight_decay=0.01)
         ),
-        evaluate=section(Evaluate, every="10 %", gate="" if uniform else "gate", sets=("test", "val")),
+        evaluate=section(Evaluate, every="10 %", gate="" if uniform else "gate", also={"val": source("val")}),
     )

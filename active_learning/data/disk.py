@@ -15,10 +15,11 @@ from jaxtyping import Bool, Int32, Int64, Integer, UInt8
 from active_learning.config import Section
 from active_learning.data import images, splits
 from active_learning.data.order import hash64
-from active_learning.data.source import DataError, Opened
+from active_learning.data.source import DataError, Opened, check_small
 
 LIMIT = 0.01  # share of a source's examples that may be unusable
 MISSING = -1  # a label that is not there, or is no class
+LARGEST = 64  # px: the largest size that is found from the images; larger ones are a decision
 
 
 @runtime_checkable
@@ -86,7 +87,8 @@ class Listing:
 class Disk:
     """A Source of the rows `rows` of `files`. Images are the evaluation view at `size` px.
 
-    `small`: size of the small view, 0 for none. Local indices and ids are 0 .. n-1 of the rows unless ids are stored with the data.
+    `small`: size of the small view, 0 for none; `scaled`: the images are themselves small views. Local indices and ids are 0 .. n-1 of
+    the rows unless ids are stored with the data.
     """
 
     files: Files
@@ -102,6 +104,7 @@ class Disk:
     problems: Problems
     about: Mapping[str, Any]
     threads: int = 0
+    scaled: bool = False
     stats_sample = 2048  # images that mean and deviation of the channels are computed from
 
     def __len__(self) -> int:
@@ -115,6 +118,11 @@ class Disk:
     def columns(self) -> tuple[str, ...]:
         return tuple(self.label_columns)
 
+    @property
+    def prepared(self) -> bool:
+        """Whether small views are stored with the data (judged by the first example)."""
+        return self.files.read_small(int(self.rows[0])) is not None
+
     @functools.cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.threads or len(os.sched_getaffinity(0)), "decode")
@@ -124,7 +132,7 @@ class Disk:
 
         Raises DataError when more than 1 % of the source's examples are bad.
         """
-        image, bad = self._decode(indices, self.size, self._image)
+        image, bad = self._decode(indices, self.size, self._small if self.scaled else self._image)
         return {"image": image, "bad": bad}
 
     def gather_small(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
@@ -141,7 +149,7 @@ class Disk:
             failed = []
             for at in range(start, min(start + step, len(indices))):
                 try:
-                    out[at] = one(int(self.rows[indices[at]]))
+                    out[at] = one(int(self.rows[indices[at]]), size)
                 except (images.BadImage, OSError) as error:
                     failed.append((at, f"{error}" or type(error).__name__))
             return failed
@@ -153,14 +161,18 @@ class Disk:
                 self.problems.add(self.files.name(int(self.rows[indices[at]])), reason)
         return out, bad
 
-    def _image(self, row: int) -> np.ndarray:
-        return images.decode_view(self.files.read(row), self.size)
+    def small_view(self) -> "Disk":
+        """The same examples, whose images are the small views."""
+        return dataclasses.replace(self, size=self.small, small=0, scaled=True)
 
-    def _small(self, row: int) -> np.ndarray:
+    def _image(self, row: int, size: int) -> np.ndarray:
+        return images.decode_view(self.files.read(row), size)
+
+    def _small(self, row: int, size: int) -> np.ndarray:
         prepared = self.files.read_small(row)
         if prepared is not None:
-            return images.cover(images.decode(prepared), self.small)
-        return images.decode_small(self.files.read(row), self.small)
+            return images.cover(images.decode(prepared), size)
+        return images.decode_small(self.files.read(row), size)
 
     def labels(self, column: str) -> Int32[np.ndarray, "n"]:
         if not column:  # unlabelled: one stratum
@@ -201,9 +213,9 @@ class DiskSection(Section):
     """Keys that all sources on disk share."""
 
     path: str = ""
-    size: int = 64  # px: images are resized to cover size x size, and the centre is cut
+    size: int = 64  # px: images are resized to cover size x size, and the centre is cut; 0: their own, at most LARGEST
     small: int = 0  # px of the view that scorers see, 0: the same view (see docs/data.md)
-    label: str = "label"  # column trained on
+    label: str = "label"  # column trained on; '': there is none (captions only)
     truth: str = ""  # column with the true labels, for reports and the test set; '': unknown
     text: str = ""  # column that must hold a caption; '': captions may be missing
     classes: int = 0  # 0: found from the data
@@ -214,26 +226,46 @@ class DiskSection(Section):
         """Raises DataError naming the first key that cannot be."""
         if not self.path:
             raise DataError("config.data.path='': give the path of your data")
-        if not 8 <= self.size <= 4096:
-            raise DataError(f"config.data.size={self.size}: expected 8 .. 4096 px")
-        if self.small and not 4 <= self.small <= self.size:
-            raise DataError(f"config.data.small={self.small}: expected 0, or 4 .. config.data.size={self.size} px")
+        if self.size and not 8 <= self.size <= 4096:
+            raise DataError(f"config.data.size={self.size}: expected 8 .. 4096 px, or 0 (found from the images)")
+        check_small(self.small, self.size or LARGEST)
         if not 0 < self.holdout < 1:
             raise DataError(f"config.data.holdout={self.holdout}: expected a share between 0 and 1")
 
-    def opened(self, train: Listing, test: Listing | None, more: Mapping[str, Listing] | None = None) -> Opened:
-        """Both sources; without a test listing a share of the training examples is held out. Raises DataError."""
+    def listings(self) -> tuple[Listing, Listing | None]:
+        """The training examples, and the test examples where the data bring some. Raises DataError or OSError."""
+        raise NotImplementedError
+
+    def checked_listings(self) -> tuple[Listing, Listing | None]:
+        """`listings` after a look at the keys; whatever cannot be read is a DataError naming key, file or folder."""
+        self.check()
+        try:
+            return self.listings()
+        except OSError as error:
+            why = "no permission to read it" if isinstance(error, PermissionError) else error.strerror or str(error)
+            raise DataError(f"{error.filename or self.path}: {why}") from error
+
+    def open(self) -> Opened:
+        """Lists and checks; of images at most a few are read, to find their size. Raises DataError naming key, file or folder."""
+        return self._opened(*self.checked_listings())
+
+    def _opened(self, train: Listing, test: Listing | None) -> Opened:
+        """Both sources; without a test listing a share of the training examples is held out."""
         names = _class_names([one for one in (train, test) if one is not None], self)
         made = self._source(train, names)
-        others = {name: self._source(listing, names) for name, listing in (more or {}).items()}
+        made = dataclasses.replace(made, size=self.size or found_size(made))
+        check_small(self.small, made.size)
         if test is not None:
-            return Opened(made, self._source(test, names), self.truth or self.label, others)
+            return Opened(
+                made, dataclasses.replace(self._source(test, names), size=made.size), self.truth or self.label
+            )
         count = max(1, round(self.holdout * len(made)))
         if count >= len(made):
             raise DataError(
                 f"{train.where}: {len(made)} examples are too few to hold out {self.holdout:.0%} as a test set"
             )
-        held = splits.split(made.labels(self.label), {"test": count, "train": len(made) - count})
+        strata = made.labels(self.label) if self.label else np.zeros(len(made), np.int32)
+        held = splits.split(strata, {"test": count, "train": len(made) - count})
         return Opened(take(made, held["train"]), take(made, held["test"]), self.truth or self.label)
 
     def _source(self, listing: Listing, names: tuple[str, ...]) -> Disk:
@@ -260,7 +292,7 @@ class DiskSection(Section):
                 if not value:
                     keep[row] = False
                     problems.add(listing.files.name(row), f"no {self.text}")
-        ids = _unique(listing, keep, problems)
+        ids = unique_ids(listing, keep, problems)
         rows = np.flatnonzero(keep)
         texts = {c: [v[i] for i in rows] for c, v in listing.columns.items() if c not in wanted}
         about = {"kind": listing.kind, "where": os.path.basename(listing.where.rstrip("/"))}
@@ -269,6 +301,19 @@ class DiskSection(Section):
         return Disk(
             listing.files, rows, ids[rows], kept, texts, classes, names, self.size, self.small, self.truth, problems, about, self.threads
         )  # fmt: skip
+
+
+def found_size(source: Disk) -> int:
+    """The median shorter side of 32 images, to the nearest multiple of 16 from 16 to LARGEST. Raises DataError when none can be read."""
+    sides, reason = [], None
+    for row in source.rows[np.unique(np.linspace(0, len(source) - 1, 32).astype(int))].tolist():
+        try:
+            sides.append(min(images.decode(source.files.read(row)).shape[:2]))
+        except (images.BadImage, OSError) as error:
+            reason = f"{source.files.name(row)} ({error})"
+    if not sides:
+        raise DataError(f"{source.problems.where}: none of the images that were tried can be read: {reason}")
+    return int(np.clip(16 * round(float(np.median(sides)) / 16), 16, LARGEST))
 
 
 def stand_in(labels: Int32[np.ndarray, "n"], row: int, attempt: int) -> int:
@@ -288,8 +333,8 @@ def take(source: Disk, indices: Int64[np.ndarray, "k"]) -> Disk:
     )
 
 
-def _unique(listing: Listing, keep: np.ndarray, problems: Problems) -> np.ndarray:
-    """Ids; of several examples with one id the first stays."""
+def unique_ids(listing: Listing, keep: np.ndarray, problems: Problems) -> np.ndarray:
+    """Ids; of several examples with one id the first stays, `keep` becomes False for the others."""
     if listing.ids is None:
         return np.arange(len(listing.files), dtype=np.int64)
     _, first = np.unique(listing.ids, return_index=True)

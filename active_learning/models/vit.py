@@ -9,7 +9,6 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from active_learning import flops
-from active_learning.data import transforms
 from active_learning.models.layers import Dense
 
 # "mu" stands for the paper's smallest scorer, whose shape is not published.
@@ -114,8 +113,8 @@ class ViT(nn.Module):
     """Images -> logits and features (no logits with `num_classes` 0). Raises ValueError when the patch does not divide the image, or the
     heads the width.
 
-    view: px that images are reduced to first, 0: as they come. keep: share of the patches that enter the blocks, spread evenly and the same
-    for all images. Both make a cheap scorer. pool: "gap" (mean), "cls" (a class token) or "map" (attention pooling). scan: one traced block instead of `depth`. remat: "off", "full"
+    keep: share of the patches that enter the blocks, spread evenly and the same for all images: a cheap scorer. pool: "gap" (mean), "cls" (a
+    class token) or "map" (attention pooling). scan: one traced block instead of `depth`. remat: "off", "full"
     or "dots" (keep the products). Training flattens tokens to 2-D before each dense layer, which is faster on CPUs; the numbers are the same.
     """
 
@@ -129,21 +128,14 @@ class ViT(nn.Module):
     scan: bool = False
     remat: str = "off"
     dtype: str = "float32"
-    view: int = field(default=0, metadata={"late": True})
     keep: float = field(default=1.0, metadata={"late": True})
-
-    def _seen(self, image_shape: tuple[int, ...]) -> tuple[int, int]:
-        """Height and width of what is cut into patches."""
-        return (self.view, self.view) if self.view else tuple(image_shape[:2])
 
     def _kept(self, patches: int) -> np.ndarray:
         """Numbers of the patches that are kept."""
         return np.unique(np.linspace(0, patches - 1, max(1, round(self.keep * patches))).round().astype(np.int32))
 
     def _check(self, image_shape: tuple[int, ...]) -> None:
-        height, width = self._seen(image_shape)
-        if self.view and max(image_shape[:2]) < self.view:
-            raise ValueError(f"view {self.view} is larger than the {image_shape[0]} x {image_shape[1]} image")
+        height, width, _ = image_shape
         if not 0 < self.keep <= 1:
             raise ValueError(f"keep {self.keep}: expected a share of the patches in (0, 1]")
         if height % self.patch or width % self.patch:
@@ -166,8 +158,6 @@ class ViT(nn.Module):
 
     def _embed(self, image: Array, train: bool) -> Array:
         size, p = image.shape[0], self.patch
-        if self.view and image.shape[1:3] != (self.view, self.view):
-            image = transforms.reduce(image, self.view)
         rows, columns = image.shape[1] // p, image.shape[2] // p
         x = image.reshape(size, rows, p, columns, p, -1).transpose(0, 1, 3, 2, 4, 5).reshape(size, rows * columns, -1)
         position = self.param("position", nn.initializers.normal(self.width**-0.5), (rows * columns, self.width))
@@ -197,7 +187,7 @@ class ViT(nn.Module):
     def cost(self, image_shape: tuple[int, int, int]) -> flops.Cost:
         """FLOPs per example on images of this shape."""
         self._check(image_shape)
-        height, width = self._seen(image_shape)
+        height, width, _ = image_shape
         patches = len(self._kept((height // self.patch) * (width // self.patch)))
         tokens, hidden = patches + (self.pool == "cls"), self.mlp_dim or 4 * self.width
         total = flops.dense(patches, self.patch**2 * image_shape[2], self.width, first=True)
