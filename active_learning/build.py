@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,8 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
     mesh = sharding.make_mesh(devices)
     data = open_data(config)
     clock = resolve(config, len(data.train), mesh.size)
+    if len(data.train) < jax.process_count():
+        raise DataError(f"{config.split.train_on}: {len(data.train)} examples for {jax.process_count()} processes")
     if config.select.ratio * config.batch_size > len(data.train):
         raise ConfigError(
             f"config.select.ratio={config.select.ratio}: {config.select.ratio * config.batch_size} candidates a step, "
@@ -261,23 +264,28 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
     return Run(config, clock, data, task, recipe, learner, scorer, *per_step, mesh, scorer_task, choices, stored_gate)
 
 
-def first_state(run: Run, reference=None) -> TrainState:
-    """The state at step 0, replicated over the mesh. `reference`: parameters of the trained reference."""
-    config, task = run.config, run.task
+def _fresh(run: Run, saved, reference) -> TrainState:
+    """The state at step 0; `saved`: parameters that the learner starts from, `reference`: those of the trained reference."""
+    config, task = run.config, run.scorer_task
     key = jax.random.key(config.seed)
-    learner = task.init(run.learner, jax.random.fold_in(key, 1))
-    if config.init_from:
-        learner = matching(
-            checkpoint.load_params(Path(config.init_from)), learner, f"config.init_from={config.init_from}"
-        )
+    learner = run.task.init(run.learner, jax.random.fold_in(key, 1)) if saved is None else saved
     needs = run.recipe.policy.needs
-    online = run.scorer_task.init(run.scorer, jax.random.fold_in(key, 2)) if "online" in needs else None
+    online = task.init(run.scorer, jax.random.fold_in(key, 2)) if "online" in needs else None
     if "reference" not in needs:
         reference = None
     elif config.reference.kind == "cotrained":
-        reference = run.scorer_task.init(run.scorer, jax.random.fold_in(key, 4))
-    state = init_state(run.recipe, jax.random.fold_in(key, 3), learner, online, reference)
-    return jax.device_put(state, sharding.replicated(run.mesh))
+        reference = task.init(run.scorer, jax.random.fold_in(key, 4))
+    return init_state(run.recipe, jax.random.fold_in(key, 3), learner, online, reference)
+
+
+def first_state(run: Run, reference=None) -> TrainState:
+    """The state at step 0, made where it belongs. `reference`: parameters of the trained reference."""
+    saved = None
+    if run.config.init_from:
+        like = jax.eval_shape(lambda: run.task.init(run.learner, jax.random.key(0)))
+        saved = checkpoint.load_params(Path(run.config.init_from))
+        saved = matching(saved, like, f"config.init_from={run.config.init_from}")
+    return jax.jit(partial(_fresh, run), out_shardings=sharding.replicated(run.mesh))(saved, reference)
 
 
 def matching(params, like, key: str):

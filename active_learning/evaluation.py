@@ -6,6 +6,7 @@ import numpy as np
 from active_learning.build import Run, subset
 from active_learning.data import splits
 from active_learning.evaluators import Accuracy
+from active_learning.sharding import over_data
 from active_learning.step import TrainState
 
 
@@ -14,8 +15,8 @@ class Evaluation:
 
     def __init__(self, it: Run):
         self.it, self.settings = it, it.config.evaluate
-        self._learner = Accuracy(it.recipe.learner, it.task.num_classes, self.settings.batch_size)
-        self._scorer = Accuracy(it.recipe.scorer, it.task.num_classes, self.settings.batch_size)
+        shared = it.task.num_classes, self.settings.batch_size, over_data(it.mesh)
+        self._learner, self._scorer = Accuracy(it.recipe.learner, *shared), Accuracy(it.recipe.scorer, *shared)
         self._cached: dict[tuple, tuple] = {}
 
     def _examples(self, name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
