@@ -17,6 +17,7 @@ from active_learning.evaluation import Evaluation
 from active_learning.ledger import Ledger
 from active_learning.metrics import LOG
 from active_learning.settings import Config, reference_config
+from active_learning.sharding import compiled
 from active_learning.step import TrainState, train_step, uniform_step
 
 
@@ -205,7 +206,7 @@ class _Training:
     def _compile(self, step, count: int):
         """Ahead of time, so that no compilation is ever on the training clock."""
         batch = self.loader.peek(count).batch
-        return jax.jit(partial(step, self.it.recipe), donate_argnums=0).lower(self.state, batch).compile()
+        return compiled(partial(step, self.it.recipe), self.state, batch)
 
     def run(self) -> dict:
         """Steps to the end of the run or to SIGTERM; saves in either case."""
