@@ -213,6 +213,8 @@ class _Training:
         try:
             complete = self._steps()
             final = {}
+            for line in overview.problem_lines(self.it):
+                LOG.info("%s: %s", self.it.config.name, line)
             if complete:
                 final = self.evaluation.full(self.state)
                 self.writer.write(self.ledger.as_dict(), final)
@@ -293,11 +295,16 @@ class _Training:
         return None
 
     def _logged(self) -> dict:
-        """Means since the last log line, whether selection is on, and the share of the time in which the loop waited for data."""
+        """Means since the last log line, whether selection is on, the share of the time in which the loop waited for data, and the examples
+        that cannot be used."""
         waited, seconds = self.loader.waited, self.watch.seconds
         share = (waited - self.logged[0]) / max(seconds - self.logged[1], 1e-9)
         self.logged = waited, seconds
-        return self.notes.summary() | {"select/open": float(self.ledger.step < self.window), "data/wait_share": share}
+        unusable = (
+            {"data/unusable": sum(len(p.found) for p in problems)} if (problems := overview.problems(self.it)) else {}
+        )
+        open_ = {"select/open": float(self.ledger.step < self.window)}
+        return self.notes.summary() | open_ | {"data/wait_share": share} | unusable
 
     def _gate(self) -> dict:
         """Online against reference on the gate; with until='auto' three evaluations in a row at or above it close the window."""
