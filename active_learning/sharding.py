@@ -113,7 +113,9 @@ def _rank_in_pair(pair: Int[Array, "b"]) -> Int[Array, "b"]:
     return jnp.zeros_like(place).at[order].set(place - first)
 
 
-def _take_local(x: Array, indices: Int[Array, "b"], rank: Int[Array, "b"], *, axis: tuple[str, ...], devices: int) -> Array:
+def _take_local(
+    x: Array, indices: Int[Array, "b"], rank: Int[Array, "b"], *, axis: tuple[str, ...], devices: int
+) -> Array:
     """One device's part of `take_sharded`: rows at home by indexing, the others in rounds of one row per pair of devices."""
     me = jax.lax.axis_index(axis)
     rows, room = x.shape[0], indices.shape[0] // devices
@@ -155,7 +157,9 @@ def take_sharded(
         return jax.tree.map(lambda leaf: leaf[indices], x)
     for size, what in ((jax.tree.leaves(x)[0].shape[0], "super-batch"), (indices.shape[0], "sub-batch")):
         if size % devices:
-            raise ValueError(f"{what} size {size} is not divisible by the {devices} devices of mesh axis {'x'.join(axis)!r}")
+            raise ValueError(
+                f"{what} size {size} is not divisible by the {devices} devices of mesh axis {'x'.join(axis)!r}"
+            )
     indices = jax.lax.with_sharding_constraint(indices, replicated(mesh))
     room = indices.shape[0] // devices
     owner = indices // (jax.tree.leaves(x)[0].shape[0] // devices)

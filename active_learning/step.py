@@ -152,7 +152,9 @@ def _observe(recipe: Recipe, model: Model, params: PyTree, batch: Batch) -> PyTr
     if recipe.mesh is None:
         return local(params, batch)
     split = P(recipe.mesh.axis_names)
-    return jax.shard_map(local, mesh=recipe.mesh, in_specs=(P(), split), out_specs=split, check_vma=False)(params, batch)
+    return jax.shard_map(local, mesh=recipe.mesh, in_specs=(P(), split), out_specs=split, check_vma=False)(
+        params, batch
+    )
 
 
 def _observe_unseen(recipe: Recipe, params: PyTree, batch: Batch) -> PyTree:

@@ -118,7 +118,10 @@ def test_the_compiled_step_gathers_no_images_and_donates_its_state():
     params = sum(p.nbytes for p in jax.tree.leaves(toy.params(0)))
     for kind in ("all-gather", "all-reduce"):
         for size in _bytes_moved(text, kind):
-            assert size <= max(512 * 4, 2 * params + 64), (kind, size)  # scores, or the two models' gradients and figures
+            assert size <= max(512 * 4, 2 * params + 64), (
+                kind,
+                size,
+            )  # scores, or the two models' gradients and figures
             assert size < 512 * image_bytes / 8
     donated = compiled.memory_analysis().alias_size_in_bytes
     assert donated >= sum(p.nbytes for m in (state.learner, state.online) for p in jax.tree.leaves(m.params))
