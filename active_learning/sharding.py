@@ -69,10 +69,12 @@ def path_of(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def compiled(step: Callable, state: PyTree, batch: PyTree) -> jax.stages.Compiled:
-    """`step(state, batch) -> (state, ...)` compiled ahead of time; the state is donated and comes back sharded as it came."""
+def compiled(
+    step: Callable, state: PyTree, *examples: PyTree, rest: NamedSharding | None = None
+) -> jax.stages.Compiled:
+    """`step(state, *examples) -> (state, rest)` compiled ahead of time; the state is donated and comes back sharded as it came."""
     as_it_came = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(step, donate_argnums=0, out_shardings=(as_it_came, None)).lower(state, batch).compile()
+    return jax.jit(step, donate_argnums=0, out_shardings=(as_it_came, rest)).lower(state, *examples).compile()
 
 
 def home_first(indices: Int[Array, "b"], super_batch_size: int, devices: int) -> Int[Array, "b"]:

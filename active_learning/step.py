@@ -106,7 +106,7 @@ class TrainState:
     online: Any = None  # ModelState
     reference: Any = None  # ModelState
     policy_state: Any = field(default_factory=tuple)
-    pending: Any = None  # Chosen
+    pending: Any = None  # Chosen: what the next update trains on, where that is decided ahead
 
 
 def init_state(
@@ -232,11 +232,14 @@ def update_step(
     return state, metrics
 
 
-def train_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[TrainState, tuple[Metrics, Chosen]]:
-    """select_step, take_sharded and update_step under one jit: one line for each line of Algorithm 1."""
-    state, chosen = select_step(recipe, state, super_batch)
-    with jax.named_scope("take"):
-        sub_batch = take_sharded(super_batch, chosen.indices, recipe.mesh)
+def follow_step(
+    recipe: Recipe, state: TrainState, super_batch: Batch, chosen: Chosen, sub_batch: Batch | None = None
+) -> tuple[TrainState, Metrics]:
+    """What follows a choice: take_sharded (unless `sub_batch` brings the chosen rows, read in full), update_step, and where the reference
+    is co-trained its own step on the whole super-batch."""
+    if sub_batch is None:
+        with jax.named_scope("take"):
+            sub_batch = take_sharded(super_batch, chosen.indices, recipe.mesh)
     before = state
     state, metrics = update_step(recipe, state, sub_batch, chosen.weights)
     if recipe.reference is not None and "reference" in recipe.policy.needs:
@@ -246,6 +249,13 @@ def train_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[T
             reference, figures = _descend(recipe.reference, before.reference, seen, ones)
         state = replace(state, reference=reference)
         metrics |= {f"reference_{name}": value for name, value in figures.items()}
+    return state, metrics
+
+
+def train_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[TrainState, tuple[Metrics, Chosen]]:
+    """select_step, take_sharded and update_step under one jit: one line for each line of Algorithm 1."""
+    state, chosen = select_step(recipe, state, super_batch)
+    state, metrics = follow_step(recipe, state, super_batch, chosen)
     return state, (metrics, chosen)
 
 

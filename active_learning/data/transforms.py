@@ -73,3 +73,11 @@ def resize(image: UInt8[Array, "B H W C"], size: int) -> UInt8[Array, "B size si
     y, x = height // size, width // size
     blocks = image.reshape(batch, size, y, size, x, channels).astype(jnp.int32)
     return ((blocks.sum(axis=(2, 4)) + y * x // 2) // (y * x)).astype(jnp.uint8)
+
+
+def view(batch: dict, shape: tuple[int, int, int]) -> UInt8[Array, "B H W C"]:
+    """The batch's images at `shape` (height, width, channels): `image` or `image_small` as it is where its size fits, else `image` resized."""
+    for name in ("image_small", "image"):
+        if name in batch and batch[name].shape[1:3] == tuple(shape[:2]):
+            return batch[name]
+    return resize(batch["image"], shape[0])
