@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -160,7 +161,7 @@ class Run:
 
     config: Config
     clock: Clock
-    data: Data
+    data: Data | None  # None: assembled for a plan
     task: Classification
     recipe: Recipe
     learner: Any  # Flax modules, number of classes filled in
@@ -211,13 +212,19 @@ def _reference_of(config: Config, clock: Clock, task: Classification, scorer) ->
     return {}
 
 
+def _module(module, config: Config, num_classes: int):
+    """A config's module for these classes, in the run's compute type."""
+    kind = {} if config.dtype == "float32" else {"dtype": config.dtype}
+    return dataclasses.replace(module, num_classes=num_classes, **kind)
+
+
 def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
     """Everything but the state; compiles nothing. Raises ConfigError or DataError."""
-    mesh = sharding.make_mesh(devices)
     data = open_data(config)
-    clock = resolve(config, len(data.train), mesh.size)
     if len(data.train) < jax.process_count():
         raise DataError(f"{config.split.train_on}: {len(data.train)} examples for {jax.process_count()} processes")
+    devices = jax.devices() if devices is None else devices
+    clock = resolve(config, len(data.train), len(devices))
     if config.select.ratio * config.batch_size > len(data.train):
         raise ConfigError(
             f"config.select.ratio={config.select.ratio}: {config.select.ratio * config.batch_size} candidates a step, "
@@ -234,9 +241,16 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
     task = Classification(data.num_classes, image_shape, mean, std, config.dtype, config.label_smoothing)
     scorer_task = _scorers_view(task, data.train)
     data, stored_gate = references.attach(config, data, stored.view_of(scorer_task.image_shape))
-    learner = dataclasses.replace(config.learner, num_classes=data.num_classes)
-    scorer = dataclasses.replace(config.scorer, num_classes=data.num_classes)
-    augment = _augment if config.augment else _plain
+    run = assemble(config, clock, task, scorer_task, devices)
+    return dataclasses.replace(run, data=data, choices=choices, stored_gate=stored_gate)
+
+
+def assemble(
+    config: Config, clock: Clock, task: Classification, scorer_task: Classification, devices: list[jax.Device]
+) -> Run:
+    """A run without its data: the models, the recipe and the bill of a step on these devices."""
+    mesh = sharding.make_mesh(devices, config.fsdp)
+    learner, scorer = (_module(module, config, task.num_classes) for module in (config.learner, config.scorer))
     policy = config.select.policy
     recipe = Recipe(
         learner=task.model(learner, _optimizer(config.optim, clock.warmup, clock.total)),
@@ -246,22 +260,16 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
         temperature=config.select.temperature,
         standardize=config.select.standardize,
         chunk=config.select.chunk,
-        augment=augment,
+        augment=_augment if config.augment else _plain,
         mesh=mesh if mesh.size > 1 else None,
         **_reference_of(config, clock, scorer_task, scorer),
     )
+    costs = (learner.cost(task.image_shape), scorer.cost(scorer_task.image_shape))
     per_step = [
-        ledger.step_costs(
-            learner.cost(image_shape),
-            scorer.cost(scorer_task.image_shape),
-            needs,
-            config.batch_size,
-            config.select.ratio,
-            config.reference.kind,
-        )
+        ledger.step_costs(*costs, needs, config.batch_size, config.select.ratio, config.reference.kind)
         for needs in (policy.needs, ())
     ]
-    return Run(config, clock, data, task, recipe, learner, scorer, *per_step, mesh, scorer_task, choices, stored_gate)
+    return Run(config, clock, None, task, recipe, learner, scorer, *per_step, mesh, scorer_task)
 
 
 def _fresh(run: Run, saved, reference) -> TrainState:
@@ -285,7 +293,21 @@ def first_state(run: Run, reference=None) -> TrainState:
         like = jax.eval_shape(lambda: run.task.init(run.learner, jax.random.key(0)))
         saved = checkpoint.load_params(Path(run.config.init_from))
         saved = matching(saved, like, f"config.init_from={run.config.init_from}")
-    return jax.jit(partial(_fresh, run), out_shardings=sharding.replicated(run.mesh))(saved, reference)
+    shapes = jax.eval_shape(partial(_fresh, run), saved, reference)
+    make = jax.jit(partial(_fresh, run), out_shardings=sharding.shardings_of(shapes, run.mesh))
+    return make(saved, reference)
+
+
+def state_shapes(run: Run) -> TrainState:
+    """`first_state` as shapes with their shardings; nothing is allocated."""
+    config, reference = run.config, None
+    if config.reference.kind in ("trained", "loaded", "crossfitted"):
+        reference = jax.eval_shape(lambda: run.scorer_task.init(run.scorer, jax.random.key(0)))
+        if config.reference.kind == "crossfitted":
+            reference = jax.eval_shape(lambda p: jax.tree.map(lambda x: jnp.stack([x] * splits.FOLDS), p), reference)
+    shapes = jax.eval_shape(partial(_fresh, run), None, reference)
+    place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)  # noqa: E731
+    return jax.tree.map(place, shapes, sharding.shardings_of(shapes, run.mesh))
 
 
 def matching(params, like, key: str):
