@@ -53,7 +53,10 @@ class Opened:
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """A Source held in memory. `about` becomes part of `describe()`; `truth_column` is '' when the true labels are unknown."""
+    """A Source held in memory, or mapped into it. `about` becomes part of `describe()`; `truth_column` is '' when the true labels are unknown.
+
+    `sample`: the number of images (evenly spaced) that hash and statistics read, 0: all.
+    """
 
     image: UInt8[np.ndarray, "n H W C"]
     label_columns: dict[str, np.ndarray]
@@ -62,6 +65,7 @@ class Memory:
     class_names: tuple[str, ...] = ()
     about: dict | None = None
     name: str = "data"  # in error messages
+    sample: int = 0
 
     def __len__(self) -> int:
         return len(self.image)
@@ -79,8 +83,12 @@ class Memory:
     def columns(self) -> tuple[str, ...]:
         return tuple(self.label_columns)
 
+    @property
+    def stats_sample(self) -> int:
+        return self.sample or len(self)
+
     def gather(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
-        return {"image": self.image[indices]}
+        return {"image": np.asarray(self.image[indices])}
 
     def labels(self, column: str) -> Int32[np.ndarray, "n"]:
         if column not in self.label_columns:
@@ -98,7 +106,11 @@ class Memory:
     @cached_property
     def _hash(self) -> str:
         digest = hashlib.sha256()
-        for name, values in (("image", self.image), *sorted(self.label_columns.items())):
+        image = self.image
+        if self.sample and self.sample < len(self):
+            digest.update(str(image.shape).encode())
+            image = self.image[np.linspace(0, len(self) - 1, self.sample).astype(np.int64)]
+        for name, values in (("image", image), *sorted(self.label_columns.items())):
             digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
             digest.update(np.ascontiguousarray(values).data)
         return digest.hexdigest()[:16]
