@@ -49,7 +49,7 @@ class Evaluation:
         for name, alternatives in models.items():
             found = [self._scorer(params, images, labels) for params in alternatives] or [self.it.stored_gate]
             out |= {f"gate/{name}_{k}": float(np.mean([f[k] for f in found])) for k in ("accuracy", "loss")}
-        forward = len(labels) * self.it.scorer.cost(self.it.task.image_shape).forward
+        forward = len(labels) * self.it.scorer.cost(self.it.scorer_task.image_shape).forward
         return out, {"online_score": forward, "reference_score": forward * len(models["reference"])}
 
     def _references(self, state: TrainState) -> list:

@@ -69,8 +69,8 @@ def filtered(it, params, workdir: Path):
         if stored.COLUMN in train.columns:
             losses = train.columns[stored.COLUMN]
         else:
-            losses, _ = stored.score_all(it.recipe.scorer, params, train)
-            paid = len(train) * it.scorer.cost(it.task.image_shape).forward
+            losses, _ = stored.score_all(it.recipe.scorer, params, train.small_view())
+            paid = len(train) * it.scorer.cost(it.scorer_task.image_shape).forward
         ids, seconds = kept_ids(it, losses), time.monotonic() - began
         np.savez(file, id=ids, flops=paid, seconds=seconds)
     rows = np.flatnonzero(np.isin(train.source.ids[train.indices], ids))

@@ -4,13 +4,13 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from active_learning.config import Section
-from active_learning.data.source import DataError, Memory, Opened
+from active_learning.data.source import DataError, Memory, Opened, check_small
 
 ENVIRONMENT = "ACTIVE_LEARNING_DATA"
 SAMPLE = 2048  # mapped images that hash and statistics are computed from
@@ -29,6 +29,7 @@ class Arrays(Section):
     name: str = ""  # e.g. 'cifar10n'
     label: str = "label"  # column trained on
     truth: str = "label"  # column with the true labels, for reports and the test set; '': unknown
+    small: int = field(default=0, metadata={"late": True})  # px of the view that scorers see, 0: the same view
 
     def folder(self) -> Path:
         """Where the archives are. Raises DataError when neither `path` nor the environment says."""
@@ -55,6 +56,7 @@ class Arrays(Section):
             raise DataError(
                 f"{files['test']}: images are {test_images.shape[1:]}, those of train.npz {images.shape[1:]}"
             )
+        check_small(self.small, min(images.shape[1:3]))
         test_label = self.truth if self.truth in test_columns else self.label
         if test_label not in test_columns:
             raise DataError(f"{files['test']}: no column {test_label!r} to judge by; {_list(test_columns)}")
@@ -63,7 +65,8 @@ class Arrays(Section):
         def source(part: str, image: np.ndarray, labels: dict[str, np.ndarray]) -> Memory:
             truth = self.truth if self.truth in labels else ""
             about = {"kind": "arrays", "name": self.name, "file": files[part].name}
-            return Memory(image, labels, classes, truth, names, about, str(files[part]), SAMPLE if mapped else 0)
+            sample = SAMPLE if mapped else 0
+            return Memory(image, labels, classes, truth, names, about, str(files[part]), self.small, sample)
 
         train, test = source("train", images, columns), source("test", test_images, test_columns)
         for made, column in ((train, self.label), (train, self.truth), (test, test_label)):

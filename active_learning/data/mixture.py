@@ -1,9 +1,10 @@
 """Several sources as one, each with its share of the stream of candidates."""
 
+import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxtyping import Int32, Int64, Integer
 
 from active_learning.config import Section
 from active_learning.data.source import DataError, Opened, Source
+from active_learning.data.transforms import resize
 
 INDEX_BITS = 48  # of an id; what is above is the number of the source
 
@@ -27,6 +29,12 @@ class Mixture(Section):
     sources: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Any] = field(default_factory=dict)
     label: str = "label"  # '': there is none (captions only)
+
+    @property
+    def small(self) -> int:
+        """px of the small view of all sources, 0 where they have none of one size."""
+        found = {getattr(source, "small", 0) for source in self.sources.values()}
+        return found.pop() if len(found) == 1 else 0
 
     def open(self) -> Opened:
         """Opens every source. Raises DataError naming key or source."""
@@ -74,6 +82,20 @@ class Mixed:
         return tuple(self.label_columns)
 
     @property
+    def small(self) -> int:
+        found = {getattr(source, "small", 0) for source in self.sources}
+        return found.pop() if len(found) == 1 else 0
+
+    @property
+    def prepared(self) -> bool:
+        """Whether every source has its small views stored."""
+        return all(getattr(source, "prepared", False) for source in self.sources)
+
+    def small_view(self) -> "Mixed":
+        """The same examples, whose images are the small views."""
+        return dataclasses.replace(self, sources=tuple(source.small_view() for source in self.sources))
+
+    @property
     def stats_sample(self) -> int:
         return sum(getattr(source, "stats_sample", len(source)) for source in self.sources)
 
@@ -87,18 +109,26 @@ class Mixed:
 
     def gather(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
         """image uint8, and `bad`: rows that cannot be read."""
-        return self._each("gather", indices)
+        return self._each(lambda source, rows: source.gather(rows), indices)
 
     def gather_small(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
         """image_small uint8, and `bad`."""
-        return self._each("gather_small", indices)
 
-    def _each(self, how: str, indices: np.ndarray) -> dict[str, np.ndarray]:
+        def small(source: Source, rows: np.ndarray) -> dict[str, np.ndarray]:
+            if hasattr(source, "gather_small"):
+                return source.gather_small(rows)
+            return {"image_small": np.asarray(resize(source.gather(rows)["image"], self.small))}
+
+        return self._each(small, indices)
+
+    def _each(
+        self, gather: Callable[[Source, np.ndarray], dict[str, np.ndarray]], indices: np.ndarray
+    ) -> dict[str, np.ndarray]:
         out: dict[str, np.ndarray] = {"bad": np.zeros(len(indices), bool)}
         number = self.source_of(indices)
         for n in np.unique(number):
             at = np.flatnonzero(number == n)
-            for name, values in getattr(self.sources[n], how)(indices[at] - self._starts[n]).items():
+            for name, values in gather(self.sources[n], indices[at] - self._starts[n]).items():
                 out.setdefault(name, np.zeros((len(indices), *values.shape[1:]), values.dtype))[at] = values
         return out
 
