@@ -1,11 +1,9 @@
 """Several sources as one: ids, classes by name, and a stream in which each has its share wherever one starts."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from active_learning.build import open_data
+from active_learning.build import build, open_data
 from active_learning.config import freeze, section
 from active_learning.data.arrays import Arrays
 from active_learning.data.image_folder import ImageFolder
@@ -88,12 +86,13 @@ def test_a_config_and_the_problems_of_all(tmp_path):
     keys = {n: section(ImageFolder, path=s.path, size=16, holdout=0.2) for n, s in sources.items()}
     mixture = freeze(section(Mixture, sources=keys, weights={"a": 1, "b": 0.5}))
     assert mixture.sources["a"] == ImageFolder(path=sources["a"].path, size=16, holdout=0.2)
-    (tmp_path / "b" / "yellow" / "3.png").write_bytes(b"damaged")
     config = world.config(tmp_path, data=mixture, split=Split(), select=Select(), evaluate=Evaluate(gate=""))
-    data = open_data(config)
+    it = build(config)
+    (tmp_path / "b" / "yellow" / "3.png").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"b: 1 of 20 examples cannot be used.*yellow/3\.png"):
-        data.train.read(np.arange(len(data.train)))
-    assert [one.total for one in problems(SimpleNamespace(data=data))] == [30, 20]
+        for part in (it.data.train, it.data.parts["test"]):
+            part.read(np.arange(len(part)))
+    assert [one.total for one in problems(it)] == [30, 20]
 
 
 def test_small_views_of_files_and_arrays_together(tmp_path):
