@@ -16,6 +16,7 @@ from active_learning import checkpoint, ledger, optim, references, replay, shard
 from active_learning.config import ConfigError
 from active_learning.data import splits, transforms
 from active_learning.data.disk import stand_in
+from active_learning.data.order import Interleaved, Order
 from active_learning.data.pipeline import Candidates, Loader
 from active_learning.data.source import DataError, channel_stats, split_id
 from active_learning.settings import Clock, Config, Optim, resolve
@@ -35,6 +36,17 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def order(self, seed: int) -> Order | Interleaved:
+        """The endless order of the part's rows; of a mixture with weights each source has its share. DataError for a source without rows."""
+        weights = getattr(self.source, "weights", ())
+        if not weights:
+            return Order(len(self), seed)
+        number = self.source.source_of(self.indices)
+        try:
+            return Interleaved([np.flatnonzero(number == n) for n in range(len(weights))], weights, seed)
+        except ValueError as error:
+            raise DataError(f"config.data.weights: {error}") from error
 
     def images(self, rows: np.ndarray) -> np.ndarray:
         return self.read(rows)["image"]
