@@ -122,7 +122,9 @@ class Profile:
             self.close(state)
         elif not self._on and self.start <= update < self.stop:
             jax.block_until_ready(state)
-            jax.profiler.start_trace(str(self.folder))
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # every Python call would bury what the devices do
+            jax.profiler.start_trace(str(self.folder), profiler_options=options)
             self._on = True
 
     def close(self, state) -> None:

@@ -253,7 +253,8 @@ class _Training:
                     late = None
                     self.updates.compile(self.state, active)
             traced.at(self.ledger.step, self.state)
-            self.state, said = self.updates(self.state, active, self.ledger.step + 1 < self.window)
+            with jax.profiler.StepTraceAnnotation("update", step_num=self.ledger.step):
+                self.state, said = self.updates(self.state, active, self.ledger.step + 1 < self.window)
             self._charge(active)
             self._fetch(late)
             late = self._between((self.ledger.step, said))
