@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -15,6 +17,7 @@ from active_learning.config import ConfigError
 from active_learning.data import splits, transforms
 from active_learning.data.captions import Captions
 from active_learning.data.disk import stand_in
+from active_learning.data.order import Interleaved, Order
 from active_learning.data.pipeline import Candidates, Loader
 from active_learning.data.source import DataError, channel_stats, split_id
 from active_learning.settings import Clock, Config, Optim, Pairs, resolve
@@ -43,6 +46,17 @@ class Part:
         if self.captions is not None:
             return self.caption_of != self.indices
         return None if self.truth is None else self.labels != self.truth
+
+    def order(self, seed: int) -> Order | Interleaved:
+        """The endless order of the part's rows; of a mixture with weights each source has its share. DataError for a source without rows."""
+        weights = getattr(self.source, "weights", ())
+        if not weights:
+            return Order(len(self), seed)
+        number = self.source.source_of(self.indices)
+        try:
+            return Interleaved([np.flatnonzero(number == n) for n in range(len(weights))], weights, seed)
+        except ValueError as error:
+            raise DataError(f"config.data.weights: {error}") from error
 
     def images(self, rows: np.ndarray) -> np.ndarray:
         return self.read(rows)["image"]
@@ -175,7 +189,7 @@ class Run:
 
     config: Config
     clock: Clock
-    data: Data
+    data: Data | None  # None: assembled for a plan
     task: Any  # of `tasks`
     recipe: Recipe
     learner: Any  # Flax modules, number of classes filled in
@@ -207,11 +221,11 @@ def _optimizer(settings: Optim, warmup: int, total: int):
     return optim.adamw(settings.learning_rate, warmup, total, settings.weight_decay, settings.b2, settings.clip)
 
 
-def _task_of(config: Config, data: Data, mesh: Mesh) -> Classification | Contrastive:
+def _task_of(config: Config, data: Data) -> Classification | Contrastive:
     shape, task, (mean, std) = tuple(data.train.source.image_shape), config.task, _pixels(config, data.train)
     if isinstance(task, Pairs):
         context = config.learner.text.context
-        return Contrastive(task.loss, shape, context, mean, std, config.dtype, task.score_scale, task.chunk, mesh)
+        return Contrastive(task.loss, shape, context, mean, std, config.dtype, task.score_scale, task.chunk)
     return Classification(data.num_classes, shape, mean, std, config.dtype, config.label_smoothing)
 
 
@@ -243,9 +257,11 @@ def _reference_of(config: Config, clock: Clock, task, scorer) -> dict:
 
 def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
     """Everything but the state; compiles nothing. Raises ConfigError or DataError."""
-    mesh = sharding.make_mesh(devices)
     data = open_data(config)
-    clock = resolve(config, len(data.train), mesh.size)
+    if len(data.train) < jax.process_count():
+        raise DataError(f"{config.split.train_on}: {len(data.train)} examples for {jax.process_count()} processes")
+    devices = jax.devices() if devices is None else devices
+    clock = resolve(config, len(data.train), len(devices))
     if config.select.ratio * config.batch_size > len(data.train):
         raise ConfigError(
             f"config.select.ratio={config.select.ratio}: {config.select.ratio * config.batch_size} candidates a step, "
@@ -259,11 +275,18 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
         replay.rows_of(data.train.source.ids[data.train.indices], choices.ids, replay.KEY)
     if isinstance(config.task, Pairs):
         data = pairs.attach(config, data)
-    task = _task_of(config, data, mesh)
+    task = _task_of(config, data)
     scorer_task = _scorers_view(config, task, data.train)
     data, stored_gate = references.attach(config, data, stored.view_of(scorer_task.image_shape))
-    learner, scorer, image_shape = task.fitted(config.learner), scorer_task.fitted(config.scorer), task.image_shape
-    augment = _augment if config.augment else _plain
+    run = assemble(config, clock, task, scorer_task, devices)
+    return dataclasses.replace(run, data=data, choices=choices, stored_gate=stored_gate)
+
+
+def assemble(config: Config, clock: Clock, task, scorer_task, devices: list[jax.Device]) -> Run:
+    """A run without its data: the models, the recipe and the bill of a step on these devices."""
+    mesh = sharding.make_mesh(devices, config.fsdp)
+    task, scorer_task = task.on(mesh), scorer_task.on(mesh)
+    learner, scorer = task.fitted(config.learner), scorer_task.fitted(config.scorer)
     policy = config.select.policy
     recipe = Recipe(
         learner=task.model(learner, _optimizer(config.optim, clock.warmup, clock.total)),
@@ -273,41 +296,54 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
         temperature=config.select.temperature,
         standardize=config.select.standardize,
         chunk=config.select.chunk,
-        augment=augment,
+        augment=_augment if config.augment else _plain,
         mesh=mesh if mesh.size > 1 else None,
         **_reference_of(config, clock, scorer_task, scorer),
     )
+    costs = (learner.cost(task.image_shape), scorer.cost(scorer_task.image_shape))
     per_step = [
-        ledger.step_costs(
-            learner.cost(image_shape),
-            scorer.cost(scorer_task.image_shape),
-            needs,
-            config.batch_size,
-            config.select.ratio,
-            config.reference.kind,
-        )
+        ledger.step_costs(*costs, needs, config.batch_size, config.select.ratio, config.reference.kind)
         for needs in (policy.needs, ())
     ]
-    return Run(config, clock, data, task, recipe, learner, scorer, *per_step, mesh, scorer_task, choices, stored_gate)
+    return Run(config, clock, None, task, recipe, learner, scorer, *per_step, mesh, scorer_task)
 
 
-def first_state(run: Run, reference=None) -> TrainState:
-    """The state at step 0, replicated over the mesh. `reference`: parameters of the trained reference."""
-    config, task = run.config, run.task
+def _fresh(run: Run, saved, reference) -> TrainState:
+    """The state at step 0; `saved`: parameters that the learner starts from, `reference`: those of the trained reference."""
+    config, task = run.config, run.scorer_task
     key = jax.random.key(config.seed)
-    learner = task.init(run.learner, jax.random.fold_in(key, 1))
-    if config.init_from:
-        learner = matching(
-            checkpoint.load_params(Path(config.init_from)), learner, f"config.init_from={config.init_from}"
-        )
+    learner = run.task.init(run.learner, jax.random.fold_in(key, 1)) if saved is None else saved
     needs = run.recipe.policy.needs
-    online = run.scorer_task.init(run.scorer, jax.random.fold_in(key, 2)) if "online" in needs else None
+    online = task.init(run.scorer, jax.random.fold_in(key, 2)) if "online" in needs else None
     if "reference" not in needs:
         reference = None
     elif config.reference.kind == "cotrained":
-        reference = run.scorer_task.init(run.scorer, jax.random.fold_in(key, 4))
-    state = init_state(run.recipe, jax.random.fold_in(key, 3), learner, online, reference)
-    return jax.device_put(state, sharding.replicated(run.mesh))
+        reference = task.init(run.scorer, jax.random.fold_in(key, 4))
+    return init_state(run.recipe, jax.random.fold_in(key, 3), learner, online, reference)
+
+
+def first_state(run: Run, reference=None) -> TrainState:
+    """The state at step 0, made where it belongs. `reference`: parameters of the trained reference."""
+    saved = None
+    if run.config.init_from:
+        like = jax.eval_shape(lambda: run.task.init(run.learner, jax.random.key(0)))
+        saved = checkpoint.load_params(Path(run.config.init_from))
+        saved = matching(saved, like, f"config.init_from={run.config.init_from}")
+    shapes = jax.eval_shape(partial(_fresh, run), saved, reference)
+    make = jax.jit(partial(_fresh, run), out_shardings=sharding.shardings_of(shapes, run.mesh))
+    return make(saved, reference)
+
+
+def state_shapes(run: Run) -> TrainState:
+    """`first_state` as shapes with their shardings; nothing is allocated."""
+    config, reference = run.config, None
+    if config.reference.kind in ("trained", "loaded", "crossfitted"):
+        reference = jax.eval_shape(lambda: run.scorer_task.init(run.scorer, jax.random.key(0)))
+        if config.reference.kind == "crossfitted":
+            reference = jax.eval_shape(lambda p: jax.tree.map(lambda x: jnp.stack([x] * splits.FOLDS), p), reference)
+    shapes = jax.eval_shape(partial(_fresh, run), None, reference)
+    place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)  # noqa: E731
+    return jax.tree.map(place, shapes, sharding.shardings_of(shapes, run.mesh))
 
 
 def matching(params, like, key: str):

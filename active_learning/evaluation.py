@@ -5,6 +5,7 @@ import numpy as np
 
 from active_learning.build import Run, subset
 from active_learning.data import splits
+from active_learning.sharding import over_data
 from active_learning.step import TrainState
 
 
@@ -13,8 +14,9 @@ class Evaluation:
 
     def __init__(self, it: Run):
         self.it, self.settings = it, it.config.evaluate
-        self._learner = it.task.evaluator(it.recipe.learner, self.settings.batch_size)
-        self._scorer = it.task.evaluator(it.recipe.scorer, self.settings.batch_size)
+        shared = self.settings.batch_size, over_data(it.mesh)
+        self._learner = it.task.evaluator(it.recipe.learner, *shared)
+        self._scorer = it.task.evaluator(it.recipe.scorer, *shared)
         self._cached: dict[tuple, tuple] = {}
 
     def _examples(self, name: str, size: int) -> dict[str, np.ndarray]:

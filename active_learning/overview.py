@@ -36,8 +36,9 @@ def lines(it: Run) -> Iterator[str]:
 
 def problems(it: Run) -> list[Problems]:
     """The counts of unusable examples of all sources on disk, each once."""
-    found = (getattr(part.source, "problems", None) for part in it.data.parts.values())
-    return list({id(one): one for one in found if one is not None}.values())
+    sources = [part.source for part in it.data.parts.values()]
+    every = [one for source in sources for one in getattr(source, "sources", (source,))]
+    return list({id(one.problems): one.problems for one in every if hasattr(one, "problems")}.values())
 
 
 def problem_lines(it: Run) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 from active_learning.build import Run
 from active_learning.data.pipeline import Loaded, Loader
 from active_learning.data.source import join_id
-from active_learning.sharding import replicated
+from active_learning.sharding import compiled, replicated
 from active_learning.step import Chosen, TrainState, follow_step, select_step, train_step, uniform_step
 
 
@@ -74,7 +74,6 @@ class Updates:
     def compile(self, state: TrainState, active: bool) -> None:
         """Ahead of time, so that no compilation is ever on the training clock."""
         recipe, everywhere, state = self.it.recipe, replicated(self.it.mesh), replace(state, pending=None)
-        same = jax.tree.map(lambda leaf: leaf.sharding, state)
         if not active:
             self.drop()
         batch = self.loader.peek(self.sizes[active], active and self.it.deferred)
@@ -85,8 +84,8 @@ class Updates:
             _, chosen = self._compiled["select"](state, batch.batch, 0)
             full = self._look(chosen, batch)
             examples, step = [batch.batch, chosen, None if full is None else full.result()], follow_step
-        run = jax.jit(partial(step, recipe), donate_argnums=0, out_shardings=(same, everywhere))
-        self._compiled["train" if active else "uniform"] = run.lower(state, *examples).compile()
+        run = compiled(partial(step, recipe), state, *examples, rest=everywhere)
+        self._compiled["train" if active else "uniform"] = run
 
     def __call__(self, state: TrainState, active: bool, more: bool) -> tuple[TrainState, Said]:
         """One update; `more`: selection will be on in the next one as well. Dispatches, and waits for data only."""

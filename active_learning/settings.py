@@ -144,6 +144,9 @@ class Config(Section):
     label_smoothing: float = 0.0
     dtype: str = "float32"  # compute type; parameters, losses and scores are float32
     init_from: str = ""  # run folder whose learner's weights the learner starts from
+    fsdp: int = field(
+        default=1, metadata={"late": True}
+    )  # devices that share one copy of the learner; 1: every device holds it whole
     small_view: bool = field(
         default=False, metadata={"late": True}
     )  # the learner sees the small view (data.small): a reference does
@@ -232,6 +235,8 @@ def resolve(config: Config, pool: int, devices: int) -> Clock:
     b, ratio = config.batch_size, config.select.ratio
     if b < 1 or b % devices:
         raise ConfigError(f"config.batch_size={b}: not divisible by the {devices} devices")
+    if config.fsdp < 1 or devices % config.fsdp:
+        raise ConfigError(f"config.fsdp={config.fsdp}: does not divide the {devices} devices")
     if ratio < 1:
         raise ConfigError(f"config.select.ratio={ratio}: B = ratio * b candidates must be at least b, so ratio >= 1")
     if config.select.temperature <= 0:
@@ -276,7 +281,7 @@ def reference_config(config: Config, fold: int = -1) -> Config:
         config,
         name="reference", baseline=False, seed=config.seed + ref.seed, learner=config.scorer, batch_size=ref.batch_size, total=ref.total,
         optim=ref.optim, scorer_optim=Optim(), select=Select(), reference=Reference(), init_from="",
-        small_view=bool(getattr(config.data, "small", 0)),
+        fsdp=1, small_view=bool(getattr(config.data, "small", 0)),
         split=dataclasses.replace(config.split, **seen),
         evaluate=dataclasses.replace(config.evaluate, every="20 %", gate=""),
         log=dataclasses.replace(config.log, chosen=False), checkpoint=Checkpoint(every="50 %"),

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Key, PyTree
 
 from active_learning import pairwise, policies, scores
-from active_learning.sharding import DATA_AXIS, home_first, replicated, take_sharded
+from active_learning.sharding import home_first, replicated, take_sharded
 
 Batch = dict[str, jax.Array | np.ndarray]
 Metrics = dict[str, Any]
@@ -152,8 +152,10 @@ def _observe(recipe: Recipe, model: Model, params: PyTree, batch: Batch) -> PyTr
 
     if recipe.mesh is None:
         return local(params, batch)
-    specs = {"in_specs": (P(), P(DATA_AXIS)), "out_specs": P(DATA_AXIS)}
-    return jax.shard_map(local, mesh=recipe.mesh, check_vma=False, **specs)(params, batch)
+    split = P(recipe.mesh.axis_names)
+    return jax.shard_map(local, mesh=recipe.mesh, in_specs=(P(), split), out_specs=split, check_vma=False)(
+        params, batch
+    )
 
 
 def _observe_unseen(recipe: Recipe, params: PyTree, batch: Batch) -> PyTree:
@@ -192,7 +194,7 @@ def select_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
         selection = recipe.policy.select(key, logits, recipe.sub_batch_size)
         values, logits = pairwise.own(values), pairwise.own(logits)
-        devices = 1 if recipe.mesh is None else recipe.mesh.shape[DATA_AXIS]
+        devices = 1 if recipe.mesh is None else recipe.mesh.size
         indices = home_first(selection.indices, values.shape[0], devices)
         weights = jnp.zeros_like(values).at[selection.indices].set(selection.weights)[indices]
         figures = {

@@ -40,8 +40,14 @@ class Classification:
         return normalize(view(batch, self.image_shape), self.mean, self.std, jnp.dtype(self.dtype))
 
     def fitted(self, module: Any) -> Any:
-        """The module with a head of as many classes."""
-        return dataclasses.replace(module, num_classes=self.num_classes)
+        """The module with a head of as many classes, in the run's compute type."""
+        kind = {} if self.dtype == "float32" else {"dtype": self.dtype}
+        return dataclasses.replace(module, num_classes=self.num_classes, **kind)
+
+    def on(self, mesh: Mesh) -> "Classification":
+        """The task on these devices."""
+        del mesh
+        return self
 
     def model(self, module: Any, optimizer: optax.GradientTransformation) -> Model:
         """The module as functions of its parameters."""
@@ -59,9 +65,9 @@ class Classification:
         image = jnp.zeros((1, *self.image_shape), jnp.dtype(self.dtype))
         return jax.jit(module.init)(key, image)["params"]
 
-    def evaluator(self, model: Model, batch_size: int) -> Accuracy:
+    def evaluator(self, model: Model, batch_size: int, placement=None) -> Accuracy:
         """What judges a model."""
-        return Accuracy(model, self.num_classes, batch_size)
+        return Accuracy(model, self.num_classes, batch_size, placement)
 
     def merit(self, figures: dict) -> float:
         """What the gate compares, higher is better."""
@@ -89,8 +95,14 @@ class Contrastive:
     prepare = Classification.prepare
 
     def fitted(self, module: Any) -> Any:
-        """The module as it is."""
-        return module
+        """The module in the run's compute type."""
+        kind = {} if self.dtype == "float32" else {"dtype": self.dtype}
+        towers = {name: dataclasses.replace(getattr(module, name), **kind) for name in ("image", "text")}
+        return dataclasses.replace(module, **towers)
+
+    def on(self, mesh: Mesh) -> "Contrastive":
+        """The task on these devices."""
+        return dataclasses.replace(self, mesh=mesh if mesh.size > 1 else None)
 
     def model(self, module: Any, optimizer: optax.GradientTransformation) -> Model:
         """The module as functions of its parameters. A batch without images or without tokens is embedded in part."""
@@ -118,9 +130,9 @@ class Contrastive:
         )
         return jax.jit(module.init)(key, image, tokens)["params"]
 
-    def evaluator(self, model: Model, batch_size: int) -> Retrieval:
+    def evaluator(self, model: Model, batch_size: int, placement=None) -> Retrieval:
         """What judges a model."""
-        return Retrieval(model, batch_size)
+        return Retrieval(model, batch_size, placement)
 
     def merit(self, figures: dict) -> float:
         """What the gate compares: a finer figure than recall."""

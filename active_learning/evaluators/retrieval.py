@@ -12,8 +12,8 @@ AT = (1, 5, 10)
 class Retrieval:
     """Ranks every caption of a set for each image, and every image for each caption: `(params, examples) -> figures`."""
 
-    def __init__(self, model: Model, batch_size: int):
-        self.embed = Embedder(model, batch_size)
+    def __init__(self, model: Model, batch_size: int, placement=None):
+        self.embed = Embedder(model, batch_size, placement)
 
     def examples(self, part, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Images of these rows of a part, all captions that go with them, and for each caption the place of its image."""
