@@ -5,10 +5,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import PyTree
 
+from active_learning import siglip
 from active_learning.config import ConfigError
 from active_learning.data import captions, tokenizer
 from active_learning.data.source import DataError
+from active_learning.ledger import ACCOUNTS
 from active_learning.settings import Config, Pairs
 
 
@@ -78,3 +81,12 @@ def labelled(part, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     if not len(rows):
         raise DataError(f"config.task.classes={classes}: no captions name them")
     return rows, found[rows]
+
+
+def published(it, file: Path) -> tuple[dict, PyTree]:
+    """(summary, parameters) of a reference whose weights are in an .npz of SigLIP's layout; its training is nobody's bill."""
+    key = "config.reference.path"
+    if not isinstance(it.config.task, Pairs):
+        raise ConfigError(f"{key}={str(file)!r}: weights of a two-tower, but config.task is no image-text task")
+    params = siglip.load(file, it.scorer, it.scorer_task.image_shape, key)
+    return {"final": {}, "flops": dict.fromkeys(ACCOUNTS, 0.0), "train_seconds": 0.0}, params

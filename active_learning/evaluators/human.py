@@ -19,9 +19,8 @@ def read_judgements(path: Path) -> list[Judgement]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file of judgements")
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
     out: list[Judgement] = []
-    with opened as lines:
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
         for number, line in enumerate(lines, 1):
             cells = line.split()
             try:
