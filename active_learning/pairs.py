@@ -1,6 +1,7 @@
 """What image-text pairs add to the data before a run: captions as token ids, and pairs that were exchanged on purpose."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -56,7 +57,12 @@ def _tokenizer(task: Pairs, words: list[list[str]], vocab: int) -> tokenizer.Tok
         raise ConfigError(
             f"config.learner.text.vocab={vocab}: a byte-level tokenizer needs 258 and some for words, say 2000"
         )
-    return tokenizer.of_json(tokenizer.train((text for those in words for text in those), vocab))
+    return _trained(tuple(text for those in words for text in those), vocab)
+
+
+@functools.lru_cache(maxsize=2)  # a run and its reference read the same captions
+def _trained(texts: tuple[str, ...], vocab: int) -> tokenizer.Tokenizer:
+    return tokenizer.of_json(tokenizer.train(texts, vocab))
 
 
 def _fits(key: str, tower, made: tokenizer.Tokenizer) -> None:

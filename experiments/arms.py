@@ -52,7 +52,9 @@ def run_all(arms: list[Arm], out: Path) -> Iterator[list[Path]]:
         if not summary["complete"]:
             raise SystemExit(f"stopped at {folder}; the same command continues it")
         spent, total = time.monotonic() - began, time.monotonic() - start
-        accuracy = next((v for k, v in summary["final"].items() if k.endswith("_full/accuracy")), float("nan"))
+        accuracy = next(
+            (v for k, v in summary["final"].items() if k.endswith(("_full/accuracy", "_full/recall"))), float("nan")
+        )
         LOG.info("[%d/%d] %s: %.4f  (%.0f s, %.0f min so far)", n, len(todo), folder.name, accuracy, spent, total / 60)
         folders.append(folder)
         if n == len(todo) or todo[n][0].seed != config.seed:
