@@ -13,7 +13,7 @@ from active_learning import checkpoint, ledger, optim, references, replay, shard
 from active_learning.config import ConfigError
 from active_learning.data import splits, transforms
 from active_learning.data.disk import stand_in
-from active_learning.data.order import Order
+from active_learning.data.pipeline import Candidates, Loader
 from active_learning.data.source import DataError, channel_stats, split_id
 from active_learning.settings import Clock, Config, Optim, resolve
 from active_learning.step import Batch, Recipe, TrainState, init_state
@@ -116,25 +116,11 @@ def open_data(config: Config) -> Data:
     return Data(joined, parts, tuple(train.class_names), train.num_classes, train.describe())
 
 
-class Loader:
-    """The stream of candidates: order by (seed, position) only. `position` counts candidates and is all there is to save."""
-
-    def __init__(self, part: Part, seed: int, placement, position: int = 0):
-        self.part, self.order, self.placement, self.position = part, Order(len(part), seed), placement, position
-
-    def next(self, count: int) -> tuple[Batch, np.ndarray, np.ndarray]:
-        """The next `count` examples on the devices; on the host their row numbers within the part, and their epochs."""
-        rows, epochs = self.order.positions(self.position, count)
-        self.position += count
-        return jax.device_put(self.part.batch(rows, epochs), self.placement), rows, epochs
-
-
-def loader_of(it: "Run", position: int) -> "Loader | replay.ReplayLoader":
+def loader_of(it: "Run", position: int) -> Loader:
     """What feeds the run: the stream of candidates, or another run's choices."""
-    placement = sharding.over_data(it.mesh)
-    if it.choices is not None:
-        return replay.ReplayLoader(it.data.train, it.choices, placement, position)
-    return Loader(it.data.train, it.config.seed, placement, position)
+    train = it.data.train
+    stream = Candidates(train, it.config.seed) if it.choices is None else replay.Replay(train, it.choices)
+    return Loader(stream, sharding.over_data(it.mesh), position)
 
 
 def subset(part: Part, size: int) -> np.ndarray:

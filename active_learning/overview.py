@@ -16,7 +16,7 @@ def lines(it: Run) -> Iterator[str]:
     yield f"data: {data.num_classes} classes, {height}x{width}x{channels}, mean {_rounded(task.mean)}, std {_rounded(task.std)}"
     parts = ", ".join(f"{name} {len(part):,}" for name, part in data.parts.items())
     yield f"parts: {parts}; trained on {'+'.join(config.split.train_on)} ({len(data.train):,})"
-    yield from getattr(data.train.source, "problems", Problems("", 0)).lines()
+    yield from problem_lines(it)
     for role, module in (("learner", it.learner), ("scorer", it.scorer)):
         forward = module.cost(task.image_shape).forward
         yield f"{role}: {type(module).__name__}, {count(it, module):,} parameters, {forward:.3g} FLOPs a forward pass"
@@ -27,6 +27,17 @@ def lines(it: Run) -> Iterator[str]:
         if it.clock.window
         else f"step: uniform, {config.batch_size} examples, {it.clock.total} updates"
     )
+
+
+def problems(it: Run) -> list[Problems]:
+    """The counts of unusable examples of all sources on disk, each once."""
+    found = (getattr(part.source, "problems", None) for part in it.data.parts.values())
+    return list({id(one): one for one in found if one is not None}.values())
+
+
+def problem_lines(it: Run) -> list[str]:
+    """What could not be used so far, by name."""
+    return [line for one in problems(it) for line in one.lines()]
 
 
 def count(it: Run, module) -> int:

@@ -169,7 +169,9 @@ def probe(it: Run, folder: Path, examples: int = 2000) -> Probe:
         right = float(score_all(model, params, dataclasses.replace(sample, labels=pool.truth[:examples]))[1].mean())
     gate = it.config.evaluate.gate
     accuracy = float(score_all(model, params, it.data.parts[gate])[1].mean()) if gate else None
-    batch, rows, _ = loader_of(it, 0).next(it.config.batch_size * it.config.select.ratio)
+    loader = loader_of(it, 0)
+    batch, rows, _ = loader.peek(it.config.batch_size * it.config.select.ratio)
+    loader.close()
     _, chosen = jax.jit(lambda s, b: select_step(it.recipe, s, b))(first_state(it, params), batch)
     wrong = None if pool.truth is None else pool.labels != pool.truth
     return Probe(

@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, Integer, UInt64
 
@@ -72,17 +71,18 @@ def rows_of(
     return places
 
 
-class ReplayLoader:
-    """The loader's face on recorded choices: update n gets the b examples of update n, with their epochs and weights."""
+class Replay:
+    """The stream (`data.pipeline.Stream`) of recorded choices: update n gets the b examples of update n, with their epochs and weights."""
 
-    def __init__(self, part, choices: Choices, placement, position: int = 0):
-        self.part, self.choices, self.placement, self.position = part, choices, placement, position
+    def __init__(self, part, choices: Choices):
+        self.part, self.choices = part, choices
         self.rows = rows_of(part.source.ids[part.indices], choices.ids, KEY)
 
-    def next(self, count: int):
-        """As `build.Loader.next`; the batch also carries `weight`, (b,) float32."""
-        step = self.position // count
-        self.position += count
-        rows, epochs = self.rows[step], self.choices.epochs[step]
-        batch = self.part.batch(rows, epochs) | {"weight": self.choices.weights[step]}
-        return jax.device_put(batch, self.placement), rows, epochs
+    def at(self, position: int, count: int) -> tuple[Int64[np.ndarray, "b"], Int32[np.ndarray, "b"]]:
+        """`position` is update * b, `count` is b."""
+        return self.rows[position // count], self.choices.epochs[position // count]
+
+    def read(self, position: int, count: int, mine) -> dict[str, np.ndarray]:
+        """The batch also carries `weight`, (b,) float32."""
+        rows, epochs = self.at(position, count)
+        return self.part.batch(rows[mine], epochs[mine]) | {"weight": self.choices.weights[position // count][mine]}

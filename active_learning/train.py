@@ -174,6 +174,7 @@ class _Training:
         self.loader = loader_of(it, position)
         self.watch = metrics.Stopwatch(self.ledger.train_seconds)
         self.first_step, self.first_seconds = self.ledger.step, self.ledger.train_seconds
+        self.logged = 0.0, self.ledger.train_seconds  # seconds waited for data, and of training, at the last log line
         self.writer = metrics.Writer(workdir, self.ledger.step, it.config.log.tensorboard)
         self.evaluation = Evaluation(it)
         self.notes = probe.Notes(it, workdir, self.ledger.step)
@@ -205,9 +206,7 @@ class _Training:
 
     def _compile(self, step, count: int):
         """Ahead of time, so that no compilation is ever on the training clock."""
-        position = self.loader.position
-        batch, *_ = self.loader.next(count)
-        self.loader.position = position
+        batch = self.loader.peek(count).batch
         return jax.jit(partial(step, self.it.recipe), donate_argnums=0).lower(self.state, batch).compile()
 
     def run(self) -> dict:
@@ -215,11 +214,14 @@ class _Training:
         try:
             complete = self._steps()
             final = {}
+            for line in overview.problem_lines(self.it):
+                LOG.info("%s: %s", self.it.config.name, line)
             if complete:
                 final = self.evaluation.full(self.state)
                 self.writer.write(self.ledger.as_dict(), final)
             self._save()
         finally:
+            self.loader.close()
             self.writer.close()
             self.checkpoints.close()
         summary = _summary(self.it, self.ledger, final, self.reference, complete)
@@ -280,7 +282,7 @@ class _Training:
         self._fetch(late)
         with self.watch.paused():
             self.ledger.train_seconds = self.watch.seconds
-            values = self.notes.summary() | {"select/open": float(self.ledger.step < self.window)} if log else {}
+            values = self._logged() if log else {}
             if evaluate:
                 values |= self.evaluation.now(self.state)
                 values |= self._gate()
@@ -292,6 +294,18 @@ class _Training:
             if self._due(clock.checkpoint) and self.ledger.step < clock.total:
                 self._save()
         return None
+
+    def _logged(self) -> dict:
+        """Means since the last log line, whether selection is on, the share of the time in which the loop waited for data, and the examples
+        that cannot be used."""
+        waited, seconds = self.loader.waited, self.watch.seconds
+        share = (waited - self.logged[0]) / max(seconds - self.logged[1], 1e-9)
+        self.logged = waited, seconds
+        unusable = (
+            {"data/unusable": sum(len(p.found) for p in problems)} if (problems := overview.problems(self.it)) else {}
+        )
+        open_ = {"select/open": float(self.ledger.step < self.window)}
+        return self.notes.summary() | open_ | {"data/wait_share": share} | unusable
 
     def _gate(self) -> dict:
         """Online against reference on the gate; with until='auto' three evaluations in a row at or above it close the window."""

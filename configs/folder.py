@@ -19,7 +19,7 @@ def get_config(arm: str = "learnability"):
         Config,
         name=arm,
         baseline=arm == "uniform",
-        data=section(ImageFolder, path="", size=64),
+        data=section(ImageFolder, path="", size=0),
         split=section(Split, parts={"pool": 0.75, "reference": 0.2, "tune": 0.05}),
         learner=section(ViT, width=192, depth=4, heads=3, patch=16),
         scorer=section(ViT, width=48, depth=2, heads=1, patch=16),

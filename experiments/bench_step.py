@@ -19,13 +19,12 @@ import jax
 import numpy as np
 
 from active_learning import policies
-from active_learning.build import Loader, Run, build, first_state
+from active_learning.build import Run, build, first_state, loader_of
 from active_learning.data.shapes import Shapes
 from active_learning.models import ViT
 from active_learning.models.vit import VARIANTS
 from active_learning.select import gumbel_top_k
 from active_learning.settings import Config, Select, Split
-from active_learning.sharding import over_data
 from active_learning.step import select_step, train_step, uniform_step
 
 PEAKS = {
@@ -75,8 +74,9 @@ PRESETS: dict[str, Callable[[], dict[str, Config]]] = {
 def steps_of(it: Run) -> dict[str, Callable[[], Any]]:
     """The four things to time, compiled: each call runs one step on its own state and returns what to wait for."""
     b, ratio = it.config.batch_size, it.config.select.ratio
-    loader = Loader(it.data.train, 0, over_data(it.mesh))
-    candidates, batch = loader.next(b * ratio)[0], loader.next(b)[0]
+    loader = loader_of(it, 0)
+    candidates, batch = loader.next(b * ratio).batch, loader.next(b).batch
+    loader.close()
     reference = it.task.init(it.scorer, jax.random.key(1))
     small = replace(it.recipe, learner=it.recipe.scorer)
     state = first_state(it, reference)
@@ -135,7 +135,9 @@ def scoring_memory(config: Config, ratio: int) -> int:
     """Temporary bytes of `select_step` at a ratio, from the compiler."""
     it = build(replace(config, select=replace(config.select, ratio=ratio)))
     state = first_state(it, it.task.init(it.scorer, jax.random.key(1)))
-    batch = Loader(it.data.train, 0, over_data(it.mesh)).next(config.batch_size * ratio)[0]
+    loader = loader_of(it, 0)
+    batch = loader.peek(config.batch_size * ratio).batch
+    loader.close()
     return jax.jit(partial(select_step, it.recipe)).lower(state, batch).compile().memory_analysis().temp_size_in_bytes
 
 

@@ -82,7 +82,7 @@ def caught(mutant: Mutant) -> bool:
             raise ValueError(f"{mutant.name}: its line occurs {text.count(mutant.old)} times in {mutant.file}")
         target.write_text(text.replace(mutant.old, mutant.new))
         command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"tests/{mutant.tests}"]
-        environment = os.environ | {"PYTHONPATH": str(copy)}
+        environment = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax" / "alone")} | os.environ | {"PYTHONPATH": str(copy)}
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
         if done.returncode not in (0, 1):
             raise ValueError(f"{mutant.name}: the tests did not run\n{done.stdout[-2000:]}")

@@ -19,6 +19,7 @@ from active_learning.data.source import DataError, Opened
 
 LIMIT = 0.01  # share of a source's examples that may be unusable
 MISSING = -1  # a label that is not there, or is no class
+LARGEST = 64  # px: the largest size that is found from the images; larger ones are a decision
 
 
 @runtime_checkable
@@ -199,9 +200,9 @@ class DiskSection(Section):
     """Keys that all sources on disk share."""
 
     path: str = ""
-    size: int = 64  # px: images are resized to cover size x size, and the centre is cut
+    size: int = 64  # px: images are resized to cover size x size, and the centre is cut; 0: their own, at most LARGEST
     small: int = 0  # px of the view that scorers see, 0: the same view (see docs/data.md)
-    label: str = "label"  # column trained on
+    label: str = "label"  # column trained on; '': there is none (captions only)
     truth: str = ""  # column with the true labels, for reports and the test set; '': unknown
     text: str = ""  # column that must hold a caption; '': captions may be missing
     classes: int = 0  # 0: found from the data
@@ -212,25 +213,46 @@ class DiskSection(Section):
         """Raises DataError naming the first key that cannot be."""
         if not self.path:
             raise DataError("config.data.path='': give the path of your data")
-        if not 8 <= self.size <= 4096:
-            raise DataError(f"config.data.size={self.size}: expected 8 .. 4096 px")
-        if self.small and not 4 <= self.small <= self.size:
+        if self.size and not 8 <= self.size <= 4096:
+            raise DataError(f"config.data.size={self.size}: expected 8 .. 4096 px, or 0 (found from the images)")
+        if self.small and not 4 <= self.small <= (self.size or LARGEST):
             raise DataError(f"config.data.small={self.small}: expected 0, or 4 .. config.data.size={self.size} px")
         if not 0 < self.holdout < 1:
             raise DataError(f"config.data.holdout={self.holdout}: expected a share between 0 and 1")
 
-    def opened(self, train: Listing, test: Listing | None) -> Opened:
-        """Both sources; without a test listing a share of the training examples is held out. Raises DataError."""
+    def listings(self) -> tuple[Listing, Listing | None]:
+        """The training examples, and the test examples where the data bring some. Raises DataError or OSError."""
+        raise NotImplementedError
+
+    def checked_listings(self) -> tuple[Listing, Listing | None]:
+        """`listings` after a look at the keys; whatever cannot be read is a DataError naming key, file or folder."""
+        self.check()
+        try:
+            return self.listings()
+        except OSError as error:
+            why = "no permission to read it" if isinstance(error, PermissionError) else error.strerror or str(error)
+            raise DataError(f"{error.filename or self.path}: {why}") from error
+
+    def open(self) -> Opened:
+        """Lists and checks; of images at most a few are read, to find their size. Raises DataError naming key, file or folder."""
+        return self._opened(*self.checked_listings())
+
+    def _opened(self, train: Listing, test: Listing | None) -> Opened:
+        """Both sources; without a test listing a share of the training examples is held out."""
         names = _class_names([one for one in (train, test) if one is not None], self)
         made = self._source(train, names)
+        made = dataclasses.replace(made, size=self.size or found_size(made))
         if test is not None:
-            return Opened(made, self._source(test, names), self.truth or self.label)
+            return Opened(
+                made, dataclasses.replace(self._source(test, names), size=made.size), self.truth or self.label
+            )
         count = max(1, round(self.holdout * len(made)))
         if count >= len(made):
             raise DataError(
                 f"{train.where}: {len(made)} examples are too few to hold out {self.holdout:.0%} as a test set"
             )
-        held = splits.split(made.labels(self.label), {"test": count, "train": len(made) - count})
+        strata = made.labels(self.label) if self.label else np.zeros(len(made), np.int32)
+        held = splits.split(strata, {"test": count, "train": len(made) - count})
         return Opened(take(made, held["train"]), take(made, held["test"]), self.truth or self.label)
 
     def _source(self, listing: Listing, names: tuple[str, ...]) -> Disk:
@@ -257,7 +279,7 @@ class DiskSection(Section):
                 if not value:
                     keep[row] = False
                     problems.add(listing.files.name(row), f"no {self.text}")
-        ids = _unique(listing, keep, problems)
+        ids = unique_ids(listing, keep, problems)
         rows = np.flatnonzero(keep)
         texts = {c: [v[i] for i in rows] for c, v in listing.columns.items() if c not in wanted}
         about = {"kind": listing.kind, "where": os.path.basename(listing.where.rstrip("/"))}
@@ -266,6 +288,19 @@ class DiskSection(Section):
         return Disk(
             listing.files, rows, ids[rows], kept, texts, classes, names, self.size, self.small, self.truth, problems, about, self.threads
         )  # fmt: skip
+
+
+def found_size(source: Disk) -> int:
+    """The median shorter side of 32 images, to the nearest multiple of 16 from 16 to LARGEST. Raises DataError when none can be read."""
+    sides, reason = [], None
+    for row in source.rows[np.unique(np.linspace(0, len(source) - 1, 32).astype(int))].tolist():
+        try:
+            sides.append(min(images.decode(source.files.read(row)).shape[:2]))
+        except (images.BadImage, OSError) as error:
+            reason = f"{source.files.name(row)} ({error})"
+    if not sides:
+        raise DataError(f"{source.problems.where}: none of the images that were tried can be read: {reason}")
+    return int(np.clip(16 * round(float(np.median(sides)) / 16), 16, LARGEST))
 
 
 def stand_in(labels: Int32[np.ndarray, "n"], row: int, attempt: int) -> int:
@@ -285,8 +320,8 @@ def take(source: Disk, indices: Int64[np.ndarray, "k"]) -> Disk:
     )
 
 
-def _unique(listing: Listing, keep: np.ndarray, problems: Problems) -> np.ndarray:
-    """Ids; of several examples with one id the first stays."""
+def unique_ids(listing: Listing, keep: np.ndarray, problems: Problems) -> np.ndarray:
+    """Ids; of several examples with one id the first stays, `keep` becomes False for the others."""
     if listing.ids is None:
         return np.arange(len(listing.files), dtype=np.int64)
     _, first = np.unique(listing.ids, return_index=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from active_learning.data.disk import DiskSection, Listing
 from active_learning.data.images import SUFFIXES
-from active_learning.data.source import DataError, Opened
+from active_learning.data.source import DataError
 
 TRAIN, TEST = ("train", "training"), ("test", "val", "valid", "validation")
 TABLES = (".csv", ".tsv", ".jsonl")
@@ -25,21 +25,16 @@ class ImageFolder(DiskSection):
     table are relative to it. ids are places in the sorted list of paths (in a table: its line), so they stay while the files stay.
     """
 
-    def open(self) -> Opened:
-        """Lists and checks; no image is read. Raises DataError naming key, file or folder."""
-        self.check()
+    def listings(self) -> tuple[Listing, Listing | None]:
         root = Path(self.path).expanduser()
-        try:
-            if root.is_file():
-                return self.opened(read_table(root), None)
-            if not root.is_dir():
-                raise DataError(f"config.data.path={self.path!r}: no such file or folder")
-            train, test = (_find(root, names) for names in (TRAIN, TEST))
-            if train is None:
-                return self.opened(_list(root), None)
-            return self.opened(_list(train), None if test is None else _list(test))
-        except PermissionError as error:
-            raise DataError(f"{error.filename}: no permission to read it") from error
+        if root.is_file():
+            return read_table(root), None
+        if not root.is_dir():
+            raise DataError(f"config.data.path={self.path!r}: no such file or folder")
+        train, test = (_find(root, names) for names in (TRAIN, TEST))
+        if train is None:
+            return _list(root), None
+        return _list(train), None if test is None else _list(test)
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,6 +74,39 @@ def encode(image: UInt8[np.ndarray, "h w 3"], quality: int = 90) -> bytes:
     return out.getvalue()
 
 
+def encode_png(image: UInt8[np.ndarray, "h w c"]) -> bytes:
+    """A lossless PNG of a colour image, or of a grey one (c = 1)."""
+    out = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(out, "PNG")
+    return out.getvalue()
+
+
+def suffix(blob: bytes) -> str:
+    """The file suffix of an encoded image, from its first bytes."""
+    known = {
+        b"\xff\xd8\xff": ".jpg",
+        _PNG: ".png",
+        b"RIFF": ".webp",
+        b"GIF8": ".gif",
+        b"BM": ".bmp",
+        b"II": ".tif",
+        b"MM": ".tif",
+    }
+    return next((suffix for head, suffix in known.items() if blob.startswith(head)), ".ppm")
+
+
+def shrink(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Resized so that the shorter side is `side` px, the whole picture kept; never enlarged."""
+    height, width = image.shape[:2]
+    if min(height, width) <= side:
+        return image
+    scale = side / min(height, width)
+    height, width = round(scale * height), round(scale * width)
+    if cv2 is not None:
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
+
+
 def decoders() -> str:
     """What decodes and resizes here, for provenance: pixels may differ by a grey level between libraries."""
     return f"{'simplejpeg' if simplejpeg is not None else 'Pillow'}, {'OpenCV' if cv2 is not None else 'Pillow'}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
-from jaxtyping import Int64, Integer
+from jaxtyping import Bool, Int64, Integer
 
 from active_learning.data.order import hash64
 from active_learning.data.source import DataError
@@ -52,6 +52,11 @@ FOLDS = 2
 def fold_of(ids: Integer[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
     """The half, 0 or 1, that an example belongs to: a function of its id alone."""
     return (hash64(0xF01D, ids) % np.uint64(FOLDS)).astype(np.int64)
+
+
+def held_out(ids: Integer[np.ndarray, "n"], share: float) -> Bool[np.ndarray, "n"]:
+    """Whether an example is held out: a function of its id alone, so that a set that grows keeps what it held out."""
+    return hash64(0x401D, ids) < np.uint64(round(share * 2.0**64))
 
 
 def check_disjoint(parts: Mapping[str, Integer[np.ndarray, "_"]]) -> None:

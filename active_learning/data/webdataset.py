@@ -1,201 +1,119 @@
-"""Tar shards (KEY.jpg, KEY.cls, KEY.json, KEY.txt side by side), read at random: an index of places in each tar, made once, and `os.pread`.
+"""Tar shards (KEY.jpg, KEY.cls, KEY.json, KEY.txt side by side), read at random: an index of places in each tar, made once, and `pread`.
 
 Nothing is extracted: members are read where they lie, so that no path in an archive ever reaches the disk.
 """
 
-import glob
-import hashlib
 import json
-import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from active_learning.data.disk import DiskSection, Listing
+from active_learning.data import shards
+from active_learning.data.disk import Listing
 from active_learning.data.images import SUFFIXES
-from active_learning.data.source import DataError, Opened
+from active_learning.data.shards import Index, ShardSection
+from active_learning.data.source import DataError
+from active_learning.data.storage import Stored, open_file
 
-FORMAT = 1  # of the index
 SMALL = ".small"  # KEY.small.jpg is a prepared small view of KEY.jpg
 _BLOCK = 512
 
 
 @dataclass(frozen=True)
-class WebDataset(DiskSection):
-    """`path`: a folder with tars named train*.tar and test*.tar (or val*.tar), or any tars, or a pattern such as 'DIR/train-*.tar'.
+class WebDataset(ShardSection):
+    """`path`: a folder with tars named train*.tar and test*.tar (or val*.tar), or any tars, or a pattern such as 'DIR/train-*.tar', or a URL
+    such as 'https://HOST/train-{000..015}.tar' whose server answers range requests.
 
     Columns: `label` from .cls, `caption` from .txt, and every field of .json. ids are shard << 32 | place in the shard, shards in sorted
-    order of their names. The index is kept beside each tar (TAR.index.npz), or in `cache` where that is given or the folder is read-only.
+    order of their names, or the field `id` where every example has one. The index is kept beside each tar (TAR.index.npz), or in `cache`.
     """
 
-    test_path: str = (
-        ""  # tars of the test set, '': those of the folder named test*, else val*, else a share is held out
-    )
-    cache: str = ""  # folder for the indices; '': beside the tars
+    def listings(self) -> tuple[Listing, Listing | None]:
+        train, test = self.shards(".tar")
+        return self._listing(train), self._listing(test) if test else None
 
-    def open(self) -> Opened:
-        """Finds the tars and reads or makes their indices; no image is read. Raises DataError naming tar and place."""
-        self.check()
-        train, test = _shards(self.path, "config.data.path"), []
-        if self.test_path:
-            test = _shards(self.test_path, "config.data.test_path")
-        elif Path(self.path).expanduser().is_dir() and any(Path(tar).name.startswith("train") for tar in train):
-            named = lambda start: [tar for tar in train if Path(tar).name.startswith(start)]  # noqa: E731
-            train, test = named("train"), named("test") or named("val")
-        where = str(Path(self.path).expanduser())
-        return self.opened(
-            read_shards(train, where, self.cache), read_shards(test, where, self.cache) if test else None
-        )
-
-
-def _shards(path: str, key: str) -> list[str]:
-    there = Path(path).expanduser()
-    found = sorted(str(tar) for tar in there.glob("*.tar")) if there.is_dir() else sorted(glob.glob(str(there)))
-    if not found:
-        raise DataError(f"{key}={path!r}: no .tar there")
-    return found
+    def _listing(self, tars: Sequence[str]) -> Listing:
+        files = [open_file(tar) for tar in tars]
+        indices = [
+            shards.open_index(file.name, file.stamp, self.cache, lambda file=file: make_index(file)) for file in files
+        ]
+        shard, index = shards.join(indices)
+        ids, names = shards.ids_of(shard, index.columns), shards.class_names(tars[0])
+        columns = {name: values for name, values in index.columns.items() if name != "id"}
+        return Listing(_Members(files, shard, index), columns, self.path, "webdataset", names, ids)
 
 
 @dataclass(frozen=True, eq=False)
 class _Members:
-    """Places of images in open tars."""
+    """Places of images in open tars: offset and size of the image, and of its small view (size 0: none)."""
 
-    tars: Sequence[str]
-    descriptors: Sequence[int]
-    shard: np.ndarray  # (n,) int64
-    places: np.ndarray  # (n, 4) int64: offset and size of the image, and of its small view (size 0: none)
-    keys: Sequence[str]
+    files: Sequence[Stored]
+    shard: np.ndarray  # (n,)
+    index: Index
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.shard)
 
-    def read(self, index: int) -> bytes:
-        return self._at(index, 0)
+    def read(self, row: int) -> bytes:
+        offset, size, *_ = self.index.places[row].tolist()
+        return self.files[self.shard[row]].pread(size, offset)
 
-    def read_small(self, index: int) -> bytes | None:
-        return self._at(index, 2) if self.places[index, 3] else None
+    def read_small(self, row: int) -> bytes | None:
+        *_, offset, size = self.index.places[row].tolist()
+        return self.files[self.shard[row]].pread(size, offset) if size else None
 
-    def _at(self, index: int, column: int) -> bytes:
-        offset, size = self.places[index, column : column + 2].tolist()
-        blob = os.pread(self.descriptors[self.shard[index]], size, offset)
-        if len(blob) != size:
-            raise OSError(f"{self.tars[self.shard[index]]}: ends before byte {offset + size}")
-        return blob
-
-    def name(self, index: int) -> str:
-        return f"{os.path.basename(self.tars[self.shard[index]])}/{self.keys[index]}"
-
-    def __del__(self, close=os.close) -> None:  # bound now: at the interpreter's exit the module may be gone
-        for descriptor in self.descriptors:
-            close(descriptor)
+    def name(self, row: int) -> str:
+        return f"{self.files[self.shard[row]].name.rpartition('/')[2]}/{self.index.keys[row]}"
 
 
-def read_shards(tars: Sequence[str], where: str, cache: str = "") -> Listing:
-    """All examples of the tars. Raises DataError naming a tar that is truncated, unreadable or no tar."""
-    keys, shard, places, ids, rows, descriptors = [], [], [], [], [], []
-    for number, tar in enumerate(tars):
-        index = open_index(tar, cache)
-        n = len(index["keys"])
-        keys += index["keys"]
-        rows += index["fields"]
-        shard.append(np.full(n, number, np.int64))
-        places.append(index["places"])
-        ids.append((np.int64(number) << np.int64(32)) | np.arange(n, dtype=np.int64))
-        descriptors.append(os.open(tar, os.O_RDONLY))
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    stored = [row.get("id") for row in rows]
-    own = np.asarray(stored, np.int64) if rows and all(type(i) is int for i in stored) else np.concatenate(ids)
-    files = _Members(tars, descriptors, np.concatenate(shard), np.concatenate(places), keys)
-    return Listing(files, {k: v for k, v in columns.items() if k != "id"}, where, "webdataset", ids=own)
-
-
-def open_index(tar: str, cache: str = "") -> dict[str, Any]:
-    """keys, fields (a dict an example) and places (n, 4) of one tar; made anew when it is missing or the tar has changed since."""
-    state = os.stat(tar)
-    stamp = np.array([FORMAT, state.st_size, state.st_mtime_ns], np.int64)
-    for file in _index_files(tar, cache):
-        try:
-            with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as stored:
-                if np.array_equal(stored["stamp"], stamp):
-                    return json.loads(stored["text"].tobytes()) | {"places": stored["places"]}
-        except (OSError, ValueError, KeyError):
-            continue  # none yet, or half a file: made anew
-    index = make_index(tar)
-    text = json.dumps({"keys": index["keys"], "fields": index["fields"]}).encode()
-    for file in _index_files(tar, cache):
-        if _write(file, stamp=stamp, text=np.frombuffer(text, np.uint8), places=index["places"]):
-            break
-    return index
-
-
-def _index_files(tar: str, cache: str) -> list[Path]:
-    """Where the index of a tar may be: beside it, and where that folder is read-only in the user's cache."""
-    if cache:
-        named = hashlib.sha256(os.path.abspath(tar).encode()).hexdigest()[:16]
-        return [Path(cache).expanduser() / f"{named}.index.npz"]
-    home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "active_learning"
-    return [Path(f"{tar}.index.npz"), *_index_files(tar, str(home))]
-
-
-def _write(file: Path, **arrays: np.ndarray) -> bool:
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as out:
-            np.savez(out, **arrays)
-        os.replace(part, file)
-    except OSError:
-        return False
-    return True
-
-
-def make_index(tar: str) -> dict[str, Any]:
+def make_index(file: Stored) -> Index:
     """One pass over the headers; only .cls, .txt and .json members are read. Raises DataError naming tar and byte."""
     found: dict[str, dict[str, tuple[int, int]]] = {}
-    with open(tar, "rb") as file:
-        for name, offset, size in members(file.fileno(), tar):
-            folder, _, base = name.rpartition("/")
-            stem, dot, suffix = base.partition(".")
-            if stem and dot:
-                found.setdefault(f"{folder}/{stem}" if folder else stem, {})[f".{suffix.lower()}"] = (offset, size)
-        keys, fields, places = [], [], []
-        for key, parts in found.items():
-            image = next((parts[s] for s in parts if s in SUFFIXES), None)
-            if image is None:
-                continue
-            small = next((parts[s] for s in parts if s.startswith(SMALL + ".")), (0, 0))
-            keys.append(key)
-            fields.append(_fields(file.fileno(), parts))
-            places.append([*image, *small])
-    return {"keys": keys, "fields": fields, "places": np.asarray(places, np.int64).reshape(-1, 4)}
+    said: dict[str, dict[str, bytes]] = {}
+    for name, offset, size in members(file):
+        folder, _, base = name.rpartition("/")
+        stem, dot, suffix = base.partition(".")
+        if stem and dot:
+            key, suffix = f"{folder}/{stem}" if folder else stem, f".{suffix.lower()}"
+            found.setdefault(key, {})[suffix] = (offset, size)
+            if suffix in (".cls", ".txt", ".json"):
+                said.setdefault(key, {})[suffix] = file.scan(size, offset)
+    keys, fields, places = [], [], []
+    for key, parts in found.items():
+        image = next((parts[s] for s in parts if s in SUFFIXES), None)
+        if image is None:
+            continue
+        small = next((parts[s] for s in parts if s.startswith(SMALL + ".")), (0, 0))
+        keys.append(key)
+        fields.append(_fields(said.get(key, {})))
+        places.append([*image, *small])
+    return Index(keys, shards.columns_of(fields), np.asarray(places, np.int64).reshape(-1, 4))
 
 
-def _fields(descriptor: int, parts: dict[str, tuple[int, int]]) -> dict[str, Any]:
+def _fields(said: dict[str, bytes]) -> dict[str, Any]:
     out: dict[str, Any] = {}
-    text = lambda suffix: os.pread(descriptor, parts[suffix][1], parts[suffix][0]).decode("utf-8", "replace").strip()  # noqa: E731
-    if ".json" in parts:
+    text = {suffix: blob.decode("utf-8", "replace").strip() for suffix, blob in said.items()}
+    if ".json" in text:
         try:
-            found = json.loads(text(".json"))
+            found = json.loads(text[".json"])
             out |= found if isinstance(found, dict) else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             pass  # its fields count as missing, by name, where a column is asked for
-    if ".cls" in parts:
-        out["label"] = text(".cls")
-    if ".txt" in parts:
-        out["caption"] = text(".txt")
+    if ".cls" in text:
+        out["label"] = text[".cls"]
+    if ".txt" in text:
+        out["caption"] = text[".txt"]
     return out
 
 
-def members(descriptor: int, tar: str) -> Iterator[tuple[str, int, int]]:
+def members(file: Stored) -> Iterator[tuple[str, int, int]]:
     """Name, offset and size of each file in a tar (ustar, GNU and pax long names). Raises DataError where the tar ends too early."""
-    end, at, longer = os.fstat(descriptor).st_size, 0, {}
+    tar, end, at, longer = file.name, file.size, 0, {}
     while at + _BLOCK <= end:
-        head = os.pread(descriptor, _BLOCK, at)
+        head = file.scan(_BLOCK, at)
         if head == bytes(_BLOCK):
             return
         size = _checked_size(head, tar, at)
@@ -204,9 +122,9 @@ def members(descriptor: int, tar: str) -> Iterator[tuple[str, int, int]]:
             raise DataError(f"{tar}: truncated, the member at byte {at} ends at byte {body + size}, the file at {end}")
         at = body + (size + _BLOCK - 1) // _BLOCK * _BLOCK
         if kind == b"L":
-            longer["path"] = os.pread(descriptor, size, body).rstrip(b"\0").decode("utf-8", "replace")
+            longer["path"] = file.scan(size, body).rstrip(b"\0").decode("utf-8", "replace")
         elif kind == b"x":
-            longer |= _pax(os.pread(descriptor, size, body))
+            longer |= _pax(file.scan(size, body))
         elif kind in (b"0", b"\0"):
             name, prefix = (head[a:b].split(b"\0")[0].decode("utf-8", "replace") for a, b in ((0, 100), (345, 500)))
             yield (

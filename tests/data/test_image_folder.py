@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from active_learning.build import Loader, build, open_data
+from active_learning.build import build, open_data
 from active_learning.data import images
 from active_learning.data.image_folder import ImageFolder
+from active_learning.data.pipeline import Candidates, Loader
 from active_learning.data.source import DataError, Source, channel_stats
 from active_learning.settings import Evaluate, Reference, Select, Split
 from active_learning.train import run
@@ -90,8 +91,9 @@ def test_bad_files_are_replaced_alike_in_every_run(tmp_path):
 
     def stream():
         data = open_data(settings(tmp_path, split=Split(), evaluate=Evaluate(gate="")))
-        loader = Loader(data.train, 0, None)
-        batches = [loader.next(63)[0] for _ in range(6)]
+        loader = Loader(Candidates(data.train, 0), None)
+        batches = [loader.next(63).batch for _ in range(6)]
+        loader.close()
         return data.train.source.problems.found, [{k: np.asarray(v) for k, v in batch.items()} for batch in batches]
 
     (found, one), (again, two) = stream(), stream()
@@ -150,6 +152,7 @@ def test_an_empty_class_is_reported(tmp_path):
         ({"train.csv": "path,label\nx.png,7\ny.png,1\n"}, {"classes": 3}, "x.png .label '7' is no class"),
         ({"train.csv": "path,label,caption\nx.png,1,\ny.png,1,b\n"}, {"text": "caption"}, "x.png .no caption"),
         ({"train.csv": "path,label\nx.png,1\n"}, {"size": 3}, "config.data.size=3"),
+        ({"train.csv": "path,label\nx.png,1\n"}, {"size": 0}, "none of the images that were tried.*x.png"),
         ({"train.csv": "path,label\nx.png,1\n"}, {"small": 99}, "config.data.small=99"),
         ({"train.csv": "path,label\nx.png,1\n"}, {"holdout": 0.0}, "config.data.holdout"),
     ],
@@ -176,7 +179,34 @@ def test_the_loop_runs_on_a_folder_and_resumes_exactly(tmp_path):
     resumed = run(config, tmp_path / "parts")
     assert resumed["final"] == whole["final"]
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
-    assert lines
+    assert [line["data/unusable"] for line in lines if "data/unusable" in line][-1] == 1
+
+
+def test_the_size_is_found_from_the_images(tmp_path):
+    write_folder(tmp_path, each=10)  # 24 x 20 px
+    opened = ImageFolder(path=str(tmp_path), size=0).open()
+    assert opened.train.image_shape == opened.test.image_shape == (16, 16, 3)
+    large = np.zeros((100, 130, 3), np.uint8)
+    for number in range(30):
+        (tmp_path / "red" / f"{number:03d}.jpg").write_bytes(images.encode(large))
+    assert ImageFolder(path=str(tmp_path), size=0).open().train.image_shape == (64, 64, 3)
+
+
+def test_a_folder_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
+    write_folder(tmp_path, each=2)
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", refused)
+    with pytest.raises(DataError, match=f"^{tmp_path}: no permission to read it$"):
+        ImageFolder(path=str(tmp_path)).open()
+
+
+def test_without_labels(tmp_path):
+    write_folder(tmp_path, each=10)
+    opened = ImageFolder(path=str(tmp_path), size=16, label="").open()
+    assert (opened.train.columns, opened.train.num_classes, len(opened.train), len(opened.test)) == ((), 3, 27, 3)
 
 
 def test_what_is_found_is_in_the_run(tmp_path):

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import tarfile
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from active_learning.data import webdataset
 from active_learning.data.images import cover
 from active_learning.data.source import DataError
+from active_learning.data.storage import Local
 from active_learning.data.webdataset import WebDataset
 from tests.data.photos import COLOURS, blob, picture
 
@@ -61,27 +61,31 @@ def test_members_are_those_of_tarfile(tmp_path, format):
     deep = "/".join(["folder" * 5] * 4)
     names = ["a.jpg", f"{deep}/b.jpg", "ü.txt"] + (["n" * 180 + ".jpg"] if format != tarfile.USTAR_FORMAT else [])
     path = write_tar(tmp_path / "x.tar", {name: name.encode() * (n * 300 + 1) for n, name in enumerate(names)}, format)
-    with tarfile.open(path) as tar, open(path, "rb") as file:
+    with tarfile.open(path) as tar:
         want = [(m.name, m.offset_data, m.size) for m in tar]
-        assert list(webdataset.members(file.fileno(), str(path))) == want
+    assert list(webdataset.members(Local(str(path)))) == want
 
 
 def test_the_index_is_made_once_and_anew_when_the_tar_changes(tmp_path, monkeypatch):
-    path = str(write_tar(tmp_path / "x.tar", examples(4)))
+    path = write_tar(tmp_path / "x.tar", examples(4))
     made = []
-    monkeypatch.setattr(webdataset, "make_index", lambda tar, make=webdataset.make_index: made.append(tar) or make(tar))
-    first = webdataset.open_index(path)
-    assert os.path.exists(path + ".index.npz")
-    again = webdataset.open_index(path)
-    assert made == [path]
-    assert again["keys"] == first["keys"] and again["fields"] == first["fields"]
-    assert np.array_equal(again["places"], first["places"])
+    monkeypatch.setattr(
+        webdataset, "make_index", lambda file, make=webdataset.make_index: made.append(file.name) or make(file)
+    )
+    opened = lambda **keys: WebDataset(path=str(path), size=16, holdout=0.25, **keys).open()  # noqa: E731
+    first = opened()
+    assert (tmp_path / "x.tar.index.npz").exists()
+    again = opened()
+    assert made == [str(path)]
+    assert again.train.describe() == first.train.describe()
+    assert np.array_equal(again.train.gather(np.arange(3))["image"], first.train.gather(np.arange(3))["image"])
     write_tar(path, examples(5))
-    assert len(webdataset.open_index(path)["keys"]) == 5
+    assert len(opened().train) + 1 == 5
     (tmp_path / "x.tar.index.npz").write_bytes(b"half a file")
-    assert len(webdataset.open_index(path)["keys"]) == 5
-    webdataset.open_index(path, str(tmp_path / "cache"))
+    assert len(opened().train) + 1 == 5
+    opened(cache=str(tmp_path / "cache"))
     assert len(list((tmp_path / "cache").glob("*.index.npz"))) == 1
+    assert len(made) == 4
 
 
 def test_json_fields_stored_ids_and_small_views(tmp_path):

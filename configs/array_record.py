@@ -1,0 +1,31 @@
+"""Shards that `python -m active_learning.prepare SOURCE DIR --small=64` wrote: any source, with ids, captions and small views.
+
+    python -m active_learning.main --config=configs/array_record.py --config.data.path=DIR --workdir=runs/mine
+
+A tenth is held out as the test set where there is none, a fifth of the rest trains the reference. `--config.data.size=224` for larger
+views. Hardware: anything; at 64 px a laptop. `configs/array_record.py:uniform` is the plain run beside it.
+"""
+
+from active_learning import policies
+from active_learning.config import section
+from active_learning.data.records import ArrayRecords
+from active_learning.models import ViT
+from active_learning.settings import Config, Optim, Reference, Select, Split
+
+
+def get_config(arm: str = "learnability"):
+    select = section(Select, policy=policies.learnability, ratio=4, until="40 %")
+    return section(
+        Config,
+        name=arm,
+        baseline=arm == "uniform",
+        data=section(ArrayRecords, path="", size=0),
+        split=section(Split, parts={"pool": 0.75, "reference": 0.2, "tune": 0.05}),
+        learner=section(ViT, width=192, depth=4, heads=3, patch=16),
+        scorer=section(ViT, width=48, depth=2, heads=1, patch=16),
+        batch_size=64,
+        total="20 epochs",
+        optim=section(Optim, learning_rate=1e-3),
+        select=select if arm == "learnability" else section(Select),
+        reference=section(Reference, total="20 epochs", batch_size=64),
+    )
