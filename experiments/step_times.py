@@ -24,12 +24,12 @@ def _stepper(config: Config, kind: str) -> Callable[[int], None]:
     loader = loader_of(it, 0)
     reference = it.task.init(it.scorer, jax.random.key(1))
     held = [first_state(it, reference if kind == "active" else None)]
-    compiled = jax.jit(partial(step, it.recipe), donate_argnums=0).lower(held[0], loader.next(count)[0]).compile()
+    compiled = jax.jit(partial(step, it.recipe), donate_argnums=0).lower(held[0], loader.peek(count).batch).compile()
 
     def run(updates: int) -> None:
         late = None
         for _ in range(updates):
-            held[0], said = compiled(held[0], loader.next(count)[0])
+            held[0], said = compiled(held[0], loader.next(count).batch)
             late, said = said, late
             jax.device_get(said)
         jax.block_until_ready(late)
