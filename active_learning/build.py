@@ -1,11 +1,14 @@
 """From a config to what runs: data and their parts, the task, the recipe, the first state. Everything that can be wrong is found here."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -13,6 +16,7 @@ from active_learning import checkpoint, ledger, optim, references, replay, shard
 from active_learning.config import ConfigError
 from active_learning.data import splits, transforms
 from active_learning.data.disk import stand_in
+from active_learning.data.order import Interleaved, Order
 from active_learning.data.pipeline import Candidates, Loader
 from active_learning.data.source import DataError, channel_stats, split_id
 from active_learning.settings import Clock, Config, Optim, resolve
@@ -33,6 +37,17 @@ class Part:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def order(self, seed: int) -> Order | Interleaved:
+        """The endless order of the part's rows; of a mixture with weights each source has its share. DataError for a source without rows."""
+        weights = getattr(self.source, "weights", ())
+        if not weights:
+            return Order(len(self), seed)
+        number = self.source.source_of(self.indices)
+        try:
+            return Interleaved([np.flatnonzero(number == n) for n in range(len(weights))], weights, seed)
+        except ValueError as error:
+            raise DataError(f"config.data.weights: {error}") from error
+
     def images(self, rows: np.ndarray) -> np.ndarray:
         return self.read(rows)["image"]
 
@@ -52,9 +67,25 @@ class Part:
                 seen[name][at] = values
         raise DataError(f"no readable example of label {self.labels[rows[np.flatnonzero(bad)[0]]]} was found")
 
-    def batch(self, rows: np.ndarray, epochs: np.ndarray) -> Batch:
-        """Rows of this part as a batch; row numbers count within the part."""
-        seen = self.read(rows)
+    @functools.cached_property
+    def _by_id(self) -> tuple[np.ndarray, np.ndarray]:
+        ids = self.source.ids[self.indices]
+        order = np.argsort(ids, kind="stable")
+        return ids[order], order
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """Row numbers of ids of this part."""
+        ordered, order = self._by_id
+        return order[np.searchsorted(ordered, ids)]
+
+    def small_view(self) -> "Part":
+        """The same examples in their small view; as they are where there is none."""
+        has = getattr(self.source, "small", 0)
+        return dataclasses.replace(self, source=self.source.small_view()) if has else self
+
+    def batch(self, rows: np.ndarray, epochs: np.ndarray, small: bool = False) -> Batch:
+        """Rows of this part as a batch, in full or in their small view; row numbers count within the part."""
+        seen = self.read(rows, small)
         used = seen.pop("rows")
         return {
             **seen,
@@ -78,7 +109,9 @@ class Data:
 def open_data(config: Config) -> Data:
     """Opens the source, splits it by id, and checks that the parts are disjoint. ConfigError or DataError name key, file or value."""
     opened = config.data.open()
-    train, split = opened.train, config.split
+    train, test, split = opened.train, opened.test, config.split
+    if config.small_view:
+        train, test = train.small_view(), test.small_view()
     unknown = set(split.train_on) | set(split.labels) - {"test"}
     if split.parts:
         strata = train.labels(config.data.label)
@@ -95,7 +128,6 @@ def open_data(config: Config) -> Data:
         return Part(source, rows, source.labels(column)[rows].astype(np.int32), None if truth is None else truth[rows])
 
     parts = {name: part(train, rows, split.labels.get(name, config.data.label)) for name, rows in indices.items()}
-    test = opened.test
     parts["test"] = part(test, np.arange(len(test)), opened.test_label)
     chosen = [parts[name] for name in split.train_on]
     joined = Part(
@@ -141,7 +173,7 @@ class Run:
 
     config: Config
     clock: Clock
-    data: Data
+    data: Data | None  # None: assembled for a plan
     task: Classification
     recipe: Recipe
     learner: Any  # Flax modules, number of classes filled in
@@ -149,12 +181,20 @@ class Run:
     costs: dict[str, float]  # FLOPs of an update inside the window, by account
     uniform_costs: dict[str, float]  # and after it
     mesh: Mesh
+    scorer_task: Classification  # the same task in the view that the scorers see
     choices: replay.Choices | None = None  # of another run, to be trained on
     stored_gate: dict[str, float] | None = None  # accuracy and loss on the gate of a reference whose scores are stored
 
+    @property
+    def deferred(self) -> bool:
+        """Whether candidates are read small, and only what was chosen in full."""
+        source = self.data.train.source
+        return bool(getattr(source, "small", 0) and self.recipe.policy.needs and hasattr(source, "gather_small"))
+
 
 def _augment(batch: Batch, key) -> Batch:
-    return batch | {"image": transforms.augment(batch["image"], batch["id"], batch["epoch"], key)}
+    name = "image" if "image" in batch else "image_small"
+    return batch | {name: transforms.augment(batch[name], batch["id"], batch["epoch"], key)}
 
 
 def _plain(batch: Batch, key) -> Batch:
@@ -163,6 +203,15 @@ def _plain(batch: Batch, key) -> Batch:
 
 def _optimizer(settings: Optim, warmup: int, total: int):
     return optim.adamw(settings.learning_rate, warmup, total, settings.weight_decay, settings.b2, settings.clip)
+
+
+def _scorers_view(task: Classification, train: Part) -> Classification:
+    """The task in the small view, where there is one."""
+    small = train.small_view()
+    if small is train:
+        return task
+    mean, std = channel_stats(small.source, _sample(small))
+    return dataclasses.replace(task, image_shape=tuple(small.source.image_shape), mean=mean, std=std)
 
 
 def _reference_of(config: Config, clock: Clock, task: Classification, scorer) -> dict:
@@ -175,11 +224,19 @@ def _reference_of(config: Config, clock: Clock, task: Classification, scorer) ->
     return {}
 
 
+def _module(module, config: Config, num_classes: int):
+    """A config's module for these classes, in the run's compute type."""
+    kind = {} if config.dtype == "float32" else {"dtype": config.dtype}
+    return dataclasses.replace(module, num_classes=num_classes, **kind)
+
+
 def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
     """Everything but the state; compiles nothing. Raises ConfigError or DataError."""
-    mesh = sharding.make_mesh(devices)
     data = open_data(config)
-    clock = resolve(config, len(data.train), mesh.size)
+    if len(data.train) < jax.process_count():
+        raise DataError(f"{config.split.train_on}: {len(data.train)} examples for {jax.process_count()} processes")
+    devices = jax.devices() if devices is None else devices
+    clock = resolve(config, len(data.train), len(devices))
     if config.select.ratio * config.batch_size > len(data.train):
         raise ConfigError(
             f"config.select.ratio={config.select.ratio}: {config.select.ratio * config.batch_size} candidates a step, "
@@ -191,57 +248,78 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
     if config.select.replay:
         choices = replay.read(Path(config.select.replay), config.batch_size, clock.total, data.provenance["hash"])
         replay.rows_of(data.train.source.ids[data.train.indices], choices.ids, replay.KEY)
-    data, stored_gate = references.attach(config, data, stored.view_of(tuple(data.train.source.image_shape)))
     mean, std = channel_stats(data.train.source, _sample(data.train))
     image_shape = tuple(data.train.source.image_shape)
     task = Classification(data.num_classes, image_shape, mean, std, config.dtype, config.label_smoothing)
-    learner = dataclasses.replace(config.learner, num_classes=data.num_classes)
-    scorer = dataclasses.replace(config.scorer, num_classes=data.num_classes)
-    augment = _augment if config.augment else _plain
+    scorer_task = _scorers_view(task, data.train)
+    data, stored_gate = references.attach(config, data, stored.view_of(scorer_task.image_shape))
+    run = assemble(config, clock, task, scorer_task, devices)
+    return dataclasses.replace(run, data=data, choices=choices, stored_gate=stored_gate)
+
+
+def assemble(
+    config: Config, clock: Clock, task: Classification, scorer_task: Classification, devices: list[jax.Device]
+) -> Run:
+    """A run without its data: the models, the recipe and the bill of a step on these devices."""
+    mesh = sharding.make_mesh(devices, config.fsdp)
+    learner, scorer = (_module(module, config, task.num_classes) for module in (config.learner, config.scorer))
     policy = config.select.policy
     recipe = Recipe(
         learner=task.model(learner, _optimizer(config.optim, clock.warmup, clock.total)),
-        scorer=task.model(scorer, _optimizer(config.scorer_optim, clock.scorer_warmup, clock.total)),
+        scorer=scorer_task.model(scorer, _optimizer(config.scorer_optim, clock.scorer_warmup, clock.total)),
         policy=policy,
         sub_batch_size=config.batch_size,
         temperature=config.select.temperature,
         standardize=config.select.standardize,
         chunk=config.select.chunk,
-        augment=augment,
+        augment=_augment if config.augment else _plain,
         mesh=mesh if mesh.size > 1 else None,
-        **_reference_of(config, clock, task, scorer),
+        **_reference_of(config, clock, scorer_task, scorer),
     )
+    costs = (learner.cost(task.image_shape), scorer.cost(scorer_task.image_shape))
     per_step = [
-        ledger.step_costs(
-            learner.cost(image_shape),
-            scorer.cost(image_shape),
-            needs,
-            config.batch_size,
-            config.select.ratio,
-            config.reference.kind,
-        )
+        ledger.step_costs(*costs, needs, config.batch_size, config.select.ratio, config.reference.kind)
         for needs in (policy.needs, ())
     ]
-    return Run(config, clock, data, task, recipe, learner, scorer, *per_step, mesh, choices, stored_gate)
+    return Run(config, clock, None, task, recipe, learner, scorer, *per_step, mesh, scorer_task)
 
 
-def first_state(run: Run, reference=None) -> TrainState:
-    """The state at step 0, replicated over the mesh. `reference`: parameters of the trained reference."""
-    config, task = run.config, run.task
+def _fresh(run: Run, saved, reference) -> TrainState:
+    """The state at step 0; `saved`: parameters that the learner starts from, `reference`: those of the trained reference."""
+    config, task = run.config, run.scorer_task
     key = jax.random.key(config.seed)
-    learner = task.init(run.learner, jax.random.fold_in(key, 1))
-    if config.init_from:
-        learner = matching(
-            checkpoint.load_params(Path(config.init_from)), learner, f"config.init_from={config.init_from}"
-        )
+    learner = run.task.init(run.learner, jax.random.fold_in(key, 1)) if saved is None else saved
     needs = run.recipe.policy.needs
     online = task.init(run.scorer, jax.random.fold_in(key, 2)) if "online" in needs else None
     if "reference" not in needs:
         reference = None
     elif config.reference.kind == "cotrained":
         reference = task.init(run.scorer, jax.random.fold_in(key, 4))
-    state = init_state(run.recipe, jax.random.fold_in(key, 3), learner, online, reference)
-    return jax.device_put(state, sharding.replicated(run.mesh))
+    return init_state(run.recipe, jax.random.fold_in(key, 3), learner, online, reference)
+
+
+def first_state(run: Run, reference=None) -> TrainState:
+    """The state at step 0, made where it belongs. `reference`: parameters of the trained reference."""
+    saved = None
+    if run.config.init_from:
+        like = jax.eval_shape(lambda: run.task.init(run.learner, jax.random.key(0)))
+        saved = checkpoint.load_params(Path(run.config.init_from))
+        saved = matching(saved, like, f"config.init_from={run.config.init_from}")
+    shapes = jax.eval_shape(partial(_fresh, run), saved, reference)
+    make = jax.jit(partial(_fresh, run), out_shardings=sharding.shardings_of(shapes, run.mesh))
+    return make(saved, reference)
+
+
+def state_shapes(run: Run) -> TrainState:
+    """`first_state` as shapes with their shardings; nothing is allocated."""
+    config, reference = run.config, None
+    if config.reference.kind in ("trained", "loaded", "crossfitted"):
+        reference = jax.eval_shape(lambda: run.scorer_task.init(run.scorer, jax.random.key(0)))
+        if config.reference.kind == "crossfitted":
+            reference = jax.eval_shape(lambda p: jax.tree.map(lambda x: jnp.stack([x] * splits.FOLDS), p), reference)
+    shapes = jax.eval_shape(partial(_fresh, run), None, reference)
+    place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)  # noqa: E731
+    return jax.tree.map(place, shapes, sharding.shardings_of(shapes, run.mesh))
 
 
 def matching(params, like, key: str):

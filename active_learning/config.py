@@ -185,8 +185,8 @@ def _import(name: str) -> Any:
 
 
 def config_hash(tree: Any) -> str:
-    """Twelve hex digits over everything that can change a run's numbers (not its name, logging or checkpoint habits)."""
-    tree = {k: v for k, v in to_json(tree).items() if k not in ("name", "log", "checkpoint", "baseline")}
+    """Twelve hex digits over what can change a run's numbers (not its name, logging or checkpoint habits, nor who holds what)."""
+    tree = {k: v for k, v in to_json(tree).items() if k not in ("name", "log", "checkpoint", "baseline", "fsdp")}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -1,7 +1,7 @@
 """Losses of image-text pairs from their embeddings: per example (B,) float32, never reduced; and the paper's dot-product l_act.
 
 Each loss runs over its rows against all columns. `chunk` cuts the columns; every chunk is a `jax.checkpoint`, because differentiating a
-plain loop keeps all of its blocks and saves nothing. Within a `shard_map`, `axis` names the mesh axis over which the rows are split: the
+plain loop keeps all of its blocks and saves nothing. Within a `shard_map`, `axis` names the mesh axes over which the rows are split: the
 columns are gathered (B x D, no B x B), so a device holds a block of its own rows only.
 """
 
@@ -42,7 +42,7 @@ def products(rows: Float[Array, "R D"], columns: Float[Array, "C D"]) -> Float[A
     return jnp.matmul(rows.astype(jnp.float32), columns.astype(jnp.float32).T, precision=jax.lax.Precision.HIGHEST)
 
 
-def _all(x: Float[Array, "r D"], axis: str | None) -> Float[Array, "B D"]:
+def _all(x: Float[Array, "r D"], axis: str | tuple[str, ...] | None) -> Float[Array, "B D"]:
     return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
 
 
@@ -65,7 +65,7 @@ def info_nce(
     scale: Float[Array, ""],
     *,
     chunk: int = 0,
-    axis: str | None = None,
+    axis: str | tuple[str, ...] | None = None,
 ) -> Float[Array, "B"]:
     """Softmax-contrastive loss of each pair in nats: mean of -log p(text_i | image_i) and -log p(image_i | text_i) (arXiv 2103.00020).
 
@@ -86,7 +86,7 @@ def sigmoid(
     bias: Float[Array, ""],
     *,
     chunk: int = 0,
-    axis: str | None = None,
+    axis: str | tuple[str, ...] | None = None,
 ) -> Float[Array, "B"]:
     """Sigmoid loss of each image against all texts in nats, summed over the texts; its mean over images is SigLIP's (arXiv 2303.15343).
 
@@ -103,7 +103,7 @@ def sigmoid(
 
 
 def in_batch_accuracy(
-    image: Float[Array, "B D"], text: Float[Array, "B D"], *, axis: str | None = None
+    image: Float[Array, "B D"], text: Float[Array, "B D"], *, axis: str | tuple[str, ...] | None = None
 ) -> Float[Array, "B"]:
     """1.0 where no other text of the batch is closer to the image than its own: is it learning at all?"""
     others = products(image, _all(text, axis))

@@ -6,6 +6,7 @@ import numpy as np
 from active_learning.build import Run, subset
 from active_learning.data import splits
 from active_learning.evaluators import Accuracy
+from active_learning.sharding import over_data
 from active_learning.step import TrainState
 
 
@@ -14,8 +15,8 @@ class Evaluation:
 
     def __init__(self, it: Run):
         self.it, self.settings = it, it.config.evaluate
-        self._learner = Accuracy(it.recipe.learner, it.task.num_classes, self.settings.batch_size)
-        self._scorer = Accuracy(it.recipe.scorer, it.task.num_classes, self.settings.batch_size)
+        shared = it.task.num_classes, self.settings.batch_size, over_data(it.mesh)
+        self._learner, self._scorer = Accuracy(it.recipe.learner, *shared), Accuracy(it.recipe.scorer, *shared)
         self._cached: dict[tuple, tuple] = {}
 
     def _examples(self, name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +50,7 @@ class Evaluation:
         for name, alternatives in models.items():
             found = [self._scorer(params, images, labels) for params in alternatives] or [self.it.stored_gate]
             out |= {f"gate/{name}_{k}": float(np.mean([f[k] for f in found])) for k in ("accuracy", "loss")}
-        forward = len(labels) * self.it.scorer.cost(self.it.task.image_shape).forward
+        forward = len(labels) * self.it.scorer.cost(self.it.scorer_task.image_shape).forward
         return out, {"online_score": forward, "reference_score": forward * len(models["reference"])}
 
     def _references(self, state: TrainState) -> list:

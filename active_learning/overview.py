@@ -17,9 +17,11 @@ def lines(it: Run) -> Iterator[str]:
     parts = ", ".join(f"{name} {len(part):,}" for name, part in data.parts.items())
     yield f"parts: {parts}; trained on {'+'.join(config.split.train_on)} ({len(data.train):,})"
     yield from problem_lines(it)
-    for role, module in (("learner", it.learner), ("scorer", it.scorer)):
-        forward = module.cost(task.image_shape).forward
-        yield f"{role}: {type(module).__name__}, {count(it, module):,} parameters, {forward:.3g} FLOPs a forward pass"
+    for role, module, seen in (("learner", it.learner, task), ("scorer", it.scorer, it.scorer_task)):
+        forward, size = module.cost(seen.image_shape).forward, "x".join(map(str, seen.image_shape[:2]))
+        yield f"{role}: {type(module).__name__} on {size}, {count(seen, module):,} parameters, {forward:.3g} FLOPs a forward pass"
+    if it.deferred:
+        yield _second_look(it)
     step, plain = sum(it.costs.values()), sum(it.uniform_costs.values())
     yield (
         f"step: {config.select.policy.name}, {config.batch_size} of {config.batch_size * config.select.ratio} candidates in the first "
@@ -31,8 +33,9 @@ def lines(it: Run) -> Iterator[str]:
 
 def problems(it: Run) -> list[Problems]:
     """The counts of unusable examples of all sources on disk, each once."""
-    found = (getattr(part.source, "problems", None) for part in it.data.parts.values())
-    return list({id(one): one for one in found if one is not None}.values())
+    sources = [part.source for part in it.data.parts.values()]
+    every = [one for source in sources for one in getattr(source, "sources", (source,))]
+    return list({id(one.problems): one.problems for one in every if hasattr(one, "problems")}.values())
 
 
 def problem_lines(it: Run) -> list[str]:
@@ -40,9 +43,16 @@ def problem_lines(it: Run) -> list[str]:
     return [line for one in problems(it) for line in one.lines()]
 
 
-def count(it: Run, module) -> int:
-    """Parameters of a module."""
-    return int(parameter_overview.count_parameters(jax.eval_shape(lambda: it.task.init(module, jax.random.key(0)))))
+def count(task, module) -> int:
+    """Parameters of a module of a task."""
+    return int(parameter_overview.count_parameters(jax.eval_shape(lambda: task.init(module, jax.random.key(0)))))
+
+
+def _second_look(it: Run) -> str:
+    prepared = it.data.train.source.prepared
+    how = "prepared small views" if prepared else "full files, decoded at a reduced scale"
+    hint = "" if prepared else "; that saves a third of the decoding at best, views made by `prepare --small` far more"
+    return f"candidates: {how}; only what is chosen is decoded in full{hint}"
 
 
 def _rounded(values: tuple[float, ...]) -> str:

@@ -85,7 +85,7 @@ class Bill:
 def bill_of(config: Config, learner, scorer, examples: int, image_shape: tuple[int, int, int]) -> Bill:
     """The bill of a config on a pool of `examples` images of a shape. Raises ConfigError."""
     clock = resolve(config, examples, 1)
-    small, policy, seen = scorer.cost(image_shape), config.select.policy, 0
+    small, policy, seen = scorer.cost(seen_by_scorers(config, image_shape)), config.select.policy, 0
     if policy.reads_reference and config.reference.kind in ("trained", "crossfitted"):
         ref = dataclasses.replace(
             config, batch_size=config.reference.batch_size, total=config.reference.total, select=Select()
@@ -98,12 +98,18 @@ def bill_of(config: Config, learner, scorer, examples: int, image_shape: tuple[i
     )  # fmt: skip
 
 
-def sizes(learner, scorer, image_shape: tuple[int, int, int]) -> dict[str, object]:
-    """Costs of scorers to compare: the config's own, and the standard ViTs that are cheaper than a ViT learner."""
-    found = {"this config's": scorer.cost(image_shape)}
+def seen_by_scorers(config: Config, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The shape of the small view; the learner's where there is none."""
+    small = getattr(config.data, "small", 0)
+    return (small, small, image_shape[2]) if small else image_shape
+
+
+def sizes(learner, scorer, image_shape: tuple[int, int, int], small_shape: tuple[int, int, int]) -> dict[str, object]:
+    """Costs of scorers to compare: the config's own, and the standard ViTs that are cheaper than a ViT learner, on the scorers' view."""
+    found = {"this config's": scorer.cost(small_shape)}
     if isinstance(learner, ViT):
         for name, (width, depth, heads) in SIZES.items():
-            cost = dataclasses.replace(learner, width=width, depth=depth, heads=heads, mlp_dim=0).cost(image_shape)
+            cost = dataclasses.replace(learner, width=width, depth=depth, heads=heads, mlp_dim=0).cost(small_shape)
             if cost.forward < learner.cost(image_shape).forward:
                 found[name] = cost
     return found
@@ -159,10 +165,10 @@ class Probe:
 def probe(it: Run, folder: Path, examples: int = 2000) -> Probe:
     """Reads a reference on a sample of the pool, on the gate, and on the first super-batch. Raises ConfigError."""
     params = checkpoint.load_params(folder)
-    like = jax.eval_shape(lambda: it.task.init(it.scorer, jax.random.key(0)))
+    like = jax.eval_shape(lambda: it.scorer_task.init(it.scorer, jax.random.key(0)))
     params, model, pool = matching(params, like, f"--reference={folder}"), it.recipe.scorer, it.data.train
     sample = dataclasses.replace(
-        pool, indices=pool.indices[:examples], labels=pool.labels[:examples], truth=None, columns={}
+        pool.small_view(), indices=pool.indices[:examples], labels=pool.labels[:examples], truth=None, columns={}
     )
     agreement, right = score_all(model, params, sample)[1].mean(), None
     if pool.truth is not None:
@@ -256,8 +262,9 @@ def report(config: Config, args: argparse.Namespace) -> Iterator[str]:
         yield f"no data ({error}); planned for {examples:,} images of {args.image_size} px in {classes:,} classes"
         learner, scorer = (dataclasses.replace(m, num_classes=classes) for m in (config.learner, config.scorer))
     bill = bill_of(config, learner, scorer, examples, shape)
-    yield from money(bill, sizes(learner, scorer, shape))
-    yield from memory(_shapes(config, learner, scorer, shape), config.batch_size, config.select.ratio, shape)
+    small = seen_by_scorers(config, shape)
+    yield from money(bill, sizes(learner, scorer, shape, small))
+    yield from memory(_shapes(config, learner, scorer, shape, small), config.batch_size, config.select.ratio, shape)
     found = None
     if args.reference:
         if "reference" not in config.select.policy.needs:
@@ -267,17 +274,17 @@ def report(config: Config, args: argparse.Namespace) -> Iterator[str]:
     yield from verdict(bill, found, classes)
 
 
-def _shapes(config: Config, learner, scorer, shape: tuple[int, int, int]):
+def _shapes(config: Config, learner, scorer, shape: tuple[int, int, int], small: tuple[int, int, int]):
     """The train state as shapes; nothing is allocated."""
     from active_learning import optim
     from active_learning.step import ModelState, TrainState
 
-    def state(module, trained):
+    def state(module, trained, shape=small):
         params = module.init(jax.random.key(0), jax.numpy.zeros((1, *shape)))["params"]
         return ModelState(params, optim.adamw(1e-3, 1, 2, 0.0, 0.9, 1.0).init(params) if trained else None)
 
     needs, kind = config.select.policy.needs, config.reference.kind
-    out = {"learner": jax.eval_shape(lambda: state(learner, True))}
+    out = {"learner": jax.eval_shape(lambda: state(learner, True, shape))}
     if "online" in needs:
         out["online"] = jax.eval_shape(lambda: state(scorer, True))
     if "reference" in needs and kind != "stored":

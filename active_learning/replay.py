@@ -82,7 +82,9 @@ class Replay:
         """`position` is update * b, `count` is b."""
         return self.rows[position // count], self.choices.epochs[position // count]
 
-    def read(self, position: int, count: int, mine) -> dict[str, np.ndarray]:
+    def read(self, position: int, count: int, mine, small: bool) -> dict[str, np.ndarray]:
         """The batch also carries `weight`, (b,) float32."""
         rows, epochs = self.at(position, count)
-        return self.part.batch(rows[mine], epochs[mine]) | {"weight": self.choices.weights[position // count][mine]}
+        return self.part.batch(rows[mine], epochs[mine], small) | {
+            "weight": self.choices.weights[position // count][mine]
+        }

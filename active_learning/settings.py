@@ -48,6 +48,9 @@ class Select(Section):
     replay: str = field(
         default="", metadata={"late": True}
     )  # run folder whose recorded choices (log.chosen=True) are trained on instead; no scorer runs
+    schedule: str = field(
+        default="exact", metadata={"late": True}
+    )  # 'exact': selection n + 1 follows update n; 'ahead': it scores with the online model after update n - 1 and hides behind update n
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,12 @@ class Config(Section):
     label_smoothing: float = 0.0
     dtype: str = "float32"  # compute type; parameters, losses and scores are float32
     init_from: str = ""  # run folder whose learner's weights the learner starts from
+    fsdp: int = field(
+        default=1, metadata={"late": True}
+    )  # devices that share one copy of the learner; 1: every device holds it whole
+    small_view: bool = field(
+        default=False, metadata={"late": True}
+    )  # the learner sees the small view (data.small): a reference does
     evaluate: Evaluate = Evaluate()
     log: Log = Log()
     checkpoint: Checkpoint = Checkpoint()
@@ -158,11 +167,24 @@ def _check_reference(config: Config) -> None:
         )
 
 
+def _check_views(config: Config) -> None:
+    schedule, small = config.select.schedule, getattr(config.data, "small", 0)
+    if schedule not in ("exact", "ahead"):
+        raise ConfigError(f"config.select.schedule={schedule!r}: expected 'exact' or 'ahead'")
+    if config.small_view and not small:
+        raise ConfigError("config.small_view=True: there is no small view, config.data.small is not set")
+    if small and not config.small_view and "learner" in config.select.policy.needs:
+        what = f"policy {config.select.policy.name!r} scores with the learner, which sees the full one"
+        raise ConfigError(f"config.data.small={small}: a small view is for the small models, but {what}")
+
+
 def resolve(config: Config, pool: int, devices: int) -> Clock:
     """Durations in updates, and every check that needs no data. Raises ConfigError naming the key."""
     b, ratio = config.batch_size, config.select.ratio
     if b < 1 or b % devices:
         raise ConfigError(f"config.batch_size={b}: not divisible by the {devices} devices")
+    if config.fsdp < 1 or devices % config.fsdp:
+        raise ConfigError(f"config.fsdp={config.fsdp}: does not divide the {devices} devices")
     if ratio < 1:
         raise ConfigError(f"config.select.ratio={ratio}: B = ratio * b candidates must be at least b, so ratio >= 1")
     if config.select.temperature <= 0:
@@ -172,6 +194,7 @@ def resolve(config: Config, pool: int, devices: int) -> Clock:
             f"config.select.chunk={config.select.chunk}: must divide the {b * ratio // devices} candidates of a device"
         )
     _check_reference(config)
+    _check_views(config)
     if config.select.replay and config.select.policy.needs:
         raise ConfigError(
             f"config.select.replay={config.select.replay!r}: its choices are given, so config.select.policy must be uniform"
@@ -205,6 +228,7 @@ def reference_config(config: Config, fold: int = -1) -> Config:
         config,
         name="reference", baseline=False, seed=config.seed + ref.seed, learner=config.scorer, batch_size=ref.batch_size, total=ref.total,
         optim=ref.optim, scorer_optim=Optim(), select=Select(), reference=Reference(), init_from="",
+        fsdp=1, small_view=bool(getattr(config.data, "small", 0)),
         split=dataclasses.replace(config.split, **seen),
         evaluate=dataclasses.replace(config.evaluate, every="20 %", gate=""),
         log=dataclasses.replace(config.log, chosen=False), checkpoint=Checkpoint(every="50 %"),

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Key, PyTree
 
 from active_learning import policies, scores
-from active_learning.sharding import DATA_AXIS, home_first, replicated, take_sharded
+from active_learning.sharding import home_first, replicated, take_sharded
 
 Batch = dict[str, jax.Array | np.ndarray]
 Metrics = dict[str, Any]
@@ -106,7 +106,7 @@ class TrainState:
     online: Any = None  # ModelState
     reference: Any = None  # ModelState
     policy_state: Any = field(default_factory=tuple)
-    pending: Any = None  # Chosen
+    pending: Any = None  # Chosen: what the next update trains on, where that is decided ahead
 
 
 def init_state(
@@ -151,8 +151,10 @@ def _observe(recipe: Recipe, model: Model, params: PyTree, batch: Batch) -> PyTr
 
     if recipe.mesh is None:
         return local(params, batch)
-    specs = {"in_specs": (P(), P(DATA_AXIS)), "out_specs": P(DATA_AXIS)}
-    return jax.shard_map(local, mesh=recipe.mesh, check_vma=False, **specs)(params, batch)
+    split = P(recipe.mesh.axis_names)
+    return jax.shard_map(local, mesh=recipe.mesh, in_specs=(P(), split), out_specs=split, check_vma=False)(
+        params, batch
+    )
 
 
 def _observe_unseen(recipe: Recipe, params: PyTree, batch: Batch) -> PyTree:
@@ -190,7 +192,7 @@ def select_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[
         logits = (scores.standardize(values) if recipe.standardize else values) / recipe.temperature
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
         selection = recipe.policy.select(key, logits, recipe.sub_batch_size)
-        devices = 1 if recipe.mesh is None else recipe.mesh.shape[DATA_AXIS]
+        devices = 1 if recipe.mesh is None else recipe.mesh.size
         indices = home_first(selection.indices, values.shape[0], devices)
         weights = jnp.zeros_like(values).at[selection.indices].set(selection.weights)[indices]
         figures = {
@@ -230,11 +232,14 @@ def update_step(
     return state, metrics
 
 
-def train_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[TrainState, tuple[Metrics, Chosen]]:
-    """select_step, take_sharded and update_step under one jit: one line for each line of Algorithm 1."""
-    state, chosen = select_step(recipe, state, super_batch)
-    with jax.named_scope("take"):
-        sub_batch = take_sharded(super_batch, chosen.indices, recipe.mesh)
+def follow_step(
+    recipe: Recipe, state: TrainState, super_batch: Batch, chosen: Chosen, sub_batch: Batch | None = None
+) -> tuple[TrainState, Metrics]:
+    """What follows a choice: take_sharded (unless `sub_batch` brings the chosen rows, read in full), update_step, and where the reference
+    is co-trained its own step on the whole super-batch."""
+    if sub_batch is None:
+        with jax.named_scope("take"):
+            sub_batch = take_sharded(super_batch, chosen.indices, recipe.mesh)
     before = state
     state, metrics = update_step(recipe, state, sub_batch, chosen.weights)
     if recipe.reference is not None and "reference" in recipe.policy.needs:
@@ -244,6 +249,13 @@ def train_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[T
             reference, figures = _descend(recipe.reference, before.reference, seen, ones)
         state = replace(state, reference=reference)
         metrics |= {f"reference_{name}": value for name, value in figures.items()}
+    return state, metrics
+
+
+def train_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[TrainState, tuple[Metrics, Chosen]]:
+    """select_step, take_sharded and update_step under one jit: one line for each line of Algorithm 1."""
+    state, chosen = select_step(recipe, state, super_batch)
+    state, metrics = follow_step(recipe, state, super_batch, chosen)
     return state, (metrics, chosen)
 
 

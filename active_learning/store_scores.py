@@ -34,9 +34,11 @@ def store(
     module = dataclasses.replace(
         theirs.learner if which == "learner" else theirs.scorer, num_classes=it.data.num_classes
     )
-    part = everything(it)
-    loss, hit = stored.score_all(it.task.model(module, it.recipe.learner.optimizer), params, part)
-    shape = it.task.image_shape
+    task, part = it.task, everything(it)
+    if theirs.small_view or which != "learner":
+        task, part = it.scorer_task, part.small_view()
+    loss, hit = stored.score_all(task.model(module, it.recipe.learner.optimizer), params, part)
+    shape = task.image_shape
     about = {
         "data": it.data.provenance["hash"],
         "model": stored.model_hash(params),
@@ -44,8 +46,8 @@ def store(
         "view": stored.view_of(shape),
         "dtype": config.dtype,
         "flops": len(part) * module.cost(shape).forward,
-        "mean": it.task.mean,
-        "std": it.task.std,
+        "mean": task.mean,
+        "std": task.std,
     }
     out = out or default_file(config, Path(run), about["model"])
     return out, stored.write(out, stored.Stored(part.source.ids, part.labels, loss, hit, about))

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 from active_learning import losses
-from active_learning.data.transforms import normalize
+from active_learning.data.transforms import normalize, view
 from active_learning.step import Batch, Model
 
 
@@ -18,7 +18,8 @@ from active_learning.step import Batch, Model
 class Classification:
     """Single-label classification: softmax cross-entropy, smoothed in training (l_learn), plain for scores (l_act).
 
-    `mean` and `std` are per channel of uint8 images / 255.
+    `image_shape` is the view that its modules see (a small one is resized on the device where the batch brings none); `mean` and `std` are
+    per channel of its uint8 images / 255.
     """
 
     num_classes: int
@@ -29,8 +30,8 @@ class Classification:
     label_smoothing: float = 0.0
 
     def prepare(self, batch: Batch) -> Array:
-        """The module's input: normalised images in the compute type."""
-        return normalize(batch["image"], self.mean, self.std, jnp.dtype(self.dtype))
+        """The module's input: the view of `image_shape`, normalised, in the compute type."""
+        return normalize(view(batch, self.image_shape), self.mean, self.std, jnp.dtype(self.dtype))
 
     def model(self, module: Any, optimizer: optax.GradientTransformation) -> Model:
         """The module as functions of its parameters."""

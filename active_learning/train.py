@@ -1,23 +1,24 @@
 """The loop: restore, iterate, step, log one step late, evaluate, save, stop cleanly. One loop for all objectives and policies."""
 
+import contextlib
 import dataclasses
 import json
 import signal
-from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from active_learning import checkpoint, metrics, overview, probe, references
+from active_learning import checkpoint, metrics, overview, probe, processes, references
 from active_learning.build import Run, build, first_state, loader_of, matching
 from active_learning.config import ConfigError, config_hash, differences, name_of, to_json
 from active_learning.data import splits
 from active_learning.evaluation import Evaluation
 from active_learning.ledger import Ledger
 from active_learning.metrics import LOG
+from active_learning.schedule import Updates, with_pending
 from active_learning.settings import Config, reference_config
-from active_learning.step import TrainState, train_step, uniform_step
+from active_learning.step import TrainState
 
 
 class NonFinite(RuntimeError):
@@ -25,19 +26,29 @@ class NonFinite(RuntimeError):
 
 
 class Stop:
-    """SIGTERM asks the loop to save and return; outside the block the former handler is back."""
+    """SIGTERM asks the loop to save and return, of several processes all at the same update, whichever got the signal.
 
-    asked = False
+    Outside the block the former handler is back.
+    """
+
+    _asked, _looks, _former = False, 0, None
+
+    @property
+    def asked(self) -> bool:
+        if jax.process_count() > 1 and not self._asked:
+            self._looks += 1
+            self._asked = processes.told_to_stop(self._looks)
+        return self._asked
 
     def __enter__(self):
-        try:
+        if jax.process_count() > 1:
+            return self  # the processes' own handler tells them all
+        with contextlib.suppress(ValueError):  # not in the main thread: somebody else handles signals
             self._former = signal.signal(signal.SIGTERM, self._ask)
-        except ValueError:  # not in the main thread: somebody else handles signals
-            self._former = None
         return self
 
     def _ask(self, *_):
-        self.asked = True
+        self._asked = True
 
     def __exit__(self, *_):
         if self._former is not None:
@@ -98,14 +109,16 @@ def read_summary(workdir: Path) -> dict | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def run(config: Config, workdir: Path | str, stop: Stop | None = None) -> dict:
+def run(config: Config, workdir: Path | str, stop: Stop | None = None, profile: tuple[int, int] = (0, 0)) -> dict:
     """Trains to the end, or until SIGTERM, and returns the summary; called again with the same folder it continues where it stopped.
+    Of the updates from profile[0] to before profile[1] a trace is written.
 
     Raises ConfigError or DataError before any compilation, NonFinite with the step's number.
     """
     workdir = Path(workdir)
     it = build(config)
-    claim(workdir, config, _about(it))
+    about = _about(it)
+    processes.on_first(lambda: claim(workdir, config, about))
     if (done := read_summary(workdir)) is not None and done["complete"]:
         LOG.info("%s: complete already", workdir)
         return done
@@ -120,10 +133,10 @@ def run(config: Config, workdir: Path | str, stop: Stop | None = None) -> dict:
                 return _summary(it, Ledger(), {}, None, complete=False)
             reference, params = found
             one = jax.tree.map(lambda leaf: leaf[0], params) if config.reference.kind == "crossfitted" else params
-            matching(one, jax.eval_shape(lambda: it.task.init(it.scorer, jax.random.key(0))), "config.reference")
+            matching(one, jax.eval_shape(lambda: it.scorer_task.init(it.scorer, jax.random.key(0))), "config.reference")
         if config.select.policy.keep < 1:
             it, *once = references.filtered(it, params, workdir)
-        return _Training(it, workdir, stop, reference, params, once).run()
+        return _Training(it, workdir, stop, reference, params, once).run(profile)
 
 
 def _about(it: Run) -> dict:
@@ -163,7 +176,7 @@ class _Training:
         self.it, self.workdir, self.stop, self.reference = it, workdir, stop, reference
         self.checkpoints = checkpoint.Checkpoints(workdir / "checkpoints", it.config.checkpoint.keep)
         self.ledger, self.window = Ledger(), it.clock.window
-        self.state: TrainState = first_state(it, params)
+        self.state: TrainState = with_pending(it, first_state(it, params))
         self.gate_losses = 0  # evaluations in a row with the online model at or above the reference
         if reference is not None and it.config.reference.charge:
             self.ledger.charge({"reference_train": sum(reference["flops"].values())})
@@ -172,10 +185,12 @@ class _Training:
         self.ledger.train_seconds += once[1]
         position = self._restore()
         self.loader = loader_of(it, position)
+        self.updates = Updates(it, self.loader, restored=self.ledger.step > 0)
         self.watch = metrics.Stopwatch(self.ledger.train_seconds)
         self.first_step, self.first_seconds = self.ledger.step, self.ledger.train_seconds
         self.logged = 0.0, self.ledger.train_seconds  # seconds waited for data, and of training, at the last log line
-        self.writer = metrics.Writer(workdir, self.ledger.step, it.config.log.tensorboard)
+        board = it.config.log.tensorboard
+        self.writer = metrics.Writer(workdir, self.ledger.step, board) if processes.first() else metrics.NoWriter()
         self.evaluation = Evaluation(it)
         self.notes = probe.Notes(it, workdir, self.ledger.step)
 
@@ -195,7 +210,7 @@ class _Training:
     def _save(self) -> None:
         self.ledger.train_seconds = self.watch.seconds
         meta = {
-            "position": self.loader.position,
+            "position": self.updates.position,
             "ledger": self.ledger.as_dict(),
             "window": self.window,
             "gate_losses": self.gate_losses,
@@ -204,15 +219,11 @@ class _Training:
         self.notes.flush()
         self.checkpoints.save(self.ledger.step, self.state, meta)
 
-    def _compile(self, step, count: int):
-        """Ahead of time, so that no compilation is ever on the training clock."""
-        batch = self.loader.peek(count).batch
-        return jax.jit(partial(step, self.it.recipe), donate_argnums=0).lower(self.state, batch).compile()
-
-    def run(self) -> dict:
+    def run(self, profile: tuple[int, int]) -> dict:
         """Steps to the end of the run or to SIGTERM; saves in either case."""
+        traced = metrics.Profile(self.workdir / "profile", *(profile if processes.first() else (0, 0)))
         try:
-            complete = self._steps()
+            complete = self._steps(traced)
             final = {}
             for line in overview.problem_lines(self.it):
                 LOG.info("%s: %s", self.it.config.name, line)
@@ -221,54 +232,56 @@ class _Training:
                 self.writer.write(self.ledger.as_dict(), final)
             self._save()
         finally:
+            traced.close(self.state)
             self.loader.close()
             self.writer.close()
             self.checkpoints.close()
         summary = _summary(self.it, self.ledger, final, self.reference, complete)
-        (self.workdir / "summary.json").write_text(json.dumps(summary, indent=1))
+        if processes.first():
+            (self.workdir / "summary.json").write_text(json.dumps(summary, indent=1))
+        processes.meet("summary")
         return summary
 
-    def _steps(self) -> bool:
-        b, clock = self.it.config.batch_size, self.it.clock
-        steps = {}
-        late = None  # (step, device metrics) of the step before: fetched while the next one runs
+    def _steps(self, traced: metrics.Profile) -> bool:
+        clock = self.it.clock
+        late = None  # (step, what it said) of the step before: fetched while the next one runs
         self._checkpoint_zero()
         self.watch.start()
         while self.ledger.step < clock.total and not self.stop.asked:
             active = self.ledger.step < self.window
-            count = b * self.it.config.select.ratio if active else b
-            if active not in steps:
+            if not self.updates.compiled(active):
                 with self.watch.paused():
                     self._fetch(late)
                     late = None
-                    steps[active] = self._compile(train_step if active else uniform_step, count)
-            batch, *where = self.loader.next(count)
-            self.state, said = steps[active](self.state, batch)
-            self._charge(active, count)
+                    self.updates.compile(self.state, active)
+            traced.at(self.ledger.step, self.state)
+            with jax.profiler.StepTraceAnnotation("update", step_num=self.ledger.step):
+                self.state, said = self.updates(self.state, active, self.ledger.step + 1 < self.window)
+            self._charge(active)
             self._fetch(late)
-            late = (self.ledger.step, *(said if active else (said, None)), *where)
-            late = self._between(late)
+            late = self._between((self.ledger.step, said))
         self._fetch(late)
         self.watch.stop()
         self.ledger.train_seconds = self.watch.seconds
         return self.ledger.step >= clock.total
 
-    def _charge(self, active: bool, count: int) -> None:
+    def _charge(self, active: bool) -> None:
         self.ledger.step += 1
         self.ledger.examples += self.it.config.batch_size
-        self.ledger.candidates += count if active else 0
+        self.ledger.candidates += self.updates.sizes[True] if active else 0
         self.ledger.window_steps += int(active)
         self.ledger.charge(self.it.costs if active else self.it.uniform_costs)
 
     def _fetch(self, late) -> None:
         if late is None:
             return
-        step, figures, chosen, rows, epochs = late
-        figures = jax.device_get(figures)
+        step, said = late
+        figures = jax.device_get(said.figures)
         for name, value in figures.items():
             if not np.isfinite(value):
                 raise NonFinite(f"{self.it.config.name}: {name} is {value} at update {step}")
-        self.notes.add(step, figures, chosen, rows, epochs)
+        if processes.first():
+            self.notes.add(step, figures, said.chosen, said.rows, said.epochs)
 
     def _due(self, every: int) -> bool:
         return self.ledger.step % every == 0 or self.ledger.step == self.it.clock.total
@@ -323,6 +336,9 @@ class _Training:
             self.gate_losses = self.gate_losses + 1 if caught_up else 0
             if self.gate_losses >= 3:
                 self.window = self.ledger.step
+                if self.updates.drop():  # scored ahead, never trained on
+                    self.ledger.charge({name: self.it.costs[name] for name in ("online_score", "reference_score")})
+                    self.ledger.candidates += self.updates.sizes[True]
                 LOG.info(
                     "%s: the online model has caught up, selection stops after update %d", config.name, self.window
                 )

@@ -46,7 +46,7 @@ MUTANTS = [
     Mutant("learner's optimizer for the online model", "step.py", "_descend(recipe.scorer, state.online,", "_descend(recipe.learner, state.online,", "test_step.py"),
     Mutant("weights ignored", "step.py", "jnp.mean(weights * model.learn_loss", "jnp.mean(1.0 * model.learn_loss", "test_step.py"),
     Mutant("weights not permuted with their rows", "step.py", ".set(selection.weights)[indices]", ".set(selection.weights)[selection.indices]", "test_step.py"),
-    Mutant("augmented views are scored", "step.py", "    state, chosen = select_step(recipe, state, super_batch)\n    with", "    super_batch = recipe.augment(super_batch, state.key)\n    state, chosen = select_step(recipe, state, super_batch)\n    with", "test_step.py"),
+    Mutant("augmented views are scored", "step.py", "    state, chosen = select_step(recipe, state, super_batch)\n    state, metrics", "    super_batch = recipe.augment(super_batch, state.key)\n    state, chosen = select_step(recipe, state, super_batch)\n    state, metrics", "test_step.py"),
     Mutant("scorers train after the window", "step.py", "replace(recipe, policy=policies.uniform)", "recipe", "test_step.py"),
     Mutant("shared buffers", "step.py", "copy = lambda tree: jax.tree.map(jnp.array, tree)", "copy = lambda tree: tree", "test_step.py"),
     Mutant("replicated take", "sharding.py", "    if devices == 1:\n        return jax.tree.map(lambda leaf: leaf[indices], x)", "    if devices:\n        return jax.tree.map(lambda leaf: leaf[indices], x)", "test_sharding.py"),
@@ -56,6 +56,13 @@ MUTANTS = [
     Mutant("online training not charged", "ledger.py", 'costs["online_train"] = b * scorer.train', 'costs["online_train"] = 0.0', "test_ledger.py"),
     Mutant("reference training not charged", "train.py", 'self.ledger.charge({"reference_train": sum(reference["flops"].values())})', "pass", "test_train.py"),
     Mutant("the window never closes", "train.py", "active = self.ledger.step < self.window", "active = bool(self.window)", "test_train.py"),
+    Mutant("one key for two choices", "schedule.py", "step=state.step + ahead", "step=state.step", "test_schedule.py"),
+    Mutant("the newest online model scores", "schedule.py", "state, pending = self._decide(state, 1)", "state, pending = self._decide(state, 0)", "test_schedule.py"),
+    Mutant("the choice made before the stop is made again", "schedule.py", "pending if self.restored else None", "None", "test_schedule.py"),
+    Mutant("the host waits for the device", "schedule.py", "        return state, Said(figures, chosen, batch.rows, batch.epochs)", "        return state, Said(jax.device_get(figures), chosen, batch.rows, batch.epochs)", "test_schedule.py"),
+    Mutant("the pending super-batch counts as consumed", "schedule.py", "return self.loader.position if self._decided is None else self._decided.position", "return self.loader.position", "test_schedule.py"),
+    Mutant("what was read ahead counts as consumed", "data/pipeline.py", "what = (self.position + n * count, count, small)", "what = (self.position + (n + 1) * count, count, small)", "data/test_pipeline.py"),
+    Mutant("scorers pay for the full view", "build.py", "scorer.cost(scorer_task.image_shape)", "scorer.cost(image_shape)", "test_schedule.py"),
     Mutant("data position not restored", "train.py", 'return meta["position"]', "return 0", "test_train.py"),
     Mutant("weights of recorded choices forgotten", "step.py", 'batch, batch.get("weight", ones))', "batch, ones)", "test_replay.py"),
     Mutant("stored losses of another sign", "step.py", "said[name] = stored[name]", "said[name] = -stored[name]", "test_references.py"),
@@ -82,7 +89,11 @@ def caught(mutant: Mutant) -> bool:
             raise ValueError(f"{mutant.name}: its line occurs {text.count(mutant.old)} times in {mutant.file}")
         target.write_text(text.replace(mutant.old, mutant.new))
         command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"tests/{mutant.tests}"]
-        environment = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax" / "alone")} | os.environ | {"PYTHONPATH": str(copy)}
+        environment = (
+            {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax" / "alone")}
+            | os.environ
+            | {"PYTHONPATH": str(copy)}
+        )
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
         if done.returncode not in (0, 1):
             raise ValueError(f"{mutant.name}: the tests did not run\n{done.stdout[-2000:]}")

@@ -36,8 +36,8 @@ def ids(folder):
     return np.concatenate([np.load(path) for path in sorted((folder / "chosen").glob("*.npy"))])
 
 
-def models(folder):
-    return {which: checkpoint.load_params(folder, which) for which in ("learner", "online", "reference")}
+def models(folder, which=("learner", "online", "reference")):
+    return {name: checkpoint.load_params(folder, name) for name in which}
 
 
 @pytest.mark.parametrize("looks", [1, 4, 9])

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int32, Int64, Integer, UInt8
 from active_learning.config import Section
 from active_learning.data import images, splits
 from active_learning.data.order import hash64
-from active_learning.data.source import DataError, Opened
+from active_learning.data.source import DataError, Opened, check_small
 
 LIMIT = 0.01  # share of a source's examples that may be unusable
 MISSING = -1  # a label that is not there, or is no class
@@ -87,7 +87,8 @@ class Listing:
 class Disk:
     """A Source of the rows `rows` of `files`. Images are the evaluation view at `size` px.
 
-    `small`: size of the small view, 0 for none. Local indices and ids are 0 .. n-1 of the rows unless ids are stored with the data.
+    `small`: size of the small view, 0 for none; `scaled`: the images are themselves small views. Local indices and ids are 0 .. n-1 of
+    the rows unless ids are stored with the data.
     """
 
     files: Files
@@ -103,6 +104,7 @@ class Disk:
     problems: Problems
     about: Mapping[str, Any]
     threads: int = 0
+    scaled: bool = False
     stats_sample = 2048  # images that mean and deviation of the channels are computed from
 
     def __len__(self) -> int:
@@ -116,6 +118,11 @@ class Disk:
     def columns(self) -> tuple[str, ...]:
         return tuple(self.label_columns)
 
+    @property
+    def prepared(self) -> bool:
+        """Whether small views are stored with the data (judged by the first example)."""
+        return self.files.read_small(int(self.rows[0])) is not None
+
     @functools.cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.threads or len(os.sched_getaffinity(0)), "decode")
@@ -125,7 +132,7 @@ class Disk:
 
         Raises DataError when more than 1 % of the source's examples are bad.
         """
-        image, bad = self._decode(indices, self.size, self._image)
+        image, bad = self._decode(indices, self.size, self._small if self.scaled else self._image)
         return {"image": image, "bad": bad}
 
     def gather_small(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
@@ -142,7 +149,7 @@ class Disk:
             failed = []
             for at in range(start, min(start + step, len(indices))):
                 try:
-                    out[at] = one(int(self.rows[indices[at]]))
+                    out[at] = one(int(self.rows[indices[at]]), size)
                 except (images.BadImage, OSError) as error:
                     failed.append((at, f"{error}" or type(error).__name__))
             return failed
@@ -154,14 +161,18 @@ class Disk:
                 self.problems.add(self.files.name(int(self.rows[indices[at]])), reason)
         return out, bad
 
-    def _image(self, row: int) -> np.ndarray:
-        return images.decode_view(self.files.read(row), self.size)
+    def small_view(self) -> "Disk":
+        """The same examples, whose images are the small views."""
+        return dataclasses.replace(self, size=self.small, small=0, scaled=True)
 
-    def _small(self, row: int) -> np.ndarray:
+    def _image(self, row: int, size: int) -> np.ndarray:
+        return images.decode_view(self.files.read(row), size)
+
+    def _small(self, row: int, size: int) -> np.ndarray:
         prepared = self.files.read_small(row)
         if prepared is not None:
-            return images.cover(images.decode(prepared), self.small)
-        return images.decode_small(self.files.read(row), self.small)
+            return images.cover(images.decode(prepared), size)
+        return images.decode_small(self.files.read(row), size)
 
     def labels(self, column: str) -> Int32[np.ndarray, "n"]:
         if column not in self.label_columns:
@@ -215,8 +226,7 @@ class DiskSection(Section):
             raise DataError("config.data.path='': give the path of your data")
         if self.size and not 8 <= self.size <= 4096:
             raise DataError(f"config.data.size={self.size}: expected 8 .. 4096 px, or 0 (found from the images)")
-        if self.small and not 4 <= self.small <= (self.size or LARGEST):
-            raise DataError(f"config.data.small={self.small}: expected 0, or 4 .. config.data.size={self.size} px")
+        check_small(self.small, self.size or LARGEST)
         if not 0 < self.holdout < 1:
             raise DataError(f"config.data.holdout={self.holdout}: expected a share between 0 and 1")
 
@@ -242,6 +252,7 @@ class DiskSection(Section):
         names = _class_names([one for one in (train, test) if one is not None], self)
         made = self._source(train, names)
         made = dataclasses.replace(made, size=self.size or found_size(made))
+        check_small(self.small, made.size)
         if test is not None:
             return Opened(
                 made, dataclasses.replace(self._source(test, names), size=made.size), self.truth or self.label

@@ -5,14 +5,13 @@ What is at a position depends on (seed, position) only, never on the number of t
 
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import Int32, Int64
-
-from active_learning.data.order import Order
 
 AHEAD = 2  # batches that are read (and placed on the devices) before they are asked for
 
@@ -27,14 +26,16 @@ class Loaded(NamedTuple):
 
 @runtime_checkable
 class Stream(Protocol):
-    """An endless sequence of examples, any position of which is reached at once. Called from one thread at a time."""
+    """An endless sequence of examples of a part, any position of which is reached at once. Called from one thread at a time."""
+
+    part: Any
 
     def at(self, position: int, count: int) -> tuple[Int64[np.ndarray, "k"], Int32[np.ndarray, "k"]]:
         """Row numbers and epochs of the `count` examples from `position` on."""
         ...
 
-    def read(self, position: int, count: int, mine: Any) -> dict[str, np.ndarray]:
-        """The examples of `at(position, count)` that `mine` (what indexes an array) picks."""
+    def read(self, position: int, count: int, mine: Any, small: bool) -> dict[str, np.ndarray]:
+        """The examples of `at(position, count)` that `mine` (what indexes an array) picks; `small`: in their small view."""
         ...
 
 
@@ -42,14 +43,14 @@ class Candidates:
     """The examples of a part, epoch after epoch, each in an order of its own."""
 
     def __init__(self, part, seed: int):
-        self.part, self.order = part, Order(len(part), seed)
+        self.part, self.order = part, part.order(seed)
 
     def at(self, position: int, count: int) -> tuple[Int64[np.ndarray, "k"], Int32[np.ndarray, "k"]]:
         return self.order.positions(position, count)
 
-    def read(self, position: int, count: int, mine: Any) -> dict[str, np.ndarray]:
+    def read(self, position: int, count: int, mine: Any, small: bool) -> dict[str, np.ndarray]:
         rows, epochs = self.at(position, count)
-        return self.part.batch(rows[mine], epochs[mine])
+        return self.part.batch(rows[mine], epochs[mine], small)
 
 
 def mine(placement: jax.sharding.Sharding | None, count: int) -> Any:
@@ -72,43 +73,62 @@ class Loader:
     """The batches of a stream, one after the other, `ahead` of them read before they are asked for (0: none).
 
     `position` counts the examples handed out, not those read ahead, and is all there is to save. It may be set: what was read for other
-    positions, or at another size, is dropped. `waited`: seconds that `next` had to wait.
+    positions, or at another size, is dropped. `waited`: seconds in which neither a batch nor, so says `busy`, the devices were ready.
     """
 
     def __init__(self, stream: Stream, placement: jax.sharding.Sharding | None, position: int = 0, ahead: int = AHEAD):
         self.stream, self.placement, self.position, self.ahead = stream, placement, position, ahead
         self.waited = 0.0
-        self._thread = ThreadPoolExecutor(1, "loader")
-        self._coming: deque[tuple[tuple[int, int], Future]] = deque()  # (position, count), what is there
+        self.busy: Callable[[], bool] = lambda: False
+        self._thread, self._second = (ThreadPoolExecutor(1, f"loader-{name}") for name in ("ahead", "second"))
+        self._coming: deque[tuple[tuple, Future]] = deque()  # (position, count, small), what is there
 
-    def next(self, count: int) -> Loaded:
+    def next(self, count: int, small: bool = False) -> Loaded:
         """The next `count` examples. Raises what reading them raised."""
-        began = time.perf_counter()
-        loaded = self.peek(count)
-        self.waited += time.perf_counter() - began
+        self._fill(count, small, max(1, self.ahead))
+        loaded = self.wait(self._coming[0][1])
         self._coming.popleft()
         self.position += count
-        self._fill(count, self.ahead)
+        self._fill(count, small, self.ahead)
         return loaded
 
-    def peek(self, count: int) -> Loaded:
-        """What `next(count)` will return; the position stays."""
-        self._fill(count, max(1, self.ahead))
+    def peek(self, count: int, small: bool = False) -> Loaded:
+        """What `next` will return; the position stays, and waiting is not counted."""
+        self._fill(count, small, max(1, self.ahead))
         return self._coming[0][1].result()
 
-    def close(self) -> None:
-        """Ends the thread; nothing more is read."""
-        self._thread.shutdown(cancel_futures=True)
+    def look(self, find: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Future:
+        """A second look: the full batch of the rows (of the part) and epochs that `find`, called in a thread of its own, returns."""
 
-    def _fill(self, count: int, size: int) -> None:
-        if self._coming and self._coming[0][0] != (self.position, count):
+        def read() -> dict[str, jax.Array]:
+            rows, epochs = find()
+            here = mine(self.placement, len(rows))
+            return put(self.stream.part.batch(rows[here], epochs[here]), self.placement, len(rows))
+
+        return self._second.submit(read)
+
+    def wait(self, future: Future) -> Any:
+        """The future's result; counts the waiting while the devices are not busy."""
+        while not future.done():
+            busy, began = self.busy(), time.perf_counter()
+            wait([future], 1e-3 if busy else None)
+            self.waited += 0.0 if busy else time.perf_counter() - began
+        return future.result()
+
+    def close(self) -> None:
+        """Ends the threads; nothing more is read."""
+        self._thread.shutdown(cancel_futures=True)
+        self._second.shutdown(cancel_futures=True)
+
+    def _fill(self, count: int, small: bool, size: int) -> None:
+        if self._coming and self._coming[0][0] != (self.position, count, small):
             for _, future in self._coming:
                 future.cancel()
             self._coming.clear()
         for n in range(len(self._coming), size):
-            what = (self.position + n * count, count)
+            what = (self.position + n * count, count, small)
             self._coming.append((what, self._thread.submit(self._load, *what)))
 
-    def _load(self, position: int, count: int) -> Loaded:
-        batch = self.stream.read(position, count, mine(self.placement, count))
+    def _load(self, position: int, count: int, small: bool) -> Loaded:
+        batch = self.stream.read(position, count, mine(self.placement, count), small)
         return Loaded(put(batch, self.placement, count), *self.stream.at(position, count))

@@ -4,14 +4,14 @@ Every image is a pure function of (seed, split, index), so the set is a finite p
 wrong, each of the other classes being equally likely (symmetric label noise).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
 from active_learning.config import Section
 from active_learning.data.order import hash64
-from active_learning.data.source import DataError, Memory, Opened
+from active_learning.data.source import DataError, Memory, Opened, check_small
 
 CLASSES = ("disc", "triangle", "square", "pentagon", "hexagon", "star 4", "star 5", "star 6", "cross", "crescent")
 _PARAMETERS = 64  # uniform numbers an image is drawn from
@@ -29,12 +29,14 @@ class Shapes(Section):
     noise: float = 0.4
     label: str = "label"  # column trained on
     truth: str = "clean"  # column with the true labels, for reports and the test set
+    small: int = field(default=0, metadata={"late": True})  # px of the view that scorers see, 0: the same view
 
     def open(self) -> Opened:
         """Draws both splits. Raises DataError naming the key."""
         for key, least in (("size", 16), ("train", 1), ("test", 1)):
             if getattr(self, key) < least:
                 raise DataError(f"config.data.{key}={getattr(self, key)}: must be at least {least}")
+        check_small(self.small, self.size)
         if not 0 <= self.noise < 1:
             raise DataError(f"config.data.noise={self.noise}: expected a share in [0, 1)")
         return Opened(self._split(0, self.train, self.noise), self._split(1, self.test, 0.0), "clean")
@@ -45,7 +47,9 @@ class Shapes(Section):
         label = wrong_labels(clean, uniform(2, self.seed, split, 1, indices), noise)
         images = np.concatenate([self._draw(split, clean[i : i + _CHUNK], i) for i in range(0, count, _CHUNK)])
         about = {"kind": "shapes", "seed": self.seed, "noise": noise}
-        return Memory(images, {"label": label, "clean": clean}, len(CLASSES), "clean", CLASSES, about, "shapes")
+        return Memory(
+            images, {"label": label, "clean": clean}, len(CLASSES), "clean", CLASSES, about, "shapes", self.small
+        )
 
     def _draw(self, split: int, classes: np.ndarray, start: int) -> UInt8[np.ndarray, "k s s 3"]:
         indices = start + np.arange(len(classes))

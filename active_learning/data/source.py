@@ -1,5 +1,6 @@
 """What a data source is: examples by index with stable ids, label columns beside them; and the one that lives in memory."""
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,6 +9,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int32, Int64, Integer, UInt8, UInt32
 
+from active_learning.data.transforms import resize
+
 
 class DataError(ValueError):
     """Data that cannot be used; one line that names the key, file or value."""
@@ -15,7 +18,11 @@ class DataError(ValueError):
 
 @runtime_checkable
 class Source(Protocol):
-    """Examples by index. `ids` are local indices; a mixture adds source_index << 48. `image_shape` is (height, width, channels)."""
+    """Examples by index. `ids` are local indices; a mixture adds source_index << 48. `image_shape` is (height, width, channels).
+
+    One whose examples can also be seen small has `small` (px, 0: it has not) and `small_view()`, a Source of those views; and
+    `gather_small` where they need not be made from the full ones.
+    """
 
     ids: np.ndarray  # (n,) int64
     class_names: tuple[str, ...]  # empty when unknown
@@ -42,6 +49,12 @@ class Source(Protocol):
         ...
 
 
+def check_small(small: int, size: int) -> None:
+    """DataError unless a small view of `small` px (0: none) can be made of images of `size` px."""
+    if small and not 4 <= small <= size:
+        raise DataError(f"config.data.small={small}: expected 0, or 4 .. {size} px, the size of the images")
+
+
 @dataclass(frozen=True)
 class Opened:
     """The two sources of a data set. The test set is judged by its column `test_label`."""
@@ -53,7 +66,9 @@ class Opened:
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """A Source held in memory. `about` becomes part of `describe()`; `truth_column` is '' when the true labels are unknown."""
+    """A Source held in memory, or mapped into it. `about` becomes part of `describe()`; `truth_column` is '' when the true labels are unknown;
+    `small`: px of the view that scorers see, made on the device; `sample`: images (evenly spaced) that hash and statistics read, 0: all.
+    """
 
     image: UInt8[np.ndarray, "n H W C"]
     label_columns: dict[str, np.ndarray]
@@ -62,6 +77,8 @@ class Memory:
     class_names: tuple[str, ...] = ()
     about: dict | None = None
     name: str = "data"  # in error messages
+    small: int = 0
+    sample: int = 0
 
     def __len__(self) -> int:
         return len(self.image)
@@ -79,8 +96,17 @@ class Memory:
     def columns(self) -> tuple[str, ...]:
         return tuple(self.label_columns)
 
+    @property
+    def stats_sample(self) -> int:
+        return self.sample or len(self)
+
     def gather(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
-        return {"image": self.image[indices]}
+        return {"image": np.asarray(self.image[indices])}
+
+    def small_view(self) -> "Memory":
+        """The same examples, resized to `small` px."""
+        parts = [np.asarray(resize(self.image[i : i + 1000], self.small)) for i in range(0, len(self), 1000)]
+        return dataclasses.replace(self, image=np.concatenate(parts), small=0)
 
     def labels(self, column: str) -> Int32[np.ndarray, "n"]:
         if column not in self.label_columns:
@@ -98,7 +124,11 @@ class Memory:
     @cached_property
     def _hash(self) -> str:
         digest = hashlib.sha256()
-        for name, values in (("image", self.image), *sorted(self.label_columns.items())):
+        image = self.image
+        if self.sample and self.sample < len(self):
+            digest.update(str(image.shape).encode())
+            image = self.image[np.linspace(0, len(self) - 1, self.sample).astype(np.int64)]
+        for name, values in (("image", image), *sorted(self.label_columns.items())):
             digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
             digest.update(np.ascontiguousarray(values).data)
         return digest.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 
 
@@ -57,7 +58,7 @@ def augment(
     return jax.vmap(one)(image, example_keys(key, ids, epoch))
 
 
-def resize(image: UInt8[Array, "B H W C"], size: int) -> UInt8[Array, "B size size C"]:
+def resize(image: UInt8[Array | np.ndarray, "B H W C"], size: int) -> UInt8[Array | np.ndarray, "B size size C"]:
     """Square images of `size` px, the small view that scorers can read; anti-aliased. Raises ValueError for a size below 1.
 
     The exact mean of each block (halves up) where `size` divides height and width, else a triangle filter.
@@ -73,3 +74,11 @@ def resize(image: UInt8[Array, "B H W C"], size: int) -> UInt8[Array, "B size si
     y, x = height // size, width // size
     blocks = image.reshape(batch, size, y, size, x, channels).astype(jnp.int32)
     return ((blocks.sum(axis=(2, 4)) + y * x // 2) // (y * x)).astype(jnp.uint8)
+
+
+def view(batch: dict, shape: tuple[int, int, int]) -> UInt8[Array, "B H W C"]:
+    """The batch's images at `shape` (height, width, channels): `image` or `image_small` as it is where its size fits, else `image` resized."""
+    for name in ("image_small", "image"):
+        if name in batch and batch[name].shape[1:3] == tuple(shape[:2]):
+            return batch[name]
+    return resize(batch["image"], shape[0])

@@ -1,0 +1,67 @@
+"""What moves between devices in a compiled program, read from its text."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+_BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "f16": 16}
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \([^\n]*\{\n(.*?)^\}", re.M | re.S)
+_LINE = re.compile(rf"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ({'|'.join(KINDS)})(-start)?\((.*)$", re.M)
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_WHILE = re.compile(r" while\(.*?body=%?([\w.\-]+)(.*)$", re.M)
+
+
+@dataclass(frozen=True)
+class Collective:
+    """kind; bytes of its result on a device; times: how often a step runs it, 0 where a loop's length is not known before it runs;
+    scope: the named scope it belongs to ("learner", "take", ...)."""
+
+    kind: str
+    bytes: int
+    times: int
+    scope: str
+
+
+def _bytes(result: str, started: bool) -> int:
+    """Bytes of a result's arrays; of what an asynchronous start returns (operands, then results) the results only."""
+    sizes = []
+    for dtype, shape in re.findall(r"\b(pred|bf16|[a-z]\d+)\[([\d,]*)\]", result):
+        count = 1
+        for n in filter(None, shape.split(",")):
+            count *= int(n)
+        sizes.append(count * _BITS.get(dtype, int(dtype[1:]) if dtype[1:].isdigit() else 8) // 8)
+    if started and len(sizes) > 1:
+        sizes = sizes[len(sizes) // 2 :]
+    return sum(sizes)
+
+
+def _times(text: str, bodies: dict[str, str]) -> dict[str, int]:
+    """How often each computation runs in a step: the product of the loops around it, 0 inside a loop of unknown length."""
+    (entry,) = re.findall(r"^ENTRY %?([\w.\-]+) ", text, re.M)
+    times, todo = {}, [(entry, 1)]
+    while todo:
+        name, count = todo.pop()
+        if name not in bodies or (name in times and (times[name] == 0 or times[name] >= count > 0)):
+            continue
+        times[name] = count
+        loops = {}
+        for body, rest in _WHILE.findall(bodies[name]):
+            known = re.search(r'known_trip_count\\?":\{\\?"n\\?":\\?"(\d+)', rest)
+            loops[body] = count * int(known[1]) if known else 0
+        called = _CALLED.findall(bodies[name])
+        called += [one for some in _BRANCHES.findall(bodies[name]) for one in re.findall(r"[\w.\-]+", some)]
+        todo += [(inner, loops.get(inner, count)) for inner in called]
+    return times
+
+
+def collectives(text: str) -> Iterator[Collective]:
+    """All of a program's collectives, from `jax.stages.Compiled.as_text()`."""
+    bodies = dict(_COMPUTATION.findall(text))
+    times = _times(text, bodies)
+    for name, body in bodies.items():
+        for result, kind, started, rest in _LINE.findall(body):
+            said = re.search(r'op_name="([^"]*)"', rest)
+            scopes = [part for part in (said[1] if said else "").split("/") if "(" not in part and "[" not in part]
+            yield Collective(kind, _bytes(result, bool(started)), times.get(name, 1), scopes[0] if scopes else "")

@@ -1,0 +1,124 @@
+"""A learner that two devices share, on 4 x 2 emulated devices: the same choices and the same parameters as whole on one."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import active_learning as al
+from active_learning import sharding
+from active_learning.collectives import collectives
+from active_learning.models import MLP
+from active_learning.tasks import Classification
+from tests import toy
+
+B, b, STEPS = 64, 16, 4
+TASK = Classification(toy.CLASSES, (toy.SIDE, toy.SIDE, 3), (0.5,) * 3, (0.25,) * 3)
+LARGE, SMALL = (MLP(num_classes=toy.CLASSES, width=width, depth=1) for width in (64, 8))
+
+
+def recipe(mesh=None, policy=al.policies.learnability) -> al.Recipe:
+    learner, scorer = TASK.model(LARGE, optax.adamw(1e-2)), TASK.model(SMALL, optax.adamw(2e-2))
+    return al.Recipe(learner=learner, scorer=scorer, policy=policy, sub_batch_size=b, temperature=0.5, mesh=mesh)
+
+
+def fresh(of: al.Recipe) -> al.TrainState:
+    keys = jax.random.split(jax.random.key(0), 4)
+    return al.init_state(
+        of, keys[0], TASK.init(LARGE, keys[1]), online=TASK.init(SMALL, keys[2]), reference=TASK.init(SMALL, keys[3])
+    )
+
+
+def train(mesh, policy=al.policies.learnability):
+    of = recipe(None if mesh.size == 1 else mesh, policy)
+    make = partial(fresh, of)
+    state = jax.jit(make, out_shardings=sharding.shardings_of(jax.eval_shape(make), mesh))()
+    batches = [jax.device_put(toy.batch(B, seed=n), sharding.over_data(mesh)) for n in range(STEPS)]
+    step = sharding.compiled(partial(al.train_step, of), state, batches[0])
+    ids = []
+    for batch in batches:
+        state, (_, chosen) = step(state, batch)
+        ids.append(sorted(map(tuple, np.asarray(chosen.ids).tolist())))
+    return state, ids, step
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return train(al.make_mesh(fsdp=2))
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return train(toy.mesh_of(1))
+
+
+def test_a_shared_learner_chooses_the_same_ids_and_reaches_the_same_parameters(shared, alone):
+    assert shared[1] == alone[1]
+    ours, theirs = (toy.host((state.learner.params, state.online.params)) for state, *_ in (shared, alone))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, theirs)
+
+
+def test_the_learner_and_its_moments_are_split_and_the_small_models_are_whole(shared):
+    state = shared[0]
+    for tree in (state.learner.params, state.learner.opt_state[0].mu, state.learner.opt_state[0].nu):
+        assert tree["layer_0"]["kernel"].sharding.spec == P("fsdp", None)
+        assert tree["layer_0"]["kernel"].addressable_shards[0].data.shape == (24, 64)
+        assert tree["layer_0"]["bias"].sharding.is_fully_replicated
+    small = jax.tree.leaves((state.online, state.reference))
+    assert all(leaf.sharding.is_fully_replicated for leaf in small)
+
+
+def test_weights_are_gathered_one_at_a_time_and_images_never(shared):
+    text = shared[2].as_text()
+    moved = list(collectives(text))
+    (images,) = [c for c in moved if c.kind == "all-to-all" and c.bytes == 8 * toy.SIDE * toy.SIDE * 3]
+    assert images.scope == "take" and images.times == 0  # its rounds are known when the indices are
+    kernel = 4 * 48 * 64
+    assert any(c.kind == "all-gather" and c.scope == "learner" and c.bytes == kernel for c in moved)
+    for c in moved:
+        assert c.kind != "all-gather" or c.bytes <= kernel, c
+        assert c.bytes <= kernel + 4 * (64 * 6 + 5 * 70) or c.kind == "all-to-all", c  # one gradient, whole
+
+
+def test_the_learner_may_score_although_no_device_holds_it_whole():
+    ours, theirs = (train(mesh, al.policies.hard_learner)[1] for mesh in (al.make_mesh(fsdp=2), toy.mesh_of(1)))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "spec"),
+    [
+        ("learner/params/blocks/mlp/up/kernel", (24, 1024, 4096), P(None, "fsdp", None)),
+        ("learner/opt_state/1/0/mu/blocks/mlp/up/kernel", (24, 1024, 4096), P(None, "fsdp", None)),
+        ("learner/params/text/embedding", (32_000, 512), P("fsdp", None)),
+        ("learner/params/text/embedding", (32_001, 512), P()),  # does not divide
+        ("learner/params/blocks/mlp/up/bias", (24, 4096), P()),
+        ("online/params/blocks/mlp/up/kernel", (12, 192, 768), P()),
+        ("reference/params/blocks/mlp/up/kernel", (12, 192, 768), P()),
+        ("step", (), P()),
+    ],
+)
+def test_rules_by_path(path, shape, spec):
+    assert sharding.rule_of(path, shape, al.make_mesh(fsdp=2))[1] == spec
+    assert sharding.rule_of(path, shape, al.make_mesh())[1] == P()
+
+
+def test_a_size_that_does_not_divide_is_named():
+    with pytest.raises(ValueError, match="fsdp=3 does not divide the 8 devices"):
+        al.make_mesh(fsdp=3)
+
+
+def test_rows_travel_over_both_axes():
+    mesh = al.make_mesh(fsdp=2)
+    images = np.random.default_rng(1).integers(0, 256, (B, 6, 6, 3)).astype(np.uint8)
+    x = jax.device_put(images, sharding.over_data(mesh))
+    take = jax.jit(lambda x, i: al.take_sharded(x, i, mesh))
+    for indices in (np.arange(b), np.random.default_rng(0).permutation(B)[:b]):
+        ordered = al.home_first(jnp.asarray(indices), B, 8)
+        out = take(x, ordered)
+        np.testing.assert_array_equal(np.asarray(out), images[np.asarray(ordered)])
+        assert out.sharding.spec == P(("data", "fsdp"))
