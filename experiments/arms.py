@@ -114,6 +114,12 @@ def _complete(summary: dict | None) -> bool:
     return summary is not None and summary["complete"]
 
 
+def _trained(config: Config, folder: Path) -> None:
+    """Trains, or finds the run complete; SystemExit when it was asked to stop."""
+    if not _complete(train.run(config, folder)):
+        raise SystemExit(f"stopped at {folder}; the same command continues it")
+
+
 def _finished(config: Config, folder: Path, store: Path | None) -> dict:
     """The summary of a run that is complete: in its folder, packed in `store`, or after it has been run."""
     packed = None if store is None else store / f"{folder.name}.json.gz"
@@ -123,9 +129,8 @@ def _finished(config: Config, folder: Path, store: Path | None) -> dict:
         if config.reference.path and config.reference.kind == "trained":
             path = Path(config.reference.path)
             with locked(path, wait=True):  # several arms share it
-                train.run(reference_config(config), path)
-        if not _complete(train.run(config, folder)):
-            raise SystemExit(f"stopped at {folder}; the same command continues it")
+                _trained(reference_config(config), path)
+        _trained(config, folder)
     if packed is not None and not packed.exists():
         pack(folder, packed)
     return train.read_summary(folder)
