@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from active_learning import checkpoint, metrics, overview, probe, processes, references
-from active_learning.build import Run, build, first_state, loader_of, matching
+from active_learning import checkpoint, metrics, overview, pairs, probe, processes, references
+from active_learning.build import Data, Run, build, first_state, loader_of, matching
 from active_learning.config import ConfigError, config_hash, differences, name_of, to_json
 from active_learning.data import splits
 from active_learning.evaluation import Evaluation
@@ -71,7 +71,7 @@ def claim(workdir: Path, config: Config, extra: dict) -> None:
     path.write_text(json.dumps(ours, indent=1))
 
 
-def reference_of(config: Config, workdir: Path, stop: Stop) -> tuple[dict, dict] | None:
+def reference_of(config: Config, data: Data, workdir: Path, stop: Stop) -> tuple[dict, dict] | None:
     """The reference's (summary, parameters): loaded from any run of ours, or trained in its own run folder, or found there complete.
     Of cross-fitted references the sums of their bills and their parameters with a leading axis.
 
@@ -83,6 +83,7 @@ def reference_of(config: Config, workdir: Path, stop: Stop) -> tuple[dict, dict]
         summary = read_summary(folder)
         if summary is None or not summary["complete"]:
             raise ConfigError(f"config.reference.path={str(folder)!r}: no complete run there to load")
+        pairs.check_reference(folder, data)
     elif config.reference.kind == "crossfitted":
         return _crossfitted(config, folder, stop)
     else:
@@ -128,7 +129,7 @@ def run(config: Config, workdir: Path | str, stop: Stop | None = None, profile: 
         reference, params, once = None, None, (0.0, 0.0)
         ready = config.reference.kind in ("online", "stored", "cotrained")  # nothing to train or load
         if config.select.policy.reads_reference and not ready:
-            found = reference_of(config, workdir, stop)
+            found = reference_of(config, it.data, workdir, stop)
             if found is None:
                 return _summary(it, Ledger(), {}, None, complete=False)
             reference, params = found
@@ -158,7 +159,7 @@ def _summary(it: Run, ledger: Ledger, final: dict, reference: dict | None, compl
     bill = None
     if reference is not None:
         bill = {
-            "accuracy": reference["final"].get("test_full/accuracy"),
+            "accuracy": reference["final"].get(f"test_full/{it.task.headline}"),
             "flops": sum(reference["flops"].values()),
             "seconds": reference["train_seconds"],
             "steps": reference["step"],
@@ -332,7 +333,7 @@ class _Training:
         values, cost = self.evaluation.gate(self.state)
         if config.select.until == "auto":
             self.ledger.charge(cost)
-            caught_up = values["gate/online_accuracy"] >= values["gate/reference_accuracy"]
+            caught_up = values["gate/online_merit"] >= values["gate/reference_merit"]
             self.gate_losses = self.gate_losses + 1 if caught_up else 0
             if self.gate_losses >= 3:
                 self.window = self.ledger.step

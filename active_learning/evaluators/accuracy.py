@@ -14,7 +14,7 @@ from active_learning.step import Model
 
 
 class Accuracy:
-    """Evaluates one architecture on any set: `(params, images, labels) -> figures`. One trace, whatever the sizes.
+    """Evaluates one architecture on any set: `(params, examples) -> figures`. One trace, whatever the sizes.
 
     `placement`: how a batch is split over the devices; its size is rounded up to a multiple of theirs.
     """
@@ -33,8 +33,13 @@ class Accuracy:
         everywhere = None if placement is None else replicated(placement.mesh)
         self._count: Callable = jax.jit(count, out_shardings=everywhere)
 
-    def __call__(self, params: PyTree, images: np.ndarray, labels: np.ndarray) -> dict[str, float | list[float]]:
+    def examples(self, part, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Images and labels of these rows of a part."""
+        return {"image": part.images(rows), "label": part.labels[rows]}
+
+    def __call__(self, params: PyTree, examples: dict[str, np.ndarray]) -> dict[str, float | list[float]]:
         """accuracy, loss (nats), worst_class (lowest accuracy of a class that occurs), per_class (None where absent)."""
+        images, labels = examples["image"], examples["label"]
         hits, seen, loss = np.zeros(self.num_classes), np.zeros(self.num_classes), 0.0
         devices = 1 if self.placement is None else self.placement.num_devices
         size = -(-min(self.batch_size, len(labels)) // devices) * devices
