@@ -12,7 +12,8 @@ from active_learning.data.transforms import augment, example_keys
 
 RATIO = (3 / 4, 4 / 3)  # width to height of a random part
 KINDS = (
-    "identity", "autocontrast", "brightness", "contrast", "colour", "posterize", "solarize", "rotate", "shear x", "shear y", "shift x", "shift y",
+    "identity", "autocontrast", "brightness", "contrast", "colour", "posterize", "solarize",
+    "rotate", "shear x", "shear y", "shift x", "shift y",
 )  # fmt: skip
 _GEOMETRIC = KINDS.index("rotate")  # and all after it
 GREY = 128.0  # what comes in from outside
@@ -94,8 +95,8 @@ def random_operations(
 ) -> UInt8[Array, "H W C"]:
     """`count` operations one after the other, each drawn from KINDS, its direction at random (Cubuk et al. 2020, without its equalize)."""
     out = image.astype(jnp.float32)
-    for key in jax.random.split(key, count):
-        kind, sign = jax.random.split(key)
+    for turn in range(count):
+        kind, sign = jax.random.split(jax.random.fold_in(key, turn))
         level = magnitude * jnp.where(jax.random.bernoulli(sign), 1.0, -1.0)
         kind = jax.random.randint(kind, (), 0, len(KINDS))
         out = operate(out, kind, level)
@@ -135,7 +136,8 @@ def _moved(image: Float[Array, "H W C"], kind: Int[Array, ""], level: Float[Arra
 
 
 def mixed(batch: dict, name: str, key: Key[Array, ""], alpha: float, take: Callable) -> dict:
-    """MixUp: each picture (column `name`) is mixed with that of a partner, `mixed_label` is the partner's label, `mix` (B,) >= 1/2 the share of its own.
+    """MixUp: each picture (column `name`) is mixed with that of a partner; `mixed_label` is the partner's label, `mix` (B,) the share of its
+    own, at least 1/2.
 
     Partners follow each other in an order that is drawn by (key, id, epoch), so the pairs depend on the set of examples alone.
     `take(rows, indices)` takes rows of a pytree.
