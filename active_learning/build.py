@@ -12,15 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from active_learning import checkpoint, ledger, optim, references, replay, sharding, stored
+from active_learning import checkpoint, ledger, optim, pairs, references, replay, sharding, stored
 from active_learning.config import ConfigError
-from active_learning.data import splits, transforms
+from active_learning.data import splits
+from active_learning.data.augment import Augmentation, augmented, mixed
+from active_learning.data.captions import Captions
 from active_learning.data.disk import stand_in
+from active_learning.data.order import Interleaved, Order
 from active_learning.data.pipeline import Candidates, Loader
 from active_learning.data.source import DataError, channel_stats, split_id
-from active_learning.settings import Clock, Config, Optim, resolve
+from active_learning.settings import Clock, Config, Optim, Pairs, resolve
 from active_learning.step import Batch, Recipe, TrainState, init_state
-from active_learning.tasks import Classification
+from active_learning.tasks import Classification, Contrastive
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,29 @@ class Part:
     labels: np.ndarray  # (n,) int32, of this part
     truth: np.ndarray | None  # (n,) int32
     columns: dict[str, np.ndarray] = field(default_factory=dict)  # (n,) each, carried by every batch
+    captions: Captions | None = None  # of the whole source
+    caption_of: np.ndarray | None = None  # (n,) row of the source whose captions each example has
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def wrong(self) -> np.ndarray | None:
+        """(n,) bool: whose label, or caption, is another's. None when that is unknown."""
+        if self.captions is not None:
+            return self.caption_of != self.indices
+        return None if self.truth is None else self.labels != self.truth
+
+    def order(self, seed: int) -> Order | Interleaved:
+        """The endless order of the part's rows; of a mixture with weights each source has its share. DataError for a source without rows."""
+        weights = getattr(self.source, "weights", ())
+        if not weights:
+            return Order(len(self), seed)
+        number = self.source.source_of(self.indices)
+        try:
+            return Interleaved([np.flatnonzero(number == n) for n in range(len(weights))], weights, seed)
+        except ValueError as error:
+            raise DataError(f"config.data.weights: {error}") from error
 
     def images(self, rows: np.ndarray) -> np.ndarray:
         return self.read(rows)["image"]
@@ -75,12 +98,11 @@ class Part:
         """Rows of this part as a batch, in full or in their small view; row numbers count within the part."""
         seen = self.read(rows, small)
         used = seen.pop("rows")
-        return {
-            **seen,
-            "label": self.labels[used],
-            "id": split_id(self.source.ids[self.indices[used]]),
-            "epoch": epochs.astype(np.int32),
-        } | {name: values[used] for name, values in self.columns.items()}
+        ids = self.source.ids[self.indices[used]]
+        seen |= {"label": self.labels[used], "id": split_id(ids), "epoch": epochs.astype(np.int32)}
+        if self.captions is not None:
+            seen["tokens"] = self.captions.draw(self.caption_of[used], ids, epochs)
+        return seen | {name: values[used] for name, values in self.columns.items()}
 
 
 @dataclass(frozen=True)
@@ -116,7 +138,8 @@ def open_data(config: Config) -> Data:
         return Part(source, rows, source.labels(column)[rows].astype(np.int32), None if truth is None else truth[rows])
 
     parts = {name: part(train, rows, split.labels.get(name, config.data.label)) for name, rows in indices.items()}
-    parts["test"] = part(test, np.arange(len(test)), opened.test_label)
+    for name, source in {"test": test, **_also(config)}.items():
+        parts[name] = part(source, np.arange(len(source)), opened.test_label)
     chosen = [parts[name] for name in split.train_on]
     joined = Part(
         train,
@@ -143,6 +166,12 @@ def loader_of(it: "Run", position: int) -> Loader:
     return Loader(stream, sharding.over_data(it.mesh), position)
 
 
+def _also(config: Config) -> dict:
+    """The further sets to evaluate on: the test set of each source."""
+    found = {name: data.open().test for name, data in config.evaluate.also.items()}
+    return {name: source.small_view() if config.small_view else source for name, source in found.items()}
+
+
 def subset(part: Part, size: int) -> np.ndarray:
     """A fixed stratified subset of rows, the same in every run."""
     if size >= len(part):
@@ -162,14 +191,14 @@ class Run:
     config: Config
     clock: Clock
     data: Data | None  # None: assembled for a plan
-    task: Classification
+    task: Any  # of `tasks`
     recipe: Recipe
     learner: Any  # Flax modules, number of classes filled in
     scorer: Any
     costs: dict[str, float]  # FLOPs of an update inside the window, by account
     uniform_costs: dict[str, float]  # and after it
     mesh: Mesh
-    scorer_task: Classification  # the same task in the view that the scorers see
+    scorer_task: Any  # the same task in the view that the scorers see
     choices: replay.Choices | None = None  # of another run, to be trained on
     stored_gate: dict[str, float] | None = None  # accuracy and loss on the gate of a reference whose scores are stored
 
@@ -180,9 +209,13 @@ class Run:
         return bool(getattr(source, "small", 0) and self.recipe.policy.needs and hasattr(source, "gather_small"))
 
 
-def _augment(batch: Batch, key) -> Batch:
+def _augment(batch: Batch, key, settings: Augmentation, mesh: Mesh | None) -> Batch:
+    """The batch in another guise, a function of (key, id, epoch)."""
     name = "image" if "image" in batch else "image_small"
-    return batch | {name: transforms.augment(batch[name], batch["id"], batch["epoch"], key)}
+    batch = batch | {name: augmented(settings, batch[name], batch["id"], batch["epoch"], key)}
+    return (
+        mixed(batch, name, key, settings.mixup, partial(sharding.take_sharded, mesh=mesh)) if settings.mixup else batch
+    )
 
 
 def _plain(batch: Batch, key) -> Batch:
@@ -193,16 +226,31 @@ def _optimizer(settings: Optim, warmup: int, total: int):
     return optim.adamw(settings.learning_rate, warmup, total, settings.weight_decay, settings.b2, settings.clip)
 
 
-def _scorers_view(task: Classification, train: Part) -> Classification:
+def _task_of(config: Config, data: Data) -> Classification | Contrastive:
+    shape, task, (mean, std) = tuple(data.train.source.image_shape), config.task, _pixels(config, data.train)
+    if isinstance(task, Pairs):
+        context = config.learner.text.context
+        return Contrastive(task.loss, shape, context, mean, std, config.dtype, task.score_scale, task.chunk)
+    return Classification(data.num_classes, shape, mean, std, config.dtype, config.label_smoothing)
+
+
+def _pixels(config: Config, train: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the channels."""
+    if isinstance(config.task, Pairs) and config.task.pixels == "unit":
+        return (0.5,) * 3, (0.5,) * 3
+    return channel_stats(train.source, _sample(train))
+
+
+def _scorers_view(config: Config, task, train: Part) -> Classification | Contrastive:
     """The task in the small view, where there is one."""
     small = train.small_view()
     if small is train:
         return task
-    mean, std = channel_stats(small.source, _sample(small))
+    mean, std = _pixels(config, small)
     return dataclasses.replace(task, image_shape=tuple(small.source.image_shape), mean=mean, std=std)
 
 
-def _reference_of(config: Config, clock: Clock, task: Classification, scorer) -> dict:
+def _reference_of(config: Config, clock: Clock, task, scorer) -> dict:
     """What the recipe must know of the reference. A co-trained one learns at twice the online model's rate, as in the paper."""
     if config.reference.kind == "online":
         return {"reference_params": lambda state: state.online.params}
@@ -212,15 +260,11 @@ def _reference_of(config: Config, clock: Clock, task: Classification, scorer) ->
     return {}
 
 
-def _module(module, config: Config, num_classes: int):
-    """A config's module for these classes, in the run's compute type."""
-    kind = {} if config.dtype == "float32" else {"dtype": config.dtype}
-    return dataclasses.replace(module, num_classes=num_classes, **kind)
-
-
 def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
     """Everything but the state; compiles nothing. Raises ConfigError or DataError."""
     data = open_data(config)
+    if len(data.train) < jax.process_count():
+        raise DataError(f"{config.split.train_on}: {len(data.train)} examples for {jax.process_count()} processes")
     devices = jax.devices() if devices is None else devices
     clock = resolve(config, len(data.train), len(devices))
     if config.select.ratio * config.batch_size > len(data.train):
@@ -234,22 +278,21 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
     if config.select.replay:
         choices = replay.read(Path(config.select.replay), config.batch_size, clock.total, data.provenance["hash"])
         replay.rows_of(data.train.source.ids[data.train.indices], choices.ids, replay.KEY)
-    mean, std = channel_stats(data.train.source, _sample(data.train))
-    image_shape = tuple(data.train.source.image_shape)
-    task = Classification(data.num_classes, image_shape, mean, std, config.dtype, config.label_smoothing)
-    scorer_task = _scorers_view(task, data.train)
+    if isinstance(config.task, Pairs):
+        data = pairs.attach(config, data)
+    task = _task_of(config, data)
+    scorer_task = _scorers_view(config, task, data.train)
     data, stored_gate = references.attach(config, data, stored.view_of(scorer_task.image_shape))
     run = assemble(config, clock, task, scorer_task, devices)
     return dataclasses.replace(run, data=data, choices=choices, stored_gate=stored_gate)
 
 
-def assemble(
-    config: Config, clock: Clock, task: Classification, scorer_task: Classification, devices: list[jax.Device]
-) -> Run:
+def assemble(config: Config, clock: Clock, task, scorer_task, devices: list[jax.Device]) -> Run:
     """A run without its data: the models, the recipe and the bill of a step on these devices."""
     mesh = sharding.make_mesh(devices, config.fsdp)
-    learner, scorer = (_module(module, config, task.num_classes) for module in (config.learner, config.scorer))
-    policy = config.select.policy
+    task, scorer_task = task.on(mesh), scorer_task.on(mesh)
+    learner, scorer = task.fitted(config.learner), scorer_task.fitted(config.scorer)
+    policy, several = config.select.policy, mesh if mesh.size > 1 else None
     recipe = Recipe(
         learner=task.model(learner, _optimizer(config.optim, clock.warmup, clock.total)),
         scorer=scorer_task.model(scorer, _optimizer(config.scorer_optim, clock.scorer_warmup, clock.total)),
@@ -258,8 +301,8 @@ def assemble(
         temperature=config.select.temperature,
         standardize=config.select.standardize,
         chunk=config.select.chunk,
-        augment=_augment if config.augment else _plain,
-        mesh=mesh if mesh.size > 1 else None,
+        augment=partial(_augment, settings=config.augmentation, mesh=several) if config.augment else _plain,
+        mesh=several,
         **_reference_of(config, clock, scorer_task, scorer),
     )
     costs = (learner.cost(task.image_shape), scorer.cost(scorer_task.image_shape))
@@ -272,15 +315,15 @@ def assemble(
 
 def _fresh(run: Run, saved, reference) -> TrainState:
     """The state at step 0; `saved`: parameters that the learner starts from, `reference`: those of the trained reference."""
-    config, task = run.config, run.task
+    config, task = run.config, run.scorer_task
     key = jax.random.key(config.seed)
-    learner = task.init(run.learner, jax.random.fold_in(key, 1)) if saved is None else saved
+    learner = run.task.init(run.learner, jax.random.fold_in(key, 1)) if saved is None else saved
     needs = run.recipe.policy.needs
-    online = run.scorer_task.init(run.scorer, jax.random.fold_in(key, 2)) if "online" in needs else None
+    online = task.init(run.scorer, jax.random.fold_in(key, 2)) if "online" in needs else None
     if "reference" not in needs:
         reference = None
     elif config.reference.kind == "cotrained":
-        reference = run.scorer_task.init(run.scorer, jax.random.fold_in(key, 4))
+        reference = task.init(run.scorer, jax.random.fold_in(key, 4))
     return init_state(run.recipe, jax.random.fold_in(key, 3), learner, online, reference)
 
 

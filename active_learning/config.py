@@ -148,7 +148,7 @@ def to_json(value: Any) -> Any:
         kept = {
             n: f
             for n, f in _fields(type(value)).items()
-            if not (f.metadata.get("late") and getattr(value, n) == f.default)
+            if not (f.metadata.get("late") and getattr(value, n) == _default(f))
         }
         return {"type": name_of(type(value))} | {n: to_json(getattr(value, n)) for n in kept}
     if isinstance(value, Mapping):

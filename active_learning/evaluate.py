@@ -12,7 +12,6 @@ from active_learning import checkpoint
 from active_learning.build import build
 from active_learning.config import ConfigError, from_json
 from active_learning.data.source import DataError
-from active_learning.evaluators import Accuracy
 
 
 def evaluate(workdir: Path, sets: tuple[str, ...] = (), which: str = "learner") -> dict:
@@ -26,14 +25,14 @@ def evaluate(workdir: Path, sets: tuple[str, ...] = (), which: str = "learner") 
     it = build(config)
     params = checkpoint.load_params(workdir, which)
     model = it.recipe.learner if which == "learner" else it.recipe.scorer
-    accuracy = Accuracy(model, it.task.num_classes, config.evaluate.batch_size)
-    out = {}
+    evaluator, out = it.task.evaluator(model, config.evaluate.batch_size), {}
     for name in config.evaluate.sets:
         part = it.data.parts[name]
-        figures = accuracy(params, part.images(np.arange(len(part))), part.labels)
-        per_class = figures.pop("per_class")
-        names = it.data.class_names or tuple(str(k) for k in range(len(per_class)))
-        out[name] = figures | {"per_class": dict(zip(names, per_class, strict=True))}
+        figures = evaluator(params, evaluator.examples(part, np.arange(len(part))))
+        out[name] = {k: v for k, v in figures.items() if isinstance(v, float)}
+        if "per_class" in figures:
+            names = it.data.class_names or tuple(str(k) for k in range(len(figures["per_class"])))
+            out[name]["per_class"] = dict(zip(names, figures["per_class"], strict=True))
     return out
 
 

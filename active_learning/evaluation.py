@@ -5,7 +5,7 @@ import numpy as np
 
 from active_learning.build import Run, subset
 from active_learning.data import splits
-from active_learning.evaluators import Accuracy
+from active_learning.sharding import over_data
 from active_learning.step import TrainState
 
 
@@ -14,42 +14,45 @@ class Evaluation:
 
     def __init__(self, it: Run):
         self.it, self.settings = it, it.config.evaluate
-        self._learner = Accuracy(it.recipe.learner, it.task.num_classes, self.settings.batch_size)
-        self._scorer = Accuracy(it.recipe.scorer, it.task.num_classes, self.settings.batch_size)
+        shared = self.settings.batch_size, over_data(it.mesh)
+        self._learner = it.task.evaluator(it.recipe.learner, *shared)
+        self._scorer = it.task.evaluator(it.recipe.scorer, *shared)
         self._cached: dict[tuple, tuple] = {}
 
-    def _examples(self, name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    def _examples(self, name: str, size: int) -> dict[str, np.ndarray]:
         if (name, size) not in self._cached:
             part = self.it.data.parts[name]
-            rows = subset(part, size)
-            self._cached[name, size] = part.images(rows), part.labels[rows]
+            self._cached[name, size] = self._learner.examples(part, subset(part, size))
         return self._cached[name, size]
 
     def now(self, state: TrainState) -> dict:
         """`SET/accuracy` and so on, on the fixed subset of each set."""
         out = {}
         for name in self.settings.sets:
-            figures = self._learner(state.learner.params, *self._examples(name, self.settings.subset))
-            out |= {f"{name}/{k}": v for k, v in figures.items() if k != "per_class"}
+            figures = self._learner(state.learner.params, self._examples(name, self.settings.subset))
+            out |= {f"{name}/{k}": v for k, v in figures.items() if isinstance(v, float)}
         return out
 
     def full(self, state: TrainState) -> dict:
         """`SET_full/accuracy` and so on, per class included, on every example of each set."""
         out = {}
         for name in self.settings.sets:
-            figures = self._learner(state.learner.params, *self._examples(name, len(self.it.data.parts[name])))
+            figures = self._learner(state.learner.params, self._examples(name, len(self.it.data.parts[name])))
             out |= {f"{name}_full/{k}": v for k, v in figures.items()}
         return out
 
     def gate(self, state: TrainState) -> tuple[dict, dict]:
-        """Accuracy and loss of online and reference on the gate, and what the forward passes cost, by account."""
-        images, labels = self._examples(self.settings.gate, len(self.it.data.parts[self.settings.gate]))
+        """Figures of online and reference on the gate, `merit` among them (the one to compare), and what the forward passes cost, by account."""
+        size = len(self.it.data.parts[self.settings.gate])
+        examples = self._examples(self.settings.gate, size)
         out = {}
         models = {"online": [state.online.params], "reference": self._references(state)}
         for name, alternatives in models.items():
-            found = [self._scorer(params, images, labels) for params in alternatives] or [self.it.stored_gate]
-            out |= {f"gate/{name}_{k}": float(np.mean([f[k] for f in found])) for k in ("accuracy", "loss")}
-        forward = len(labels) * self.it.scorer.cost(self.it.scorer_task.image_shape).forward
+            found = [self._scorer(params, examples) for params in alternatives] or [self.it.stored_gate]
+            found = [f | {"merit": self.it.task.merit(f)} for f in found]
+            kept = ("accuracy", "loss", "recall", "log_rank", "merit")
+            out |= {f"gate/{name}_{k}": float(np.mean([f[k] for f in found])) for k in kept if k in found[0]}
+        forward = size * self.it.scorer.cost(self.it.scorer_task.image_shape).forward
         return out, {"online_score": forward, "reference_score": forward * len(models["reference"])}
 
     def _references(self, state: TrainState) -> list:

@@ -7,24 +7,37 @@ from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a file with get_config().", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; the same folder again continues the run.")
+_PROFILE = flags.DEFINE_string(
+    "profile", None, "START:STOP, the updates of which a trace is written to WORKDIR/profile."
+)
+_CACHE = flags.DEFINE_string(
+    "cache", None, "Folder of compiled programs, '' for none; default: the user's cache folder."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several processes.")
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
 def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
-    from active_learning import train
+    from active_learning import cache, processes, train
     from active_learning.config import ConfigError, freeze
     from active_learning.data.source import DataError
-    from active_learning.metrics import show_log
+    from active_learning.metrics import show_log, span
 
-    show_log()
     try:
-        summary = train.run(freeze(_CONFIG.value), _WORKDIR.value)
+        config, profile = freeze(_CONFIG.value), span(_PROFILE.value)
+        cache.keep(_CACHE.value)
+        processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        show_log(quiet=not processes.first())
+        summary = train.run(config, _WORKDIR.value, profile=profile)
     except (ConfigError, DataError, train.NonFinite) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    state = "complete" if summary["complete"] else "stopped, the same command continues it"
-    print(f"{_WORKDIR.value}: {state} at update {summary['step']}  {_scalars(summary['final'])}")
+    if processes.first():
+        state = "complete" if summary["complete"] else "stopped, the same command continues it"
+        print(f"{_WORKDIR.value}: {state} at update {summary['step']}  {_scalars(summary['final'])}")
 
 
 def _scalars(values: dict) -> str:

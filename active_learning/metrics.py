@@ -4,18 +4,23 @@ import contextlib
 import csv
 import json
 import logging
+import re
 import time
 from pathlib import Path
+
+import jax
+
+from active_learning.config import ConfigError
 
 LOG = logging.getLogger("active_learning")
 
 
-def show_log() -> None:
-    """This package's log on stderr, one plain line each; that of the libraries only from warnings on."""
+def show_log(quiet: bool = False) -> None:
+    """This package's log on stderr, one plain line each; that of the libraries (`quiet`: this one as well) only from warnings on."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     LOG.handlers, LOG.propagate = [handler], False
-    LOG.setLevel(logging.INFO)
+    LOG.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 class Writer:
@@ -57,6 +62,16 @@ class Writer:
             table.writerows(rows)
 
 
+class NoWriter:
+    """The writer of a process that writes nothing."""
+
+    def write(self, clocks: dict, values: dict) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _flat(row: dict) -> dict:
     flops = {f"flops/{k}": v for k, v in row.get("flops", {}).items()}
     return {k: v for k, v in row.items() if not isinstance(v, list | dict)} | flops
@@ -83,6 +98,42 @@ class Stopwatch:
         self.stop()
         yield
         self.start()
+
+
+def span(text: str | None) -> tuple[int, int]:
+    """START:STOP as numbers, (0, 0) for nothing. Raises ConfigError naming --profile."""
+    if not text:
+        return 0, 0
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise ConfigError(f"--profile={text}: expected START:STOP, two numbers of updates, START before STOP")
+    return int(found[1]), int(found[2])
+
+
+class Profile:
+    """A profiler's trace of the updates start .. stop - 1, in `folder`; XProf and Perfetto open it."""
+
+    def __init__(self, folder: Path, start: int, stop: int):
+        self.folder, self.start, self.stop, self._on = folder, start, stop, False
+
+    def at(self, update: int, state) -> None:
+        """To be called before every update with the state that it starts from."""
+        if self._on and update >= self.stop:
+            self.close(state)
+        elif not self._on and self.start <= update < self.stop:
+            jax.block_until_ready(state)
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # every Python call would bury what the devices do
+            jax.profiler.start_trace(str(self.folder), profiler_options=options)
+            self._on = True
+
+    def close(self, state) -> None:
+        """Ends a trace that is being written."""
+        if self._on:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self._on = False
+            LOG.info("trace of updates %d to %d: %s", self.start, self.stop - 1, self.folder)
 
 
 def progress(name: str, step: int, total: int, rate: float, flops: float, values: dict) -> None:

@@ -13,7 +13,10 @@ def lines(it: Run) -> Iterator[str]:
     """One line each on data, split, models and cost. Allocates nothing: parameters are counted from their shapes."""
     data, config, task = it.data, it.config, it.task
     height, width, channels = task.image_shape
-    yield f"data: {data.num_classes} classes, {height}x{width}x{channels}, mean {_rounded(task.mean)}, std {_rounded(task.std)}"
+    what = f"{data.num_classes} classes"
+    if data.train.captions is not None:
+        what = f"{data.provenance['captions']:,} captions ({data.provenance['captions_cut']:,} cut to {task.context} tokens)"
+    yield f"data: {what}, {height}x{width}x{channels}, mean {_rounded(task.mean)}, std {_rounded(task.std)}"
     parts = ", ".join(f"{name} {len(part):,}" for name, part in data.parts.items())
     yield f"parts: {parts}; trained on {'+'.join(config.split.train_on)} ({len(data.train):,})"
     yield from problem_lines(it)
@@ -33,8 +36,9 @@ def lines(it: Run) -> Iterator[str]:
 
 def problems(it: Run) -> list[Problems]:
     """The counts of unusable examples of all sources on disk, each once."""
-    found = (getattr(part.source, "problems", None) for part in it.data.parts.values())
-    return list({id(one): one for one in found if one is not None}.values())
+    sources = [part.source for part in it.data.parts.values()]
+    every = [one for source in sources for one in getattr(source, "sources", (source,))]
+    return list({id(one.problems): one.problems for one in every if hasattr(one, "problems")}.values())
 
 
 def problem_lines(it: Run) -> list[str]:

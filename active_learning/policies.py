@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from active_learning import scores, select
+from active_learning import pairwise, scores, select
 
 
 def _stateless() -> tuple[()]:
@@ -19,7 +19,9 @@ class Policy:
     score: `score_fn(ScoreInputs, policy_state) -> ((B,), policy_state)`; select: `select_fn(key, scores, b) -> Selection`;
     needs: which of "learner", "online", "reference" score the super-batch (none: the loader draws b examples, no super-batch exists);
     observe: `(outputs, batch) -> pytree of (B, ...)`, what the score reads of each model, None for the task's l_act;
-    init: the first policy state; keep: share of the pool that trains at all, by the reference's loss, before the first update (1: all).
+    init: the first policy state; keep: share of the pool that trains at all, by the reference's loss, before the first update (1: all);
+    pairs: what it reads are embeddings of image-text pairs, which stay sharded; joint: `score` returns `PairScores` for a joint `select`, so
+    the task's loss must be a sum over pairs.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Policy:
     observe: Callable | None = None
     init: Callable[[], Any] = _stateless
     keep: float = field(default=1.0, metadata={"late": True})
+    pairs: bool = field(default=False, metadata={"late": True})
+    joint: bool = field(default=False, metadata={"late": True})
 
     @property
     def reads_reference(self) -> bool:
@@ -65,6 +69,29 @@ entropy = Policy("entropy", scores.entropy, needs=("online",), observe=scores.lo
 by="learner"), needs=("learner",))`."""
 divbs = Policy("divbs", scores.divbs, select.top_k, ("learner",), scores.last_layer)
 """Diversified batch selection (Hong et al., ICML 2024): the group that spans most of the super-batch's mean gradient. Deterministic."""
+pair_learnability = Policy("pair learnability", pairwise.loss_learnability, observe=pairwise.embeddings, pairs=True)
+"""Learnability by each pair's own contrastive loss among all of the super-batch, instead of its dot product; sampled one by one."""
+joint = Policy(
+    "joint",
+    pairwise.learnability,
+    partial(select.joint, chunks=16),
+    observe=pairwise.embeddings,
+    pairs=True,
+    joint=True,
+)
+"""JEST (arXiv 2406.17711, Algorithm 1): the sub-batch is chosen as a whole, chunk by chunk, each by its learnability together with what is
+chosen already. Sigmoid loss only. Other chunks: `replace(joint, select=partial(select.joint, chunks=8, first=0.25))`; with the learner, as in
+the paper: `replace(joint, score=partial(pairwise.learnability, by="learner"), needs=("learner", "reference"))`."""
+joint_easy = Policy(
+    "joint easy",
+    pairwise.easy_reference,
+    partial(select.joint, chunks=16),
+    ("reference",),
+    pairwise.embeddings,
+    pairs=True,
+    joint=True,
+)
+"""As `joint`, by what the reference finds easy."""
 offline_filter = Policy("offline_filter", _no_score, needs=(), keep=0.5)
 """The half of the pool that the reference finds easiest, scored once; then plain training on it (the reference score above a quantile).
 Another share: `replace(offline_filter, keep=0.8)`."""

@@ -4,6 +4,7 @@ Any source (a folder of images, a table, tars, Parquet files, arrays, original f
 Every image is decoded once: what cannot be is left out and listed. --size shrinks images to that shorter side, --small stores a small view
 beside each, --holdout writes that share of the ids as the test set. manifest.json says what was made, SHA256SUMS is for `sha256sum -c`.
 The same command again continues where it stopped. `prepare OUT --config=FILE [--config.data.x=...]` reads the source of a config instead.
+--tfds=NAME writes a TensorFlow Datasets set NAME under OUT (without TensorFlow), e.g. fashion_mnist from its original files.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from active_learning.config import ConfigError, differences, from_flags
-from active_learning.data import images, shards, splits
+from active_learning.data import catalogue, images, shards, splits
 from active_learning.data.detect import listings_of, section_of
 from active_learning.data.disk import Listing, Problems, unique_ids
 from active_learning.data.source import DataError
@@ -232,6 +233,7 @@ def _arguments(rest: list[str]) -> argparse.Namespace:
     parser.add_argument("paths", nargs="+", type=str, metavar="SOURCE OUT")
     for f in dataclasses.fields(Options):
         parser.add_argument(f"--{f.name}", type=type(f.default), default=f.default)
+    parser.add_argument("--tfds", default="", metavar="NAME")
     parser.add_argument("--threads", type=int, default=0, help="0: one a core")
     return parser.parse_args(rest)
 
@@ -244,6 +246,12 @@ def run(argv: list[str]) -> str:
         raise ConfigError(f"expected {'SOURCE OUT' if config is None else 'OUT'}, got {' '.join(args.paths)}")
     section = section_of(args.paths[0]) if config is None else config.data
     options, out = Options(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Options)}), Path(args.paths[-1])
+    if args.tfds:
+        if options != Options():
+            raise ConfigError(f"--tfds={args.tfds}: takes the images as they are, no other options")
+        folder = catalogue.write(args.tfds, *listings_of(section), out)
+        where = f"--config.data.path={out} --config.data.name={args.tfds}"
+        return f"{folder}\n  python -m active_learning.main --config=configs/tfds.py {where} --workdir=runs/mine"
     manifest = prepare(*listings_of(section), out, options, args.threads)
     made = section_of(str(out))
     listings_of(made)  # makes the indices

@@ -17,7 +17,7 @@ class Notes:
     def __init__(self, it: Run, workdir: Path, step: int):
         self.it, self.workdir, self.settings = it, workdir, it.config.log
         train = it.data.train
-        self.wrong = None if train.truth is None else train.labels != train.truth
+        self.wrong = train.wrong
         self._values: dict[str, list[float]] = {}
         self._chosen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._chosen_from = step

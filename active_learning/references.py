@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from active_learning import stored
+from active_learning import processes, stored
 from active_learning.config import ConfigError
 from active_learning.data import splits
 from active_learning.settings import Config
@@ -61,18 +61,20 @@ def filtered(it, params, workdir: Path):
 
     The choice is written to kept.npz, so that a continued run trains on the same examples and pays nothing twice.
     """
-    train, file, paid, began = it.data.train, workdir / "kept.npz", 0.0, time.monotonic()
-    if file.exists():
-        with np.load(file) as found:
-            ids, paid, seconds = found["id"], float(found["flops"]), float(found["seconds"])
-    else:
+    train, file = it.data.train, workdir / "kept.npz"
+
+    def choose() -> None:
+        paid, began = 0.0, time.monotonic()
         if stored.COLUMN in train.columns:
             losses = train.columns[stored.COLUMN]
         else:
             losses, _ = stored.score_all(it.recipe.scorer, params, train.small_view())
             paid = len(train) * it.scorer.cost(it.scorer_task.image_shape).forward
-        ids, seconds = kept_ids(it, losses), time.monotonic() - began
-        np.savez(file, id=ids, flops=paid, seconds=seconds)
+        np.savez(file, id=kept_ids(it, losses), flops=paid, seconds=time.monotonic() - began)
+
+    processes.on_first(lambda: None if file.exists() else choose())
+    with np.load(file) as found:
+        ids, paid, seconds = found["id"], float(found["flops"]), float(found["seconds"])
     rows = np.flatnonzero(np.isin(train.source.ids[train.indices], ids))
     truth = None if train.truth is None else train.truth[rows]
     part = dataclasses.replace(train, indices=train.indices[rows], labels=train.labels[rows], truth=truth, columns={})

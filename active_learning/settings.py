@@ -7,6 +7,7 @@ from typing import Any
 
 from active_learning import policies
 from active_learning.config import ConfigError, Section, to_steps
+from active_learning.data.augment import Augmentation
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ class Evaluate(Section):
     sets: tuple = ("test",)  # 'test', or parts of the split
     subset: int = 2000  # fixed stratified subset of each set during the run; the whole set at the end
     batch_size: int = 1000
+    also: Mapping[str, Any] = field(
+        default_factory=dict, metadata={"late": True}
+    )  # more sets by name: sources, whose test sets are used
     gate: str = ""  # part on which online and reference are compared ('': none); `until='auto'` reads it
 
 
@@ -99,6 +103,28 @@ class Checkpoint(Section):
 
 
 @dataclass(frozen=True)
+class Labels(Section):
+    """Single-label classification; its keys are those of `Config` and of the data."""
+
+
+@dataclass(frozen=True)
+class Pairs(Section):
+    """Image-text pairs: which loss brings them together, and where their words come from."""
+
+    loss: str = "sigmoid"  # 'sigmoid' (SigLIP) or 'softmax' (CLIP)
+    chunk: int = 0  # pairs of a block of the loss, 0: all at once
+    score_scale: float = 10.0  # l_act = - score_scale * image . text: at 1 the sampling would be nearly uniform
+    text: str = "captions"  # column of the data with a caption, or a list of them
+    tokenizer: str = (
+        ""  # tokenizer.json or NAME.model; '': a byte-level BPE as large as the text tower's, of these captions
+    )
+    pixels: str = "data"  # normalised by the 'data', or to (-1, 1) as published SigLIP models: 'unit'
+    exchanged: Mapping[str, float] = field(default_factory=dict)  # share of a part's pairs that get another's captions
+    classes: tuple = ()  # words: images whose captions mostly name one of them are used for zero-shot and few-shot figures
+    templates: tuple = ("a photo of a {}.", "a {}.", "there is a {} in the picture.")
+
+
+@dataclass(frozen=True)
 class Config(Section):
     """One run."""
 
@@ -116,6 +142,7 @@ class Config(Section):
     select: Select = Select()
     reference: Reference = Reference()
     augment: bool = True  # random crop (4 px padding) and flip, keyed by (id, epoch)
+    augmentation: Augmentation = field(default=Augmentation(), metadata={"late": True})  # what `augment` does
     label_smoothing: float = 0.0
     dtype: str = "float32"  # compute type; parameters, losses and scores are float32
     init_from: str = ""  # run folder whose learner's weights the learner starts from
@@ -128,6 +155,7 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     log: Log = Log()
     checkpoint: Checkpoint = Checkpoint()
+    task: Any = field(default=Labels(), metadata={"late": True})
 
 
 @dataclass(frozen=True)
@@ -167,6 +195,36 @@ def _check_reference(config: Config) -> None:
         )
 
 
+def _check_task(config: Config) -> None:
+    task, policy = config.task, config.select.policy
+    if not isinstance(task, Pairs):
+        if policy.pairs:
+            raise ConfigError(f"config.select.policy: {policy.name!r} scores image-text pairs; set config.task")
+        return
+    if config.augmentation.mixup:
+        raise ConfigError(
+            f"config.augmentation.mixup={config.augmentation.mixup}: image-text pairs have no labels to mix"
+        )
+    if task.loss not in ("sigmoid", "softmax"):
+        raise ConfigError(f"config.task.loss={task.loss!r}: expected 'sigmoid' or 'softmax'")
+    if task.pixels not in ("data", "unit"):
+        raise ConfigError(f"config.task.pixels={task.pixels!r}: expected 'data' or 'unit'")
+    if policy.joint and task.loss != "sigmoid":
+        raise ConfigError(
+            f"config.task.loss={task.loss!r}: {policy.name!r} needs 'sigmoid', the loss that is a sum over pairs"
+        )
+    if policy.joint and config.select.standardize:
+        raise ConfigError(f"config.select.standardize=True: {policy.name!r} has no single scores to standardize")
+    if policy.pairs and config.reference.kind == "crossfitted":
+        raise ConfigError(f"config.reference.kind='crossfitted': {policy.name!r} compares pairs across both references")
+    if config.reference.kind == "stored" and policy.reads_reference:
+        raise ConfigError(
+            "config.reference.kind='stored': a score of a pair depends on the caption drawn; use 'loaded'"
+        )
+    if task.chunk and config.batch_size % task.chunk:
+        raise ConfigError(f"config.task.chunk={task.chunk}: must divide config.batch_size={config.batch_size}")
+
+
 def _check_views(config: Config) -> None:
     schedule, small = config.select.schedule, getattr(config.data, "small", 0)
     if schedule not in ("exact", "ahead"):
@@ -194,6 +252,8 @@ def resolve(config: Config, pool: int, devices: int) -> Clock:
             f"config.select.chunk={config.select.chunk}: must divide the {b * ratio // devices} candidates of a device"
         )
     _check_reference(config)
+    config.augmentation.check()
+    _check_task(config)
     _check_views(config)
     if config.select.replay and config.select.policy.needs:
         raise ConfigError(

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Key, PyTree
 
-from active_learning import policies, scores
+from active_learning import pairwise, policies, scores
 from active_learning.sharding import home_first, replicated, take_sharded
 
 Batch = dict[str, jax.Array | np.ndarray]
@@ -35,6 +35,7 @@ class Model:
     learn_loss: Callable[[Any, Batch], Float[Array, "B"]]
     act_loss: Callable[[Any, Batch], Float[Array, "B"]]
     optimizer: optax.GradientTransformation
+    pairwise: bool = False  # an example's loss depends on the rest of its batch
 
 
 def _same(batch: Batch, key: Key[Array, ""]) -> Batch:
@@ -184,14 +185,15 @@ def select_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[
                 model = recipe.learner if name == "learner" else recipe.scorer
                 said[name] = _observe(recipe, model, params[name], super_batch)
     with jax.named_scope("select"):
-        if recipe.mesh is not None:
+        if recipe.mesh is not None and not recipe.policy.pairs:
             said = jax.lax.with_sharding_constraint(said, replicated(recipe.mesh))
         values, policy_state = recipe.policy.score(
             scores.ScoreInputs(**said, b=recipe.sub_batch_size), state.policy_state
         )
-        logits = (scores.standardize(values) if recipe.standardize else values) / recipe.temperature
+        logits = pairwise.tempered(scores.standardize(values) if recipe.standardize else values, recipe.temperature)
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
         selection = recipe.policy.select(key, logits, recipe.sub_batch_size)
+        values, logits = pairwise.own(values), pairwise.own(logits)
         devices = 1 if recipe.mesh is None else recipe.mesh.size
         indices = home_first(selection.indices, values.shape[0], devices)
         weights = jnp.zeros_like(values).at[selection.indices].set(selection.weights)[indices]

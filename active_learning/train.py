@@ -1,5 +1,6 @@
 """The loop: restore, iterate, step, log one step late, evaluate, save, stop cleanly. One loop for all objectives and policies."""
 
+import contextlib
 import dataclasses
 import json
 import signal
@@ -8,8 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from active_learning import checkpoint, metrics, overview, probe, references
-from active_learning.build import Run, build, first_state, loader_of, matching
+from active_learning import checkpoint, metrics, overview, pairs, probe, processes, references
+from active_learning.build import Data, Run, build, first_state, loader_of, matching
 from active_learning.config import ConfigError, config_hash, differences, name_of, to_json
 from active_learning.data import splits
 from active_learning.evaluation import Evaluation
@@ -25,19 +26,29 @@ class NonFinite(RuntimeError):
 
 
 class Stop:
-    """SIGTERM asks the loop to save and return; outside the block the former handler is back."""
+    """SIGTERM asks the loop to save and return, of several processes all at the same update, whichever got the signal.
 
-    asked = False
+    Outside the block the former handler is back.
+    """
+
+    _asked, _looks, _former = False, 0, None
+
+    @property
+    def asked(self) -> bool:
+        if jax.process_count() > 1 and not self._asked:
+            self._looks += 1
+            self._asked = processes.told_to_stop(self._looks)
+        return self._asked
 
     def __enter__(self):
-        try:
+        if jax.process_count() > 1:
+            return self  # the processes' own handler tells them all
+        with contextlib.suppress(ValueError):  # not in the main thread: somebody else handles signals
             self._former = signal.signal(signal.SIGTERM, self._ask)
-        except ValueError:  # not in the main thread: somebody else handles signals
-            self._former = None
         return self
 
     def _ask(self, *_):
-        self.asked = True
+        self._asked = True
 
     def __exit__(self, *_):
         if self._former is not None:
@@ -60,7 +71,7 @@ def claim(workdir: Path, config: Config, extra: dict) -> None:
     path.write_text(json.dumps(ours, indent=1))
 
 
-def reference_of(config: Config, workdir: Path, stop: Stop) -> tuple[dict, dict] | None:
+def reference_of(config: Config, data: Data, workdir: Path, stop: Stop) -> tuple[dict, dict] | None:
     """The reference's (summary, parameters): loaded from any run of ours, or trained in its own run folder, or found there complete.
     Of cross-fitted references the sums of their bills and their parameters with a leading axis.
 
@@ -72,6 +83,7 @@ def reference_of(config: Config, workdir: Path, stop: Stop) -> tuple[dict, dict]
         summary = read_summary(folder)
         if summary is None or not summary["complete"]:
             raise ConfigError(f"config.reference.path={str(folder)!r}: no complete run there to load")
+        pairs.check_reference(folder, data)
     elif config.reference.kind == "crossfitted":
         return _crossfitted(config, folder, stop)
     else:
@@ -88,6 +100,7 @@ def _crossfitted(config: Config, folder: Path, stop: Stop) -> tuple[dict, dict] 
         "final": {"test_full/accuracy": float(np.mean([s["final"].get("test_full/accuracy", np.nan) for s in found]))},
         "flops": {account: sum(s["flops"][account] for s in found) for account in found[0]["flops"]},
         "train_seconds": sum(s["train_seconds"] for s in found),
+        "step": sum(s["step"] for s in found),
     }
     return summary, jax.tree.map(lambda *leaves: np.stack(leaves), *map(checkpoint.load_params, folders))
 
@@ -97,14 +110,16 @@ def read_summary(workdir: Path) -> dict | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def run(config: Config, workdir: Path | str, stop: Stop | None = None) -> dict:
+def run(config: Config, workdir: Path | str, stop: Stop | None = None, profile: tuple[int, int] = (0, 0)) -> dict:
     """Trains to the end, or until SIGTERM, and returns the summary; called again with the same folder it continues where it stopped.
+    Of the updates from profile[0] to before profile[1] a trace is written.
 
     Raises ConfigError or DataError before any compilation, NonFinite with the step's number.
     """
     workdir = Path(workdir)
     it = build(config)
-    claim(workdir, config, _about(it))
+    about = _about(it)
+    processes.on_first(lambda: claim(workdir, config, about))
     if (done := read_summary(workdir)) is not None and done["complete"]:
         LOG.info("%s: complete already", workdir)
         return done
@@ -114,7 +129,7 @@ def run(config: Config, workdir: Path | str, stop: Stop | None = None) -> dict:
         reference, params, once = None, None, (0.0, 0.0)
         ready = config.reference.kind in ("online", "stored", "cotrained")  # nothing to train or load
         if config.select.policy.reads_reference and not ready:
-            found = reference_of(config, workdir, stop)
+            found = reference_of(config, it.data, workdir, stop)
             if found is None:
                 return _summary(it, Ledger(), {}, None, complete=False)
             reference, params = found
@@ -122,7 +137,7 @@ def run(config: Config, workdir: Path | str, stop: Stop | None = None) -> dict:
             matching(one, jax.eval_shape(lambda: it.scorer_task.init(it.scorer, jax.random.key(0))), "config.reference")
         if config.select.policy.keep < 1:
             it, *once = references.filtered(it, params, workdir)
-        return _Training(it, workdir, stop, reference, params, once).run()
+        return _Training(it, workdir, stop, reference, params, once).run(profile)
 
 
 def _about(it: Run) -> dict:
@@ -144,9 +159,10 @@ def _summary(it: Run, ledger: Ledger, final: dict, reference: dict | None, compl
     bill = None
     if reference is not None:
         bill = {
-            "accuracy": reference["final"].get("test_full/accuracy"),
+            "accuracy": reference["final"].get(f"test_full/{it.task.headline}"),
             "flops": sum(reference["flops"].values()),
             "seconds": reference["train_seconds"],
+            "steps": reference["step"],
             "charged": it.config.reference.charge,
         }
     device = jax.devices()[0]
@@ -174,7 +190,8 @@ class _Training:
         self.watch = metrics.Stopwatch(self.ledger.train_seconds)
         self.first_step, self.first_seconds = self.ledger.step, self.ledger.train_seconds
         self.logged = 0.0, self.ledger.train_seconds  # seconds waited for data, and of training, at the last log line
-        self.writer = metrics.Writer(workdir, self.ledger.step, it.config.log.tensorboard)
+        board = it.config.log.tensorboard
+        self.writer = metrics.Writer(workdir, self.ledger.step, board) if processes.first() else metrics.NoWriter()
         self.evaluation = Evaluation(it)
         self.notes = probe.Notes(it, workdir, self.ledger.step)
 
@@ -203,10 +220,11 @@ class _Training:
         self.notes.flush()
         self.checkpoints.save(self.ledger.step, self.state, meta)
 
-    def run(self) -> dict:
+    def run(self, profile: tuple[int, int]) -> dict:
         """Steps to the end of the run or to SIGTERM; saves in either case."""
+        traced = metrics.Profile(self.workdir / "profile", *(profile if processes.first() else (0, 0)))
         try:
-            complete = self._steps()
+            complete = self._steps(traced)
             final = {}
             for line in overview.problem_lines(self.it):
                 LOG.info("%s: %s", self.it.config.name, line)
@@ -215,14 +233,17 @@ class _Training:
                 self.writer.write(self.ledger.as_dict(), final)
             self._save()
         finally:
+            traced.close(self.state)
             self.loader.close()
             self.writer.close()
             self.checkpoints.close()
         summary = _summary(self.it, self.ledger, final, self.reference, complete)
-        (self.workdir / "summary.json").write_text(json.dumps(summary, indent=1))
+        if processes.first():
+            (self.workdir / "summary.json").write_text(json.dumps(summary, indent=1))
+        processes.meet("summary")
         return summary
 
-    def _steps(self) -> bool:
+    def _steps(self, traced: metrics.Profile) -> bool:
         clock = self.it.clock
         late = None  # (step, what it said) of the step before: fetched while the next one runs
         self._checkpoint_zero()
@@ -234,7 +255,9 @@ class _Training:
                     self._fetch(late)
                     late = None
                     self.updates.compile(self.state, active)
-            self.state, said = self.updates(self.state, active, self.ledger.step + 1 < self.window)
+            traced.at(self.ledger.step, self.state)
+            with jax.profiler.StepTraceAnnotation("update", step_num=self.ledger.step):
+                self.state, said = self.updates(self.state, active, self.ledger.step + 1 < self.window)
             self._charge(active)
             self._fetch(late)
             late = self._between((self.ledger.step, said))
@@ -258,7 +281,8 @@ class _Training:
         for name, value in figures.items():
             if not np.isfinite(value):
                 raise NonFinite(f"{self.it.config.name}: {name} is {value} at update {step}")
-        self.notes.add(step, figures, said.chosen, said.rows, said.epochs)
+        if processes.first():
+            self.notes.add(step, figures, said.chosen, said.rows, said.epochs)
 
     def _due(self, every: int) -> bool:
         return self.ledger.step % every == 0 or self.ledger.step == self.it.clock.total
@@ -309,7 +333,7 @@ class _Training:
         values, cost = self.evaluation.gate(self.state)
         if config.select.until == "auto":
             self.ledger.charge(cost)
-            caught_up = values["gate/online_accuracy"] >= values["gate/reference_accuracy"]
+            caught_up = values["gate/online_merit"] >= values["gate/reference_merit"]
             self.gate_losses = self.gate_losses + 1 if caught_up else 0
             if self.gate_losses >= 3:
                 self.window = self.ledger.step

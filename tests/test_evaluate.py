@@ -15,7 +15,7 @@ from tests import toy, world
 def test_figures_do_not_depend_on_the_batch_size(batch_size):
     rows = toy.batch(32)
     images, labels = np.asarray(rows["image"]), np.asarray(rows["label"]) % 4  # class 4 never occurs
-    figures = Accuracy(toy.model(0.1), toy.CLASSES, batch_size)(toy.params(1), images, labels)
+    figures = Accuracy(toy.model(0.1), toy.CLASSES, batch_size)(toy.params(1), {"image": images, "label": labels})
     logits = np.asarray(toy.apply(toy.params(1), {"image": jnp.asarray(images)}, False)["logits"])
     hit = logits.argmax(axis=1) == labels
     per_class = [hit[labels == c].mean() for c in range(4)]

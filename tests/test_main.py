@@ -52,6 +52,8 @@ def command(config, workdir, *flags):
         (["--config.select.ratio=0"], "config.select.ratio=0"),
         (["--config.total=3 steps 2 epochs"], "config.total='3 steps 2 epochs': two durations"),
         (["--config.data.path=/nowhere"], "/nowhere/train.npz: no such file"),
+        (["--profile=4:2"], "--profile=4:2: expected START:STOP"),
+        (["--num_processes=2"], "missing: --coordinator=HOST:PORT, --process_id"),
         (["--config.data.label=labell"], "config.data.label='labell'"),
     ],
 )

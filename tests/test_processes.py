@@ -1,26 +1,86 @@
-"""Two processes choose the same ids and reach the same parameters as one."""
+"""Two processes choose what one chooses, stop together, write once, and one process goes on where two stopped."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
+import time
 
+import jax
 import numpy as np
+import pytest
 
-from tests.test_sharding import run
+from active_learning import processes, train
+from active_learning.build import build
+from active_learning.config import ConfigError
+from active_learning.data.source import DataError
+from tests import two_processes, world
+from tests.data.photos import write_folder
+from tests.test_train import ids, lines, models
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
 
 
-def test_two_processes_equal_one():
+def started(*arguments) -> list[subprocess.Popen]:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = str(probe.getsockname()[1])
     command = [sys.executable, "-m", "tests.two_processes", port]
-    both = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in (0, 1)]
-    out = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    said = json.loads(next(line for line in out[0].splitlines() if line.startswith("{")))
-    state, ids, gaps, *_ = run(1)
-    assert min(gaps) > 1e-5
-    assert [[tuple(i) for i in step] for step in said["ids"]] == ids
-    for name in ("learner", "online"):
-        np.testing.assert_allclose(said["params"][name], getattr(state, name).params["w"], rtol=1e-4, atol=1e-5)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [subprocess.Popen([*command, rank, *map(str, arguments)], **pipes) for rank in ("0", "1")]
+
+
+def wait_for(path, pair, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and all(process.poll() is None for process in pair):
+        if path.exists() and path.stat().st_size:
+            return
+        time.sleep(0.1)
+
+
+def test_two_processes_equal_one_stop_together_and_one_goes_on(tmp_path):
+    photos, arrays = write_folder(tmp_path / "photos", each=30), world.write_arrays(tmp_path)
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    pair = started(photos, arrays, alone, both)
+    wait_for(both / "metrics.jsonl", pair)
+    pair[1].send_signal(signal.SIGTERM)  # to one of them
+    out = [process.communicate(timeout=120) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], out
+    steps = [int(said.splitlines()[-1]) for said, _ in out]
+    assert steps[0] == steps[1] == json.loads((both / "summary.json").read_text())["step"] >= 1
+
+    assert json.loads((alone / "summary.json").read_text())["step"] == two_processes.STOP
+    config, straight = two_processes.alone(photos), tmp_path / "straight"
+    train.run(config, straight)
+    assert train.run(config, alone)["complete"]
+    for ours, theirs in zip(ids(alone), ids(straight), strict=True):
+        assert sorted(ours) == sorted(theirs)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)  # noqa: E731
+    jax.tree.map(close, models(alone, ("learner", "online")), models(straight, ("learner", "online")))
+    assert [line["step"] for line in lines(alone)] == [line["step"] for line in lines(straight)]
+
+
+def test_too_few_examples_are_named(tmp_path, monkeypatch):
+    config = world.config(world.write_arrays(tmp_path))
+    monkeypatch.setattr(jax, "process_count", lambda: 1000)
+    with pytest.raises(DataError, match="400 examples for 1000 processes"):
+        build(config)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("here:1234", None, None), "missing: --num_processes, --process_id"),
+        ((None, 2, 0), "missing: --coordinator=HOST:PORT"),
+        (("here:1234", 2, 2), r"--process_id=2: expected 0 \.\. 1"),
+    ],
+)
+def test_what_is_missing_is_named(given, message):
+    with pytest.raises(ConfigError, match=message):
+        processes.start(*given)
+
+
+def test_a_single_process_is_its_own_first():
+    processes.start()
+    assert processes.first() and processes.on_first(lambda: [1, 2]) == [1, 2]

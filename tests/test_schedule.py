@@ -1,6 +1,8 @@
 """Selection and training apart: the same choices as in one step, decided one update ahead, never waited for, and resumed exactly."""
 
 import dataclasses
+import gzip
+import json
 from functools import partial
 
 import jax
@@ -196,8 +198,12 @@ def test_one_trace_inside_the_window_and_one_after_it(arrays, tmp_path, monkeypa
             schedule, step, lambda *a, original=original: traced.append(original.__name__) or original(*a)
         )
     changes = {"policy": al.policies.hard, "ratio": 4, "until": "50 %"}
-    train.run(world.config(arrays, select=Select(**changes), checkpoint=Checkpoint(every="100 %")), tmp_path / "run")
+    settings = world.config(arrays, select=Select(**changes), checkpoint=Checkpoint(every="100 %"))
+    train.run(settings, tmp_path / "run", profile=(2, 4))
     assert traced == ["train_step", "uniform_step"]
+    (trace,) = (tmp_path / "run" / "profile").rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    assert [event["args"]["step_num"] for event in events if event.get("name") == "update"] == ["2", "3"]
 
 
 @pytest.mark.parametrize(

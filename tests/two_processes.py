@@ -1,42 +1,43 @@
-"""One of two processes of 4 emulated devices each: 8 steps of the toy world; process 0 prints ids and parameters as JSON.
+"""One of two processes of 4 emulated devices each: trains the folder ALONE for 4 updates, then BOTH until SIGTERM.
 
-Run by test_processes.py: `python -m tests.two_processes PORT RANK`.
+Run by test_processes.py: `python -m tests.two_processes PORT RANK PHOTOS ARRAYS ALONE BOTH`.
 """
 
-import json
 import sys
-from functools import partial
+from pathlib import Path
 
 import jax
-import numpy as np
+
+from active_learning import policies, processes, train
+from active_learning.settings import Evaluate, Log, Select
+from tests import test_schedule, world
+
+STOP = 4
 
 
-def main(port: str, rank: int) -> None:
+def alone(photos: Path):
+    """Selecting ahead on small views: whatever a stop could lose."""
+    return test_schedule.config(photos, schedule="ahead")
+
+
+def both(arrays: Path):
+    """Longer than anybody waits, with a line for every update."""
+    return world.config(
+        arrays,
+        total="200000 steps",
+        select=Select(policy=policies.hard, ratio=4),
+        evaluate=Evaluate(every="50 %"),
+        log=Log(every="1 steps", probes=0),
+    )
+
+
+def main(port: str, rank: str, photos: str, arrays: str, *folders: str) -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 4)
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank)
-    import active_learning as al
-    from active_learning import sharding
-    from tests import toy
-
-    mesh = al.make_mesh()
-    recipe = toy.recipe(mesh=mesh, chunk=4)
-    everywhere = sharding.replicated(mesh)
-    state = jax.jit(lambda: toy.state(recipe), out_shardings=everywhere)()
-    step = jax.jit(partial(al.train_step, recipe))
-    ids = []
-    for n in range(8):
-        whole = jax.device_get(toy.batch(64, seed=n))
-        mine = {name: rows[rank * 32 : (rank + 1) * 32] for name, rows in whole.items()}
-        batch = {k: jax.make_array_from_process_local_data(sharding.over_data(mesh), v) for k, v in mine.items()}
-        state, (_, chosen) = step(state, batch)
-        gathered = jax.jit(lambda x: x, out_shardings=everywhere)(chosen.ids)
-        ids.append(sorted(np.asarray(gathered).tolist()))
-    if rank == 0:
-        params = {m: np.asarray(getattr(state, m).params["w"]).tolist() for m in ("learner", "online")}
-        print(json.dumps({"ids": ids, "params": params}))
+    processes.start(f"localhost:{port}", 2, int(rank))
+    train.run(alone(Path(photos)), folders[0], world.StopAfter(STOP))
+    print(train.run(both(Path(arrays)), folders[1])["step"])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(*sys.argv[1:])

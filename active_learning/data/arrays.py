@@ -1,7 +1,9 @@
-"""A data set as two NumPy archives, train.npz and test.npz: `image` uint8, and any number of label columns."""
+"""A data set as NumPy arrays: two archives, train.npz and test.npz, or two folders of .npy files that are mapped, not read."""
 
 import os
 import zipfile
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,11 +13,13 @@ from active_learning.config import Section
 from active_learning.data.source import DataError, Memory, Opened, check_small
 
 ENVIRONMENT = "ACTIVE_LEARNING_DATA"
+SAMPLE = 2048  # mapped images that hash and statistics are computed from
 
 
 @dataclass(frozen=True)
 class Arrays(Section):
-    """train.npz and test.npz in one folder, uncompressed for speed, read fully into memory.
+    """train.npz and test.npz in one folder, uncompressed for speed, read fully into memory; or folders train and test with image.npy,
+    label.npy and so on, of which the images are mapped into memory, so that they may exceed it.
 
     Each holds `image` uint8 (n, height, width, channels), or (n, height, width) for grey, and integer label columns (n,). Classes are
     numbered from 0; their number is found from the training columns `label` and `truth`, or from a column `class_names` (strings).
@@ -40,8 +44,11 @@ class Arrays(Section):
     def open(self) -> Opened:
         """Reads and checks both archives. Raises DataError naming file and column."""
         folder = self.folder()
-        files = {part: folder / f"{part}.npz" for part in ("train", "test")}
-        (images, columns, names), (test_images, test_columns, _) = (_read(file) for file in files.values())
+        mapped = (folder / "train" / "image.npy").exists()
+        files = {part: folder / (part if mapped else f"{part}.npz") for part in ("train", "test")}
+        (images, columns, names), (test_images, test_columns, _) = (
+            _read(file, _mapped if mapped else _archive) for file in files.values()
+        )
         for key, column in (("label", self.label), ("truth", self.truth)):
             if column not in columns and (column or key == "label"):
                 raise DataError(f"config.data.{key}={column!r}: {files['train']} has no such column; {_list(columns)}")
@@ -58,7 +65,8 @@ class Arrays(Section):
         def source(part: str, image: np.ndarray, labels: dict[str, np.ndarray]) -> Memory:
             truth = self.truth if self.truth in labels else ""
             about = {"kind": "arrays", "name": self.name, "file": files[part].name}
-            return Memory(image, labels, classes, truth, names, about, str(files[part]), self.small)
+            sample = SAMPLE if mapped else 0
+            return Memory(image, labels, classes, truth, names, about, str(files[part]), self.small, sample)
 
         train, test = source("train", images, columns), source("test", test_images, test_columns)
         for made, column in ((train, self.label), (train, self.truth), (test, test_label)):
@@ -71,15 +79,38 @@ def _list(columns: dict[str, np.ndarray]) -> str:
     return f"columns there: {', '.join(columns) or 'none'}"
 
 
-def _read(file: Path) -> tuple[np.ndarray, dict[str, np.ndarray], tuple[str, ...]]:
-    """Images with a channel axis, label columns, class names of one archive."""
+def _archive(file: Path) -> dict[str, np.ndarray]:
+    with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _mapped(folder: Path) -> dict[str, np.ndarray]:
+    """Every NAME.npy of a folder; images stay on disk."""
+    if not (folder / "image.npy").is_file():
+        raise FileNotFoundError
+    mode = lambda file: "r" if file.stem == "image" else None  # noqa: E731
+    return {file.stem: np.load(file, mode(file), allow_pickle=False) for file in sorted(folder.glob("*.npy"))}
+
+
+def _read(
+    file: Path, load: Callable[[Path], dict[str, np.ndarray]]
+) -> tuple[np.ndarray, dict[str, np.ndarray], tuple[str, ...]]:
+    """Images with a channel axis, label columns, class names of one archive or folder."""
     try:
-        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as archive:
-            content = {name: archive[name] for name in archive.files}
+        content = load(file)
     except FileNotFoundError as error:
-        raise DataError(f"{file}: no such file") from error
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file}: not a readable .npz archive ({' '.join(str(error).split())})") from error
+        raise DataError(f"{file}: no such file{'' if file.suffix else ', or no image.npy in it'}") from error
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        AttributeError,
+        NotImplementedError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
+        kind = ".npz archive" if file.suffix else "folder of .npy files"
+        raise DataError(f"{file}: not a readable {kind} ({' '.join(str(error).split())})") from error
     image = content.pop("image", None)
     if image is None:
         raise DataError(f"{file}: no column 'image'; {_list(content)}")

@@ -5,15 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from active_learning.data import images, storage
+from active_learning.data import images, originals, storage
 from active_learning.data.arrays import Arrays
 from active_learning.data.disk import DiskSection, Listing
 from active_learning.data.image_folder import ImageFolder
+from active_learning.data.parquet import Parquet
 from active_learning.data.records import ArrayRecords
 from active_learning.data.source import DataError, Memory
 from active_learning.data.webdataset import WebDataset
 
-BY_SUFFIX = {".array_record": ArrayRecords, ".tar": WebDataset}
+BY_SUFFIX = {".array_record": ArrayRecords, ".tar": WebDataset, ".parquet": Parquet}
 
 
 def section_of(path: str) -> Any:
@@ -25,6 +26,8 @@ def section_of(path: str) -> Any:
         return BY_SUFFIX.get(there.suffix, ImageFolder)(path=path)
     if not there.is_dir():
         raise DataError(f"{path}: no such file or folder")
+    if originals.there(there):
+        return originals.Originals(path=path)
     for suffix, kind in BY_SUFFIX.items():
         if any(there.glob(f"*{suffix}")):
             return kind(path=path)

@@ -175,6 +175,8 @@ class Disk:
         return images.decode_small(self.files.read(row), size)
 
     def labels(self, column: str) -> Int32[np.ndarray, "n"]:
+        if not column:  # unlabelled: one stratum
+            return np.zeros(len(self), np.int32)
         if column not in self.label_columns:
             there = ", ".join(self.columns) or "none"
             raise DataError(f"{self.problems.where}: no label column {column!r}; there are: {there}")

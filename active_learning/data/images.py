@@ -95,6 +95,15 @@ def suffix(blob: bytes) -> str:
     return next((suffix for head, suffix in known.items() if blob.startswith(head)), ".ppm")
 
 
+def is_grey(blob: bytes) -> bool:
+    """Whether an encoded image has one channel. Raises BadImage."""
+    try:
+        with Image.open(io.BytesIO(blob), formats=FORMATS) as opened:
+            return len(opened.getbands()) == 1
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadImage(" ".join(str(error).split())[:200]) from error
+
+
 def shrink(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Resized so that the shorter side is `side` px, the whole picture kept; never enlarged."""
     height, width = image.shape[:2]

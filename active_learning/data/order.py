@@ -1,6 +1,7 @@
 """The order of examples as a function of (seed, position): nothing to save but a position, and any position is reached at once."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt64
@@ -83,3 +84,47 @@ class Order:
         for turn in range(_ROUNDS):
             left, right = right, left ^ (hash64(self.seed, epoch, turn, right) & mask)
         return (left << bits) | right
+
+
+BLOCK = 1024  # positions in which every source of a mixture has exactly its share
+
+
+class Interleaved:
+    """Several groups of rows in one stream, each with its share of every BLOCK positions and an endless order of its own.
+
+    Shares are rounded to 1 / BLOCK. The epoch of a position is that of its group. Raises ValueError for a share that rounds to no place, or
+    a group without rows.
+    """
+
+    def __init__(self, groups: Sequence[Int64[np.ndarray, "_"]], weights: Sequence[float], seed: int):
+        share = np.asarray(weights, np.float64) / np.sum(weights)
+        self.counts = np.floor(share * BLOCK).astype(np.int64)
+        rest = np.argsort(self.counts - share * BLOCK, kind="stable")[: BLOCK - self.counts.sum()]
+        self.counts[rest] += 1
+        if not self.counts.all():
+            raise ValueError(f"weights {list(weights)}: the smallest share is below 1 in {BLOCK}")
+        self.groups, self.seed = groups, seed
+        self.orders = [Order(len(rows), int(hash64(seed, n)[0] >> np.uint64(1))) for n, rows in enumerate(groups)]
+        self._blocks: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+
+    def positions(self, start: int, count: int) -> tuple[Int64[np.ndarray, "count"], Int32[np.ndarray, "count"]]:
+        """Row and epoch at positions start .. start + count - 1."""
+        first, last = start // BLOCK, (start + count - 1) // BLOCK
+        rows, epochs = (np.concatenate(parts) for parts in zip(*map(self._block, range(first, last + 1)), strict=True))
+        begin = start - first * BLOCK
+        return rows[begin : begin + count], epochs[begin : begin + count]
+
+    def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        if block not in self._blocks:
+            drawn = permutation(BLOCK, self.seed, 0x313C, block)
+            rows, epochs = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int32)
+            for places, order, group in zip(
+                np.split(drawn, np.cumsum(self.counts)[:-1]), self.orders, self.groups, strict=True
+            ):
+                places = np.sort(places)
+                index, epochs[places] = order.positions(block * len(places), len(places))
+                rows[places] = group[index]
+            self._blocks[block] = rows, epochs
+            if len(self._blocks) > 64:
+                self._blocks.popitem(last=False)
+        return self._blocks[block]

@@ -13,8 +13,6 @@ import jax
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from active_learning.data.order import Order
-
 AHEAD = 2  # batches that are read (and placed on the devices) before they are asked for
 
 
@@ -45,7 +43,7 @@ class Candidates:
     """The examples of a part, epoch after epoch, each in an order of its own."""
 
     def __init__(self, part, seed: int):
-        self.part, self.order = part, Order(len(part), seed)
+        self.part, self.order = part, part.order(seed)
 
     def at(self, position: int, count: int) -> tuple[Int64[np.ndarray, "k"], Int32[np.ndarray, "k"]]:
         return self.order.positions(position, count)

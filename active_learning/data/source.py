@@ -66,8 +66,9 @@ class Opened:
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """A Source held in memory. `about` becomes part of `describe()`; `truth_column` is '' when the true labels are unknown; `small`: px of
-    the view that scorers see, made on the device."""
+    """A Source held in memory, or mapped into it. `about` becomes part of `describe()`; `truth_column` is '' when the true labels are unknown;
+    `small`: px of the view that scorers see, made on the device; `sample`: images (evenly spaced) that hash and statistics read, 0: all.
+    """
 
     image: UInt8[np.ndarray, "n H W C"]
     label_columns: dict[str, np.ndarray]
@@ -77,6 +78,7 @@ class Memory:
     about: dict | None = None
     name: str = "data"  # in error messages
     small: int = 0
+    sample: int = 0
 
     def __len__(self) -> int:
         return len(self.image)
@@ -94,8 +96,12 @@ class Memory:
     def columns(self) -> tuple[str, ...]:
         return tuple(self.label_columns)
 
+    @property
+    def stats_sample(self) -> int:
+        return self.sample or len(self)
+
     def gather(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
-        return {"image": self.image[indices]}
+        return {"image": np.asarray(self.image[indices])}
 
     def small_view(self) -> "Memory":
         """The same examples, resized to `small` px."""
@@ -118,7 +124,11 @@ class Memory:
     @cached_property
     def _hash(self) -> str:
         digest = hashlib.sha256()
-        for name, values in (("image", self.image), *sorted(self.label_columns.items())):
+        image = self.image
+        if self.sample and self.sample < len(self):
+            digest.update(str(image.shape).encode())
+            image = self.image[np.linspace(0, len(self) - 1, self.sample).astype(np.int64)]
+        for name, values in (("image", image), *sorted(self.label_columns.items())):
             digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
             digest.update(np.ascontiguousarray(values).data)
         return digest.hexdigest()[:16]

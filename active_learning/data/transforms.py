@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 
 
@@ -57,7 +58,7 @@ def augment(
     return jax.vmap(one)(image, example_keys(key, ids, epoch))
 
 
-def resize(image: UInt8[Array, "B H W C"], size: int) -> UInt8[Array, "B size size C"]:
+def resize(image: UInt8[Array | np.ndarray, "B H W C"], size: int) -> UInt8[Array | np.ndarray, "B size size C"]:
     """Square images of `size` px, the small view that scorers can read; anti-aliased. Raises ValueError for a size below 1.
 
     The exact mean of each block (halves up) where `size` divides height and width, else a triangle filter.

@@ -2,6 +2,8 @@
 
 from active_learning.models.mlp import MLP
 from active_learning.models.resnet import ResNet
+from active_learning.models.text import Text
+from active_learning.models.two_tower import TwoTower
 from active_learning.models.vit import VARIANTS, ViT
 
-__all__ = ["MLP", "VARIANTS", "ResNet", "ViT"]
+__all__ = ["MLP", "VARIANTS", "ResNet", "Text", "TwoTower", "ViT"]

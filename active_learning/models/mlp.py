@@ -9,7 +9,7 @@ from active_learning.models.layers import Dense
 
 
 class MLP(nn.Module):
-    """Images -> logits and features; `depth` hidden layers of `width` with GELU."""
+    """Images -> logits and features (no logits with `num_classes` 0); `depth` hidden layers of `width` with GELU."""
 
     num_classes: int = 0
     width: int = 256
@@ -23,6 +23,8 @@ class MLP(nn.Module):
         for layer in range(self.depth):
             x = nn.gelu(Dense(self.width, dtype=self.dtype, name=f"layer_{layer}")(x))
         features = x.astype(jnp.float32)
+        if not self.num_classes:
+            return {"features": features}
         logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(features)
         return {"logits": logits, "features": features}
 

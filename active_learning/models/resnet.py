@@ -38,7 +38,7 @@ def _convolutions(width: int, stride: int, bottleneck: bool) -> list[tuple[int, 
 
 
 class ResNet(nn.Module):
-    """Images -> logits and features. Defaults: ResNet-18 for small images.
+    """Images -> logits and features (no logits with `num_classes` 0). Defaults: ResNet-18 for small images.
 
     stages: blocks of each stage, each stage half the resolution and twice the width of the one before. stem: "small" (3 x 3 convolution)
     or "imagenet" (7 x 7 with stride 2, then a pool of stride 2). Raises ValueError for another stem or a width not divisible by 4.
@@ -70,6 +70,8 @@ class ResNet(nn.Module):
             x = ResidualBlock(width, stride, self.bottleneck, self.dtype, name=name)(x)
         x = nn.relu(nn.GroupNorm(num_groups=min(32, x.shape[-1] // 4), dtype=self.dtype, name="norm")(x))
         features = jnp.mean(x, axis=(1, 2)).astype(jnp.float32)
+        if not self.num_classes:
+            return {"features": features}
         logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(features)
         return {"logits": logits, "features": features}
 

@@ -1,7 +1,10 @@
 """Vision Transformer (arXiv 2010.11929, plain pre-norm form), sizes mu to So400m or any width and depth."""
 
+from dataclasses import field
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -76,10 +79,42 @@ class Block(nn.Module):
         return x, None
 
 
-class ViT(nn.Module):
-    """Images -> logits and features. Raises ValueError when the patch does not divide the image, or the heads the width.
+def blocks(of, x: Float[Array, "B N D"], flat: bool) -> Float[Array, "B N D"]:
+    """The Transformer of a module with the fields depth, heads, mlp_dim, width, scan, remat and dtype; called within its `__call__`."""
+    block = Block if of.remat == "off" else nn.remat(Block, prevent_cse=not of.scan, policy=_POLICIES[of.remat])
+    fields = {"heads": of.heads, "mlp_dim": of.mlp_dim or 4 * of.width, "dtype": of.dtype, "flat": flat}
+    if not of.scan:
+        for layer in range(of.depth):
+            x, _ = block(**fields, name=f"block_{layer}")(x)
+        return x
+    scanned = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=of.depth)
+    return scanned(**fields, name="blocks")(x, None)[0]
 
-    pool: "gap" (mean), "cls" (a class token) or "map" (attention pooling). scan: one traced block instead of `depth`. remat: "off", "full"
+
+def blocks_cost(of, tokens: int) -> flops.Cost:
+    """FLOPs per example of `blocks` on so many tokens."""
+    products = flops.dense(tokens, of.width, 4 * of.width) + 2 * flops.dense(
+        tokens, of.width, of.mlp_dim or 4 * of.width
+    )
+    block = products + flops.attention(tokens, tokens, of.width)
+    again = {"off": 0.0, "full": block.forward, "dots": block.forward - products.forward}[of.remat]
+    return of.depth * (block + flops.Cost(recompute=again))
+
+
+def check_width(of) -> None:
+    """Raises ValueError for heads that do not divide the width, or an unknown remat."""
+    if of.width % of.heads:
+        raise ValueError(f"heads {of.heads} do not divide width {of.width}")
+    if of.remat != "off" and of.remat not in _POLICIES:
+        raise ValueError(f"remat {of.remat!r}: expected 'off', 'full' or 'dots'")
+
+
+class ViT(nn.Module):
+    """Images -> logits and features (no logits with `num_classes` 0). Raises ValueError when the patch does not divide the image, or the
+    heads the width.
+
+    keep: share of the patches that enter the blocks, spread evenly and the same for all images: a cheap scorer. pool: "gap" (mean), "cls" (a
+    class token) or "map" (attention pooling). scan: one traced block instead of `depth`. remat: "off", "full"
     or "dots" (keep the products). Training flattens tokens to 2-D before each dense layer, which is faster on CPUs; the numbers are the same.
     """
 
@@ -93,25 +128,31 @@ class ViT(nn.Module):
     scan: bool = False
     remat: str = "off"
     dtype: str = "float32"
+    keep: float = field(default=1.0, metadata={"late": True})
+
+    def _kept(self, patches: int) -> np.ndarray:
+        """Numbers of the patches that are kept."""
+        return np.unique(np.linspace(0, patches - 1, max(1, round(self.keep * patches))).round().astype(np.int32))
 
     def _check(self, image_shape: tuple[int, ...]) -> None:
         height, width, _ = image_shape
+        if not 0 < self.keep <= 1:
+            raise ValueError(f"keep {self.keep}: expected a share of the patches in (0, 1]")
         if height % self.patch or width % self.patch:
             raise ValueError(f"patch {self.patch} does not divide the {height} x {width} image")
-        if self.width % self.heads:
-            raise ValueError(f"heads {self.heads} do not divide width {self.width}")
+        check_width(self)
         if self.pool not in ("gap", "cls", "map"):
             raise ValueError(f"pool {self.pool!r}: expected 'gap', 'cls' or 'map'")
-        if self.remat != "off" and self.remat not in _POLICIES:
-            raise ValueError(f"remat {self.remat!r}: expected 'off', 'full' or 'dots'")
 
     @nn.compact
     def __call__(self, image: Float[Array, "B H W C"], *, train: bool = False) -> dict[str, Array]:
         self._check(image.shape[1:])
         x = self._embed(image, train)
-        x = self._blocks(x, flat=train)
+        x = blocks(self, x, flat=train)
         x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
         features = self._pool(x, flat=train).astype(jnp.float32)
+        if not self.num_classes:
+            return {"features": features}
         logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(features)
         return {"logits": logits, "features": features}
 
@@ -119,25 +160,16 @@ class ViT(nn.Module):
         size, p = image.shape[0], self.patch
         rows, columns = image.shape[1] // p, image.shape[2] // p
         x = image.reshape(size, rows, p, columns, p, -1).transpose(0, 1, 3, 2, 4, 5).reshape(size, rows * columns, -1)
-        x = Dense(self.width, dtype=self.dtype, flat=train, name="embed")(x)
         position = self.param("position", nn.initializers.normal(self.width**-0.5), (rows * columns, self.width))
+        if self.keep < 1:
+            kept = self._kept(rows * columns)
+            x, position = x[:, kept], position[kept]
+        x = Dense(self.width, dtype=self.dtype, flat=train, name="embed")(x)
         x = x + position[None].astype(x.dtype)
         if self.pool == "cls":
             token = self.param("cls", nn.initializers.zeros, (1, 1, self.width))
             x = jnp.concatenate([jnp.broadcast_to(token.astype(x.dtype), (size, 1, self.width)), x], axis=1)
         return x
-
-    def _blocks(self, x: Array, flat: bool) -> Array:
-        block = (
-            Block if self.remat == "off" else nn.remat(Block, prevent_cse=not self.scan, policy=_POLICIES[self.remat])
-        )
-        fields = {"heads": self.heads, "mlp_dim": self.mlp_dim or 4 * self.width, "dtype": self.dtype, "flat": flat}
-        if not self.scan:
-            for layer in range(self.depth):
-                x, _ = block(**fields, name=f"block_{layer}")(x)
-            return x
-        scanned = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.depth)
-        return scanned(**fields, name="blocks")(x, None)[0]
 
     def _pool(self, x: Array, flat: bool) -> Array:
         if self.pool == "gap":
@@ -155,15 +187,11 @@ class ViT(nn.Module):
     def cost(self, image_shape: tuple[int, int, int]) -> flops.Cost:
         """FLOPs per example on images of this shape."""
         self._check(image_shape)
-        patches = (image_shape[0] // self.patch) * (image_shape[1] // self.patch)
+        height, width, _ = image_shape
+        patches = len(self._kept((height // self.patch) * (width // self.patch)))
         tokens, hidden = patches + (self.pool == "cls"), self.mlp_dim or 4 * self.width
-        products = flops.dense(tokens, self.width, 4 * self.width) + 2 * flops.dense(tokens, self.width, hidden)
-        block = products + flops.attention(tokens, tokens, self.width)
-        again = {"off": 0.0, "full": block.forward, "dots": block.forward - products.forward}[self.remat]
         total = flops.dense(patches, self.patch**2 * image_shape[2], self.width, first=True)
-        total = (
-            total + self.depth * (block + flops.Cost(recompute=again)) + flops.dense(1, self.width, self.num_classes)
-        )
+        total = total + blocks_cost(self, tokens) + flops.dense(1, self.width, self.num_classes)
         if self.pool == "map":
             total += flops.dense(tokens, self.width, 2 * self.width) + flops.dense(1, self.width, 2 * self.width)
             total += flops.attention(1, tokens, self.width) + 2 * flops.dense(1, self.width, hidden)

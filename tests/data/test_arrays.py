@@ -118,6 +118,45 @@ def test_unreadable_files(tmp_path):
         refused(Arrays(path=str(tmp_path)), r"train\.npz: not a readable \.npz archive")
 
 
+def write_mapped(folder, n=5000):
+    """Folders of .npy files, more images than are sampled."""
+    image = np.random.default_rng(0).integers(0, 256, (n, 4, 4, 3), dtype=np.uint8)
+    for part in ("train", "test"):
+        (folder / part).mkdir()
+        np.save(folder / part / "image.npy", image)
+        np.save(folder / part / "label.npy", np.arange(n) % 3)
+        np.save(folder / part / "class_names.npy", np.array(["cat", "dog", "elk"]))
+    return image
+
+
+def test_mapped_arrays_stay_on_disk(tmp_path):
+    image = write_mapped(tmp_path)
+    train = Arrays(path=str(tmp_path)).open().train
+    assert isinstance(train.image, np.memmap) and train.class_names == ("cat", "dog", "elk")
+    seen = train.gather(np.array([4999, 0, 7]))["image"]
+    assert type(seen) is np.ndarray and np.array_equal(seen, image[[4999, 0, 7]])
+    assert train.stats_sample == 2048
+    one = train.describe()["hash"]
+    for index, same in ((0, False), (4999, False), (1, True)):  # a sample: the second image is not in it
+        changed = image.copy()
+        changed[index] ^= 1
+        np.save(tmp_path / "train" / "image.npy", changed)
+        assert (Arrays(path=str(tmp_path)).open().train.describe()["hash"] == one) == same
+
+
+def test_mapped_arrays_that_cannot_be_read(tmp_path):
+    write_mapped(tmp_path, 30)
+    file = tmp_path / "train" / "image.npy"
+    file.write_bytes(file.read_bytes()[:-9])
+    refused(Arrays(path=str(tmp_path)), r"train: not a readable folder of \.npy files")
+    np.save(file, np.array([{}], object))
+    refused(Arrays(path=str(tmp_path)), r"train: not a readable folder of \.npy files")
+    write = np.zeros((30, 4, 4, 3), np.uint8)
+    np.save(file, write)
+    (tmp_path / "test" / "image.npy").unlink()
+    refused(Arrays(path=str(tmp_path)), r"test: no such file, or no image\.npy in it")
+
+
 def test_cifar10n():
     opened = real("cifar10n", label="label_worse").open()
     train, test = opened.train, opened.test

@@ -1,0 +1,59 @@
+"""Two towers, of images and of texts, that meet in one space (arXiv 2103.00020, 2303.15343)."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from active_learning import flops
+from active_learning.contrastive import Embeddings, normalize
+from active_learning.models.layers import Dense
+
+
+class TwoTower(nn.Module):
+    """Images and texts -> `Embeddings` of unit norm with the learned scale and bias of their logits, one of each an example.
+
+    image, text: modules that give `features`. image_out, text_out: width of the projection after each, 0: none; both towers must end with the
+    same width (ValueError). scale, bias: first values; only the sigmoid loss reads the bias. What is not given is not embedded.
+    """
+
+    image: Any = None  # a ViT
+    text: Any = None  # a Text
+    image_out: int = 64
+    text_out: int = 64
+    scale: float = 10.0
+    bias: float = -10.0
+
+    @nn.compact
+    def __call__(
+        self,
+        image: Float[Array, "B H W C"] | None = None,
+        tokens: Int[Array, "B L"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Embeddings:
+        self.check()
+        size = (tokens if image is None else image).shape[0]
+        scale = jnp.exp(self.param("t", lambda _: jnp.log(jnp.float32(self.scale))))
+        bias = self.param("b", lambda _: jnp.float32(self.bias))
+        images = None if image is None else self._end("image_head", self.image_out, self.image(image, train=train))
+        texts = None if tokens is None else self._end("text_head", self.text_out, self.text(tokens, train=train))
+        return Embeddings(images, texts, jnp.broadcast_to(scale, (size,)), jnp.broadcast_to(bias, (size,)))
+
+    def _end(self, name: str, width: int, outputs: dict[str, Array]) -> Float[Array, "B D"]:
+        features = outputs["features"]
+        return normalize(Dense(width, name=name)(features) if width else features)
+
+    def check(self) -> None:
+        """Raises ValueError when the towers do not end with the same width."""
+        ends = [out or tower.width for out, tower in ((self.image_out, self.image), (self.text_out, self.text))]
+        if ends[0] != ends[1]:
+            raise ValueError(f"the image tower ends with {ends[0]} features, the text tower with {ends[1]}")
+
+    def cost(self, image_shape: tuple[int, int, int]) -> flops.Cost:
+        """FLOPs per pair, both towers; the loss's B products of D numbers a pair are left out (0.1 % of a ViT-B at B = 32,768)."""
+        total = self.image.cost(image_shape) + self.text.cost()
+        for width, tower in ((self.image_out, self.image), (self.text_out, self.text)):
+            total += flops.dense(1, tower.width, width)
+        return total

@@ -1,0 +1,66 @@
+"""Flickr8k (8,000 photos, five captions each) with half of the pool's captions exchanged: the setting of experiments/flickr.py.
+
+    python -m active_learning.main --config=configs/flickr8k.py --workdir=runs/flickr
+    python -m active_learning.evaluate runs/flickr
+
+Reads tars in the WebDataset layout (train-*.tar, val-*.tar, test-*.tar) in $ACTIVE_LEARNING_DATA/flickr8k; elsewhere:
+--config.data.path='DIR/train-*.tar' --config.data.test_path='DIR/test-*.tar' --config.evaluate.also.val.path=... alike. Arms after the colon:
+`learnability` (default), `easy`, `loss`, `joint`, `uniform`. Hardware: two CPU cores, a few minutes. Expected: docs/image_text.md.
+"""
+
+import os
+
+from active_learning import policies
+from active_learning.config import section
+from active_learning.data.webdataset import WebDataset
+from active_learning.models import Text, TwoTower, ViT
+from active_learning.settings import Config, Evaluate, Optim, Pairs, Reference, Select, Split
+
+ARMS = {
+    "learnability": policies.learnability,
+    "easy": policies.easy_reference,
+    "loss": policies.pair_learnability,
+    "joint": policies.joint,
+    "uniform": policies.uniform,
+}
+CLASSES = ("dog", "boy", "girl", "man", "woman", "water", "snow", "beach", "ball", "bike")
+
+
+def towers(width: int, depth: int, text_depth: int, heads: int):
+    """Both towers, of one width, for 64 px and 24 tokens."""
+    return section(
+        TwoTower,
+        image=section(ViT, width=width, depth=depth, heads=heads, patch=16),
+        text=section(Text, vocab=2048, context=24, width=width, depth=text_depth, heads=heads),
+    )
+
+
+def source(test: str = "test"):
+    """The tars, judged by those whose names start with `test`."""
+    folder = f"{os.environ.get('ACTIVE_LEARNING_DATA', 'data')}/flickr8k"
+    paths = {"path": f"{folder}/train-*.tar", "test_path": f"{folder}/{test}-*.tar"}
+    return section(WebDataset, **paths, size=64, label="", text="captions")
+
+
+def get_config(arm: str = "learnability"):
+    uniform = arm == "uniform"
+    select = section(Select, policy=ARMS[arm], ratio=4, until="60 %")
+    return section(
+        Config,
+        name=arm,
+        baseline=uniform,
+        data=source(),
+        task=section(Pairs, loss="sigmoid", exchanged={"pool": 0.5}, classes=CLASSES),
+        split=section(Split, parts={"pool": 3_500, "reference": 2_000, "gate": 250, "tune": 250}),
+        learner=towers(128, 3, 2, 4),
+        scorer=towers(48, 2, 1, 2),
+        batch_size=128,
+        total="600 steps",
+        optim=section(Optim, learning_rate=1e-3, warmup="10 %", weight_decay=0.01),
+        scorer_optim=section(Optim, learning_rate=2e-3, warmup="10 %", weight_decay=0.01),
+        select=section(Select) if uniform else select,
+        reference=section(
+            Reference, total="600 steps", optim=section(Optim, learning_rate=2e-3, warmup="10 %", weight_decay=0.01)
+        ),
+        evaluate=section(Evaluate, every="10 %", gate="" if uniform else "gate", also={"val": source("val")}),
+    )

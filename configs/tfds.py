@@ -1,0 +1,31 @@
+"""A set of TensorFlow Datasets in the ArrayRecord format, read without TensorFlow: DIR/NAME/VERSION.
+
+    python -m active_learning.main --config=configs/tfds.py --config.data.path=DIR --workdir=runs/mine
+
+A tenth is held out as the test set where there is none, a fifth of the rest trains the reference. `--config.data.size=224` for larger
+views. Hardware: anything; at 64 px a laptop. `configs/tfds.py:uniform` is the plain run beside it.
+"""
+
+from active_learning import policies
+from active_learning.config import section
+from active_learning.data.catalogue import Tfds
+from active_learning.models import ViT
+from active_learning.settings import Config, Optim, Reference, Select, Split
+
+
+def get_config(arm: str = "learnability"):
+    select = section(Select, policy=policies.learnability, ratio=4, until="40 %")
+    return section(
+        Config,
+        name=arm,
+        baseline=arm == "uniform",
+        data=section(Tfds, path="~/tensorflow_datasets", name="fashion_mnist", size=0),
+        split=section(Split, parts={"pool": 0.75, "reference": 0.2, "tune": 0.05}),
+        learner=section(ViT, width=192, depth=4, heads=3, patch=16),
+        scorer=section(ViT, width=48, depth=2, heads=1, patch=16),
+        batch_size=64,
+        total="20 epochs",
+        optim=section(Optim, learning_rate=1e-3),
+        select=select if arm == "learnability" else section(Select),
+        reference=section(Reference, total="20 epochs", batch_size=64),
+    )

@@ -1,0 +1,211 @@
+"""Joint selection: against the formula in NumPy, in law, on planted scores against Gibbs sampling, and two known fakes."""
+
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import active_learning as al
+from active_learning import contrastive, pairwise, select, sharding
+from tests import toy
+
+B, D = 64, 8
+
+
+class Dense(NamedTuple):
+    """Pair scores as a matrix, for tests only."""
+
+    matrix: jax.Array
+
+    def diag(self):
+        return jnp.diagonal(self.matrix)
+
+    def block(self, rows, columns):
+        taken = self.matrix if rows is None else self.matrix[rows]
+        return taken if columns is None else taken[:, columns]
+
+
+def said(seed: int, size: int = B, scale: float = 5.0, bias: float = -2.0) -> contrastive.Embeddings:
+    keys = jax.random.split(jax.random.key(seed))
+    image, text = (contrastive.normalize(jax.random.normal(key, (size, D))) for key in keys)
+    return contrastive.Embeddings(image, text, jnp.full((size,), scale), jnp.full((size,), bias))
+
+
+def matrix_of(one: contrastive.Embeddings) -> np.ndarray:
+    """Every term of the sigmoid loss, in float64."""
+    x = float(one.scale[0]) * np.asarray(one.image, np.float64) @ np.asarray(one.text, np.float64).T + float(
+        one.bias[0]
+    )
+    return np.log1p(np.exp(-(2 * np.eye(len(x)) - 1) * x))
+
+
+def slow_joint(key, matrix: np.ndarray, b: int, chunks: int, start: int) -> list[int]:
+    """Algorithm 1 from the formula: the sums are made anew for every chunk."""
+    chosen: list[int] = []
+    for number in range(chunks):
+        logits = np.diag(matrix) + matrix[:, chosen].sum(axis=1) + matrix[chosen].sum(axis=0)
+        logits = logits + np.asarray(jax.random.gumbel(jax.random.fold_in(key, number), (len(matrix),), jnp.float32))
+        logits[chosen] = -np.inf
+        count = start if number == 0 else (b - start) // (chunks - 1)
+        chosen += np.argsort(-logits, kind="stable")[:count].tolist()
+    return chosen
+
+
+def test_pair_scores_are_the_terms_of_the_sigmoid_loss():
+    online, reference = said(0), said(1)
+    pairs, _ = pairwise.learnability(al.ScoreInputs(online=online, reference=reference), ())
+    expected = matrix_of(online) - matrix_of(reference)
+    rows, columns = jnp.arange(5), jnp.arange(10, 30)
+    np.testing.assert_allclose(pairs.block(rows, columns), expected[:5, 10:30], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(pairs.diag(), np.diag(expected), rtol=1e-4, atol=1e-5)
+    loss = contrastive.sigmoid(online.image, online.text, online.scale[0], online.bias[0])
+    hard = replace(pairs, easy=None)
+    block = np.array(hard.block(None, None))
+    np.fill_diagonal(block, hard.diag())
+    np.testing.assert_allclose(block.sum(axis=1), loss, rtol=1e-5)
+    np.testing.assert_allclose(pairwise.own(pairwise.tempered(pairs, 0.5)), 2 * pairs.diag(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("b", "chunks", "first", "start"), [(32, 16, None, 2), (30, 4, None, 9), (32, 5, 0.5, 16), (7, 1, None, 7)]
+)
+def test_joint_selection_is_the_formula(b, chunks, first, start):
+    pairs, _ = pairwise.learnability(al.ScoreInputs(online=said(0), reference=said(1)), ())
+    key = jax.random.key(3)
+    found = jax.jit(partial(select.joint, b=b, chunks=chunks, first=first, tile=3))(key, pairs)
+    expected = slow_joint(key, matrix_of(said(0)) - matrix_of(said(1)), b, chunks, start)
+    assert found.indices.tolist() == expected
+    assert len(set(expected)) == b
+
+
+@pytest.mark.parametrize("changes", [{"chunks": 0}, {"chunks": 9}, {"first": 0.0}, {"b": 65}])
+def test_impossible_options_are_refused(changes):
+    with pytest.raises(ValueError, match=r"joint selection|cannot select"):
+        select.joint(jax.random.key(0), Dense(jnp.zeros((B, B))), **{"b": 8, **changes})
+
+
+def test_with_a_diagonal_matrix_it_is_independent_sampling_in_law():
+    scores, b, draws = np.array([0.0, 1.0, -1.0, 0.5, 0.2]), 3, 20_000
+    keys = jax.random.split(jax.random.key(0), draws)
+    dense = Dense(jnp.diag(jnp.asarray(scores, jnp.float32)))
+    chosen = jax.jit(jax.vmap(lambda key: select.joint(key, dense, b, chunks=3).indices))(keys)
+    sets = [tuple(row) for row in np.sort(np.asarray(chosen), axis=1).tolist()]
+    p = np.exp(scores)
+
+    def law(those):  # of an unordered set, drawn one after the other without replacement
+        if not those:
+            return 1.0
+        return sum(p[i] / (p.sum() - sum(p[j] for j in those if j != i)) * law(those - {i}) for i in those)
+
+    expected = np.array([law(frozenset(those)) for those in combinations(range(5), b)])
+    counts = np.array([sets.count(those) for those in combinations(range(5), b)])
+    assert expected.sum() == pytest.approx(1)
+    assert (
+        np.sum((counts - draws * expected) ** 2 / (draws * expected)) < 27.9
+    )  # chi-square, 9 degrees of freedom, 0.1 %
+
+
+def test_a_reference_that_copies_the_online_model_is_uniform_sampling():
+    pairs, _ = pairwise.learnability(al.ScoreInputs(online=said(0), reference=said(0)), ())
+    assert not np.asarray(pairs.diag()).any()
+    assert not np.asarray(pairs.block(None, jnp.arange(B))).any()
+    keys = jax.random.split(jax.random.key(1), 4000)
+    chosen = jax.jit(jax.vmap(lambda key: select.joint(key, pairs, 16, chunks=4).indices))(keys)
+    counts = np.bincount(np.asarray(chosen).ravel(), minlength=B)
+    deviation = (counts - 4000 / 4) / np.sqrt(4000 * 0.25 * 0.75)
+    assert np.abs(deviation).max() < 4.2
+    assert deviation.std() == pytest.approx(1, abs=0.3)
+
+
+def test_devices_change_nothing_and_no_embedding_is_gathered():
+    mesh = toy.mesh_of(8)
+    pairs, _ = pairwise.learnability(al.ScoreInputs(online=said(0, 512), reference=said(1, 512)), ())
+    choose = jax.jit(partial(select.joint, b=64, chunks=4))
+    alone = choose(jax.random.key(0), pairs).indices
+    over = jax.device_put((pairs.hard, pairs.easy), sharding.over_data(mesh))
+    compiled = choose.lower(jax.random.key(0), pairwise.PairScores(*over)).compile()
+    np.testing.assert_array_equal(compiled(jax.random.key(0), pairwise.PairScores(*over)).indices, alone)
+    assert "f32[512,8]" not in compiled.as_text()
+
+
+# Planted: pairs of one half of the blocks are worth more, those of the other less, and the diagonal says nothing of it.
+SIZE, CHOSEN, CHUNKS, SEEDS, SWEEPS = 256, 64, 16, 20, 2000
+
+
+def planted(seed: int) -> np.ndarray:
+    """Pair scores of rank 6 off the diagonal: worth of both blocks, and some more within a block; every block has the same diagonal."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(SIZE)
+    block, diagonal = np.empty(SIZE, int), np.empty(SIZE)
+    block[order], diagonal[order] = np.arange(SIZE) % 4, np.repeat(rng.normal(0, 0.2, SIZE // 4), 4)
+    worth = (rng.permutation([0.3, 0.3, -0.3, -0.3]) * rng.uniform(0.7, 1.3))[block]
+    matrix = worth[:, None] + worth[None] + 0.02 * (block[:, None] == block[None])
+    np.fill_diagonal(matrix, diagonal)
+    return matrix
+
+
+@partial(jax.jit, static_argnames="sweeps")
+def gibbs(matrix, key, sweeps: int):
+    """Mean of the sum over the sub-batch in the later half of a chain that redraws one member after the other, given all others: chains
+    of all (n, B, B) matrices at once."""
+    n, rows = matrix.shape[0], jnp.arange(matrix.shape[0])
+    own = jnp.diagonal(matrix, axis1=1, axis2=2)
+    both = (matrix + jnp.swapaxes(matrix, 1, 2)) * (1 - jnp.eye(SIZE))[None]
+    members = jax.vmap(lambda k: jax.random.permutation(k, SIZE)[:CHOSEN])(jax.random.split(key, n))
+    inside = jnp.zeros((n, SIZE)).at[rows[:, None], members].set(1.0)
+
+    def redraw(carry, now):
+        (members, inside, logits), (slot, uniform) = carry, now
+        out = members[:, slot]
+        logits, inside = logits - both[rows, out], inside.at[rows, out].set(0.0)
+        free = jnp.where(inside > 0, -jnp.inf, logits)
+        p = jnp.exp(free - jnp.max(free, axis=1, keepdims=True)).reshape(n, 16, 16)
+        blocks = jnp.cumsum(p.sum(axis=2), axis=1)  # the inverse of the distribution function, in two levels
+        at = uniform * blocks[:, -1]
+        k = jnp.minimum(jnp.sum(blocks <= at[:, None], axis=1), 15)
+        rest = at - (blocks - p.sum(axis=2))[rows, k]
+        m = jnp.minimum(jnp.sum(jnp.cumsum(p[rows, k], axis=1) <= rest[:, None], axis=1), 15)
+        new = 16 * k + m
+        return (members.at[:, slot].set(new), inside.at[rows, new].set(1.0), logits + both[rows, new]), None
+
+    def sweep(carry, key):
+        carry, _ = jax.lax.scan(redraw, carry, (jnp.arange(CHOSEN), jax.random.uniform(key, (CHOSEN, n))))
+        inside = carry[1]
+        return carry, jnp.sum(inside * own, axis=1) + 0.5 * jnp.einsum("ni,nij,nj->n", inside, both, inside)
+
+    start = (members, inside, own + jnp.einsum("nij,nj->ni", both, inside))
+    _, sums = jax.lax.scan(sweep, start, jax.random.split(jax.random.fold_in(key, 1), sweeps))
+    return jnp.mean(sums[sweeps // 2 :], axis=0)
+
+
+def test_joint_selection_gains_what_gibbs_sampling_gains_and_the_fake_does_not():
+    matrices = np.stack([planted(seed) for seed in range(SEEDS)])
+    scores, keys = jnp.asarray(matrices, jnp.float32), jax.random.split(jax.random.key(5), 16)
+
+    def gains(choose):
+        """Mean over 16 draws of the true sum over the sub-batch that `choose(key, matrix)` picks, for each seed."""
+        chosen = np.asarray(jax.jit(jax.vmap(lambda m: jax.vmap(lambda k: choose(k, m))(keys)))(scores))
+        return np.array([[m[np.ix_(c, c)].sum() for c in of] for m, of in zip(matrices, chosen, strict=True)]).mean(
+            axis=1
+        )
+
+    def outer_difference(matrix):
+        """The fake: per-example losses of online and reference, 2 d and d, whose difference is the diagonal d."""
+        d = jnp.diagonal(matrix)
+        return Dense(2 * d[:, None] - d[None])
+
+    chains = np.asarray(gibbs(jnp.concatenate([scores, scores]), jax.random.key(0), SWEEPS)).reshape(2, SEEDS)
+    np.testing.assert_allclose(chains[0], chains[1], rtol=0.02)
+    uniform = gains(lambda k, m: select.gumbel_top_k(k, jnp.zeros(SIZE), CHOSEN).indices)
+    share = lambda found: (found - uniform) / (chains.mean(axis=0) - uniform)  # noqa: E731
+    together = gains(lambda k, m: select.joint(k, Dense(m), CHOSEN, chunks=CHUNKS).indices)
+    alone = gains(lambda k, m: select.gumbel_top_k(k, jnp.diagonal(m), CHOSEN).indices)
+    fake = gains(lambda k, m: select.joint(k, outer_difference(m), CHOSEN, chunks=CHUNKS).indices)
+    assert share(together).min() >= 0.9
+    assert (together > alone).all()
+    assert share(fake).max() < 0.1

@@ -1,0 +1,135 @@
+"""Image-text pairs end to end: from tars to retrieval figures, in the one loop."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from active_learning import pairs, policies, train
+from active_learning.build import build
+from active_learning.config import ConfigError, config_hash, from_json, to_json
+from active_learning.data.source import DataError
+from active_learning.evaluate import evaluate
+from active_learning.settings import Evaluate, Pairs, Reference, Select, Split
+from tests import pairs_world, world
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return pairs_world.write_tars(tmp_path_factory.mktemp("pairs"))
+
+
+def test_a_run_from_the_tars_to_figures(folder, tmp_path):
+    config = pairs_world.config(folder)
+    summary = train.run(config, tmp_path / "a")
+    assert summary["complete"]
+    assert 0 <= summary["final"]["test_full/recall"] <= 1
+    assert summary["reference"]["accuracy"] is not None
+    lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert any("gate/online_log_rank" in line for line in lines)
+    noisy = [line["pool/wrong_share"] for line in lines if "pool/wrong_share" in line]
+    assert np.mean(noisy) == pytest.approx(0.5, abs=0.13)
+    found = evaluate(tmp_path / "a")["test"]
+    assert found["log_rank"] == pytest.approx(summary["final"]["test_full/log_rank"], rel=1e-5)
+
+
+def test_exchanged_captions_follow_the_config_and_only_there(folder):
+    it = build(pairs_world.config(folder))
+    assert it.data.parts["pool"].wrong.mean() == 0.5
+    assert not it.data.parts["reference"].wrong.any()
+    assert not it.data.parts["test"].wrong.any()
+    assert it.data.train.wrong.sum() == 32
+    again = build(
+        pairs_world.config(folder, split=Split(parts={"pool": 64, "reference": 16, "gate": 8, "tune": 8}, fold=1))
+    )
+    ids = it.data.train.source.ids[it.data.train.indices]
+    there = dict(zip(ids, it.data.train.caption_of, strict=True))
+    half = again.data.train
+    assert all(there[i] == c for i, c in zip(half.source.ids[half.indices], half.caption_of, strict=True))
+
+
+def test_the_tokens_of_a_batch_are_those_of_its_captions_by_id_and_epoch(folder):
+    part = build(pairs_world.config(folder)).data.train
+    rows, zeros = np.arange(8), np.zeros(8, np.int32)
+    first, second = part.batch(rows, zeros), part.batch(rows[::-1], zeros)
+    np.testing.assert_array_equal(first["tokens"], second["tokens"][::-1])
+    epochs = np.arange(20)
+    seen = {part.batch(rows[:1], epochs[e : e + 1])["tokens"].tobytes() for e in epochs}
+    assert len(seen) == 2
+    assert first["tokens"].dtype == np.int32
+    whose = part.caption_of[rows]
+    assert all((part.captions.tokens[whose[i]] == first["tokens"][i][None]).all(axis=1).any() for i in rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": Pairs(loss="hinge")}, "config.task.loss='hinge'"),
+        ({"task": Pairs(exchanged={"nowhere": 0.5})}, "no part is named 'nowhere'"),
+        ({"task": Pairs(text="words")}, "no text column 'words'|no column"),
+        ({"task": Pairs(tokenizer="/nowhere/x.json")}, "no such file"),
+        ({"scorer": pairs_world.towers(context=12)}, "config.scorer.text.context=12"),
+        ({"scorer": pairs_world.towers(vocab=260)}, r"config.scorer.text.vocab=260: the tokenizer has \d+ tokens"),
+        ({"learner": pairs_world.towers().image}, "config.learner: MLP has no text tower"),
+        ({"task": Pairs(chunk=5)}, "config.task.chunk=5"),
+        ({"reference": Reference(kind="stored", path="x")}, "depends on the caption drawn"),
+    ],
+)
+def test_what_cannot_run_is_one_clear_line(folder, changes, message):
+    with pytest.raises((ConfigError, DataError), match=message):
+        build(pairs_world.config(folder, **changes))
+
+
+def test_a_pair_without_a_caption_is_named(tmp_path):
+    pairs_world.write_tars(tmp_path, 24, 8)
+    blob = (tmp_path / "train-0.tar").read_bytes()
+    empty = blob.replace(
+        b'["a dark red square", "the red one is dark"]', b'["                 ", "                   "]'
+    )
+    assert empty != blob
+    (tmp_path / "train-0.tar").write_bytes(empty)
+    with pytest.raises(DataError, match=r"train0\d+.* have no caption in column 'captions'"):
+        build(
+            pairs_world.config(
+                tmp_path, split=Split(parts={"pool": 16, "reference": 8}), evaluate=Evaluate(), select=Select(ratio=1)
+            )
+        )
+
+
+def test_a_reference_of_another_tokenizer_is_refused(tmp_path, folder):
+    data = build(pairs_world.config(folder)).data
+    (tmp_path / "config.json").write_text(json.dumps({"data": {"tokenizer": "other"}}))
+    with pytest.raises(ConfigError, match="trained with tokenizer other"):
+        pairs.check_reference(tmp_path, data)
+
+
+def test_the_task_is_a_late_key_and_survives_json(folder, tmp_path):
+    config = world.config(tmp_path)
+    assert "task" not in to_json(config)
+    pair = pairs_world.config(folder)
+    assert from_json(json.loads(json.dumps(to_json(pair)))) == pair
+    assert config_hash(pair) != config_hash(
+        dataclasses.replace(pair, task=Pairs(loss="softmax", exchanged={"pool": 0.5}))
+    )
+    assert pair.select.policy is policies.learnability
+
+
+def test_both_losses_give_finite_gradients_over_devices(folder):
+    found = {}
+    for count in (1, 8):
+        it = build(pairs_world.config(folder), jax.devices()[:count])
+        params = it.task.init(it.learner, jax.random.key(0))
+        batch = {
+            k: jnp.asarray(v)
+            for k, v in it.data.train.batch(np.arange(16), np.zeros(16, np.int32)).items()
+            if k in ("image", "tokens")
+        }
+        model = it.recipe.learner
+        loss = lambda p, m=model, b=batch: m.learn_loss(m.apply(p, b, True), b).mean()  # noqa: E731
+        found[count] = jax.device_get(jax.jit(jax.value_and_grad(loss))(params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), found[1], found[8])
