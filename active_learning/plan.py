@@ -254,6 +254,7 @@ def parse(argv: list[str]) -> tuple[Config, argparse.Namespace]:
 
 def report(config: Config, args: argparse.Namespace) -> Iterator[str]:
     """All lines of the plan. Raises ConfigError, and DataError when a reference is to be probed without data."""
+    chips = pod.devices_of(args.topology) if args.topology else []  # first: an unknown topology ends the plan
     # Planning needs no reference on disk: a stored or loaded one is not read here.
     bare = dataclasses.replace(config, reference=dataclasses.replace(config.reference, kind="trained"))
     try:
@@ -266,15 +267,13 @@ def report(config: Config, args: argparse.Namespace) -> Iterator[str]:
         it, shape, classes, examples = None, (args.image_size, args.image_size, 3), args.classes, args.examples
         yield f"no data ({error}); planned for {examples:,} images of {args.image_size} px in {classes:,} classes"
         learner, scorer = (dataclasses.replace(m, num_classes=classes) for m in (config.learner, config.scorer))
-    if args.topology:  # before anything is printed: a topology that is not there ends the plan
-        planned = assembled(config, shape, classes, examples, pod.devices_of(args.topology))
     bill = bill_of(config, learner, scorer, examples, shape)
     small = seen_by_scorers(config, shape)
     yield from money(bill, sizes(learner, scorer, shape, small))
     here = assembled(dataclasses.replace(config, fsdp=1), shape, classes, examples, jax.devices()[:1])
     yield from memory(state_shapes(here), config.batch_size, config.select.ratio, shape)
     if args.topology:
-        yield from pod.lines(planned, args.topology, args.mfu)
+        yield from pod.lines(assembled(config, shape, classes, examples, chips), args.topology, args.mfu)
     found = None
     if args.reference:
         if "reference" not in config.select.policy.needs:

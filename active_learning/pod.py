@@ -25,7 +25,7 @@ from active_learning.config import ConfigError
 from active_learning.flops import PEAK_FLOPS
 from active_learning.ledger import ACCOUNTS
 from active_learning.settings import Select
-from active_learning.step import Batch, train_step, uniform_step
+from active_learning.step import train_step, uniform_step
 
 MIB, GIB, LARGE = 2**20, 2**30, 1e6
 SELECTION = ("score_online", "score_reference", "score_learner", "select", "take")  # named scopes of the step
@@ -41,9 +41,9 @@ class Chip:
 
 
 CHIPS = {
-    "TPU v5 lite": Chip(16, 819e9, 200e9),
-    "TPU v5": Chip(95, 2765e9, 600e9),
-    "TPU v6 lite": Chip(32, 1640e9, 448e9),
+    "TPU v5 lite": Chip(16.0, 819e9, 200e9),
+    "TPU v5": Chip(95.0, 2765e9, 600e9),
+    "TPU v6 lite": Chip(32.0, 1640e9, 448e9),
 }
 
 
@@ -67,7 +67,7 @@ def devices_of(topology: str) -> list[jax.Device]:
     return devices
 
 
-def batch_shapes(it: Run) -> Batch:
+def batch_shapes(it: Run) -> dict[str, jax.ShapeDtypeStruct]:
     """A step's batch as shapes with their shardings."""
     b, task = it.config.batch_size, it.task
     size = b * it.config.select.ratio if it.clock.window else b
@@ -128,7 +128,7 @@ def _too_large(it: Run, said: str, found: Compiled | None = None) -> str:
     sizes = re.search(r"[Uu]sed ([\d.]+)([KMG]) of ([\d.]+)([KMG])", said)
     scale = {"K": 2**10, "M": 2**20, "G": 2**30}
     if found is not None:
-        uses = found.memory
+        uses = float(found.memory)
     elif sizes:
         uses, has = float(sizes[1]) * scale[sizes[2]], float(sizes[3]) * scale[sizes[4]]
     else:
