@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 
 from active_learning import checkpoint, flops, ledger, optim, pairs, references, replay, sharding, stored
 from active_learning.config import ConfigError
-from active_learning.data import splits, transforms
+from active_learning.data import splits
+from active_learning.data.augment import Augmentation, augmented, mixed
 from active_learning.data.captions import Captions
 from active_learning.data.disk import stand_in
 from active_learning.data.order import Interleaved, Order
@@ -208,9 +209,13 @@ class Run:
         return bool(getattr(source, "small", 0) and self.recipe.policy.needs and hasattr(source, "gather_small"))
 
 
-def _augment(batch: Batch, key) -> Batch:
+def _augment(batch: Batch, key, settings: Augmentation, mesh: Mesh | None) -> Batch:
+    """The batch in another guise, a function of (key, id, epoch)."""
     name = "image" if "image" in batch else "image_small"
-    return batch | {name: transforms.augment(batch[name], batch["id"], batch["epoch"], key)}
+    batch = batch | {name: augmented(settings, batch[name], batch["id"], batch["epoch"], key)}
+    return (
+        mixed(batch, name, key, settings.mixup, partial(sharding.take_sharded, mesh=mesh)) if settings.mixup else batch
+    )
 
 
 def _plain(batch: Batch, key) -> Batch:
@@ -287,7 +292,7 @@ def assemble(config: Config, clock: Clock, task, scorer_task, devices: list[jax.
     mesh = sharding.make_mesh(devices, config.fsdp)
     task, scorer_task = task.on(mesh), scorer_task.on(mesh)
     learner, scorer = task.fitted(config.learner), scorer_task.fitted(config.scorer)
-    policy = config.select.policy
+    policy, several = config.select.policy, mesh if mesh.size > 1 else None
     recipe = Recipe(
         learner=task.model(learner, _optimizer(config.optim, clock.warmup, clock.total)),
         scorer=scorer_task.model(scorer, _optimizer(config.scorer_optim, clock.scorer_warmup, clock.total)),
@@ -296,8 +301,8 @@ def assemble(config: Config, clock: Clock, task, scorer_task, devices: list[jax.
         temperature=config.select.temperature,
         standardize=config.select.standardize,
         chunk=config.select.chunk,
-        augment=_augment if config.augment else _plain,
-        mesh=mesh if mesh.size > 1 else None,
+        augment=partial(_augment, settings=config.augmentation, mesh=several) if config.augment else _plain,
+        mesh=several,
         accumulate=config.accumulate,
         **_reference_of(config, clock, scorer_task, scorer),
     )

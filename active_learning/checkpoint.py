@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
@@ -62,8 +63,14 @@ def load_params(run: Path, which: str = "learner") -> PyTree:
     steps = sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True) if folder.is_dir() else []
     if not steps:
         raise ConfigError(f"{run}: no checkpoint found there")
-    with ocp.StandardCheckpointer() as reader:
-        tree = reader.restore(folder / str(steps[0]) / "state")
+    saved = folder / str(steps[0]) / "state"
+    reader = ocp.PyTreeCheckpointHandler()
+    tree = reader.metadata(saved).tree
     if tree.get(which) is None:
         raise ConfigError(f"{run}: its state has no {which!r}")
-    return tree[which]["params"]
+    wanted = {which: {"params": tree[which]["params"]}}
+    # As plain arrays: the devices it was saved on may not be here.
+    plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    found = reader.restore(saved, args=ocp.args.PyTreeRestore(wanted, restore_args=plain, partial_restore=True))
+    reader.close()
+    return found[which]["params"]

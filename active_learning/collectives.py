@@ -1,5 +1,6 @@
 """What moves between devices in a compiled program, read from its text."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,18 +11,27 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \([^\n]*\{\n(.*?)^\}", re.M
 _LINE = re.compile(rf"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ({'|'.join(KINDS)})(-start)?\((.*)$", re.M)
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_WHILE = re.compile(r" while\(.*?body=%?([\w.\-]+)(.*)$", re.M)
+_WHILE = re.compile(r" while\(.*?condition=%?([\w.\-]+), body=%?([\w.\-]+)(.*)$", re.M)
 
 
 @dataclass(frozen=True)
 class Collective:
     """kind; bytes of its result on a device; times: how often a step runs it, 0 where a loop's length is not known before it runs;
-    scope: the named scope it belongs to ("learner", "take", ...)."""
+    scope: the named scope it belongs to ("learner", "take", ...); group: devices that take part."""
 
     kind: str
     bytes: int
     times: int
     scope: str
+    group: int
+
+    @property
+    def wire(self) -> float:
+        """Bytes that a device sends each time, by the usual ring algorithms."""
+        if self.kind == "collective-permute":
+            return float(self.bytes)
+        whole = self.bytes * self.group if self.kind == "reduce-scatter" else self.bytes
+        return whole * (2 if self.kind == "all-reduce" else 1) * (self.group - 1) / self.group
 
 
 def _bytes(result: str, started: bool) -> int:
@@ -37,6 +47,27 @@ def _bytes(result: str, started: bool) -> int:
     return sum(sizes)
 
 
+def _group(rest: str) -> int:
+    """Devices of a replica group, written as a list of lists, as [groups,size]<=[devices], or as names of a mesh's axes."""
+    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
+        return int(found[1])
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+        parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])
+        return math.prod(int(part or sizes[name]) for name, part in parts)
+    found = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
+    return found[1].count(",") + 1 if found else 2
+
+
+def _length(rest: str, condition: str) -> int:
+    """How often a loop runs: as noted, or the constant that its counter is compared with; 0 where that is computed."""
+    if noted := re.search(r'known_trip_count":\{"n":"(\d+)"', rest):
+        return int(noted[1])
+    bound = re.search(r"ROOT [^\n]* compare\(%[\w.\-]+, %([\w.\-]+)\), direction=LT", condition)
+    constant = bound and re.search(rf"%{re.escape(bound[1])} = s32\S* constant\((\d+)\)", condition)
+    return int(constant[1]) if constant else 0
+
+
 def _times(text: str, bodies: dict[str, str]) -> dict[str, int]:
     """How often each computation runs in a step: the product of the loops around it, 0 inside a loop of unknown length."""
     (entry,) = re.findall(r"^ENTRY %?([\w.\-]+) ", text, re.M)
@@ -47,9 +78,8 @@ def _times(text: str, bodies: dict[str, str]) -> dict[str, int]:
             continue
         times[name] = count
         loops = {}
-        for body, rest in _WHILE.findall(bodies[name]):
-            known = re.search(r'known_trip_count\\?":\{\\?"n\\?":\\?"(\d+)', rest)
-            loops[body] = count * int(known[1]) if known else 0
+        for condition, body, rest in _WHILE.findall(bodies[name]):
+            loops[body] = count * (_length(rest, bodies.get(condition, "")))
         called = _CALLED.findall(bodies[name])
         called += [one for some in _BRANCHES.findall(bodies[name]) for one in re.findall(r"[\w.\-]+", some)]
         todo += [(inner, loops.get(inner, count)) for inner in called]
@@ -59,9 +89,15 @@ def _times(text: str, bodies: dict[str, str]) -> dict[str, int]:
 def collectives(text: str) -> Iterator[Collective]:
     """All of a program's collectives, from `jax.stages.Compiled.as_text()`."""
     bodies = dict(_COMPUTATION.findall(text))
-    times = _times(text, bodies)
+    times, chained = _times(text, bodies), set()
     for name, body in bodies.items():
         for result, kind, started, rest in _LINE.findall(body):
+            if "chain_id=" in rest:  # one collective, carried out in several fusions
+                channel = re.search(r"channel_id=\d+", rest)[0]
+                if channel in chained:
+                    continue
+                chained.add(channel)
             said = re.search(r'op_name="([^"]*)"', rest)
             scopes = [part for part in (said[1] if said else "").split("/") if "(" not in part and "[" not in part]
-            yield Collective(kind, _bytes(result, bool(started)), times.get(name, 1), scopes[0] if scopes else "")
+            scope = scopes[0] if scopes else ""
+            yield Collective(kind, _bytes(result, bool(started)), times.get(name, 1), scope, _group(rest))

@@ -1,8 +1,8 @@
-"""`python -m active_learning.plan --config=FILE [--config.x=...] [--reference=RUN]`: before you pay.
+"""`python -m active_learning.plan --config=FILE [--config.x=...] [--reference=RUN] [--topology=v5e:16x16]`: before you pay.
 
 What a run costs by account, the share of uniform's updates at which selection breaks even (for scorer sizes, ratios and what is already paid
-for), the memory of the state, and with `--reference` a probe of it on the config's data. Where the data cannot be opened, it plans from
---image-size, --classes and --examples.
+for), the memory of the state, and with `--reference` a probe of it on the config's data. `--topology` compiles the step for a TPU pod. Where
+the data cannot be opened, it plans from --image-size, --classes and --examples.
 """
 
 import argparse
@@ -15,14 +15,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from active_learning import checkpoint, ledger
-from active_learning.build import Run, build, first_state, loader_of, matching
+from active_learning import checkpoint, ledger, pod
+from active_learning.build import Run, assemble, build, first_state, loader_of, matching, state_shapes
 from active_learning.config import ConfigError, from_flags
 from active_learning.data.source import DataError
 from active_learning.models import ViT
 from active_learning.settings import Config, Select, resolve
 from active_learning.step import select_step
 from active_learning.stored import score_all
+from active_learning.tasks import Classification
 
 RATIOS = (2, 4, 8, 16)
 SIZES = {"ViT-Ti": (192, 12, 3), "ViT-S": (384, 12, 6), "ViT-B": (768, 12, 12)}  # width, depth, heads
@@ -240,6 +241,10 @@ def parse(argv: list[str]) -> tuple[Config, argparse.Namespace]:
     parser.add_argument("--image-size", type=int, default=224, help="pixels, where the data cannot be opened")
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--examples", type=int, default=1_281_167)
+    parser.add_argument("--topology", default="", help="compile the step for these TPU chips, e.g. v5e:16x16")
+    parser.add_argument(
+        "--mfu", type=float, default=0.5, help="share of the chips' peak that is assumed for the step's time"
+    )
     config, rest = from_flags(argv)
     args = parser.parse_args(rest)
     if config is None:
@@ -249,6 +254,7 @@ def parse(argv: list[str]) -> tuple[Config, argparse.Namespace]:
 
 def report(config: Config, args: argparse.Namespace) -> Iterator[str]:
     """All lines of the plan. Raises ConfigError, and DataError when a reference is to be probed without data."""
+    chips = pod.devices_of(args.topology) if args.topology else []  # first: an unknown topology ends the plan
     # Planning needs no reference on disk: a stored or loaded one is not read here.
     bare = dataclasses.replace(config, reference=dataclasses.replace(config.reference, kind="trained"))
     try:
@@ -264,7 +270,10 @@ def report(config: Config, args: argparse.Namespace) -> Iterator[str]:
     bill = bill_of(config, learner, scorer, examples, shape)
     small = seen_by_scorers(config, shape)
     yield from money(bill, sizes(learner, scorer, shape, small))
-    yield from memory(_shapes(config, learner, scorer, shape, small), config.batch_size, config.select.ratio, shape)
+    here = assembled(dataclasses.replace(config, fsdp=1), shape, classes, examples, jax.devices()[:1])
+    yield from memory(state_shapes(here), config.batch_size, config.select.ratio, shape)
+    if args.topology:
+        yield from pod.lines(assembled(config, shape, classes, examples, chips), args.topology, args.mfu)
     found = None
     if args.reference:
         if "reference" not in config.select.policy.needs:
@@ -274,22 +283,12 @@ def report(config: Config, args: argparse.Namespace) -> Iterator[str]:
     yield from verdict(bill, found, classes)
 
 
-def _shapes(config: Config, learner, scorer, shape: tuple[int, int, int], small: tuple[int, int, int]):
-    """The train state as shapes; nothing is allocated."""
-    from active_learning import optim
-    from active_learning.step import ModelState, TrainState
-
-    def state(module, trained, shape=small):
-        params = module.init(jax.random.key(0), jax.numpy.zeros((1, *shape)))["params"]
-        return ModelState(params, optim.adamw(1e-3, 1, 2, 0.0, 0.9, 1.0).init(params) if trained else None)
-
-    needs, kind = config.select.policy.needs, config.reference.kind
-    out = {"learner": jax.eval_shape(lambda: state(learner, True, shape))}
-    if "online" in needs:
-        out["online"] = jax.eval_shape(lambda: state(scorer, True))
-    if "reference" in needs and kind != "stored":
-        out["reference"] = jax.eval_shape(lambda: state(scorer, kind == "cotrained"))
-    return TrainState(None, None, **out)
+def assembled(config: Config, shape: tuple[int, int, int], classes: int, examples: int, devices: list) -> Run:
+    """The run on devices that need not be here, on data that need not either. Raises ConfigError."""
+    channels = (0.5,) * shape[2]
+    task = Classification(classes, shape, channels, channels, config.dtype, config.label_smoothing)
+    small = dataclasses.replace(task, image_shape=seen_by_scorers(config, shape))
+    return assemble(config, resolve(config, examples, len(devices)), task, small, devices)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from active_learning import policies
 from active_learning.config import ConfigError, Section, to_steps
+from active_learning.data.augment import Augmentation
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ class Config(Section):
     select: Select = Select()
     reference: Reference = Reference()
     augment: bool = True  # random crop (4 px padding) and flip, keyed by (id, epoch)
+    augmentation: Augmentation = field(default=Augmentation(), metadata={"late": True})  # what `augment` does
     label_smoothing: float = 0.0
     dtype: str = "float32"  # compute type; parameters, losses and scores are float32
     init_from: str = ""  # run folder whose learner's weights the learner starts from
@@ -200,6 +202,10 @@ def _check_task(config: Config) -> None:
         if policy.pairs:
             raise ConfigError(f"config.select.policy: {policy.name!r} scores image-text pairs; set config.task")
         return
+    if config.augmentation.mixup:
+        raise ConfigError(
+            f"config.augmentation.mixup={config.augmentation.mixup}: image-text pairs have no labels to mix"
+        )
     if task.loss not in ("sigmoid", "softmax"):
         raise ConfigError(f"config.task.loss={task.loss!r}: expected 'sigmoid' or 'softmax'")
     if task.pixels not in ("data", "unit"):
@@ -216,6 +222,8 @@ def _check_task(config: Config) -> None:
         raise ConfigError(
             "config.reference.kind='stored': a score of a pair depends on the caption drawn; use 'loaded'"
         )
+    if config.augmentation.mixup:
+        raise ConfigError(f"config.augmentation.mixup={config.augmentation.mixup}: a mixed image has no caption")
     if task.chunk and config.batch_size % task.chunk:
         raise ConfigError(f"config.task.chunk={task.chunk}: must divide config.batch_size={config.batch_size}")
 
@@ -251,6 +259,7 @@ def resolve(config: Config, pool: int, devices: int) -> Clock:
             f"config.accumulate={config.accumulate}: must divide the {b // devices} examples of a device (config.batch_size={b})"
         )
     _check_reference(config)
+    config.augmentation.check()
     _check_task(config)
     _check_views(config)
     if config.select.replay and config.select.policy.needs:

@@ -203,7 +203,7 @@ def select_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[
             "score_mean_chosen": jnp.mean(values[indices]),
             "ess": scores.effective_share(logits),
         }
-    chosen = Chosen(indices, weights, take_sharded(super_batch["id"], indices, recipe.mesh), values, figures)
+        chosen = Chosen(indices, weights, take_sharded(super_batch["id"], indices, recipe.mesh), values, figures)
     return replace(state, policy_state=policy_state), chosen
 
 

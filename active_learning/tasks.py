@@ -56,7 +56,11 @@ class Classification:
             return module.apply({"params": params}, self.prepare(batch), train=train)
 
         def loss(outputs: dict[str, Array], batch: Batch, smoothing: float = 0.0) -> Array:
-            return losses.softmax_xent(outputs["logits"], batch["label"], smoothing)
+            own = losses.softmax_xent(outputs["logits"], batch["label"], smoothing)
+            if "mixed_label" not in batch:
+                return own
+            other = losses.softmax_xent(outputs["logits"], batch["mixed_label"], smoothing)
+            return batch["mix"] * own + (1.0 - batch["mix"]) * other
 
         return Model(apply, partial(loss, smoothing=self.label_smoothing), loss, optimizer)
 

@@ -102,6 +102,7 @@ def _crossfitted(config: Config, folder: Path, stop: Stop) -> tuple[dict, dict] 
         "final": {"test_full/accuracy": float(np.mean([s["final"].get("test_full/accuracy", np.nan) for s in found]))},
         "flops": {account: sum(s["flops"][account] for s in found) for account in found[0]["flops"]},
         "train_seconds": sum(s["train_seconds"] for s in found),
+        "step": sum(s["step"] for s in found),
     }
     return summary, jax.tree.map(lambda *leaves: np.stack(leaves), *map(checkpoint.load_params, folders))
 
@@ -163,6 +164,7 @@ def _summary(it: Run, ledger: Ledger, final: dict, reference: dict | None, compl
             "accuracy": reference["final"].get(f"test_full/{it.task.headline}"),
             "flops": sum(reference["flops"].values()),
             "seconds": reference["train_seconds"],
+            "steps": reference["step"],
             "charged": it.config.reference.charge,
         }
     device = jax.devices()[0]

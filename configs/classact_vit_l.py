@@ -28,7 +28,7 @@ SCORERS = {
 
 def get_config(scorer: str = "ti"):
     small = SCORERS[scorer if scorer != "uniform" else "ti"]
-    select = section(Select, policy=policies.learnability, ratio=2, temperature=1.0, chunk=64)
+    select = section(Select, policy=policies.learnability, ratio=2, temperature=1.0, chunk=32)
     return section(
         Config,
         name=f"classact {scorer}" if scorer != "uniform" else "uniform",

@@ -1,12 +1,14 @@
 """The headline: CIFAR-10 with human labels of which 40 % are wrong; who reaches plain training's accuracy with how much less?
 
-    python -m experiments.noise --scale=smoke|desk|gpu [--out runs/noise] [--phase final|tune] [--list]
+    python -m experiments.noise --scale=smoke|desk|gpu [--phase final|tune] [--workers 2] [--out runs/noise] [--list]
+    python -m experiments.noise --scale=desk --times    # on a quiet machine: what the wall-clock is made of
 
 Setting (i): no clean label anywhere: pool, reference part, gate and tune carry the human labels `worse`. Setting (ii): reference part, gate
 and tune are clean. Every choice was made on `tune` (phase `tune`, seed 0); the final arms read the test set on seeds nobody had used.
 """
 
 import argparse
+import json
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +19,12 @@ from active_learning.metrics import show_log
 from active_learning.report.__main__ import write
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
 from configs import cifar10n
-from experiments.arms import Arm, run_all, show
+from experiments.arms import Arm, run_all, shared_by, show
+from experiments.step_times import step_seconds
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = RESULTS.parents[1] / "docs"
+TITLE = "Mislabelled CIFAR-10: uniform training and learnability selection"
 CLEAN = {"reference": "label", "gate": "label", "tune": "label"}
 
 
@@ -156,27 +160,39 @@ def keep(page: Path, name: str) -> None:
         shutil.copyfile(page / file, folder / f"{name}{Path(file).suffix}")
 
 
+def run(arms: list[Arm], out: Path, name: str, times: Path) -> Path:
+    """Runs the arms and writes the page after each seed; the folder of the last."""
+    metric = "tune/accuracy" if name.endswith("tune") else "test/accuracy"
+    smoke = "smoke" in name
+    seconds = json.loads(times.read_text()) if times.exists() else None
+    for folders in run_all(arms, out, None if smoke else RESULTS / name):
+        page = write(folders, out / "report", metric, TITLE, seconds)
+        if not smoke:
+            keep(page, name)
+    return page
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=SCALES, default="desk")
     parser.add_argument("--phase", choices=("final", "tune"), default="final")
     parser.add_argument("--out", type=Path, default=Path("runs/noise"))
     parser.add_argument("--list", action="store_true", help="print the arms and their cost, run nothing")
+    parser.add_argument("--times", action="store_true", help="measure the seconds of each kind of update, run nothing")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the work, each on its own core")
     args = parser.parse_args()
     show_log()
-    scale = SCALES[args.scale]
+    scale, name = SCALES[args.scale], f"noise_{args.scale}"
+    times = RESULTS / f"{name}_step_times.json"
+    if args.times:
+        times.write_text(json.dumps(step_seconds(base(scale)), indent=1) + "\n")
+        return
     arms = final_arms(scale) if args.phase == "final" else tune_arms(scale)
     show(arms)
     if args.list:
         return
-    out = args.out / args.scale / args.phase
-    metric = "test/accuracy" if args.phase == "final" else "tune/accuracy"
-    for folders in run_all(arms, out):
-        page = write(
-            folders, out / "report", metric, "Mislabelled CIFAR-10: uniform training and learnability selection"
-        )
-        if args.scale != "smoke":
-            keep(page, f"noise_{args.scale}_{args.phase}")
+    with shared_by(args.workers):
+        page = run(arms, args.out / args.scale / args.phase, f"{name}_{args.phase}", times)
     print((page / "table.md").read_text())
     print(page / "index.html")
 

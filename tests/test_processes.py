@@ -51,6 +51,7 @@ def test_two_processes_equal_one_stop_together_and_one_goes_on(tmp_path):
     assert steps[0] == steps[1] == json.loads((both / "summary.json").read_text())["step"] >= 1
 
     assert json.loads((alone / "summary.json").read_text())["step"] == two_processes.STOP
+    assert set(models(alone, ("online",))["online"]) == {"head", "layer_0"}  # read without the devices it was saved on
     config, straight = two_processes.alone(photos), tmp_path / "straight"
     train.run(config, straight)
     assert train.run(config, alone)["complete"]

@@ -123,8 +123,13 @@ def _files(shard: str, cache: str) -> list[Path]:
         base = re.sub(r"[^\w.-]", "_", where.rpartition("/")[2])[-60:]
         return [Path(cache).expanduser() / f"{base}.{hashlib.sha256(where.encode()).hexdigest()[:16]}.index.npz"]
     home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "active_learning"
-    beside = [] if storage.is_url(shard) else [Path(f"{shard}.index.npz")]
+    beside = [Path(f"{shard}.index.npz")] if not storage.is_url(shard) and _writable(Path(shard).parent) else []
     return [*beside, *_files(shard, str(home))]
+
+
+def _writable(folder: Path) -> bool:
+    """Whether somebody may write there by its mode: a folder that is read-only for all stays as it is, also for root."""
+    return bool(folder.stat().st_mode & 0o222)
 
 
 def _write(file: Path, **arrays: np.ndarray) -> bool:

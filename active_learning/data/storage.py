@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -64,7 +65,7 @@ class Local:
 def _connections():
     import urllib3
 
-    retries = urllib3.Retry(4, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504))
+    retries = urllib3.Retry(4, connect=1, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504))
     return urllib3.PoolManager(maxsize=64, retries=retries, timeout=urllib3.Timeout(connect=5, read=30))
 
 
@@ -107,7 +108,7 @@ def open_url(url: str) -> Remote:
     return Remote(url, int(total), f"{total} {version}")
 
 
-def _get(url: str, offset: int, size: int) -> tuple[int, bytes, dict[str, str]]:
+def _get(url: str, offset: int, size: int) -> tuple[int, bytes, Mapping[str, str]]:
     import urllib3
 
     try:

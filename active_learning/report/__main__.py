@@ -12,12 +12,14 @@ from active_learning.report.headline import headline
 from active_learning.report.runs import RunError, load_runs
 
 
-def write(paths: Sequence[str | Path], out: Path | None, metric: str, title: str) -> Path:
-    """Writes index.html, table.md, report.json and figure.png; returns their folder.
+def write(
+    paths: Sequence[str | Path], out: Path | None, metric: str, title: str, step_seconds: dict[str, float] | None = None
+) -> Path:
+    """Writes index.html, table.md, report.json and figure.png; returns their folder. `step_seconds`: see `runs.timed`.
 
     RunError before anything is written.
     """
-    runs = load_runs(paths)
+    runs = load_runs(paths, step_seconds)
     analysis = analyse(runs, metric)
     out = out or default_out(paths)
     html = page.render(analysis, title)

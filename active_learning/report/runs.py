@@ -8,7 +8,7 @@ import math
 import os
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ class Reference:
     flops: float
     seconds: float
     charged: bool
+    steps: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,12 @@ def total_flops(flops: dict[str, float]) -> float:
     return float(sum(flops[account] for account in ACCOUNTS))
 
 
-def load_runs(paths: Iterable[Path | str]) -> list[Run]:
+def load_runs(paths: Iterable[Path | str], step_seconds: dict[str, float] | None = None) -> list[Run]:
     """Every run under `paths` (run folders, or folders that hold run folders at any depth), each once, in a stable
-    order."""
+    order; with `step_seconds` their clocks are `timed`."""
     runs = [read_run(folder) for folder in find_folders(paths)]
+    if step_seconds is not None:
+        runs = [timed(run, step_seconds) for run in runs]
     seen: dict[tuple, Run] = {}
     for run in runs:
         key = (run.name, run.total_steps, run.seed)
@@ -159,6 +162,21 @@ def read_run(folder: Path) -> Run:
         config=config,
         probes={int(p.stem): p for p in sorted((folder / "probe").glob("*.npz")) if p.stem.isdigit()},
     )
+
+
+def timed(run: Run, seconds: dict[str, float]) -> Run:
+    """The run with the wall-clock that it has on a quiet machine: updates of each kind times the seconds of one ("uniform", "active",
+    "reference"), measured in turns in one process. What the run itself measured depends on what else ran beside it."""
+    window = run.window_steps or 0
+    charged = run.reference is not None and run.reference.charged
+    before = run.reference.steps * seconds["reference"] if charged else 0.0
+
+    def clock(step: float | int) -> float:
+        active = min(step, window)
+        return before + active * seconds["active"] + (step - active) * seconds["uniform"]
+
+    lines = tuple(line | {"train_seconds": clock(line["step"])} for line in run.lines)
+    return replace(run, lines=lines, train_seconds=clock(run.total_steps))
 
 
 def read_probe(step: int, path: Path) -> Probe:
@@ -230,8 +248,8 @@ def _reference(summary: dict, where) -> Reference | None:
         return None
     if not isinstance(saved, dict):
         raise RunError(f"{where}: 'reference' is no object")
-    cost = {key: number(saved.get(key)) or 0.0 for key in ("flops", "seconds")}
-    return Reference(number(saved.get("accuracy")), cost["flops"], cost["seconds"], saved.get("charged") is True)
+    cost = {key: number(saved.get(key)) or 0.0 for key in ("flops", "seconds", "steps")}
+    return Reference(number(saved.get("accuracy")), charged=saved.get("charged") is True, **cost)
 
 
 def _window(summary: dict, where) -> int | None:

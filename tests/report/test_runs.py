@@ -45,6 +45,18 @@ def test_reads_a_run(make):
     assert run.class_names == ("a", "b")
 
 
+def test_a_clock_made_of_step_times(make, tmp_path):
+    reference = {"accuracy": 0.25, "flops": 7.0, "seconds": 99.0, "steps": 30, "charged": True}
+    make("a", reference=reference, window_steps=15)
+    make("b", {"seed": 1}, reference=reference | {"charged": False})
+    seconds = {"uniform": 2.0, "active": 3.0, "reference": 0.5}
+    one, other = load_runs([tmp_path], seconds)
+    assert one.train_seconds == 30 * 0.5 + 15 * 3.0 + 5 * 2.0
+    assert [line["train_seconds"] for line in one.lines] == [15.0 + 10 * 3.0, one.train_seconds]
+    assert other.train_seconds == 20 * 2.0  # no window, a reference that is not charged
+    assert load_runs([tmp_path])[0].train_seconds == 1.5
+
+
 def test_recompute_is_in_no_total(make):
     assert read_run(make(flops=FLOPS | {"recompute": 100.0})).total_flops == 15.0
 

@@ -1,0 +1,67 @@
+"""Memory stays flat: an index of 100,000 images is small, and a day of reading holds no more than an hour of it."""
+
+import gc
+import io
+import tarfile
+import tracemalloc
+
+import numpy as np
+
+from active_learning.build import Part
+from active_learning.data.image_folder import ImageFolder
+from active_learning.data.pipeline import Candidates
+from active_learning.data.webdataset import WebDataset
+from tests.data.photos import write_folder
+
+IMAGES = 100_000
+
+
+def write_many(path):
+    """A tar of as many members as there are images, their bodies holes in the file."""
+    info = tarfile.TarInfo("x")
+    info.size = 400
+    head = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    with open(path, "wb") as out:
+        for n in range(IMAGES):
+            head[:12] = b"%08d.jpg" % n
+            head[148:156] = b" " * 8
+            head[148:156] = b"%06o\0 " % sum(head)
+            out.write(head)
+            out.seek(512, io.SEEK_CUR)
+        out.write(bytes(1024))
+
+
+def held() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+def test_an_index_of_many_images(tmp_path):
+    write_many(tmp_path / "train.tar")
+    section = WebDataset(path=str(tmp_path / "train.tar"), size=16, label="")
+    section.listings()  # makes the index
+    tracemalloc.start()
+    try:
+        listing, _ = section.listings()
+        assert len(listing.files) == IMAGES and listing.files.name(IMAGES - 1) == "train.tar/00099999"
+        assert held() < 250 * IMAGES  # bytes an image: its name, its places, its id
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_day_of_reading(tmp_path):
+    source = ImageFolder(path=str(write_folder(tmp_path, each=100)), size=16).open().train
+    labels = source.labels("label")
+    part = Part(source, np.arange(len(source)), labels, None)
+    stream = Candidates(part, 0)
+    day = 86_400 * 10 * 1024  # ten steps of 1,024 candidates a second
+    tracemalloc.start()
+    try:
+        levels = []
+        for count, start in enumerate(np.linspace(0, day, 60).astype(int).tolist()):
+            stream.read(start, 32, slice(None), False)
+            if count % 12 == 11:
+                levels.append(held())
+        assert max(levels[2:]) - max(levels[:2]) < 20_000
+    finally:
+        tracemalloc.stop()
