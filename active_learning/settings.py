@@ -222,8 +222,6 @@ def _check_task(config: Config) -> None:
         raise ConfigError(
             "config.reference.kind='stored': a score of a pair depends on the caption drawn; use 'loaded'"
         )
-    if config.augmentation.mixup:
-        raise ConfigError(f"config.augmentation.mixup={config.augmentation.mixup}: a mixed image has no caption")
     if task.chunk and config.batch_size % task.chunk:
         raise ConfigError(f"config.task.chunk={task.chunk}: must divide config.batch_size={config.batch_size}")
 
