@@ -6,9 +6,10 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from active_learning.data import storage
 from active_learning.data.disk import DiskSection
 from active_learning.data.source import DataError
 
+T, U = TypeVar("T"), TypeVar("U")
 FORMAT = 2  # of the index
 MANIFEST = "manifest.json"  # that `prepare` writes beside its shards
 
@@ -95,6 +97,12 @@ def ids_of(shard: np.ndarray, columns: dict[str, list[Any]]) -> np.ndarray:
     counted |= np.int64(1) << np.int64(47)
     counted[has] = [i for i, there in zip(columns["id"], has, strict=True) if there]
     return counted
+
+
+def each(of: Sequence[T], one: Callable[[T], U]) -> list[U]:
+    """`one` of each shard, several at a time (their headers are read, perhaps over a network), in their order."""
+    with ThreadPoolExecutor(16, "index") as pool:
+        return list(pool.map(one, of))
 
 
 def open_index(shard: str, stamp: str, cache: str, make: Callable[[], Index]) -> Index:
