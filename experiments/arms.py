@@ -151,7 +151,8 @@ def run_all(arms: list[Arm], out: Path, store: Path | None = None) -> Iterator[l
                 return
             summary = _finished(config, folder, store)
         spent, total = time.monotonic() - began, time.monotonic() - start
-        accuracy = next((v for k, v in summary["final"].items() if k.endswith("_full/accuracy")), float("nan"))
+        headline = ("_full/accuracy", "_full/recall")
+        accuracy = next((v for k, v in summary["final"].items() if k.endswith(headline)), float("nan"))
         folders.append(folder)
         done = f"[{len(folders)}/{len(todo)}] {folder.name}"
         LOG.info("%s: %.4f  (%.0f s, %.0f min so far)", done, accuracy, spent, total / 60)
