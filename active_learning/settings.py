@@ -156,6 +156,7 @@ class Config(Section):
     log: Log = Log()
     checkpoint: Checkpoint = Checkpoint()
     task: Any = field(default=Labels(), metadata={"late": True})
+    accumulate: int = field(default=1, metadata={"late": True})  # micro-batches that a gradient is summed from
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,10 @@ def resolve(config: Config, pool: int, devices: int) -> Clock:
     if config.select.chunk and (b * ratio // devices) % config.select.chunk:
         raise ConfigError(
             f"config.select.chunk={config.select.chunk}: must divide the {b * ratio // devices} candidates of a device"
+        )
+    if config.accumulate < 1 or b % (config.accumulate * devices):
+        raise ConfigError(
+            f"config.accumulate={config.accumulate}: must divide the {b // devices} examples of a device (config.batch_size={b})"
         )
     _check_reference(config)
     config.augmentation.check()

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Key, PyTree
 
-from active_learning import pairwise, policies, scores
+from active_learning import gradients, pairwise, policies, scores
 from active_learning.sharding import home_first, replicated, take_sharded
 
 Batch = dict[str, jax.Array | np.ndarray]
@@ -53,7 +53,7 @@ class Recipe:
     learner, scorer: models (online and reference share the scorer's functions); policy, sub_batch_size b, temperature T, standardize: the
     choice; chunk: how many examples a device scores at once (0: its whole shard); augment: `(batch, key) -> batch` for training, keyed by
     (id, epoch); mesh: None on one device; reference_params: where the reference's parameters come from; reference: the scorer with the
-    optimizer of a reference that is trained on every super-batch, None for a frozen one.
+    optimizer of a reference that is trained on every super-batch, None for a frozen one; accumulate: micro-batches of a gradient.
 
     A super-batch that carries `reference_loss` (B,) is scored with it and no reference runs; one that carries `scored_by` (B,) has
     reference parameters with a leading axis, and each example is scored by that one of them.
@@ -70,6 +70,7 @@ class Recipe:
     mesh: Mesh | None = None
     reference_params: Callable[["TrainState"], PyTree] = _own_reference
     reference: Model | None = None
+    accumulate: int = 1
 
 
 @jax.tree_util.register_dataclass
@@ -206,13 +207,11 @@ def select_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[
     return replace(state, policy_state=policy_state), chosen
 
 
-def _descend(model: Model, state: ModelState, batch: Batch, weights: Float[Array, "b"]) -> tuple[ModelState, Metrics]:
-    """One optimizer step on the weighted mean of l_learn."""
-
-    def objective(params):
-        return jnp.mean(weights * model.learn_loss(model.apply(params, batch, True), batch))
-
-    loss, grads = jax.value_and_grad(objective)(state.params)
+def _descend(
+    model: Model, state: ModelState, batch: Batch, weights: Float[Array, "b"], parts: int
+) -> tuple[ModelState, Metrics]:
+    """One optimizer step on the weighted mean of l_learn, from `parts` micro-batches."""
+    loss, grads = gradients.value_and_grad(model, state.params, batch, weights, parts)
     updates, opt_state = model.optimizer.update(grads, state.opt_state, state.params)
     metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
     return ModelState(optax.apply_updates(state.params, updates), opt_state), metrics
@@ -224,11 +223,11 @@ def update_step(
     """Trains the learner and, where the policy scores with it, the online model on the same augmented sub-batch."""
     sub_batch = recipe.augment(sub_batch, state.key)
     with jax.named_scope("learner"):
-        learner, metrics = _descend(recipe.learner, state.learner, sub_batch, weights)
+        learner, metrics = _descend(recipe.learner, state.learner, sub_batch, weights, recipe.accumulate)
     state = replace(state, learner=learner, step=state.step + 1)
     if "online" in recipe.policy.needs:
         with jax.named_scope("online"):
-            online, figures = _descend(recipe.scorer, state.online, sub_batch, weights)
+            online, figures = _descend(recipe.scorer, state.online, sub_batch, weights, recipe.accumulate)
         state = replace(state, online=online)
         metrics |= {f"online_{name}": value for name, value in figures.items()}
     return state, metrics
@@ -248,7 +247,7 @@ def follow_step(
         with jax.named_scope("reference"):
             seen = recipe.augment(super_batch, before.key)
             ones = jnp.ones(chosen.scores.shape, jnp.float32)
-            reference, figures = _descend(recipe.reference, before.reference, seen, ones)
+            reference, figures = _descend(recipe.reference, before.reference, seen, ones, recipe.accumulate)
         state = replace(state, reference=reference)
         metrics |= {f"reference_{name}": value for name, value in figures.items()}
     return state, metrics
