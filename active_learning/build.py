@@ -287,6 +287,14 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
     return dataclasses.replace(run, data=data, choices=choices, stored_gate=stored_gate)
 
 
+def _cost(role: str, module, task):
+    """FLOPs of a module on its view. Raises ConfigError when the module cannot read it."""
+    try:
+        return module.cost(task.image_shape)
+    except ValueError as error:
+        raise ConfigError(f"config.{role}: {error}") from error
+
+
 def assemble(config: Config, clock: Clock, task, scorer_task, devices: list[jax.Device]) -> Run:
     """A run without its data: the models, the recipe and the bill of a step on these devices."""
     mesh = sharding.make_mesh(devices, config.fsdp)
@@ -305,7 +313,7 @@ def assemble(config: Config, clock: Clock, task, scorer_task, devices: list[jax.
         mesh=several,
         **_reference_of(config, clock, scorer_task, scorer),
     )
-    costs = (learner.cost(task.image_shape), scorer.cost(scorer_task.image_shape))
+    costs = tuple(_cost(*one) for one in (("learner", learner, task), ("scorer", scorer, scorer_task)))
     per_step = [
         ledger.step_costs(*costs, needs, config.batch_size, config.select.ratio, config.reference.kind)
         for needs in (policy.needs, ())

@@ -24,7 +24,7 @@ import numpy as np
 from active_learning.config import ConfigError, differences, from_flags
 from active_learning.data import catalogue, images, shards, splits
 from active_learning.data.detect import listings_of, section_of
-from active_learning.data.disk import Listing, Problems, unique_ids
+from active_learning.data.disk import LIMIT, Listing, Problems, unique_ids
 from active_learning.data.source import DataError
 from active_learning.data.writers import RecordShard, TarShard, publish
 
@@ -36,7 +36,8 @@ _BLOCK = 256  # examples decoded at a time
 
 @dataclass(frozen=True)
 class Options:
-    """What is made of each example: `size` and `small` in px (0: as it is, none), `shard` examples a file, `holdout` a share of the ids."""
+    """What is made of each example: `size` and `small` in px (0: as it is, none), `shard` examples a file, `holdout` a share of the ids,
+    `unusable` the share that may be left out."""
 
     format: str = "array_record"
     size: int = 0
@@ -44,6 +45,7 @@ class Options:
     quality: int = 90
     shard: int = 1000
     holdout: float = 0.0
+    unusable: float = LIMIT
 
     def check(self) -> None:
         """Raises DataError naming the first option that cannot be."""
@@ -53,8 +55,9 @@ class Options:
                 raise DataError(f"--{name}={value}: expected {least} .. {most}")
         if self.format not in SHARDS:
             raise DataError(f"--format={self.format}: expected {' or '.join(SHARDS)}")
-        if not 0 <= self.holdout < 1:
-            raise DataError(f"--holdout={self.holdout}: expected a share in [0, 1)")
+        for name in ("holdout", "unusable"):
+            if not 0 <= getattr(self, name) < 1:
+                raise DataError(f"--{name}={getattr(self, name)}: expected a share in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,10 @@ class Part:
     problems: Problems
 
 
-def parts_of(train: Listing, test: Listing | None, holdout: float) -> list[Part]:
-    """What is written. Raises DataError for no examples, or more than 1 % of ids that occur twice."""
-    if test is not None and holdout:
-        raise DataError(f"--holdout={holdout}: {train.where} brings a test set of its own")
+def parts_of(train: Listing, test: Listing | None, options: Options) -> list[Part]:
+    """What is written. Raises DataError for no examples, or too many ids that occur twice."""
+    if test is not None and options.holdout:
+        raise DataError(f"--holdout={options.holdout}: {train.where} brings a test set of its own")
     out = []
     for name, listing in (("train", train), ("test", test)):
         if listing is None:
@@ -79,9 +82,9 @@ def parts_of(train: Listing, test: Listing | None, holdout: float) -> list[Part]
         n = len(listing.files)
         if n == 0:
             raise DataError(f"{listing.where}: no examples")
-        problems, keep = Problems(listing.where, n, notes=listing.notes), np.ones(n, bool)
+        problems, keep = Problems(listing.where, n, notes=listing.notes, limit=options.unusable), np.ones(n, bool)
         ids = unique_ids(listing, keep, problems)
-        held = splits.held_out(ids, holdout)
+        held = splits.held_out(ids, options.holdout)
         out.append(Part(name, listing, ids, np.flatnonzero(keep & ~held), problems))
         if (keep & held).any():
             out.append(Part("test", listing, ids, np.flatnonzero(keep & held), problems))
@@ -112,7 +115,7 @@ def convert(blob: bytes, options: Options) -> tuple[bytes, bytes | None]:
 
 
 def write_shard(path: Path, part: Part, rows: np.ndarray, options: Options, pool: ThreadPoolExecutor, bar) -> dict:
-    """One shard, in the order of `rows`; returns its line of the journal. Raises DataError above 1 % of unusable examples."""
+    """One shard, in the order of `rows`; returns its line of the journal. Raises DataError when too many cannot be used."""
     files, columns, bad, written = part.listing.files, part.listing.columns, {}, 0
 
     def one(row: int):
@@ -179,7 +182,7 @@ def prepare(train: Listing, test: Listing | None, out: Path, options: Options, t
     from tqdm import tqdm
 
     options.check()
-    parts = parts_of(train, test, options.holdout)
+    parts = parts_of(train, test, options)
     source = {"kind": train.kind, "where": os.path.basename(train.where.rstrip("/")), "hash": identity(parts)}
     plan = {"prepare": 1, "source": source, "options": dataclasses.asdict(options)}
     if (out / shards.MANIFEST).exists():

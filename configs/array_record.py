@@ -2,8 +2,9 @@
 
     python -m active_learning.main --config=configs/array_record.py --config.data.path=DIR --workdir=runs/mine
 
-A tenth is held out as the test set where there is none, a fifth of the rest trains the reference. `--config.data.size=224` for larger
-views. Hardware: anything; at 64 px a laptop. `configs/array_record.py:uniform` is the plain run beside it.
+A tenth is held out as the test set where there is none, a fifth of the rest trains the reference. Images are seen at their own size, at
+most 64 px; larger: `--config.data.size=224 --config.learner.patch=16 --config.scorer.patch=16`. Hardware: anything; at 64 px a laptop.
+`configs/array_record.py:uniform` is the plain run beside it.
 """
 
 from active_learning import policies
@@ -21,8 +22,8 @@ def get_config(arm: str = "learnability"):
         baseline=arm == "uniform",
         data=section(ArrayRecords, path="", size=0),
         split=section(Split, parts={"pool": 0.75, "reference": 0.2, "tune": 0.05}),
-        learner=section(ViT, width=192, depth=4, heads=3, patch=16),
-        scorer=section(ViT, width=48, depth=2, heads=1, patch=16),
+        learner=section(ViT, width=192, depth=4, heads=3, patch=8),
+        scorer=section(ViT, width=48, depth=2, heads=1, patch=8),
         batch_size=64,
         total="20 epochs",
         optim=section(Optim, learning_rate=1e-3),

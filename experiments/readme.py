@@ -1,7 +1,7 @@
-"""Writes the tables of README.md from experiments/results/*.json, between its markers; no number there is typed by hand.
+"""Writes the tables of README.md and docs/ from experiments/results/*.json, between their markers; no number there is typed by hand.
 
-python -m experiments.readme            # rewrites README.md
-python -m experiments.readme --check    # exit 1 when README.md is not what the results say
+python -m experiments.readme            # rewrites them
+python -m experiments.readme --check    # exit 1 when they are not what the results say
 """
 
 import argparse
@@ -43,12 +43,20 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
+def reading(result: dict) -> str:
+    """What candidates cost to read, from bench_data."""
+    cost = result["candidates"]["cost_of_ratio_1"]
+    cells = [f"{cost[name]:.1f}x" for name in ("naive", "by DCT scale", "prepared")]
+    return f"| all candidates in full | by DCT scale | prepared small view |\n|{' --- |' * 3}\n| {' | '.join(cells)} |"
+
+
 def filled(text: str) -> str:
     """`text` with every block between `<!-- table NAME -->` and `<!-- end -->` made anew from results/NAME.json."""
 
     def block(match: re.Match) -> str:
         path = ROOT / "experiments" / "results" / f"{match[1]}.json"
-        content = table(json.loads(path.read_text())) if path.exists() else "(not measured yet)"
+        make = reading if match[1] == "bench_data" else table
+        content = make(json.loads(path.read_text())) if path.exists() else "(not measured yet)"
         return f"<!-- table {match[1]} -->\n{content}\n<!-- end -->"
 
     return re.sub(r"<!-- table (\w+) -->\n.*?<!-- end -->", block, text, flags=re.S)
@@ -58,11 +66,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    if args.check:
-        sys.exit("README.md is not what the results say: python -m experiments.readme" if filled(text) != text else 0)
-    readme.write_text(filled(text))
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = page.read_text()
+        if args.check and filled(text) != text:
+            sys.exit(f"{page.name} is not what the results say: python -m experiments.readme")
+        page.write_text(filled(text))
 
 
 if __name__ == "__main__":

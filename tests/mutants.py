@@ -73,6 +73,14 @@ MUTANTS = [
     Mutant("first layer's input gradient charged", "flops.py", "3 * self.forward - self.first", "3 * self.forward", "models/test_vit.py"),
     Mutant("attention counted once", "flops.py", "2 * 2.0 * queries * keys * width", "2.0 * queries * keys * width", "models/test_vit.py"),
     Mutant("smoothing forgotten", "losses.py", "-(1.0 - smoothing) * hit - smoothing", "-hit - 0 * smoothing", "test_losses.py"),
+    Mutant("a damaged record shifts the ids", "data/shards.py", "counted |= np.int64(1) << np.int64(47)", "return counted", "data/test_records.py"),
+    Mutant("an old index is trusted", "data/shards.py", "if stored[\"stamp\"].tobytes().decode() == stamp:", "if True:", "data/test_webdataset.py"),
+    Mutant("the sources of a mixture share their ids", "data/mixture.py", "source.ids | np.int64(n << INDEX_BITS)", "source.ids | np.int64(n)", "data/test_mixture.py"),
+    Mutant("a mixture starts anew in every block", "data/order.py", "order.positions(block * len(places), len(places))", "order.positions(0, len(places))", "data/test_mixture.py"),
+    Mutant("prepare holds out by place", "data/splits.py", "hash64(0x401D, ids) <", "hash64(0x401D, np.arange(len(ids)) + len(ids)) <", "test_prepare.py"),
+    Mutant("finished shards are forgotten", "prepare.py", "if shard[0] not in there", "if shard[0]", "test_prepare.py"),
+    Mutant("augmentation by place", "data/augment.py", "keys = example_keys(jax.random.fold_in(key, 2), ids, epoch)", "keys = jax.random.split(key, len(ids))", "data/test_augment.py"),
+    Mutant("partners by place", "data/augment.py", "jnp.zeros_like(order).at[order].set(jnp.roll(order, -1))", "jnp.roll(jnp.arange(len(order)), -1)", "data/test_augment.py"),
 ]  # fmt: skip
 
 

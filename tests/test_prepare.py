@@ -116,6 +116,7 @@ def test_damaged_images_are_left_out_by_name(tmp_path):
         (root / "blue" / f"{n:03d}.png").write_bytes(b"")
     with pytest.raises(DataError, match="3 of 210 examples cannot be used, more than 1%"):
         made(root, tmp_path / "other")
+    assert len(made(root, tmp_path / "more", unusable=0.05)["unusable"]) == 4
 
 
 def test_arrays_with_all_their_columns(tmp_path):

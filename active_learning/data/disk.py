@@ -43,7 +43,7 @@ class Files(Protocol):
 
 @dataclass
 class Problems:
-    """Examples that cannot be used, by name with the reason. More than LIMIT of `total` raise DataError with the first ten.
+    """Examples that cannot be used, by name with the reason. More than `limit` (None: LIMIT) of `total` raise DataError with the first ten.
 
     `notes` are problems that are no example (a class without images); they are only reported.
     """
@@ -52,14 +52,16 @@ class Problems:
     total: int
     found: dict[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    limit: float | None = None
 
     def add(self, name: str, reason: str) -> None:
         """Counts an example once, however often it is met. Raises DataError above the limit."""
         self.found.setdefault(name, reason)
-        if len(self.found) > LIMIT * self.total:
+        limit = LIMIT if self.limit is None else self.limit
+        if len(self.found) > limit * self.total:
             first = "; ".join(f"{name} ({reason})" for name, reason in list(self.found.items())[:10])
             count = f"{len(self.found)} of {self.total} examples cannot be used"
-            raise DataError(f"{self.where}: {count}, more than {LIMIT:.0%}: {first}")
+            raise DataError(f"{self.where}: {count}, more than {limit:.0%}: {first}")
 
     def lines(self, most: int = 10) -> list[str]:
         """What to tell a person: each note, the number of examples, the first `most` by name."""

@@ -41,9 +41,8 @@ class ArrayRecords(ShardSection):
         return self._listing(train), self._listing(test) if test else None
 
     def _listing(self, paths: Sequence[str]) -> Listing:
-        indices = [
-            shards.open_index(path, _stamp(path), self.cache, lambda path=path: make_index(path)) for path in paths
-        ]
+        opened = lambda path: shards.open_index(path, _stamp(path), self.cache, lambda: make_index(path))  # noqa: E731
+        indices = shards.each(paths, opened)
         shard, index = shards.join(indices)
         ids, names = shards.ids_of(shard, index.columns), shards.class_names(paths[0])
         columns = {name: values for name, values in index.columns.items() if name != "id"}

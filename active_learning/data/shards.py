@@ -6,9 +6,10 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from active_learning.data import storage
 from active_learning.data.disk import DiskSection
 from active_learning.data.source import DataError
 
+T, U = TypeVar("T"), TypeVar("U")
 FORMAT = 2  # of the index
 MANIFEST = "manifest.json"  # that `prepare` writes beside its shards
 
@@ -97,6 +99,12 @@ def ids_of(shard: np.ndarray, columns: dict[str, list[Any]]) -> np.ndarray:
     return counted
 
 
+def each(of: Sequence[T], one: Callable[[T], U]) -> list[U]:
+    """`one` of each shard, several at a time (their headers are read, perhaps over a network), in their order."""
+    with ThreadPoolExecutor(16, "index") as pool:
+        return list(pool.map(one, of))
+
+
 def open_index(shard: str, stamp: str, cache: str, make: Callable[[], Index]) -> Index:
     """The stored index of a shard; made (and stored) when there is none, or the shard is no longer the one of `stamp`."""
     stamp = f"{FORMAT} {stamp}"
@@ -123,8 +131,13 @@ def _files(shard: str, cache: str) -> list[Path]:
         base = re.sub(r"[^\w.-]", "_", where.rpartition("/")[2])[-60:]
         return [Path(cache).expanduser() / f"{base}.{hashlib.sha256(where.encode()).hexdigest()[:16]}.index.npz"]
     home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "active_learning"
-    beside = [] if storage.is_url(shard) else [Path(f"{shard}.index.npz")]
+    beside = [Path(f"{shard}.index.npz")] if not storage.is_url(shard) and _writable(Path(shard).parent) else []
     return [*beside, *_files(shard, str(home))]
+
+
+def _writable(folder: Path) -> bool:
+    """Whether somebody may write there by its mode: a folder that is read-only for all stays as it is, also for root."""
+    return bool(folder.stat().st_mode & 0o222)
 
 
 def _write(file: Path, **arrays: np.ndarray) -> bool:

@@ -36,10 +36,9 @@ class WebDataset(ShardSection):
         return self._listing(train), self._listing(test) if test else None
 
     def _listing(self, tars: Sequence[str]) -> Listing:
-        files = [open_file(tar) for tar in tars]
-        indices = [
-            shards.open_index(file.name, file.stamp, self.cache, lambda file=file: make_index(file)) for file in files
-        ]
+        files = shards.each(tars, open_file)
+        opened = lambda file: shards.open_index(file.name, file.stamp, self.cache, lambda: make_index(file))  # noqa: E731
+        indices = shards.each(files, opened)
         shard, index = shards.join(indices)
         ids, names = shards.ids_of(shard, index.columns), shards.class_names(tars[0])
         columns = {name: values for name, values in index.columns.items() if name != "id"}

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from active_learning.build import build, open_data
+from active_learning.config import ConfigError
 from active_learning.data import images
 from active_learning.data.image_folder import ImageFolder
 from active_learning.data.pipeline import Candidates, Loader
 from active_learning.data.source import DataError, Source, channel_stats
+from active_learning.models import ViT
 from active_learning.settings import Evaluate, Reference, Select, Split
 from active_learning.train import run
 from tests import world
@@ -190,6 +192,13 @@ def test_the_size_is_found_from_the_images(tmp_path):
     for number in range(30):
         (tmp_path / "red" / f"{number:03d}.jpg").write_bytes(images.encode(large))
     assert ImageFolder(path=str(tmp_path), size=0).open().train.image_shape == (64, 64, 3)
+
+
+def test_a_size_that_the_patch_does_not_divide_is_one_line(tmp_path):
+    write_folder(tmp_path, each=40)
+    config = settings(tmp_path, size=20, select=Select(), evaluate=Evaluate(gate=""), learner=ViT(patch=8))
+    with pytest.raises(ConfigError, match=r"^config\.learner: patch 8 does not divide the 20 x 20 image$"):
+        build(config)
 
 
 def test_a_folder_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):

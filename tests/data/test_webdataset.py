@@ -88,6 +88,20 @@ def test_the_index_is_made_once_and_anew_when_the_tar_changes(tmp_path, monkeypa
     assert len(made) == 4
 
 
+def test_a_read_only_folder_stays_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    path = write_tar(tmp_path / "data" / "x.tar", examples(4))
+    (tmp_path / "data").chmod(0o555)
+    try:
+        for _ in range(2):
+            assert len(WebDataset(path=str(path), size=16, holdout=0.25).open().train) == 3
+        assert [file.name for file in (tmp_path / "data").iterdir()] == ["x.tar"]
+        assert len(list((tmp_path / "cache" / "active_learning").iterdir())) == 1
+    finally:
+        (tmp_path / "data").chmod(0o755)
+
+
 def test_json_fields_stored_ids_and_small_views(tmp_path):
     files = {}
     for n in range(8):
