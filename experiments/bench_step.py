@@ -53,6 +53,16 @@ def case(
     )
 
 
+def accelerator(attention: str) -> dict[str, Config]:
+    """The paper's sizes at 224 px in bf16."""
+    return {
+        f"ViT-{large} / ViT-{small}": case(
+            vit(large, 16, attention), vit(small, 16, attention), 256, 224, "bfloat16", 256, 1500
+        )
+        for large, small in (("B", "Ti"), ("L", "Ti"), ("L", "S"))
+    }
+
+
 PRESETS: dict[str, Callable[[], dict[str, Config]]] = {
     "smoke": lambda: {
         "tiny": case(ViT(width=32, depth=1, heads=2, patch=8), ViT(width=16, depth=1, heads=1, patch=8), 16, train=200)
@@ -62,12 +72,8 @@ PRESETS: dict[str, Callable[[], dict[str, Config]]] = {
             ViT(width=128, depth=3, heads=4, patch=8), ViT(width=32, depth=2, heads=1, patch=8), 128, chunk=128
         )
     },
-    "gpu": lambda: {
-        f"ViT-{large} / ViT-{small}": case(
-            vit(large, 16, "cudnn"), vit(small, 16, "cudnn"), 256, 224, "bfloat16", 256, 1500
-        )
-        for large, small in (("B", "Ti"), ("L", "Ti"), ("L", "S"))
-    },
+    "gpu": lambda: accelerator("cudnn"),
+    "gpu-unfused": lambda: accelerator("xla"),
 }
 
 
