@@ -186,8 +186,25 @@ def _import(name: str) -> Any:
 
 def config_hash(tree: Any) -> str:
     """Twelve hex digits over what can change a run's numbers (not its name, logging or checkpoint habits, nor who holds what)."""
-    tree = {k: v for k, v in to_json(tree).items() if k not in ("name", "log", "checkpoint", "baseline", "fsdp")}
+    tree = {
+        k: v
+        for k, v in to_json(_without_habits(tree)).items()
+        if k not in ("name", "log", "checkpoint", "baseline", "fsdp")
+    }
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _without_habits(value: Any) -> Any:
+    """A config whose fields with metadata {"habit": True} (how, not what: they change no number) are at their defaults."""
+    if isinstance(value, Mapping):
+        return {k: _without_habits(v) for k, v in value.items()}
+    if not isinstance(value, Section):
+        return value
+    kept = {
+        n: _default(f) if f.metadata.get("habit") else _without_habits(getattr(value, n))
+        for n, f in _fields(type(value)).items()
+    }
+    return dataclasses.replace(value, **kept)
 
 
 def differences(ours: Any, theirs: Any, key: str = "config") -> list[str]:

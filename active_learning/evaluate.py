@@ -1,4 +1,8 @@
-"""`python -m active_learning.evaluate DIR [--set NAME] [--model learner|online|reference]`: figures of a run's newest checkpoint."""
+"""`python -m active_learning.evaluate DIR [--set NAME] [--model learner|online|reference]`: figures of a run's newest checkpoint.
+
+For image-text models also zero-shot and few-shot classification with the templates used, and with `--judgements=FILE` (Flickr8k's expert or
+crowd file) the agreement with people.
+"""
 
 import argparse
 import dataclasses
@@ -8,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from active_learning import checkpoint
+from active_learning import checkpoint, pair_figures
 from active_learning.build import build
 from active_learning.config import ConfigError, from_json
 from active_learning.data.source import DataError
+from active_learning.settings import Pairs
 
 
-def evaluate(workdir: Path, sets: tuple[str, ...] = (), which: str = "learner") -> dict:
+def evaluate(
+    workdir: Path, sets: tuple[str, ...] = (), which: str = "learner", judgements: tuple[Path, ...] = ()
+) -> dict:
     """Figures of one model of the run on whole sets (default: the config's own). Raises ConfigError naming folder or key."""
     path = Path(workdir) / "config.json"
     if not path.exists():
@@ -33,6 +40,12 @@ def evaluate(workdir: Path, sets: tuple[str, ...] = (), which: str = "learner") 
         if "per_class" in figures:
             names = it.data.class_names or tuple(str(k) for k in range(len(figures["per_class"])))
             out[name]["per_class"] = dict(zip(names, figures["per_class"], strict=True))
+        if isinstance(config.task, Pairs):
+            out[name] |= pair_figures.classification(it, evaluator.embed, params, name)
+    for file in judgements:
+        if not isinstance(config.task, Pairs):
+            raise ConfigError(f"--judgements={file}: config.task is no image-text task")
+        out[file.name] = pair_figures.judged(it, evaluator.embed, params, file)
     return out
 
 
@@ -41,9 +54,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--set", dest="sets", action="append", default=[])
     parser.add_argument("--model", choices=("learner", "online", "reference"), default="learner")
+    parser.add_argument("--judgements", type=Path, action="append", default=[])
     args = parser.parse_args(argv)
     try:
-        print(json.dumps(evaluate(args.workdir, tuple(args.sets), args.model), indent=1))
+        print(json.dumps(evaluate(args.workdir, tuple(args.sets), args.model, tuple(args.judgements)), indent=1))
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

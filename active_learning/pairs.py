@@ -1,14 +1,18 @@
 """What image-text pairs add to the data before a run: captions as token ids, and pairs that were exchanged on purpose."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import PyTree
 
+from active_learning import siglip
 from active_learning.config import ConfigError
 from active_learning.data import captions, tokenizer
 from active_learning.data.source import DataError
+from active_learning.ledger import ACCOUNTS
 from active_learning.settings import Config, Pairs
 
 
@@ -53,7 +57,12 @@ def _tokenizer(task: Pairs, words: list[list[str]], vocab: int) -> tokenizer.Tok
         raise ConfigError(
             f"config.learner.text.vocab={vocab}: a byte-level tokenizer needs 258 and some for words, say 2000"
         )
-    return tokenizer.of_json(tokenizer.train((text for those in words for text in those), vocab))
+    return _trained(tuple(text for those in words for text in those), vocab)
+
+
+@functools.lru_cache(maxsize=2)  # a run and its reference read the same captions
+def _trained(texts: tuple[str, ...], vocab: int) -> tokenizer.Tokenizer:
+    return tokenizer.of_json(tokenizer.train(texts, vocab))
 
 
 def _fits(key: str, tower, made: tokenizer.Tokenizer) -> None:
@@ -78,3 +87,12 @@ def labelled(part, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     if not len(rows):
         raise DataError(f"config.task.classes={classes}: no captions name them")
     return rows, found[rows]
+
+
+def published(it, file: Path) -> tuple[dict, PyTree]:
+    """(summary, parameters) of a reference whose weights are in an .npz of SigLIP's layout; its training is nobody's bill."""
+    key = "config.reference.path"
+    if not isinstance(it.config.task, Pairs):
+        raise ConfigError(f"{key}={str(file)!r}: weights of a two-tower, but config.task is no image-text task")
+    params = siglip.load(file, it.scorer, it.scorer_task.image_shape, key)
+    return {"final": {}, "flops": dict.fromkeys(ACCOUNTS, 0.0), "train_seconds": 0.0}, params

@@ -22,8 +22,8 @@ _ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, RuntimeError
 def start(coordinator: str | None = None, count: int | None = None, number: int | None = None) -> None:
     """Joins the processes of a run; must come before anything is computed.
 
-    By the three values (HOST:PORT of the first process, how many there are, which this one is), else by the environment: the variables in
-    ENVIRONMENT, SLURM, Open MPI, or a TPU pod. Without any of them the run is a single process. Raises ConfigError.
+    By the three values (HOST:PORT of the first process, how many there are, which this one is) or the variables in ENVIRONMENT, else by what
+    SLURM, Open MPI or a TPU pod say. Without any of them the run is a single process. Raises ConfigError.
     """
     given = [coordinator or os.environ.get(ENVIRONMENT[0]), count, number]
     for at, name in ((1, ENVIRONMENT[1]), (2, ENVIRONMENT[2])):
@@ -39,7 +39,8 @@ def start(coordinator: str | None = None, count: int | None = None, number: int 
         raise ConfigError(f"several processes need {', '.join(names)}; missing: {', '.join(missing)}")
     if not 0 <= given[2] < given[1]:
         raise ConfigError(f"--process_id={given[2]}: expected 0 .. {given[1] - 1}, one less than --num_processes")
-    jax.distributed.initialize(*given)
+    # What is said is all there is to know: each process takes all devices that it sees.
+    jax.distributed.initialize(*given, cluster_detection_method="deactivate")
 
 
 def _integer(name: str) -> int:
@@ -51,8 +52,9 @@ def _integer(name: str) -> int:
 
 def _launched() -> bool:
     """Whether a launcher that JAX knows has started several processes."""
-    several = any(int(os.environ.get(name, "1") or 1) > 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
-    return several or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    slurm = "SLURM_STEP_NODELIST" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1  # within srun
+    mpi = int(os.environ.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
+    return slurm or mpi or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
 def first() -> bool:

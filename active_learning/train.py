@@ -10,15 +10,15 @@ import jax
 import numpy as np
 
 from active_learning import checkpoint, metrics, overview, pairs, probe, processes, references
-from active_learning.build import Data, Run, build, first_state, loader_of, matching
+from active_learning.build import Run, build, first_state, loader_of, matching
 from active_learning.config import ConfigError, config_hash, differences, name_of, to_json
 from active_learning.data import splits
 from active_learning.evaluation import Evaluation
 from active_learning.ledger import Ledger
 from active_learning.metrics import LOG
+from active_learning.recipe import TrainState
 from active_learning.schedule import Updates, with_pending
 from active_learning.settings import Config, reference_config
-from active_learning.step import TrainState
 
 
 class NonFinite(RuntimeError):
@@ -71,7 +71,7 @@ def claim(workdir: Path, config: Config, extra: dict) -> None:
     path.write_text(json.dumps(ours, indent=1))
 
 
-def reference_of(config: Config, data: Data, workdir: Path, stop: Stop) -> tuple[dict, dict] | None:
+def reference_of(config: Config, it: Run, workdir: Path, stop: Stop) -> tuple[dict, dict] | None:
     """The reference's (summary, parameters): loaded from any run of ours, or trained in its own run folder, or found there complete.
     Of cross-fitted references the sums of their bills and their parameters with a leading axis.
 
@@ -79,11 +79,13 @@ def reference_of(config: Config, data: Data, workdir: Path, stop: Stop) -> tuple
     into one of another config.
     """
     folder = Path(config.reference.path) if config.reference.path else workdir / "reference"
+    if config.reference.kind == "loaded" and folder.suffix == ".npz":
+        return pairs.published(it, folder)
     if config.reference.kind == "loaded":
         summary = read_summary(folder)
         if summary is None or not summary["complete"]:
             raise ConfigError(f"config.reference.path={str(folder)!r}: no complete run there to load")
-        pairs.check_reference(folder, data)
+        pairs.check_reference(folder, it.data)
     elif config.reference.kind == "crossfitted":
         return _crossfitted(config, folder, stop)
     else:
@@ -129,7 +131,7 @@ def run(config: Config, workdir: Path | str, stop: Stop | None = None, profile: 
         reference, params, once = None, None, (0.0, 0.0)
         ready = config.reference.kind in ("online", "stored", "cotrained")  # nothing to train or load
         if config.select.policy.reads_reference and not ready:
-            found = reference_of(config, it.data, workdir, stop)
+            found = reference_of(config, it, workdir, stop)
             if found is None:
                 return _summary(it, Ledger(), {}, None, complete=False)
             reference, params = found

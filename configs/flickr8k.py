@@ -26,12 +26,12 @@ ARMS = {
 CLASSES = ("dog", "boy", "girl", "man", "woman", "water", "snow", "beach", "ball", "bike")
 
 
-def towers(width: int, depth: int, text_depth: int, heads: int):
-    """Both towers, of one width, for 64 px and 24 tokens."""
+def towers(width: int, depth: int, heads: int):
+    """Both towers, of one width, for 48 px and 16 tokens."""
     return section(
         TwoTower,
         image=section(ViT, width=width, depth=depth, heads=heads, patch=16),
-        text=section(Text, vocab=2048, context=24, width=width, depth=text_depth, heads=heads),
+        text=section(Text, vocab=2048, context=16, width=width, depth=1, heads=heads),
     )
 
 
@@ -39,28 +39,34 @@ def source(test: str = "test"):
     """The tars, judged by those whose names start with `test`."""
     folder = f"{os.environ.get('ACTIVE_LEARNING_DATA', 'data')}/flickr8k"
     paths = {"path": f"{folder}/train-*.tar", "test_path": f"{folder}/{test}-*.tar"}
-    return section(WebDataset, **paths, size=64, label="", text="captions")
+    return section(WebDataset, **paths, size=48, label="", text="captions")
 
 
 def get_config(arm: str = "learnability"):
     uniform = arm == "uniform"
-    select = section(Select, policy=ARMS[arm], ratio=4, until="60 %")
+    select = section(Select, policy=ARMS[arm], ratio=5, until="60 %")
     return section(
         Config,
         name=arm,
         baseline=uniform,
         data=source(),
-        task=section(Pairs, loss="sigmoid", exchanged={"pool": 0.5}, classes=CLASSES),
+        task=section(
+            Pairs,
+            loss="sigmoid" if arm == "joint" else "softmax",
+            exchanged={"pool": 0.5},
+            pixels="unit",
+            classes=CLASSES,
+        ),
         split=section(Split, parts={"pool": 3_500, "reference": 2_000, "gate": 250, "tune": 250}),
-        learner=towers(128, 3, 2, 4),
-        scorer=towers(48, 2, 1, 2),
+        learner=towers(64, 2, 2),
+        scorer=towers(32, 1, 1),
         batch_size=128,
-        total="600 steps",
-        optim=section(Optim, learning_rate=1e-3, warmup="10 %", weight_decay=0.01),
-        scorer_optim=section(Optim, learning_rate=2e-3, warmup="10 %", weight_decay=0.01),
+        total="300 steps",
+        optim=section(Optim, learning_rate=3e-3, warmup="10 %", weight_decay=0.01),
+        scorer_optim=section(Optim, learning_rate=3e-3, warmup="10 %", weight_decay=0.01),
         select=section(Select) if uniform else select,
         reference=section(
-            Reference, total="600 steps", optim=section(Optim, learning_rate=2e-3, warmup="10 %", weight_decay=0.01)
+            Reference, total="300 steps", optim=section(Optim, learning_rate=3e-3, warmup="10 %", weight_decay=0.01)
         ),
         evaluate=section(Evaluate, every="10 %", gate="" if uniform else "gate", also={"val": source("val")}),
     )

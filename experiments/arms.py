@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from active_learning import train
+from active_learning import cache, train
 from active_learning.config import config_hash
 from active_learning.metrics import LOG
 from active_learning.settings import Config, reference_config
@@ -139,6 +139,7 @@ def _finished(config: Config, folder: Path, store: Path | None) -> dict:
 def run_all(arms: list[Arm], out: Path, store: Path | None = None) -> Iterator[list[Path]]:
     """Runs what is not complete yet, seed by seed, so that every arm has its first seed early. Yields the finished run folders after each
     seed, at the end all. `store`: where finished runs are packed, and taken from."""
+    cache.keep()
     todo = sorted((run for arm in arms for run in arm.runs(out)), key=lambda run: run[0].seed)
     folders, elsewhere, start = [], [], time.monotonic()
 
@@ -150,7 +151,8 @@ def run_all(arms: list[Arm], out: Path, store: Path | None = None) -> Iterator[l
                 return
             summary = _finished(config, folder, store)
         spent, total = time.monotonic() - began, time.monotonic() - start
-        accuracy = next((v for k, v in summary["final"].items() if k.endswith("_full/accuracy")), float("nan"))
+        headline = ("_full/accuracy", "_full/recall")
+        accuracy = next((v for k, v in summary["final"].items() if k.endswith(headline)), float("nan"))
         folders.append(folder)
         done = f"[{len(folders)}/{len(todo)}] {folder.name}"
         LOG.info("%s: %.4f  (%.0f s, %.0f min so far)", done, accuracy, spent, total / 60)

@@ -1,4 +1,5 @@
-"""What reading costs, as ratios within one run: every round times all of a group's parts in turn, so that drift hits all alike.
+"""What reading costs, as ratios within one run: every round times all of a group's parts in turn, so that drift hits all alike. Both wall and
+CPU time are taken: on a machine that others use the latter is the steadier.
 
     python -m experiments.bench_data [--preset=smoke|full] [--out experiments/results]
 
@@ -28,7 +29,7 @@ from active_learning.data.shapes import uniform
 from active_learning.data.source import Memory, Source
 from active_learning.prepare import Options, prepare
 
-PRESETS = {"smoke": {"photos": 24, "rows": 2_000, "rounds": 2}, "full": {"photos": 600, "rows": 50_000, "rounds": 15}}
+PRESETS = {"smoke": {"photos": 24, "rows": 2_000, "rounds": 2}, "full": {"photos": 600, "rows": 50_000, "rounds": 21}}
 HEIGHT, WIDTH, SIZE, SMALL = 375, 500, 224, 64
 RATIO = 5
 
@@ -46,23 +47,24 @@ def photo(number: int) -> np.ndarray:
     return np.clip(120 + image + noise, 0, 255).astype(np.uint8)
 
 
-def interleaved(calls: dict[str, Callable[[int], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call, round by round; each is called once before."""
+def interleaved(calls: dict[str, Callable[[int], object]], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds (rounds, wall and CPU of all threads) of each call; each is called once before."""
     for call in calls.values():
         call(0)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for n in range(rounds):
         names = list(calls)
         for name in names[n % len(names) :] + names[: n % len(names)]:
-            began = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             calls[name](n + 1)
-            seconds[name].append(time.perf_counter() - began)
-    return seconds
+            seconds[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    return {name: np.array(values) for name, values in seconds.items()}
 
 
-def ratio(seconds: dict[str, list[float]], over: str, under: str) -> float:
-    """Median over the rounds of one time over another."""
-    return float(np.median(np.array(seconds[over]) / np.array(seconds[under])))
+def ratio(seconds: dict[str, np.ndarray], over: str, under: str) -> dict[str, float]:
+    """Medians over the rounds of one time over another."""
+    wall, cpu = np.median(seconds[over] / seconds[under], axis=0).tolist()
+    return {"wall": wall, "cpu": cpu}
 
 
 def part_of(source: Source) -> Part:
@@ -89,10 +91,10 @@ def memory(rows: int, rounds: int) -> dict:
         "draw": repeated(lambda at: at),
     }
     seconds = interleaved(calls, rounds)
-    net = {name: list(np.array(seconds[name]) - np.array(seconds["draw"])) for name in ("numpy", "batch")}
+    net = {name: seconds[name] - seconds["draw"] for name in ("numpy", "batch")}
     return {
         "gather_share_of_numpy": ratio(net, "numpy", "batch"),
-        "images_per_s": 20 * 512 / float(np.median(net["batch"])),
+        "images_per_s": 20 * 512 / float(np.median(net["batch"][:, 0])),
     }
 
 
@@ -121,7 +123,7 @@ def decode(folder: Path, rounds: int) -> dict:
 
     seconds = interleaved({"bare": bare, "batch": lambda call: part.batch(pick(call), epochs)}, rounds)
     pool.shutdown()
-    rate = len(epochs) / float(np.median(seconds["batch"]))
+    rate = len(epochs) / float(np.median(seconds["batch"][:, 0]))
     return {"share_of_bare_decoder": ratio(seconds, "bare", "batch"), "images_per_s": rate, "threads": threads}
 
 

@@ -46,7 +46,7 @@ def table(result: dict) -> str:
 def reading(result: dict) -> str:
     """What candidates cost to read, from bench_data."""
     cost = result["candidates"]["cost_of_ratio_1"]
-    cells = [f"{cost[name]:.1f}x" for name in ("naive", "by DCT scale", "prepared")]
+    cells = [f"{cost[name]['cpu']:.1f}x" for name in ("naive", "by DCT scale", "prepared")]
     return f"| all candidates in full | by DCT scale | prepared small view |\n|{' --- |' * 3}\n| {' | '.join(cells)} |"
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from active_learning import policies
 from active_learning.config import ConfigError, config_hash, differences, freeze, from_json, section, to_json, to_steps
+from active_learning.data.image_folder import ImageFolder
 from active_learning.settings import Config, Evaluate, Optim, Select, reference_config, resolve
 
 
@@ -129,6 +130,10 @@ def test_json_round_trip_and_hash():
     assert back.data == config.data
     assert config_hash(config) == config_hash(dataclasses.replace(config, name="other"))
     assert config_hash(config) != config_hash(dataclasses.replace(config, seed=1))
+    one, other, larger = (
+        dataclasses.replace(config, data=ImageFolder(**k)) for k in ({}, {"threads": 3}, {"size": 32})
+    )
+    assert config_hash(one) == config_hash(other) != config_hash(larger)
     assert config_hash(config) != config_hash(dataclasses.replace(config, select=Select(policy=policies.hard)))
 
 

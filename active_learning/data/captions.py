@@ -20,6 +20,11 @@ class Captions:
     counts: Int64[np.ndarray, "n"]
     texts: Sequence[Sequence[str]]
     cut: int  # captions that were longer than the context
+    tokenizer: Tokenizer
+
+    def encode(self, texts: Sequence[str]) -> Int32[np.ndarray, "n context"]:
+        """Other texts as token ids of the same kind."""
+        return self.tokenizer.encode(texts, self.tokens.shape[2])[0]
 
     def draw(
         self, rows: Integer[np.ndarray, "b"], ids: Int64[np.ndarray, "b"], epochs: Integer[np.ndarray, "b"]
@@ -58,7 +63,7 @@ def tokenise(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, context: int)
     kind = np.uint16 if tokenizer.size <= 1 << 16 else np.int32
     tokens = np.full((len(texts), int(counts.max()), context), tokenizer.pad, kind)
     tokens[np.arange(tokens.shape[1])[None] < counts[:, None]] = flat
-    return Captions(tokens, counts, texts, cut)
+    return Captions(tokens, counts, texts, cut, tokenizer)
 
 
 def exchanged(ids: Int64[np.ndarray, "n"], share: float, seed: int = 0) -> Int64[np.ndarray, "n"]:

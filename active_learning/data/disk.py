@@ -222,7 +222,7 @@ class DiskSection(Section):
     text: str = ""  # column that must hold a caption; '': captions may be missing
     classes: int = 0  # 0: found from the data
     holdout: float = 0.1  # share that becomes the test set, stratified, by id, where the data bring none of their own
-    threads: int = 0  # decoding threads, 0: one a core
+    threads: int = field(default=0, metadata={"habit": True})  # decoding threads, 0: one a core
 
     def check(self) -> None:
         """Raises DataError naming the first key that cannot be."""

@@ -3,6 +3,7 @@
 What is at a position depends on (seed, position) only, never on the number of threads, processes or batches read ahead.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,7 +27,7 @@ class Loaded(NamedTuple):
 
 @runtime_checkable
 class Stream(Protocol):
-    """An endless sequence of examples of a part, any position of which is reached at once. Called from one thread at a time."""
+    """An endless sequence of examples of a part, any position of which is reached at once, from any thread."""
 
     part: Any
 
@@ -43,10 +44,11 @@ class Candidates:
     """The examples of a part, epoch after epoch, each in an order of its own."""
 
     def __init__(self, part, seed: int):
-        self.part, self.order = part, part.order(seed)
+        self.part, self.order, self._lock = part, part.order(seed), threading.Lock()
 
     def at(self, position: int, count: int) -> tuple[Int64[np.ndarray, "k"], Int32[np.ndarray, "k"]]:
-        return self.order.positions(position, count)
+        with self._lock:  # an order keeps tables
+            return self.order.positions(position, count)
 
     def read(self, position: int, count: int, mine: Any, small: bool) -> dict[str, np.ndarray]:
         rows, epochs = self.at(position, count)
@@ -80,7 +82,8 @@ class Loader:
         self.stream, self.placement, self.position, self.ahead = stream, placement, position, ahead
         self.waited = 0.0
         self.busy: Callable[[], bool] = lambda: False
-        self._thread, self._second = (ThreadPoolExecutor(1, f"loader-{name}") for name in ("ahead", "second"))
+        # Two batches are read at a time: while the last images of one are decoded, the other's keep all decoding threads busy.
+        self._ahead, self._second = ThreadPoolExecutor(2, "loader-ahead"), ThreadPoolExecutor(1, "loader-second")
         self._coming: deque[tuple[tuple, Future]] = deque()  # (position, count, small), what is there
 
     def next(self, count: int, small: bool = False) -> Loaded:
@@ -117,7 +120,7 @@ class Loader:
 
     def close(self) -> None:
         """Ends the threads; nothing more is read."""
-        self._thread.shutdown(cancel_futures=True)
+        self._ahead.shutdown(cancel_futures=True)
         self._second.shutdown(cancel_futures=True)
 
     def _fill(self, count: int, small: bool, size: int) -> None:
@@ -127,7 +130,7 @@ class Loader:
             self._coming.clear()
         for n in range(len(self._coming), size):
             what = (self.position + n * count, count, small)
-            self._coming.append((what, self._thread.submit(self._load, *what)))
+            self._coming.append((what, self._ahead.submit(self._load, *what)))
 
     def _load(self, position: int, count: int, small: bool) -> Loaded:
         batch = self.stream.read(position, count, mine(self.placement, count), small)

@@ -28,26 +28,33 @@ def strips(run: Run, probes: list[Probe]) -> str:
     parts = []
     for probe, when in zip(probes, ("early", "late"), strict=False):
         when = when if len(probes) == 2 else "the only probe"
-        for words, side in (("most preferred", probe.top), ("least preferred", probe.bottom)):
-            parts.append(_strip(f"{words}, {when}", f"update {probe.step:,}", side, run.class_names))
+        titles = ("chosen", "rejected") if any(probe.texts) else ("most preferred", "least preferred")
+        for words, side, texts in zip(titles, (probe.top, probe.bottom), probe.texts, strict=True):
+            parts.append(_strip(f"{words}, {when}", f"update {probe.step:,}", side, texts, run.class_names))
     return "".join(parts)
 
 
-def _strip(title: str, when: str, side: tuple[np.ndarray, ...], names: tuple[str, ...]) -> str:
+def _strip(title: str, when: str, side: tuple[np.ndarray, ...], texts: tuple[str, ...], names: tuple[str, ...]) -> str:
     images, labels, truths, scores = side
     known = truths[:SHOWN] >= 0
     wrong = known & (labels[:SHOWN] != truths[:SHOWN])
-    share = f" · {wrong.sum()} of {known.sum()} labels wrong" if known.any() else ""
-    cells = [_cell(*row, names) for row in zip(images[:SHOWN], labels, truths, scores, strict=False)]
+    what = "captions of another image" if texts else "labels wrong"
+    share = f" · {wrong.sum()} of {known.sum()} {what}" if known.any() else ""
+    said = [_said(*row, names) for row in zip(labels, truths, strict=True)]
+    said = [f"{text} (another's)" if w else text for text, w in zip(texts, wrong, strict=False)] or said
+    cells = [_cell(*row) for row in zip(images[:SHOWN], said, wrong.tolist(), scores, strict=False)]
     return (
         f'<div class="strip"><h4>{escape(title)} <span>{escape(when)}{share}</span></h4>'
         f'<div class="images">{"".join(cells)}</div></div>'
     )
 
 
-def _cell(image: np.ndarray, label, truth, score, names: tuple[str, ...]) -> str:
+def _said(label, truth, names: tuple[str, ...]) -> str:
     wrong = truth >= 0 and label != truth
-    caption = f"labelled {_class(label, names)}, is {_class(truth, names)}" if wrong else _class(label, names)
+    return f"labelled {_class(label, names)}, is {_class(truth, names)}" if wrong else _class(label, names)
+
+
+def _cell(image: np.ndarray, caption: str, wrong: bool, score) -> str:
     return (
         f'<figure class="{"thumb wrong" if wrong else "thumb"}" title="score {float(score):.3g}">'
         f'<img alt="{escape(caption)}" src="data:image/png;base64,{png(image)}">'

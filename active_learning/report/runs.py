@@ -71,13 +71,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Probe:
-    """Scores (B,) of one super-batch and its n most and least preferred images (uint8 NHWC), with labels, truths (-1:
-    unknown), scores."""
+    """Scores (B,) of one super-batch and its n most and least preferred images (uint8 NHWC), with labels, truths (-1: unknown), scores; of
+    image-text pairs also the captions (label and truth then say whose caption and whose image it is)."""
 
     step: int
     scores: np.ndarray
     top: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     bottom: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    texts: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  # of top and bottom
 
 
 def number(value) -> float | None:
@@ -184,7 +185,8 @@ def read_probe(step: int, path: Path) -> Probe:
         with np.load(path) as arrays:
             parts = ("image", "label", "truth", "score")
             top, bottom = (tuple(arrays[f"{part}_{side}"] for part in parts) for side in ("top", "bottom"))
-            return Probe(step, np.asarray(arrays["scores"], np.float64), top, bottom)
+            texts = (tuple(map(str, arrays.get(f"text_{side}", ()))) for side in ("top", "bottom"))
+            return Probe(step, np.asarray(arrays["scores"], np.float64), top, bottom, tuple(texts))
     except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(
             f"{path}: damaged probe ({str(error).splitlines()[0] if str(error) else type(error).__name__})"

@@ -62,6 +62,6 @@ def test_a_day_of_reading(tmp_path):
             stream.read(start, 32, slice(None), False)
             if count % 12 == 11:
                 levels.append(held())
-        assert max(levels[2:]) - max(levels[:2]) < 20_000
+        assert max(levels[2:]) - max(levels[:2]) < 300_000  # 36 batches that stay would be 900 kB
     finally:
         tracemalloc.stop()

@@ -51,7 +51,7 @@ def test_no_more_is_read_ahead_than_asked_for():
     loader = Loader(stream, None, ahead=2)
     loader.next(4)
     loader.close()
-    assert stream.read_at in ([(0, 4)], [(0, 4), (4, 4)], [(0, 4), (4, 4), (8, 4)])
+    assert {(0, 4)} <= set(stream.read_at) <= {(0, 4), (4, 4), (8, 4)}
     lazy = Numbers()
     drawn(Loader(lazy, None, ahead=0), [4, 4])
     assert lazy.read_at == [(0, 4), (4, 4)]

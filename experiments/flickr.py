@@ -1,0 +1,251 @@
+"""Image-text pairs of which half carry another image's caption: who learns to retrieve with how much less, and with what reference?
+
+    python -m experiments.flickr --scale=smoke|desk [--out runs/flickr] [--phase final|tune] [--list]
+
+Setting (a): a clean held-out third trains the reference; its control is the learner trained uniformly on that third. Setting (b): reference,
+gate and tune are as noisy as the pool. Arms by joint selection have the sigmoid loss, and a uniform run and a control of that loss. Choices
+read `tune` only (phase `tune`, seed 0). Figures: mean log(1 + rank), lower is better, and mean recall (of R@1, 5, 10 both ways) on the whole
+test set, those on val beside them; 95 % intervals by bootstrap over test images.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from active_learning import policies
+from active_learning.config import freeze
+from active_learning.metrics import show_log
+from active_learning.report.__main__ import write
+from active_learning.settings import Config, Evaluate, Log, Reference, Select
+from configs import flickr8k
+from experiments.arms import Arm, run_all, show
+
+RESULTS = Path(__file__).parent / "results"
+NOISY = {"pool": 0.5, "reference": 0.5, "gate": 0.5, "tune": 0.5}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything; `short`: the budget at which selection is expected to reach uniform's full one."""
+
+    steps: int
+    reference_steps: int
+    short: float
+    seeds: tuple[int, ...]
+    headline_seeds: tuple[int, ...]
+
+
+SCALES = {
+    "smoke": Scale(4, 4, 0.5, (100,), (100,)),
+    "desk": Scale(200, 200, 0.4, (100,), (100, 101, 102)),
+}
+
+
+def base(scale: Scale, arm: str, noisy: bool) -> Config:
+    """An arm of the config at this scale, in setting (a) or (b)."""
+    config = freeze(flickr8k.get_config(arm))
+    small = {"parts": {"pool": 560, "reference": 160, "gate": 20, "tune": 20}} if scale.steps < 50 else {}
+    if small:
+        config = replace(config, batch_size=32, reference=replace(config.reference, batch_size=32))
+    task = replace(config.task, loss="sigmoid" if arm.startswith("joint") else "softmax")
+    return replace(
+        config,
+        total=f"{scale.steps} steps",
+        task=replace(task, exchanged=NOISY) if noisy else task,
+        split=replace(config.split, **small),
+        reference=replace(
+            config.reference,
+            path=f"{task.loss}-{'noisy' if noisy else 'clean'}",
+            total=f"{scale.reference_steps} steps",
+        ),
+        evaluate=replace(
+            config.evaluate, every="50 %" if scale.steps < 50 else "25 %", sets=("test", "val"), subset=500
+        ),
+        log=Log(every="5 %", probes=8),
+    )
+
+
+def uniform_of(config: Config, **split) -> Config:
+    """Plain training on other parts; nothing else differs."""
+    return replace(
+        config,
+        select=Select(),
+        reference=Reference(),
+        split=replace(config.split, **split),
+        evaluate=replace(config.evaluate, gate=""),
+    )
+
+
+def arm(config: Config, name: str, seeds: tuple[int, ...], scale: Scale, budget: float = 1.0) -> Arm:
+    return Arm(replace(config, name=name, total=f"{round(budget * scale.steps)} steps"), budget, seeds)
+
+
+def with_select(config: Config, **select) -> Config:
+    return replace(config, select=replace(config.select, **select))
+
+
+def final_arms(scale: Scale) -> list[Arm]:
+    """Every arm of both settings, each control beside its claim."""
+    s, many = scale, scale.headline_seeds
+    clean = {name: base(s, name, False) for name in ("learnability", "easy", "loss", "joint")}
+    noisy = {name: base(s, name, True) for name in ("learnability", "easy", "loss", "joint")}
+    both = ("pool", "reference")
+    soft, sigmoid = clean["learnability"], clean["joint"]
+    easy_joint = with_select(noisy["joint"], policy=policies.joint_easy)
+    arms = [
+        arm(replace(uniform_of(soft), baseline=True), "uniform", many, s),
+        arm(soft, "(a) learnability", many, s, s.short),
+        arm(soft, "(a) learnability", many, s),
+        arm(uniform_of(soft, train_on=("reference",)), "(a) control: uniform on the clean third", many, s),
+        arm(uniform_of(soft, train_on=both), "(a+) control: uniform on pool + clean third", many, s),
+        arm(replace(soft, split=replace(soft.split, train_on=both)), "(a+) learnability on pool + clean third", many, s),
+        arm(noisy["learnability"], "(b) learnability", many, s),
+        arm(noisy["easy"], "(b) easy reference", many, s),
+        arm(uniform_of(sigmoid), "uniform, sigmoid", s.seeds, s),
+        arm(sigmoid, "(a) joint", s.seeds, s),
+        arm(uniform_of(sigmoid, train_on=("reference",)), "(a) control, sigmoid: uniform on the clean third", s.seeds, s),
+        arm(noisy["joint"], "(b) joint", s.seeds, s),
+        arm(easy_joint, "(b) joint easy", s.seeds, s),
+        arm(clean["easy"], "(a) easy reference", s.seeds, s),
+        arm(clean["loss"], "(a) loss-based", s.seeds, s),
+        arm(noisy["loss"], "(b) loss-based", s.seeds, s),
+        arm(with_select(noisy["learnability"], until="30 %"), "(b) learnability, window 30 %", s.seeds, s),
+        arm(uniform_of(noisy["learnability"], train_on=both), "(b) control: uniform on pool + reference part", s.seeds, s),
+    ]  # fmt: skip
+    return (
+        [one for one in arms if one.config.name in ("uniform", "(a) learnability", "(b) joint")]
+        if s.steps < 50
+        else arms
+    )
+
+
+def tune_arms(scale: Scale) -> list[Arm]:
+    """What score scale, ratio and window were chosen by: the reference's own kind of pairs, `tune`, seed 0."""
+    arms = []
+    for noisy in (False, True):
+        kind = "(b)" if noisy else "(a)"
+        config = base(scale, "learnability", noisy)
+        config = replace(config, evaluate=Evaluate(sets=("tune",), every="20 %", gate="gate", batch_size=250))
+        arms.append(arm(uniform_of(config), f"{kind} uniform", (0,), scale))
+        for ratio, scaled in ((5, 10.0), (2, 30.0), (5, 30.0)):
+            task = replace(config.task, score_scale=scaled)
+            chosen = with_select(replace(config, task=task), ratio=ratio)
+            arms.append(arm(chosen, f"{kind} ratio {ratio}, scale {scaled:g}", (0,), scale))
+    return arms
+
+
+def _spread(values: list[float]) -> dict[str, float | None]:
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def _cell(value: dict | None, times: float = 1.0) -> str:
+    if value is None:
+        return "-"
+    spread = "" if value["sd"] is None else f" ± {times * value['sd']:.2g}"
+    return f"{times * value['mean']:.3g}{spread}"
+
+
+def row(folders: list[Path]) -> dict:
+    """One line of the table: the runs of an arm at one budget."""
+    found = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    about = json.loads((folders[0] / "config.json").read_text())
+    lines = [[json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in folders]
+    shares = [
+        [(li["step"], li["select/wrong_share"]) for li in of if "select/wrong_share" in li and li.get("select/open")]
+        for of in lines
+    ]
+    finals = [s["final"] for s in found]
+    test = next(name for name in ("test_full", "tune_full") if f"{name}/log_rank" in finals[0])
+    images = np.mean([f[f"{test}/per_image"] for f in finals], axis=0)
+    draws = np.random.default_rng(0).integers(0, len(images), (2000, len(images)))
+    accounts = ("learner_train", "online_score", "online_train", "reference_score", "reference_train")
+    references = [s["reference"]["accuracy"] for s in found if s["reference"]]
+    return {
+        "arm": about["name"],
+        "updates": about["total_steps"],
+        "seeds": [json.loads((f / "config.json").read_text())["seed"] for f in folders],
+        "log_rank": _spread([f[f"{test}/log_rank"] for f in finals]),
+        "log_rank_interval": np.percentile(images[draws].mean(axis=1), [2.5, 97.5]).tolist(),
+        "recall": _spread([f[f"{test}/recall"] for f in finals]),
+        "val_log_rank": _spread([f["val_full/log_rank"] for f in finals]) if "val_full/log_rank" in finals[0] else None,
+        "val_recall": _spread([f["val_full/recall"] for f in finals]) if "val_full/recall" in finals[0] else None,
+        "reference_recall": float(np.mean(references)) if references and None not in references else None,
+        "exchanged_chosen": [
+            [step, float(np.mean([s[n][1] for s in shares]))] for n, (step, _) in enumerate(shares[0])
+        ],
+        "lead": [
+            [li["step"], li["gate/online_log_rank"] - li["gate/reference_log_rank"]]
+            for li in lines[0]
+            if "gate/online_log_rank" in li
+        ],
+        "flops": float(np.mean([sum(s["flops"][a] for a in accounts) for s in found])),
+        "seconds": float(np.mean([s["train_seconds"] for s in found])),
+        "curve": [[li["step"], li[k]] for li in lines[0] for k in ("test/log_rank",) if k in li],
+    }
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown, in the order of the arms."""
+    full = next((r for r in rows if r["arm"].endswith("uniform")), rows[0])
+    out = [
+        "| arm | updates | seeds | log(1 + rank), test [95 %] | recall, test, % | log(1 + rank), val | recall, val, % | reference's recall, % | "
+        "exchanged among the chosen, % | total FLOPs / uniform |",
+        "|" + " --- |" * 10,
+    ]
+    for r in rows:
+        low, high = r["log_rank_interval"]
+        chosen = [share for _, share in r["exchanged_chosen"]]
+        shares = f"{100 * chosen[0]:.0f} → {100 * chosen[-1]:.0f}" if chosen else "-"
+        own = "-" if r["reference_recall"] is None else f"{100 * r['reference_recall']:.1f}"
+        cells = [
+            r["arm"], str(r["updates"]), str(len(r["seeds"])), f"{_cell(r['log_rank'])} [{low:.3f}, {high:.3f}]", _cell(r["recall"], 100),
+            _cell(r["val_log_rank"]), _cell(r["val_recall"], 100), own, shares, f"{r['flops'] / full['flops']:.2f}",
+        ]  # fmt: skip
+        out.append("| " + " | ".join(cells) + " |")
+    return "\n".join(out)
+
+
+def rows_of(arms: list[Arm], out: Path, done: list[Path]) -> list[dict]:
+    """Lines of the arms of which some run is complete."""
+    found = []
+    for one in arms:
+        folders = [folder for _, folder in one.runs(out) if folder in done]
+        if folders:
+            found.append(row(folders))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", choices=SCALES, default="desk")
+    parser.add_argument("--phase", choices=("final", "tune"), default="final")
+    parser.add_argument("--out", type=Path, default=Path("runs/flickr"))
+    parser.add_argument("--list", action="store_true", help="print the arms and their cost, run nothing")
+    args = parser.parse_args()
+    show_log()
+    scale = SCALES[args.scale]
+    arms = final_arms(scale) if args.phase == "final" else tune_arms(scale)
+    show(arms)
+    if args.list:
+        return
+    out = args.out / args.scale / args.phase
+    jax.config.update(
+        "jax_compilation_cache_dir", str((args.out / "compiled").absolute())
+    )  # seeds share their compilations
+    for folders in run_all(arms, out):
+        rows = rows_of(arms, out, folders)
+        metric = "test/recall" if args.phase == "final" else "tune/recall"
+        page = write(folders, out / "report", metric, "Exchanged captions: uniform training and selection of pairs")
+        if args.scale != "smoke":
+            RESULTS.mkdir(exist_ok=True)
+            (RESULTS / f"flickr_{args.scale}_{args.phase}.json").write_text(json.dumps(rows, indent=1))
+    print(table(rows))
+    print(page / "index.html")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Zero-shot and few-shot figures by hand, and agreement with judgements."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from active_learning.data.source import DataError
+from active_learning.evaluators import Embedder, few_shot, human, zero_shot
+
+
+class Words(Embedder):
+    """Embeds a text's token ids, here its letters, by counting two of them."""
+
+    def __init__(self):
+        pass
+
+    def texts(self, params, tokens):
+        found = np.stack([(tokens == ord(letter)).sum(axis=1) for letter in "cd"], axis=1).astype(np.float32)
+        return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-8)
+
+
+def encode(texts):
+    return np.array([[ord(c) for c in text.ljust(12)] for text in texts])
+
+
+def test_classes_are_the_mean_of_their_templates():
+    classes = zero_shot.class_embeddings(Words(), None, ("c", "d"), ("{}", "{} d"), encode)
+    half = np.array([1.0, 0.0]) / 2 + np.array([1.0, 1.0]) / np.sqrt(2) / 2
+    np.testing.assert_allclose(classes, [half / np.linalg.norm(half), [0, 1]], rtol=1e-6)
+
+
+def test_zero_shot_figures_by_hand():
+    images, classes = np.array([[1.0, 0.0], [0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), np.eye(2)
+    found = zero_shot.zero_shot(images, classes, np.array([0, 0, 1, 1]))
+    assert found == {"accuracy": 0.75, "class_mean": 0.75, "most_frequent": 0.5}
+
+
+def test_few_shot_is_ridge_regression_and_uses_so_many_examples():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(3, 5)) * 4
+    labels = np.repeat(np.array([1, 4, 7]), 30)
+    features = centres[np.repeat(np.arange(3), 30)] + rng.normal(size=(90, 5))
+    found = few_shot.few_shot((features, labels), (features, labels), shots=10)
+    assert found["examples"] == 30
+    assert found["accuracy"] > 0.95
+    # two points: w is known in closed form, x^T y / (x^T x + penalty), and its sign decides
+    tiny = few_shot.few_shot(
+        (np.array([[1.0], [-1.0]]), np.array([0, 1])), (np.array([[0.1], [-0.1], [3.0]]), np.array([0, 1, 1]))
+    )
+    assert tiny["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_judgements_of_both_kinds_are_read_and_compared(tmp_path):
+    lines = [
+        "a.jpg\tb.jpg#2\t1\t1\t2",
+        "a.jpg\ta.jpg#0\t4\t4\t3",
+        "c.jpg\tc.jpg#1\t1\t3\t0",
+        "c.jpg\ta.jpg#4\t0.25\t1\t3",
+    ]
+    (tmp_path / "x.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    found = human.read_judgements(tmp_path / "x.txt.gz")
+    assert found == [
+        ("a.jpg", "b.jpg", 2, pytest.approx(4 / 3)),
+        ("a.jpg", "a.jpg", 0, pytest.approx(11 / 3)),
+        ("c.jpg", "c.jpg", 1, 1.0),
+        ("c.jpg", "a.jpg", 4, 0.25),
+    ]
+    (tmp_path / "bad.txt").write_text("a.jpg b.jpg\n")
+    with pytest.raises(DataError, match="line 1 is no judgement"):
+        human.read_judgements(tmp_path / "bad.txt")
+    same = human.agreement(np.array([0.1, 0.2, 0.3]), np.array([1.0, 2.0, 3.0]))
+    assert same == {"tau_b": 1.0, "tau_c": 1.0, "judgements": 3.0}
+    assert human.agreement(np.array([0.3, 0.2, 0.1]), np.array([1.0, 2.0, 3.0]))["tau_b"] == -1.0
