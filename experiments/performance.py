@@ -82,12 +82,15 @@ def targets() -> str:
 def filled(text: str) -> str:
     """`text` with every block between `<!-- made NAME -->` and `<!-- end -->` made anew."""
     make = {"steps": steps, "scaling": scaling, "pod": pod, "targets": targets}
-    return re.sub(
-        r"<!-- made (\w+) -->\n.*?<!-- end -->",
-        lambda m: f"<!-- made {m[1]} -->\n{make[m[1]]()}\n<!-- end -->",
-        text,
-        flags=re.S,
-    )
+
+    def block(match: re.Match) -> str:
+        try:
+            content = make[match[1]]()
+        except FileNotFoundError:
+            content = "(not measured yet)"
+        return f"<!-- made {match[1]} -->\n{content}\n<!-- end -->"
+
+    return re.sub(r"<!-- made (\w+) -->\n.*?<!-- end -->", block, text, flags=re.S)
 
 
 def main() -> None:
