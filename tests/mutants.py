@@ -88,6 +88,14 @@ MUTANTS = [
     Mutant("finished shards are forgotten", "prepare.py", "if shard[0] not in there", "if shard[0]", "test_prepare.py"),
     Mutant("augmentation by place", "data/augment.py", "keys = example_keys(jax.random.fold_in(key, 2), ids, epoch)", "keys = jax.random.split(key, len(ids))", "data/test_augment.py"),
     Mutant("partners by place", "data/augment.py", "jnp.zeros_like(order).at[order].set(jnp.roll(order, -1))", "jnp.roll(jnp.arange(len(order)), -1)", "data/test_augment.py"),
+    Mutant("joint selection forgets the columns", "select.py", "logits = logits + jnp.sum(scores.block(None, part), axis=1) + jnp.sum(", "logits = logits + jnp.sum(scores.block(None, part), axis=1) + 0 * jnp.sum(", "test_joint.py"),
+    Mutant("joint selection draws twice", "select.py", "return logits.at[new].set(-jnp.inf)", "return logits", "test_joint.py"),
+    Mutant("the reference is a copy of the online model", "pairwise.py", "PairScores(getattr(inputs, by), inputs.reference))", "PairScores(getattr(inputs, by), getattr(inputs, by)))", "test_joint.py"),
+    Mutant("pairs of other texts as own", "pairwise.py", "contrastive.dot(said.image, said.text) - said.bias[0]", "contrastive.dot(said.image, said.text) + said.bias[0]", "test_joint.py"),
+    Mutant("one pass for losses of pairs", "gradients.py", "if not model.pairwise:", "if True:", "test_gradients.py"),
+    Mutant("captions by place", "data/captions.py", "hash64(0xCA97, ids, epochs)", "hash64(0xCA97, np.arange(len(ids)), epochs)", "test_pairs.py"),
+    Mutant("ties at the top", "evaluators/retrieval.py", "((scores == own).sum(axis=1) - 1) / 2", "0 * ((scores == own).sum(axis=1) - 1) / 2", "evaluators/test_retrieval.py"),
+    Mutant("heads of published weights mixed", "siglip.py", "return (*shape[:-1], heads, shape[-1] // heads)", "return (*shape[:-1], shape[-1] // heads, heads)", "test_siglip.py"),
 ]  # fmt: skip
 
 
