@@ -25,7 +25,7 @@ bench: .venv/ready
 	$(PY) -m experiments.bench_step
 
 experiments: .venv/ready
-	$(PY) -m experiments.noise --scale=desk
+	$(PY) -m experiments.noise --scale=desk --workers 2
 
 .venv/ready: pyproject.toml
 	if command -v uv >/dev/null; then uv venv -q --clear .venv && uv pip install -q --python $(PY) -e '.[dev]'; \

@@ -21,8 +21,8 @@ from active_learning.data.disk import stand_in
 from active_learning.data.order import Interleaved, Order
 from active_learning.data.pipeline import Candidates, Loader
 from active_learning.data.source import DataError, channel_stats, split_id
+from active_learning.recipe import Batch, Recipe, TrainState, init_state
 from active_learning.settings import Clock, Config, Optim, Pairs, resolve
-from active_learning.step import Batch, Recipe, TrainState, init_state
 from active_learning.tasks import Classification, Contrastive
 
 
@@ -317,9 +317,10 @@ def assemble(config: Config, clock: Clock, task, scorer_task, devices: list[jax.
     costs = [_cost(*one) for one in (("learner", learner, task), ("scorer", scorer, scorer_task))]
     if config.accumulate > 1 and recipe.learner.pairwise:  # the second forward pass
         costs = [cost + flops.Cost(recompute=cost.forward) for cost in costs]
+    b, ratio, kind = config.batch_size, config.select.ratio, config.reference.kind
     per_step = [
-        ledger.step_costs(*costs, needs, config.batch_size, config.select.ratio, config.reference.kind)
-        for needs in (policy.needs, ())
+        ledger.step_costs(*costs, policy.needs, b, ratio, kind, policy.reuse),
+        ledger.step_costs(*costs, (), b, ratio, kind),
     ]
     return Run(config, clock, None, task, recipe, learner, scorer, *per_step, mesh, scorer_task)
 

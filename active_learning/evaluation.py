@@ -5,8 +5,8 @@ import numpy as np
 
 from active_learning.build import Run, subset
 from active_learning.data import splits
+from active_learning.recipe import TrainState
 from active_learning.sharding import over_data
-from active_learning.step import TrainState
 
 
 class Evaluation:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 def value_and_grad(
     model: Any, params: PyTree, batch: PyTree, weights: Float[Array, "b"], parts: int = 1
 ) -> tuple[Float[Array, ""], PyTree]:
-    """Mean of weights * l_learn over the batch and its gradient; `model`: a `step.Model`.
+    """Mean of weights * l_learn over the batch and its gradient; `model`: a `recipe.Model`.
 
     With `parts` > 1 the activations of one part of the batch are held at a time and the result is the same up to rounding. A pairwise loss needs
     two passes: outputs of all parts without gradient, the loss's gradient with respect to them, then part by part again, pulled back

@@ -45,15 +45,16 @@ class Ledger:
 
 
 def step_costs(
-    learner, scorer, needs: tuple[str, ...], b: int, ratio: int, reference: str = "trained"
+    learner, scorer, needs: tuple[str, ...], b: int, ratio: int, reference: str = "trained", reuse: bool = False
 ) -> dict[str, float]:
     """FLOPs of one update, by account. `learner`, `scorer`: `flops.Cost` per example; `needs`: the policy's scorers (none: uniform).
 
-    `reference`: its kind. Stored scores cost nothing here, two cross-fitted references score twice, a co-trained one also trains on B.
+    `reference`: its kind. Stored scores cost nothing here, two cross-fitted references score twice, a co-trained one also trains on B. `reuse`:
+    the learner scores with the forward pass that it trains with.
     """
     costs = {"learner_train": b * learner.train, "recompute": b * learner.recompute}
     if "learner" in needs:
-        costs["learner_train"] += ratio * b * learner.forward
+        costs["learner_train"] += (ratio - reuse) * b * learner.forward
     if "online" in needs:
         costs["online_score"] = ratio * b * scorer.forward
         costs["online_train"] = b * scorer.train

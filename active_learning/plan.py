@@ -56,7 +56,8 @@ class Bill:
         if level == "pretrained" and kind == "cotrained":
             kind = "loaded"
         needs = () if level == "replayed policy" else self.policy.needs
-        return sum(ledger.step_costs(self.learner, scorer or self.scorer, needs, self.b, ratio, kind).values())
+        reuse = bool(needs) and self.policy.reuse
+        return sum(ledger.step_costs(self.learner, scorer or self.scorer, needs, self.b, ratio, kind, reuse).values())
 
     @property
     def plain(self) -> float:
@@ -66,9 +67,9 @@ class Bill:
     def accounts(self) -> dict[str, float]:
         """FLOPs of the whole run by account."""
         book = ledger.Ledger()
-        book.charge(
-            ledger.step_costs(self.learner, self.scorer, self.policy.needs, self.b, self.ratio, self.kind), self.window
-        )
+        policy = self.policy
+        active = ledger.step_costs(self.learner, self.scorer, policy.needs, self.b, self.ratio, self.kind, policy.reuse)
+        book.charge(active, self.window)
         book.charge(ledger.step_costs(self.learner, self.scorer, (), self.b, 1), self.updates - self.window)
         book.charge({"reference_train": self.reference, "reference_score": self.once})
         return book.flops

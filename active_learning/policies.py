@@ -1,7 +1,7 @@
 """Policies: a score, a way to select by it, and the models it needs. A policy is a value; config files import it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ class Policy:
     observe: `(outputs, batch) -> pytree of (B, ...)`, what the score reads of each model, None for the task's l_act;
     init: the first policy state; keep: share of the pool that trains at all, by the reference's loss, before the first update (1: all);
     pairs: what it reads are embeddings of image-text pairs, which stay sharded; joint: `score` returns `PairScores` for a joint `select`, so
-    the task's loss must be a sum over pairs.
+    the task's loss must be a sum over pairs; reuse: the learner, alone, scores with the forward pass that it trains with.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Policy:
     keep: float = field(default=1.0, metadata={"late": True})
     pairs: bool = field(default=False, metadata={"late": True})
     joint: bool = field(default=False, metadata={"late": True})
+    reuse: bool = field(default=False, metadata={"late": True})
 
     @property
     def reads_reference(self) -> bool:
@@ -56,6 +57,9 @@ easy_reference = Policy("easy_reference", scores.easy_reference, needs=("referen
 """What the reference finds easy, sampled."""
 hard_learner = Policy("hard_learner", partial(scores.hard, by="learner"), select.top_k, ("learner",))
 """The b largest of the learner's own losses (online batch selection by loss). Costs (1 + 3 b/B) / 3 of training on all B."""
+hard_learner_once = replace(hard_learner, name="hard_learner, one forward pass", reuse=True)
+"""The same choice by the losses of the training pass (augmented view, training mode), which is not run again for what was chosen:
+(1 + 2 b/B) / 3 of training on all B, in the memory of training on all B."""
 rho = Policy("rho", partial(scores.learnability, by="learner"), select.top_k, ("learner", "reference"))
 """RHO-LOSS (Mindermann et al., ICML 2022, arXiv 2206.07137): the learner scores, the b largest are taken."""
 gradient_norm = Policy(

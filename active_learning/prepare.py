@@ -16,8 +16,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,18 +35,21 @@ SHARDS = {"array_record": RecordShard, "tar": TarShard}
 _BLOCK = 256  # examples decoded at a time
 
 
+def _option(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"help": meaning})
+
+
 @dataclass(frozen=True)
 class Options:
-    """What is made of each example: `size` and `small` in px (0: as it is, none), `shard` examples a file, `holdout` a share of the ids,
-    `unusable` the share that may be left out."""
+    """What is made of each example."""
 
-    format: str = "array_record"
-    size: int = 0
-    small: int = 0
-    quality: int = 90
-    shard: int = 1000
-    holdout: float = 0.0
-    unusable: float = LIMIT
+    format: str = _option("array_record", "array_record, or tar in the WebDataset layout")
+    size: int = _option(0, "px of the shorter side of images that are larger; 0: all as they are")
+    small: int = _option(0, "px of the small view that is stored beside each image; 0: none")
+    quality: int = _option(90, "of JPEGs that shrink")
+    shard: int = _option(1000, "examples a file")
+    holdout: float = _option(0.0, "share of the ids that becomes the test set")
+    unusable: float = _option(LIMIT, "share that may be left out")
 
     def check(self) -> None:
         """Raises DataError naming the first option that cannot be."""
@@ -230,14 +234,16 @@ def _finish(out: Path, plan: dict, parts: Sequence[Part], finished: list[dict]) 
 def _arguments(rest: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m active_learning.prepare",
+        usage="%(prog)s SOURCE OUT [--small=64] [...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("paths", nargs="+", type=str, metavar="SOURCE OUT")
+    parser.add_argument("paths", nargs="+", type=str, metavar="SOURCE OUT", help="where the data are, and a new folder")
     for f in dataclasses.fields(Options):
-        parser.add_argument(f"--{f.name}", type=type(f.default), default=f.default)
-    parser.add_argument("--tfds", default="", metavar="NAME")
-    parser.add_argument("--threads", type=int, default=0, help="0: one a core")
+        kind, meaning = type(f.default), f"{f.metadata['help']} ({f.default})"
+        parser.add_argument(f"--{f.name}", type=kind, default=f.default, metavar=kind.__name__.upper(), help=meaning)
+    parser.add_argument("--tfds", default="", metavar="NAME", help="write a set of TensorFlow Datasets instead")
+    parser.add_argument("--threads", type=int, default=0, metavar="INT", help="0: one a core")
     return parser.parse_args(rest)
 
 

@@ -9,7 +9,7 @@ from active_learning import replay
 from active_learning.build import Run
 from active_learning.data.source import join_id
 from active_learning.metrics import LOG
-from active_learning.step import Chosen
+from active_learning.recipe import Chosen
 
 NEARLY_UNIFORM = 0.95  # effective share of the super-batch above which selection is hardly one
 

@@ -18,8 +18,9 @@ import numpy as np
 from active_learning.build import Run
 from active_learning.data.pipeline import Loaded, Loader
 from active_learning.data.source import join_id
+from active_learning.recipe import Chosen, TrainState
 from active_learning.sharding import compiled, replicated
-from active_learning.step import Chosen, TrainState, follow_step, select_step, train_step, uniform_step
+from active_learning.step import follow_step, select_step, train_step, uniform_step
 
 
 class Said(NamedTuple):

@@ -196,6 +196,25 @@ def _check_reference(config: Config) -> None:
         )
 
 
+def _check_reuse(config: Config) -> None:
+    policy = config.select.policy
+    if not policy.reuse:
+        return
+    if policy.needs != ("learner",) or policy.observe is not None or isinstance(config.task, Pairs):
+        raise ConfigError(
+            f"config.select.policy: {policy.name!r} reuses a forward pass, so it can only read the learner's losses"
+        )
+    for key, value, only in (
+        ("select.schedule", config.select.schedule, "exact"),
+        ("accumulate", config.accumulate, 1),
+        ("data.small", getattr(config.data, "small", 0), 0),
+    ):
+        if value != only:
+            raise ConfigError(
+                f"config.{key}={value!r}: {policy.name!r} scores and trains in one pass, so it must be {only!r}"
+            )
+
+
 def _check_task(config: Config) -> None:
     task, policy = config.task, config.select.policy
     if not isinstance(task, Pairs):
@@ -257,6 +276,7 @@ def resolve(config: Config, pool: int, devices: int) -> Clock:
             f"config.accumulate={config.accumulate}: must divide the {b // devices} examples of a device (config.batch_size={b})"
         )
     _check_reference(config)
+    _check_reuse(config)
     config.augmentation.check()
     _check_task(config)
     _check_views(config)

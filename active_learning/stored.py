@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float32, Int32, Int64, PyTree
 
 from active_learning import losses
 from active_learning.data.source import DataError
+from active_learning.recipe import Model
 from active_learning.replay import rows_of
-from active_learning.step import Model
 
 COLUMN = "reference_loss"  # of a batch
 KEY = "config.reference.path"

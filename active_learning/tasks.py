@@ -1,4 +1,4 @@
-"""Tasks: what is learnt. A task turns a Flax module into a `step.Model` and says how it is evaluated; a new objective is a new value."""
+"""Tasks: what is learnt. A task turns a Flax module into a `recipe.Model` and says how it is evaluated; a new objective is a new value."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from active_learning import contrastive, losses, sharding
 from active_learning.contrastive import Embeddings
 from active_learning.data.transforms import normalize, view
 from active_learning.evaluators import Accuracy, Retrieval
-from active_learning.step import Batch, Model
+from active_learning.recipe import Batch, Model
 
 
 @dataclass(frozen=True)

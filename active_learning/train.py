@@ -16,9 +16,9 @@ from active_learning.data import splits
 from active_learning.evaluation import Evaluation
 from active_learning.ledger import Ledger
 from active_learning.metrics import LOG
+from active_learning.recipe import TrainState
 from active_learning.schedule import Updates, with_pending
 from active_learning.settings import Config, reference_config
-from active_learning.step import TrainState
 
 
 class NonFinite(RuntimeError):

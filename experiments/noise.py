@@ -16,6 +16,7 @@ from pathlib import Path
 from active_learning import policies
 from active_learning.config import freeze
 from active_learning.metrics import show_log
+from active_learning.models import MLP
 from active_learning.report.__main__ import write
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
 from configs import cifar10n
@@ -57,8 +58,10 @@ def base(scale: Scale) -> Config:
     """The headline arm of setting (i) at its full budget, before names, budgets and seeds."""
     config = freeze(cifar10n.get_config())
     small = {"parts": {"pool": 600, "reference": 400, "gate": 100, "tune": 100}} if scale.steps < 100 else {}
+    models = {"learner": MLP(width=64, depth=1), "scorer": MLP(width=16, depth=1)} if small else {}
     return replace(
         config,
+        **models,
         total=f"{scale.steps} steps",
         split=replace(config.split, **small),
         reference=replace(config.reference, path="worse", total=f"{scale.reference_steps} steps"),

@@ -41,8 +41,10 @@ def test_leaves_import_nothing_of_ours(leaf):
 
 
 def test_the_step_gets_models_as_functions():
-    assert ours(ROOT / "step.py") <= {"policies", "scores", "pairwise", "gradients", "select", "losses", "sharding"}
-    assert libraries(ROOT / "step.py") <= LIBRARIES | {"optax"}
+    core = {"recipe", "observe", "reuse", "policies", "scores", "pairwise", "gradients", "select", "losses", "sharding"}
+    for name in ("step", "recipe", "observe", "reuse"):
+        assert ours(ROOT / f"{name}.py") <= core
+        assert libraries(ROOT / f"{name}.py") <= LIBRARIES | {"optax"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "data").glob("*.py")), ids=lambda p: p.stem)

@@ -2,18 +2,22 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from active_learning import pairs, policies, train
-from active_learning.build import build
+from active_learning import pairs, policies, siglip, train
+from active_learning.build import build, first_state, loader_of
 from active_learning.config import ConfigError, config_hash, from_json, to_json
 from active_learning.data.source import DataError
 from active_learning.evaluate import evaluate
+from active_learning.models import Text, TwoTower, ViT
+from active_learning.probe import Notes
 from active_learning.settings import Evaluate, Pairs, Reference, Select, Split
+from active_learning.step import select_step
 from tests import pairs_world, world
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
@@ -133,3 +137,68 @@ def test_both_losses_give_finite_gradients_over_devices(folder):
         loss = lambda p, m=model, b=batch: m.learn_loss(m.apply(p, b, True), b).mean()  # noqa: E731
         found[count] = jax.device_get(jax.jit(jax.value_and_grad(loss))(params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), found[1], found[8])
+
+
+VIT_TOWERS = TwoTower(
+    ViT(width=8, depth=1, heads=2, patch=4), Text(vocab=320, context=8, width=8, depth=1, heads=2), 0, 8
+)
+JOINT = Select(policy=policies.joint, ratio=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"select": JOINT, "task": Pairs(loss="softmax")}, "config.task.loss='softmax': 'joint' needs 'sigmoid'"),
+        ({"select": JOINT, "reference": Reference(kind="crossfitted")}, "compares pairs across both references"),
+        ({"select": dataclasses.replace(JOINT, standardize=True)}, "no single scores to standardize"),
+        ({"accumulate": 3}, "config.accumulate=3: must divide"),
+    ],
+)
+def test_what_joint_selection_cannot_do_is_one_clear_line(folder, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        build(pairs_world.config(folder, **changes))
+
+
+def test_a_joint_policy_on_labels_is_refused(tmp_path):
+    config = world.config(world.write_arrays(tmp_path), select=dataclasses.replace(JOINT, ratio=4))
+    with pytest.raises(ConfigError, match=r"scores image-text pairs; set config.task"):
+        build(config)
+
+
+@pytest.mark.parametrize("policy", [policies.joint, policies.pair_learnability], ids=lambda p: p.name)
+def test_choices_by_pairs_are_the_same_on_eight_devices(folder, policy):
+    config = pairs_world.config(folder, select=dataclasses.replace(JOINT, policy=policy), task=Pairs(chunk=8))
+    chosen = {}
+    for count in (1, 8):
+        it = build(config, jax.devices()[:count])
+        reference = it.task.init(it.scorer, jax.random.key(7))
+        batch, *_ = loader_of(it, 0).next(32)
+        found = jax.jit(partial(select_step, it.recipe))(first_state(it, reference), batch)[1]
+        assert len(np.unique(found.indices)) == 16
+        chosen[count] = sorted(np.asarray(found.indices).tolist())
+    assert chosen[1] == chosen[8]
+
+
+def test_published_weights_are_a_reference_and_cost_nothing(folder, tmp_path):
+    config = pairs_world.config(folder, scorer=VIT_TOWERS, evaluate=Evaluate(subset=8, batch_size=8))
+    it = build(config)
+    weights = siglip.to_weights(it.task.init(it.scorer, jax.random.key(3)), it.scorer)
+    siglip.save(tmp_path / "w.npz", weights)
+    summary, params = pairs.published(it, tmp_path / "w.npz")
+    assert sum(summary["flops"].values()) == 0
+    jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(it.task.init(it.scorer, jax.random.key(3))))
+    siglip.save(tmp_path / "w.npz", weights | {"params/t": np.zeros(2)})
+    with pytest.raises(ConfigError, match=r"config.reference.path=.*params/t is \(2,\), expected \(1,\)"):
+        pairs.published(it, tmp_path / "w.npz")
+
+
+def test_nearly_uniform_sampling_is_warned_of_once(folder, tmp_path, caplog):
+    it = build(pairs_world.config(folder))
+    notes = Notes(it, tmp_path, 0)
+    with caplog.at_level("WARNING"):
+        for _ in range(2):
+            notes._values = {"select/ess": [0.99]}
+            notes.summary()
+    assert [r.message for r in caplog.records].count(
+        "the sampling is nearly uniform (effective share 0.990 of the super-batch): lower config.select.temperature, or raise config.task.score_scale"
+    ) == 1

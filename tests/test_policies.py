@@ -152,17 +152,17 @@ def step_and_state(policy, **changes):
     return partial(al.train_step, recipe), al.init_state(recipe, jax.random.key(0), *fresh)
 
 
-@pytest.mark.parametrize("name", ["hard_learner", "rho", "gradient_norm", "margin", "divbs"])
+@pytest.mark.parametrize("name", ["hard_learner", "hard_learner_once", "rho", "gradient_norm", "margin", "divbs"])
 def test_the_ledger_charges_what_each_policy_runs(name):
     policy = getattr(policies, name)
     step, state = step_and_state(policy)
     text = jax.jit(step).lower(state, images(RATIO * B)).compile().as_text()
-    costs = ledger.step_costs(LEARNER.cost(SHAPE), SCORER.cost(SHAPE), policy.needs, B, RATIO)
+    costs = ledger.step_costs(LEARNER.cost(SHAPE), SCORER.cost(SHAPE), policy.needs, B, RATIO, reuse=policy.reuse)
     picking = (
         2 * 2 * RATIO * B * 10 * 128 if name == "divbs" else 0
     )  # the mean gradient: arithmetic of the choice is not charged
     assert product_flops(text) - picking == pytest.approx(sum(costs.values()), rel=0.005)
-    forward = LEARNER.cost(SHAPE).forward * B * RATIO if "learner" in policy.needs else 0.0
+    forward = LEARNER.cost(SHAPE).forward * B * (RATIO - policy.reuse) if "learner" in policy.needs else 0.0
     assert costs["learner_train"] == B * LEARNER.cost(SHAPE).train + forward
 
 
@@ -170,3 +170,20 @@ def test_a_hard_learner_costs_the_share_that_its_docstring_says():
     cost = flops.Cost(1.0)  # no first layer: the paper's convention
     costs = ledger.step_costs(cost, cost, policies.hard_learner.needs, 4, 2)
     assert sum(costs.values()) / (3 * 8) == pytest.approx((1 + 3 * 0.5) / 3)
+    once = ledger.step_costs(cost, cost, policies.hard_learner_once.needs, 4, 2, reuse=True)
+    assert sum(once.values()) / (3 * 8) == pytest.approx((1 + 2 * 0.5) / 3)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_one_forward_pass_takes_the_step_of_two(devices):
+    """No augmentation, no smoothing: what is scored is what is trained on, so only the arithmetic differs."""
+    mesh = toy.mesh_of(devices) if devices > 1 else None
+    after = []
+    for policy in (policies.hard_learner, policies.hard_learner_once):
+        recipe = toy.recipe(policy=policy, mesh=mesh)
+        batch, state = toy.batch(32), toy.state(recipe)
+        if mesh is not None:
+            batch, state = toy.on(mesh, batch, state)
+        state, (metrics, chosen) = jax.jit(partial(al.train_step, recipe))(state, batch)
+        after.append(toy.host((state.learner, state.step, metrics["loss"], chosen.ids, chosen.scores)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), *after)

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from active_learning.data import storage
 from active_learning.data.disk import DiskSection
 from active_learning.data.source import DataError
 
+LOG = logging.getLogger("active_learning")
 T, U = TypeVar("T"), TypeVar("U")
 FORMAT = 2  # of the index
 MANIFEST = "manifest.json"  # that `prepare` writes beside its shards
@@ -106,13 +108,15 @@ def each(of: Sequence[T], one: Callable[[T], U]) -> list[U]:
 
 
 def open_index(shard: str, stamp: str, cache: str, make: Callable[[], Index]) -> Index:
-    """The stored index of a shard; made (and stored) when there is none, or the shard is no longer the one of `stamp`."""
+    """The stored index of a shard; made (and stored) when there is none, or, with a line in the log, when the shard is no longer the one
+    of `stamp`."""
     stamp = f"{FORMAT} {stamp}"
     for file in _files(shard, cache):
         try:
             with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as stored:
                 if stored["stamp"].tobytes().decode() == stamp:
                     return Index(**json.loads(stored["text"].tobytes()), places=stored["places"])
+            LOG.info("%s: has changed since %s was made; it is indexed anew", shard, file.name)
         except (OSError, ValueError, KeyError, TypeError, EOFError):
             continue  # none yet, or half a file: made anew
     index = make()

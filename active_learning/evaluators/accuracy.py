@@ -9,8 +9,8 @@ from jaxtyping import PyTree
 
 from active_learning import losses
 from active_learning.data.pipeline import mine, put
+from active_learning.recipe import Model
 from active_learning.sharding import replicated
-from active_learning.step import Model
 
 
 class Accuracy:

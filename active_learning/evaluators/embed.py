@@ -5,8 +5,8 @@ import numpy as np
 from jaxtyping import Float32, PyTree
 
 from active_learning.data.pipeline import mine, put
+from active_learning.recipe import Model
 from active_learning.sharding import replicated
-from active_learning.step import Model
 
 
 class Embedder:

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from active_learning.evaluators.embed import Embedder
-from active_learning.step import Model
+from active_learning.recipe import Model
 
 AT = (1, 5, 10)
 

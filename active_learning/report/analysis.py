@@ -290,10 +290,11 @@ def _arm_notes(arm: Arm) -> list[str]:
 
 
 def differing_keys(runs: tuple[Run, ...]) -> list[str]:
-    """Dotted configuration keys, other than seed and workdir, in which the runs of one group differ: their mean mixes
-    things."""
+    """Dotted configuration keys in which the runs of one group differ: their mean mixes things. Each seed has its own reference, so where
+    that lies is no difference."""
     flat = [_flatten(run.config) for run in runs]
-    names = sorted({name for one in flat for name in one if name.rsplit(".", 1)[-1] not in ("seed", "workdir")})
+    every = {name for one in flat for name in one if name != "reference.path"}
+    names = sorted(name for name in every if name.rsplit(".", 1)[-1] not in ("seed", "workdir"))
     return [name for name in names if any(one.get(name) != flat[0].get(name) for one in flat)]
 
 

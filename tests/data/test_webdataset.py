@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import tarfile
 
 import numpy as np
@@ -66,7 +67,9 @@ def test_members_are_those_of_tarfile(tmp_path, format):
     assert list(webdataset.members(Local(str(path)))) == want
 
 
-def test_the_index_is_made_once_and_anew_when_the_tar_changes(tmp_path, monkeypatch):
+def test_the_index_is_made_once_and_anew_when_the_tar_changes(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(logging.getLogger("active_learning"), "propagate", True)
     path = write_tar(tmp_path / "x.tar", examples(4))
     made = []
     monkeypatch.setattr(
@@ -79,8 +82,10 @@ def test_the_index_is_made_once_and_anew_when_the_tar_changes(tmp_path, monkeypa
     assert made == [str(path)]
     assert again.train.describe() == first.train.describe()
     assert np.array_equal(again.train.gather(np.arange(3))["image"], first.train.gather(np.arange(3))["image"])
+    assert not caplog.records
     write_tar(path, examples(5))
     assert len(opened().train) + 1 == 5
+    assert [record.getMessage().split(" since")[0] for record in caplog.records] == [f"{path}: has changed"]
     (tmp_path / "x.tar.index.npz").write_bytes(b"half a file")
     assert len(opened().train) + 1 == 5
     opened(cache=str(tmp_path / "cache"))

@@ -1,0 +1,33 @@
+"""ActiveSigLIP (arXiv 2312.05328): configs/activeclip_vit_b.py with the sigmoid loss, which needs no normalisation over the batch.
+
+    python -m active_learning.main --config=configs/activesiglip_vit_b.py --config.data.path='DIR/train-{0000..9999}.tar' --workdir=runs/siglip
+
+Published SigLIP weights as the reference; they fix the scorer's size, so that it is a ViT-B as the learner:
+
+    ... --config=configs/activesiglip_vit_b.py:published --config.reference.path=webli_en_b16_224_63724782.npz
+
+Hardware as ActiveCLIP's. Expected, from the paper: about half of uniform's updates on noisy web pairs with a reference of cleaner pairs. With
+`published` the reference is free, but scorers as large as the learner are dear: ask `python -m active_learning.plan` first.
+"""
+
+from active_learning.config import section
+from active_learning.settings import Pairs, Reference
+from configs import activeclip_vit_b
+
+
+def get_config(arm: str = "learnability"):
+    config = activeclip_vit_b.get_config("uniform" if arm == "uniform" else "learnability")
+    config.name = "uniform" if arm == "uniform" else "ActiveSigLIP"
+    config.task = section(
+        Pairs,
+        loss="sigmoid",
+        chunk=1024,
+        score_scale=30.0,
+        text="caption",
+        tokenizer="sentencepiece.model",
+        pixels="unit",
+    )
+    if arm == "published":
+        config.scorer = activeclip_vit_b.towers("B", scan=True)
+        config.reference = section(Reference, kind="loaded", path="webli_en_b16_224_63724782.npz")
+    return config
