@@ -226,12 +226,15 @@ def _optimizer(settings: Optim, warmup: int, total: int):
     return optim.adamw(settings.learning_rate, warmup, total, settings.weight_decay, settings.b2, settings.clip)
 
 
-def _task_of(config: Config, data: Data) -> Classification | Contrastive:
-    shape, task, (mean, std) = tuple(data.train.source.image_shape), config.task, _pixels(config, data.train)
+def task_of(
+    config: Config, shape: tuple[int, int, int], classes: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Classification | Contrastive:
+    """The config's task on images of this shape, mean and deviation."""
+    task = config.task
     if isinstance(task, Pairs):
         context = config.learner.text.context
         return Contrastive(task.loss, shape, context, mean, std, config.dtype, task.score_scale, task.chunk)
-    return Classification(data.num_classes, shape, mean, std, config.dtype, config.label_smoothing)
+    return Classification(classes, shape, mean, std, config.dtype, config.label_smoothing)
 
 
 def _pixels(config: Config, train: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -280,7 +283,8 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
         replay.rows_of(data.train.source.ids[data.train.indices], choices.ids, replay.KEY)
     if isinstance(config.task, Pairs):
         data = pairs.attach(config, data)
-    task = _task_of(config, data)
+    shape = tuple(data.train.source.image_shape)
+    task = task_of(config, shape, data.num_classes, *_pixels(config, data.train))
     scorer_task = _scorers_view(config, task, data.train)
     data, stored_gate = references.attach(config, data, stored.view_of(scorer_task.image_shape))
     run = assemble(config, clock, task, scorer_task, devices)

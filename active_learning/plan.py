@@ -16,14 +16,13 @@ import jax
 import numpy as np
 
 from active_learning import checkpoint, ledger, pod
-from active_learning.build import Run, assemble, build, first_state, loader_of, matching, state_shapes
+from active_learning.build import Run, assemble, build, first_state, loader_of, matching, state_shapes, task_of
 from active_learning.config import ConfigError, from_flags
 from active_learning.data.source import DataError
-from active_learning.models import ViT
-from active_learning.settings import Config, Select, resolve
+from active_learning.models import TwoTower, ViT
+from active_learning.settings import Config, Pairs, Select, resolve
 from active_learning.step import select_step
 from active_learning.stored import score_all
-from active_learning.tasks import Classification
 
 RATIOS = (2, 4, 8, 16)
 SIZES = {"ViT-Ti": (192, 12, 3), "ViT-S": (384, 12, 6), "ViT-B": (768, 12, 12)}  # width, depth, heads
@@ -107,8 +106,16 @@ def seen_by_scorers(config: Config, image_shape: tuple[int, int, int]) -> tuple[
 
 
 def sizes(learner, scorer, image_shape: tuple[int, int, int], small_shape: tuple[int, int, int]) -> dict[str, object]:
-    """Costs of scorers to compare: the config's own, and the standard ViTs that are cheaper than a ViT learner, on the scorers' view."""
+    """Costs of scorers to compare: the config's own, and the standard ViTs that are cheaper than a ViT learner (two-towers of them for a
+    two-tower), on the scorers' view."""
     found = {"this config's": scorer.cost(small_shape)}
+    if isinstance(learner, TwoTower):
+        for name, (width, depth, heads) in SIZES.items():
+            size = {"width": width, "depth": depth, "heads": heads, "mlp_dim": 0}
+            towers = {tower: dataclasses.replace(getattr(learner, tower), **size) for tower in ("image", "text")}
+            cost = dataclasses.replace(learner, image_out=0, text_out=width, **towers).cost(small_shape)
+            if cost.forward < learner.cost(image_shape).forward:
+                found[name] = cost
     if isinstance(learner, ViT):
         for name, (width, depth, heads) in SIZES.items():
             cost = dataclasses.replace(learner, width=width, depth=depth, heads=heads, mlp_dim=0).cost(small_shape)
@@ -266,8 +273,10 @@ def report(config: Config, args: argparse.Namespace) -> Iterator[str]:
         if args.reference:
             raise
         it, shape, classes, examples = None, (args.image_size, args.image_size, 3), args.classes, args.examples
-        yield f"no data ({error}); planned for {examples:,} images of {args.image_size} px in {classes:,} classes"
-        learner, scorer = (dataclasses.replace(m, num_classes=classes) for m in (config.learner, config.scorer))
+        what = "with captions" if isinstance(config.task, Pairs) else f"in {classes:,} classes"
+        yield f"no data ({error}); planned for {examples:,} images of {args.image_size} px {what}"
+        task = task_of(config, shape, classes, (0.5,) * 3, (0.5,) * 3)
+        learner, scorer = task.fitted(config.learner), task.fitted(config.scorer)
     bill = bill_of(config, learner, scorer, examples, shape)
     small = seen_by_scorers(config, shape)
     yield from money(bill, sizes(learner, scorer, shape, small))
@@ -277,6 +286,10 @@ def report(config: Config, args: argparse.Namespace) -> Iterator[str]:
         yield from pod.lines(assembled(config, shape, classes, examples, chips), args.topology, args.mfu)
     found = None
     if args.reference:
+        if isinstance(config.task, Pairs):
+            raise ConfigError(
+                f"--reference={args.reference}: probing reads labels; for image-text pairs see `evaluate`"
+            )
         if "reference" not in config.select.policy.needs:
             raise ConfigError(f"--reference={args.reference}: policy {config.select.policy.name!r} needs no reference")
         found = probe(it, args.reference)
@@ -287,7 +300,7 @@ def report(config: Config, args: argparse.Namespace) -> Iterator[str]:
 def assembled(config: Config, shape: tuple[int, int, int], classes: int, examples: int, devices: list) -> Run:
     """The run on devices that need not be here, on data that need not either. Raises ConfigError."""
     channels = (0.5,) * shape[2]
-    task = Classification(classes, shape, channels, channels, config.dtype, config.label_smoothing)
+    task = task_of(config, shape, classes, channels, channels)
     small = dataclasses.replace(task, image_shape=seen_by_scorers(config, shape))
     return assemble(config, resolve(config, examples, len(devices)), task, small, devices)
 

@@ -24,7 +24,7 @@ from active_learning.collectives import Collective, collectives
 from active_learning.config import ConfigError
 from active_learning.flops import PEAK_FLOPS
 from active_learning.ledger import ACCOUNTS
-from active_learning.settings import Select
+from active_learning.settings import Pairs, Select
 from active_learning.step import train_step, uniform_step
 
 MIB, GIB, LARGE = 2**20, 2**30, 1e6
@@ -74,6 +74,8 @@ def batch_shapes(it: Run) -> dict[str, jax.ShapeDtypeStruct]:
     place = sharding.over_data(it.mesh)
     leaf = lambda dtype, *shape: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place)  # noqa: E731
     batch = {"image": leaf(jnp.uint8, *task.image_shape), "label": leaf(jnp.int32), "epoch": leaf(jnp.int32)}
+    if isinstance(it.config.task, Pairs):
+        batch["tokens"] = leaf(jnp.int32, task.context)
     if it.scorer_task.image_shape != task.image_shape:
         batch["image_small"] = leaf(jnp.uint8, *it.scorer_task.image_shape)
     if it.clock.window and it.config.reference.kind == "stored" and "reference" in it.recipe.policy.needs:
