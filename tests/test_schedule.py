@@ -16,7 +16,7 @@ from active_learning.build import build, first_state, loader_of
 from active_learning.config import ConfigError
 from active_learning.data.source import join_id
 from active_learning.schedule import Updates, with_pending
-from active_learning.settings import Checkpoint, Evaluate, Reference, Select
+from active_learning.settings import Checkpoint, Evaluate, Optim, Reference, Select
 from active_learning.step import follow_step
 from tests import toy, world
 from tests.data.photos import write_folder
@@ -28,7 +28,7 @@ STEPS, WINDOW, b, RATIO = 8, 6, 8, 3
 
 
 def chosen_by(policy=al.policies.hard, **changes):
-    return Select(policy=policy, ratio=RATIO, temperature=0.5, until=f"{WINDOW} steps", **changes)
+    return Select(policy=policy, ratio=RATIO, temperature=0.05, until=f"{WINDOW} steps", **changes)
 
 
 def config(folder, **changes):
@@ -40,6 +40,7 @@ def config(folder, **changes):
         "total": f"{STEPS} steps",
         "select": chosen_by(schedule=schedule),
         "reference": Reference(),
+        "scorer_optim": Optim(learning_rate=0.03, warmup="0 steps"),  # every update of the online model changes who is chosen
         "evaluate": Evaluate(every="50 %", subset=20, batch_size=20),
     }
     return settings(folder, **(base | changes))
