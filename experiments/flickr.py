@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
+import matplotlib
 import numpy as np
+from matplotlib import pyplot as plt
 
 from active_learning import policies
 from active_learning.config import freeze
@@ -26,6 +28,7 @@ from active_learning.train import read_summary
 from configs import flickr8k
 from experiments.arms import Arm, run_all, show
 
+matplotlib.use("Agg")
 RESULTS = Path(__file__).parent / "results"
 NOISY = {"pool": 0.5, "reference": 0.5, "gate": 0.5, "tune": 0.5}
 
@@ -217,6 +220,32 @@ def table(rows: list[dict]) -> str:
     return "\n".join(out)
 
 
+def figure(rows: list[dict], path: Path) -> None:
+    """mean log(1 + rank) of every arm with its interval, and the share of exchanged pairs among the chosen over time."""
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(12, 0.32 * len(rows) + 1.6), width_ratios=(3, 2), layout="constrained"
+    )
+    for place, r in enumerate(rows):
+        low, high = r["log_rank_interval"]
+        colour = "C7" if "control" in r["arm"] or r["arm"].startswith("uniform") else "C1"
+        left.plot([low, high], [place, place], color=colour)
+        left.plot(r["log_rank"]["mean"], place, "o", color=colour)
+        if r["exchanged_chosen"]:
+            right.plot(*zip(*r["exchanged_chosen"], strict=True), label=f"{r['arm']}, {r['updates']}")
+    left.axvline(rows[0]["log_rank"]["mean"], color="C7", linewidth=0.8, linestyle=":")
+    left.set_yticks(
+        range(len(rows)), [f"{r['arm']}, {r['updates']} updates, {len(r['seeds'])} seeds" for r in rows], fontsize=8
+    )
+    left.invert_yaxis()
+    left.set_xlabel("mean log(1 + rank) on test, lower is better; 95 % over images")
+    right.set_xlabel("updates")
+    right.set_ylabel("share of exchanged pairs among the chosen")
+    right.legend(fontsize=6)
+    path.parent.mkdir(exist_ok=True)
+    fig.savefig(path, dpi=130)
+    plt.close(fig)
+
+
 def rows_of(arms: list[Arm], out: Path, done: list[Path]) -> list[dict]:
     """Lines of the arms of which some run is complete."""
     found = []
@@ -228,9 +257,10 @@ def rows_of(arms: list[Arm], out: Path, done: list[Path]) -> list[dict]:
 
 
 def kept(arms: list[Arm], out: Path, done: list[Path], name: str) -> list[dict]:
-    """The lines of what is complete, written to results/NAME.json (not at smoke scale)."""
+    """The lines of what is complete, written to results/NAME.json and docs/NAME.png (not at smoke scale)."""
     rows = rows_of(arms, out, done)
     if "smoke" not in name:
+        figure(rows, RESULTS.parents[1] / "docs" / f"{name}.png")
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
     return rows
