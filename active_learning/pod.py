@@ -288,6 +288,6 @@ def _time(it: Run, said: dict, mfu: float) -> Iterator[str]:
         yield (
             f"  the compiler counts {counted.flops:.3g} FLOPs for the learner's update on a chip (1 and 2 layers unrolled; products alone "
             f"{products:.3g}), and {counted.memory_traffic / GIB:.1f} GiB read and written: at most "
-            f"{1e3 * counted.memory_traffic / chip.memory_bandwidth:.1f} ms at {chip.memory_bandwidth / 1e9:.0f} GB/s, less what stays on the chip"
+            f"{1e3 * counted.memory_traffic / chip.memory_bandwidth:.1f} ms at {chip.memory_bandwidth / 1e9:.0f} GB/s"
         )
     yield f"relative to a uniform update: {said['flops_over_uniform']:.3f}x the FLOPs"

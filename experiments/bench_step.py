@@ -1,16 +1,17 @@
 """What selection costs in time: the active step against its parts and against its arithmetic, interleaved in one process.
 
-    python -m experiments.bench_step [--preset=smoke|cpu|gpu] [--rounds 7] [--out runs/bench]
+    python -m experiments.bench_step [--preset=smoke|cpu|gpu] [--rounds 7] [--against=BIG_VISION] [--out runs/bench]
 
 integration quotient = active / (uniform + scoring alone + online update alone): what putting them into one step costs;
 efficiency quotient = (active / uniform) / the same ratio in FLOPs: what small models cost beyond their arithmetic.
+Shares of the named scopes come from a profile of the active step, memory from the compiler.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,25 +19,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from active_learning import policies
+from active_learning import flops, policies
 from active_learning.build import Run, build, first_state, loader_of
 from active_learning.data.shapes import Shapes
 from active_learning.models import ViT
 from active_learning.models.vit import VARIANTS
 from active_learning.select import gumbel_top_k
 from active_learning.settings import Config, Select, Split
+from active_learning.sharding import compiled
 from active_learning.step import select_step, train_step, uniform_step
+from experiments import against, scopes
 
-PEAKS = {
-    "NVIDIA H200": 989e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-}  # dense bf16, data sheets
 CANDIDATES = 65_536
 
 
-def vit(variant: str, patch: int) -> ViT:
-    return ViT(**VARIANTS[variant], patch=patch)
+def vit(variant: str, patch: int, attention: str = "xla") -> ViT:
+    return ViT(**VARIANTS[variant], patch=patch, attention=attention)
 
 
 def case(
@@ -55,6 +53,16 @@ def case(
     )
 
 
+def accelerator(attention: str) -> dict[str, Config]:
+    """The paper's sizes at 224 px in bf16."""
+    return {
+        f"ViT-{large} / ViT-{small}": case(
+            vit(large, 16, attention), vit(small, 16, attention), 256, 224, "bfloat16", 256, 1500
+        )
+        for large, small in (("B", "Ti"), ("L", "Ti"), ("L", "S"))
+    }
+
+
 PRESETS: dict[str, Callable[[], dict[str, Config]]] = {
     "smoke": lambda: {
         "tiny": case(ViT(width=32, depth=1, heads=2, patch=8), ViT(width=16, depth=1, heads=1, patch=8), 16, train=200)
@@ -64,46 +72,54 @@ PRESETS: dict[str, Callable[[], dict[str, Config]]] = {
             ViT(width=128, depth=3, heads=4, patch=8), ViT(width=32, depth=2, heads=1, patch=8), 128, chunk=128
         )
     },
-    "gpu": lambda: {
-        f"ViT-{large} / ViT-{small}": case(vit(large, 16), vit(small, 16), 256, 224, "bfloat16", 256, 1500)
-        for large, small in (("B", "Ti"), ("L", "Ti"), ("L", "S"))
-    },
+    "gpu": lambda: accelerator("cudnn"),
+    "gpu-unfused": lambda: accelerator("xla"),
 }
 
 
-def steps_of(it: Run) -> dict[str, Callable[[], Any]]:
-    """The four things to time, compiled: each call runs one step on its own state and returns what to wait for."""
+@dataclass(frozen=True)
+class Step:
+    """A compiled step: its text and memory as the compiler says; each call runs it once on its own state and returns what to wait for."""
+
+    text: str
+    peak_bytes: int
+    call: Callable[[], Any]
+
+    def __call__(self) -> Any:
+        return self.call()
+
+
+def _step(run, state, data) -> Step:
+    held, memory = [state], run.memory_analysis()
+
+    def call():
+        held[0], said = run(held[0], data)
+        return held[0], said
+
+    used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Step(run.as_text(), used + memory.temp_size_in_bytes, call)
+
+
+def steps_of(it: Run) -> dict[str, Step]:
+    """The four things to time, compiled."""
     b, ratio = it.config.batch_size, it.config.select.ratio
     loader = loader_of(it, 0)
     candidates, batch = loader.next(b * ratio).batch, loader.next(b).batch
     loader.close()
-    reference = it.task.init(it.scorer, jax.random.key(1))
     small = replace(it.recipe, learner=it.recipe.scorer)
-    state = first_state(it, reference)
-
-    def compiled(step, recipe, state, data, donate=True):
-        run = jax.jit(partial(step, recipe), donate_argnums=0 if donate else ()).lower(state, data).compile()
-        held = [state]
-
-        def call():
-            held[0], said = run(held[0], data)
-            return held[0], said
-
-        return call
-
-    def fresh(learner_as_online=False):
-        copy = jax.tree.map(lambda x: x.copy(), state)
-        return replace(copy, learner=copy.online, online=None, reference=None) if learner_as_online else copy
-
+    state = first_state(it, it.scorer_task.init(it.scorer, jax.random.key(1)))
+    copy = lambda: jax.tree.map(lambda x: x.copy(), state)  # noqa: E731
+    online = replace(copy(), learner=copy().online, online=None, reference=None)
+    scoring = jax.jit(partial(select_step, it.recipe)).lower(state, candidates).compile()
     return {
-        "uniform": compiled(uniform_step, it.recipe, fresh(), batch),
-        "active": compiled(train_step, it.recipe, fresh(), candidates),
-        "scoring": compiled(select_step, it.recipe, fresh(), candidates, donate=False),
-        "online": compiled(uniform_step, small, fresh(learner_as_online=True), batch),
+        "uniform": _step(compiled(partial(uniform_step, it.recipe), state, batch), copy(), batch),
+        "active": _step(compiled(partial(train_step, it.recipe), state, candidates), copy(), candidates),
+        "scoring": _step(scoring, state, candidates),
+        "online": _step(compiled(partial(uniform_step, small), online, batch), online, batch),
     }
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], rounds: int, repeats: int) -> dict[str, list[float]]:
+def interleaved(calls: Mapping[str, Callable[[], Any]], rounds: int, repeats: int) -> dict[str, list[float]]:
     """Seconds a call, round by round; the order turns from round to round, so that drift hits all alike."""
     for call in calls.values():
         jax.block_until_ready(call())
@@ -143,11 +159,12 @@ def scoring_memory(config: Config, ratio: int) -> int:
 
 def bench(name: str, config: Config, rounds: int, repeats: int) -> dict:
     it = build(config)
-    seconds = interleaved(steps_of(it), rounds, repeats)
-    flops = {"active": sum(it.costs.values()), "uniform": sum(it.uniform_costs.values())}
-    figures = quotients(seconds, flops["active"] / flops["uniform"])
+    steps = steps_of(it)
+    seconds = interleaved(steps, rounds, repeats)
+    work = {"active": sum(it.costs.values()), "uniform": sum(it.uniform_costs.values())}
+    figures = quotients(seconds, work["active"] / work["uniform"])
     median = {key: float(np.median(values)) for key, values in seconds.items()}
-    peak = PEAKS.get(jax.devices()[0].device_kind)
+    peak = flops.PEAK_FLOPS.get(jax.devices()[0].device_kind)
     memory = {f"ratio {ratio}": scoring_memory(config, ratio) for ratio in (2, 10)} if config.select.chunk else {}
     return {
         "case": name,
@@ -156,7 +173,10 @@ def bench(name: str, config: Config, rounds: int, repeats: int) -> dict:
         "ratio": config.select.ratio,
         "median_ms": {key: 1e3 * value for key, value in median.items()},
         "spread": {key: float(np.ptp(values) / np.median(values)) for key, values in seconds.items()},
-        "mfu": {key: flops[key] / median[key] / peak / jax.device_count() for key in flops} if peak else None,
+        "flops_per_second": {key: work[key] / median[key] for key in work},
+        "mfu": {key: work[key] / median[key] / peak / jax.device_count() for key in work} if peak else None,
+        "shares": scopes.shares(steps["active"].text, steps["active"], repeats),
+        "peak_bytes": {key: step.peak_bytes for key, step in steps.items()},
         "scoring_temporary_bytes": memory,
         "rounds": rounds,
         **figures,
@@ -171,25 +191,81 @@ def selection_ms(rounds: int) -> float:
     return 1e3 * float(np.median(interleaved({"draw": lambda: draw(next(keys))}, rounds, 10)["draw"]))
 
 
+def vit_b_share(milliseconds: float, rate: float) -> float:
+    """Selecting from 65,536 over a ViT-B/16 update at b = 4,096 (224 px), at the FLOP/s that the learner reaches here."""
+    cost = replace(vit("B", 16), num_classes=1000).cost((224, 224, 3)).train
+    return 1e-3 * milliseconds * rate / (4096 * cost)
+
+
+def beside(checkout: Path | None, rounds: int) -> dict:
+    """Our uniform ViT-Ti/16 step and big_vision's, in turns."""
+    calls, why = against.steps(checkout)
+    if not calls:
+        return {"skipped": why}
+    seconds = {name: np.array(values) for name, values in interleaved(calls, rounds, 1).items()}
+    return {
+        "batch_size": against.BATCH,
+        "median_ms": {name: 1e3 * float(np.median(values)) for name, values in seconds.items()},
+        "spread": {name: float(np.ptp(values) / np.median(values)) for name, values in seconds.items()},
+        "ours_over_theirs": float(np.median(seconds["ours"] / seconds["theirs"])),
+        "rounds": rounds,
+    }
+
+
+def table(result: dict) -> list[str]:
+    """The figures as lines."""
+    lines = []
+    for one in result["cases"]:
+        times = "  ".join(f"{key} {value:.2f} ms" for key, value in one["median_ms"].items())
+        lines.append(f"{one['case']} on {one['device']}: {times}")
+        lines.append(
+            f"  integration {one['integration']:.3f}  efficiency {one['efficiency']:.3f} (time {one['active_over_uniform']:.3f}x, "
+            f"FLOPs {one['flop_ratio']:.3f}x)  largest spread {max(one['spread'].values()):.0%}"
+        )
+        lines.append(
+            "  shares of the active step: " + "  ".join(f"{name} {share:.1%}" for name, share in one["shares"].items())
+        )
+        if one["mfu"]:
+            lines.append("  MFU: " + "  ".join(f"{name} {value:.1%}" for name, value in one["mfu"].items()))
+        peak, scoring = one["peak_bytes"], one["scoring_temporary_bytes"]
+        lines.append(
+            f"  memory: active {peak['active'] / 1e6:.0f} MB, uniform {peak['uniform'] / 1e6:.0f} MB"
+            + "".join(f", scoring at {name} {value / 1e6:.1f} MB" for name, value in scoring.items())
+        )
+    lines.append(
+        f"selecting from {CANDIDATES:,} scores: {result['selection_65536_ms']:.2f} ms, "
+        f"{result['selection_over_vit_b_step']:.4%} of a ViT-B/16 update at b = 4,096"
+    )
+    said = result["big_vision"]
+    if "skipped" in said:
+        lines.append(f"big_vision: skipped, {said['skipped']}")
+    else:
+        lines.append(
+            f"ViT-Ti/16, b {said['batch_size']}: {said['median_ms']['ours']:.0f} ms, big_vision {said['median_ms']['theirs']:.0f} ms, "
+            f"ours / theirs {said['ours_over_theirs']:.3f}"
+        )
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--repeats", type=int, default=10, help="calls a round")
+    parser.add_argument("--against", type=Path, help="folder of a big_vision checkout")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     args = parser.parse_args()
     cases = [bench(name, config, args.rounds, args.repeats) for name, config in PRESETS[args.preset]().items()]
-    result = {"cases": cases, "selection_65536_ms": selection_ms(args.rounds)}
+    selecting = selection_ms(args.rounds)
+    result = {
+        "cases": cases,
+        "selection_65536_ms": selecting,
+        "selection_over_vit_b_step": vit_b_share(selecting, cases[0]["flops_per_second"]["uniform"]),
+        "big_vision": beside(args.against, args.rounds),
+    }
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / f"bench_step_{args.preset}.json").write_text(json.dumps(result, indent=1) + "\n")
-    for one in cases:
-        times = "  ".join(f"{key} {value:.2f} ms" for key, value in one["median_ms"].items())
-        print(f"{one['case']}: {times}")
-        print(
-            f"  integration {one['integration']:.3f}  efficiency {one['efficiency']:.3f} (time {one['active_over_uniform']:.3f}x, "
-            f"FLOPs {one['flop_ratio']:.3f}x)  MFU {one['mfu']}  scoring's memory {one['scoring_temporary_bytes']}"
-        )
-    print(f"selecting from {CANDIDATES:,} scores: {result['selection_65536_ms']:.2f} ms")
+    print("\n".join(table(result)))
 
 
 if __name__ == "__main__":

@@ -47,3 +47,10 @@ def test_the_tables_are_what_the_results_say():
     from experiments.readme import filled
 
     assert filled(README) == README
+
+
+def test_the_performance_page_is_what_the_results_say():
+    from experiments.performance import PAGE, filled
+
+    text = PAGE.read_text()
+    assert filled(text) == text

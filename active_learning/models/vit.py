@@ -33,6 +33,7 @@ class Attention(nn.Module):
     heads: int
     dtype: str
     flat: bool
+    attend: str = "xla"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"], y: Float[Array, "B M D"] | None = None) -> Float[Array, "B N D"]:
@@ -45,7 +46,7 @@ class Attention(nn.Module):
             )
 
         query, key, value = project("query", x), project("key", y, bias=False), project("value", y)
-        out = jax.nn.dot_product_attention(query, key, value)
+        out = jax.nn.dot_product_attention(query, key, value, implementation=self.attend)
         return Dense(width, dtype=self.dtype, flat=self.flat, name="out")(out.reshape(x.shape))
 
 
@@ -69,10 +70,11 @@ class Block(nn.Module):
     mlp_dim: int
     dtype: str
     flat: bool
+    attend: str = "xla"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"], _=None) -> tuple[Float[Array, "B N D"], None]:
-        x = x + Attention(self.heads, self.dtype, self.flat, name="attention")(
+        x = x + Attention(self.heads, self.dtype, self.flat, self.attend, name="attention")(
             nn.LayerNorm(dtype=self.dtype, name="norm_1")(x)
         )
         x = x + Mlp(self.mlp_dim, self.dtype, self.flat, name="mlp")(nn.LayerNorm(dtype=self.dtype, name="norm_2")(x))
@@ -83,6 +85,7 @@ def blocks(of, x: Float[Array, "B N D"], flat: bool) -> Float[Array, "B N D"]:
     """The Transformer of a module with the fields depth, heads, mlp_dim, width, scan, remat and dtype; called within its `__call__`."""
     block = Block if of.remat == "off" else nn.remat(Block, prevent_cse=not of.scan, policy=_POLICIES[of.remat])
     fields = {"heads": of.heads, "mlp_dim": of.mlp_dim or 4 * of.width, "dtype": of.dtype, "flat": flat}
+    fields["attend"] = getattr(of, "attention", "xla")
     if not of.scan:
         for layer in range(of.depth):
             x, _ = block(**fields, name=f"block_{layer}")(x)
@@ -102,11 +105,13 @@ def blocks_cost(of, tokens: int) -> flops.Cost:
 
 
 def check_width(of) -> None:
-    """Raises ValueError for heads that do not divide the width, or an unknown remat."""
+    """Raises ValueError for heads that do not divide the width, an unknown remat or attention."""
     if of.width % of.heads:
         raise ValueError(f"heads {of.heads} do not divide width {of.width}")
     if of.remat != "off" and of.remat not in _POLICIES:
         raise ValueError(f"remat {of.remat!r}: expected 'off', 'full' or 'dots'")
+    if getattr(of, "attention", "xla") not in ("xla", "cudnn"):
+        raise ValueError(f"attention {of.attention!r}: expected 'xla' or 'cudnn'")
 
 
 class ViT(nn.Module):
@@ -114,8 +119,9 @@ class ViT(nn.Module):
     heads the width.
 
     keep: share of the patches that enter the blocks, spread evenly and the same for all images: a cheap scorer. pool: "gap" (mean), "cls" (a
-    class token) or "map" (attention pooling). scan: one traced block instead of `depth`. remat: "off", "full"
-    or "dots" (keep the products). Training flattens tokens to 2-D before each dense layer, which is faster on CPUs; the numbers are the same.
+    class token) or "map" (attention pooling). scan: one traced block instead of `depth`. remat: "off", "full" or "dots" (keep the products).
+    attention: "xla", or "cudnn" (fused; NVIDIA GPUs, 16-bit compute types). Training flattens tokens to 2-D before each dense layer, which is
+    faster on CPUs; the numbers are the same.
     """
 
     num_classes: int = 0
@@ -129,6 +135,7 @@ class ViT(nn.Module):
     remat: str = "off"
     dtype: str = "float32"
     keep: float = field(default=1.0, metadata={"late": True})
+    attention: str = field(default="xla", metadata={"late": True})
 
     def _kept(self, patches: int) -> np.ndarray:
         """Numbers of the patches that are kept."""

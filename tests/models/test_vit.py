@@ -125,11 +125,28 @@ def test_outputs_are_float32_and_bfloat16_is_close(pool):
         ({"heads": 5}, "heads 5 do not divide width 32"),
         ({"pool": "max"}, "pool 'max'"),
         ({"remat": "some"}, "remat 'some'"),
+        ({"attention": "flash"}, "attention 'flash'"),
     ],
 )
 def test_errors_name_the_sizes(fields, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SMALL, **fields).init(jax.random.key(0), IMAGES)
+
+
+def test_fused_attention_is_asked_for_where_it_is_wanted(monkeypatch):
+    asked = []
+    plain = jax.nn.dot_product_attention
+
+    def spy(*arrays, implementation):
+        asked.append(implementation)
+        return plain(*arrays)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
+    params = params_of(SMALL)
+    asked.clear()
+    fused = dataclasses.replace(SMALL, attention="cudnn").apply({"params": params}, IMAGES)
+    assert asked == ["cudnn"] * SMALL.depth
+    np.testing.assert_array_equal(fused["logits"], SMALL.apply({"params": params}, IMAGES)["logits"])
 
 
 def test_starting_predictions_are_uniform():

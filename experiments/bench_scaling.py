@@ -1,0 +1,196 @@
+"""How the step grows with the number of devices: its structure on emulated devices and processes, and what the TPU compiler says of pods.
+
+    python -m experiments.bench_scaling [--preset=smoke|full] [--topologies v5e:4x4 v5e:8x8 v5e:16x16] [--out runs/bench]
+
+The share of a device is the same everywhere (weak scaling), so memory and what the learner moves should stay as they are; what selection
+moves grows with the number of devices, and this is printed. No speed is measured: emulated devices share the cores of one machine.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+DEVICES, SHARE, STEPS = (1, 2, 4, 8), 8, 3
+
+
+def emulate(count: int) -> None:
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+    )  # structure, not speed
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", count)
+
+
+def tiny(batch_size: int, fsdp: int = 1):
+    """A run without data on tiny models, over as many devices as asked for."""
+    import jax
+
+    from active_learning import plan
+    from active_learning.models import MLP
+    from experiments.bench_step import case
+
+    config = case(MLP(width=64, depth=2), MLP(width=16, depth=1), batch_size)
+    return lambda devices: plan.assembled(
+        dataclasses.replace(config, fsdp=fsdp), (32, 32, 3), 10, 10**6, jax.devices()[:devices]
+    )
+
+
+def structure(it, found) -> dict:
+    """What the compiler says of one device, and the largest thing that is gathered or reduced beside the images of a device."""
+    import numpy as np
+
+    from active_learning import pod
+
+    images = int(np.prod(it.task.image_shape)) * it.config.batch_size * it.config.select.ratio // it.mesh.size
+    said = pod.figures(it, found, 0.5)
+    merged = [c.bytes for c in found.moves if c.kind in ("all-gather", "all-reduce") and c.scope in pod.SELECTION]
+    learner = sum(c.wire * max(1, c.times) for c in found.moves if c.scope not in pod.SELECTION)
+    return said | {
+        "images_bytes": images,
+        "selection_largest_merge_bytes": max(merged, default=0),
+        "learner_moved_bytes": learner,
+    }
+
+
+def choices(it) -> str:
+    """Trains a few updates on drawn candidates: a digest of all chosen ids, the same whoever holds what."""
+    from functools import partial
+
+    import jax
+    import numpy as np
+
+    from active_learning import sharding
+    from active_learning.build import first_state
+    from active_learning.step import train_step
+
+    state = first_state(it, it.scorer_task.init(it.scorer, jax.random.key(1)))
+    place, everywhere = sharding.over_data(it.mesh), sharding.replicated(it.mesh)
+    step, digest = None, hashlib.sha256()
+    for n in range(STEPS):
+        rng, size = np.random.default_rng(n), it.config.batch_size * it.config.select.ratio
+        whole = {
+            "image": rng.integers(0, 256, (size, *it.task.image_shape)).astype(np.uint8),
+            "label": rng.integers(0, it.task.num_classes, size).astype(np.int32),
+            "epoch": np.zeros(size, np.int32),
+            "id": np.stack([np.zeros(size), np.arange(size) + n * size], axis=1).astype(np.uint32),
+        }
+        batch = {k: jax.make_array_from_callback(v.shape, place, lambda at, v=v: v[at]) for k, v in whole.items()}
+        step = step or sharding.compiled(partial(train_step, it.recipe), state, batch, rest=everywhere)
+        state, (_, chosen) = step(state, batch)
+        digest.update(np.sort(np.asarray(chosen.ids)[:, 1]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def one_process() -> list[dict]:
+    """Emulated devices: the same share of each, and the same choices of the same candidates."""
+    from active_learning import pod
+
+    emulate(max(DEVICES))
+    rows = []
+    for count in DEVICES:
+        it = tiny(SHARE * count)(count)
+        rows.append({"processes": 1, "devices": count} | structure(it, pod.compile_step(it)))
+        rows[-1]["choices"] = choices(tiny(SHARE * max(DEVICES))(count))
+    it = tiny(SHARE * max(DEVICES), fsdp=2)(max(DEVICES))
+    shared = {"processes": 1, "devices": max(DEVICES)} | structure(it, pod.compile_step(it)) | {"choices": choices(it)}
+    return [*rows, shared]
+
+
+def process(port: str, rank: int) -> None:
+    """One of two processes of 4 emulated devices each; the first prints its row."""
+    import jax
+
+    from active_learning import pod
+
+    emulate(max(DEVICES) // 2)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank)
+    it = tiny(SHARE * max(DEVICES))(max(DEVICES))
+    row = (
+        {"processes": 2, "devices": jax.device_count()} | structure(it, pod.compile_step(it)) | {"choices": choices(it)}
+    )
+    if rank == 0:
+        print(json.dumps(row))
+
+
+def two_processes() -> dict:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", "experiments.bench_scaling", "--process", port]
+    both = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in (0, 1)]
+    out = [one.communicate(timeout=600)[0] for one in both]
+    if any(one.returncode for one in both):
+        raise RuntimeError("one of the two processes failed")
+    return json.loads(next(line for line in out[0].splitlines() if line.startswith("{")))
+
+
+def pod_row(topology: str, ratio: int, fsdp: int) -> dict:
+    """The paper's setting on a topology, 16 images of the learner a chip."""
+    from active_learning import plan, pod
+    from active_learning.config import freeze
+    from configs import classact_vit_l
+
+    devices = pod.devices_of(topology)
+    config = classact_vit_l.get_config()
+    config.batch_size, config.select.ratio, config.fsdp, config.select.chunk = 16 * len(devices), ratio, fsdp, 16
+    it = plan.assembled(freeze(config), (224, 224, 3), 1000, 1_281_167, devices)
+    return {"topology": topology} | structure(it, pod.compile_step(it))
+
+
+def table(rows: list[dict]) -> list[str]:
+    lines = ["where                  ratio  state+batch  temporary  learner moves  selection moves  (MB a device)"]
+    for row in rows:
+        where = row.get("topology") or f"{row['processes']} process x {row['devices'] // row['processes']}"
+        where += "" if row["mesh"].get("fsdp", 1) == 1 else f", fsdp {row['mesh']['fsdp']}"
+        sizes = ("stays_bytes", "temporary_bytes", "learner_moved_bytes", "selection_moved_bytes")
+        lines.append(f"{where:22s} {row['ratio']:5d}  " + "  ".join(f"{row[name] / 1e6:12.3f}" for name in sizes))
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=("smoke", "full"), default="full", help="smoke: no pods")
+    parser.add_argument("--topologies", nargs="*", default=["v5e:4x4", "v5e:8x8", "v5e:16x16"])
+    parser.add_argument("--ratio", type=int, default=2)
+    parser.add_argument("--fsdp", type=int, default=1)
+    parser.add_argument("--process", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    args = parser.parse_args()
+    if args.process:
+        return process(args.process[0], int(args.process[1]))
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / "bench_scaling.json"
+    result = {"emulated": [*one_process(), two_processes()], "pods": [], "skipped": None}
+    if args.preset == "smoke" or importlib.util.find_spec("libtpu") is None:
+        result["skipped"] = (
+            "pods: smoke" if args.preset == "smoke" else "pods: no libtpu (pip install 'active_learning[plan]')"
+        )
+        print(f"skipped {result['skipped']}")
+    else:
+        for topology in args.topologies:
+            began = time.monotonic()
+            result["pods"].append(pod_row(topology, args.ratio, args.fsdp))
+            print(f"{topology}: {time.monotonic() - began:.0f} s", flush=True)
+            file.write_text(json.dumps(result, indent=1) + "\n")
+    file.write_text(json.dumps(result, indent=1) + "\n")
+    same = {row["choices"] for row in result["emulated"]}
+    print("\n".join(table(result["emulated"] + result["pods"])))
+    print(f"choices on 1 to {max(DEVICES)} devices and 2 processes: {'the same' if len(same) == 1 else 'DIFFERENT'}")
+    if len(same) > 1:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""All that is measured on an accelerator, correctness first: one command, a short table last.
+
+    python -m experiments.gpu [--scale=gpu|smoke] [--out runs/gpu]
+
+1. correctness: the options that only an accelerator has (bf16, fused attention) and those that save memory (remat, scan) against the plain
+   float32 step on the same batch, within stated tolerances; what fails is said, and fused attention is then left out;
+2. `bench_step --preset=gpu`; 3. `noise --scale=gpu`. JSON goes to OUT, named after the device.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+from active_learning import plan, sharding
+from active_learning.models import ViT
+from active_learning.models.vit import stack_blocks, unstack_blocks
+from active_learning.recipe import init_state
+from active_learning.settings import Optim, Select
+from active_learning.step import uniform_step
+from experiments.bench_step import case
+
+PLAIN = ViT(width=32, depth=2, heads=2, patch=16)
+B, SIZE, CLASSES, STEPS = 8, 32, 10, 3
+
+
+@dataclass(frozen=True)
+class Option:
+    """A way to run the step that must say the same: changes of the learner, the compute type, and the tolerance of the learner's losses
+    and of its way from the start (both relative, the latter in Euclidean length)."""
+
+    name: str
+    changes: dict
+    dtype: str = "float32"
+    loss: float = 1e-5
+    update: float = 1e-3
+
+
+OPTIONS = (
+    Option("remat full", {"remat": "full"}),
+    Option("remat dots", {"remat": "dots"}),
+    Option("scan", {"scan": True}),
+    Option("bf16", {}, "bfloat16", loss=0.05, update=0.3),
+    Option("bf16, fused attention", {"attention": "cudnn"}, "bfloat16", loss=0.05, update=0.3),
+)
+
+
+def trained(learner: ViT, dtype: str, params: dict | None = None) -> tuple[np.ndarray, dict, dict]:
+    """Losses of a few updates on the same batch, and the learner's parameters before (default: fresh ones) and after, unrolled."""
+    config = case(learner, PLAIN, B, dtype=dtype)
+    config = replace(config, augment=False, select=Select(), optim=Optim(learning_rate=1e-2, warmup="0 steps"))
+    it = plan.assembled(config, (SIZE, SIZE, 3), CLASSES, 10**6, jax.devices()[:1])
+    before = params
+    if before is None:  # with a head that is not zero, so that every parameter has a gradient
+        before = it.task.init(it.learner, jax.random.key(0))
+        kernel = jax.random.normal(jax.random.key(1), before["head"]["kernel"].shape)
+        before = before | {"head": before["head"] | {"kernel": kernel}}
+    start = stack_blocks(before) if learner.scan else before
+    state = init_state(it.recipe, jax.random.key(0), start)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.integers(0, 256, (B, SIZE, SIZE, 3)).astype(np.uint8),
+        "label": rng.integers(0, CLASSES, B).astype(np.int32),
+    }
+    step, losses = sharding.compiled(partial(uniform_step, it.recipe), state, batch), []
+    for _ in range(STEPS):
+        state, figures = step(state, batch)
+        losses.append(float(figures["loss"]))
+    after = state.learner.params
+    return np.array(losses), jax.device_get(before), jax.device_get(unstack_blocks(after) if learner.scan else after)
+
+
+def check(options=OPTIONS) -> Iterator[dict]:
+    """Each option beside the plain float32 step: differences, whether they are within tolerance, or why it cannot run here."""
+    losses, before, after = trained(PLAIN, "float32")
+    length = lambda tree: float(optax.tree.norm(tree))  # noqa: E731
+    moved = length(jax.tree.map(np.subtract, after, before))
+    for option in options:
+        row = {"option": option.name, "tolerance": {"loss": option.loss, "update": option.update}}
+        try:
+            ours, _, theirs = trained(replace(PLAIN, **option.changes), option.dtype, before)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            yield row | {"ok": None, "why": str(error).splitlines()[0][:120]}
+            continue
+        gap = length(jax.tree.map(np.subtract, theirs, after)) / moved
+        worst = {"loss": float(np.abs(ours / losses - 1).max()), "update": gap}
+        yield row | {"ok": worst["loss"] <= option.loss and worst["update"] <= option.update, "difference": worst}
+
+
+def said(row: dict) -> str:
+    if row["ok"] is None:
+        return f"{row['option']:24s} not here: {row['why']}"
+    figures = ", ".join(
+        f"{name} {value:.1e} (at most {row['tolerance'][name]:.0e})" for name, value in row["difference"].items()
+    )
+    return f"{row['option']:24s} {'ok' if row['ok'] else 'WRONG'}: {figures}"
+
+
+def run(*command: str) -> None:
+    subprocess.run([sys.executable, "-m", *command], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", choices=("gpu", "smoke"), default="gpu")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
+    args = parser.parse_args()
+    kind = jax.devices()[0].device_kind
+    out = args.out / re.sub(r"[^a-z0-9]+", "-", kind.lower())
+    out.mkdir(parents=True, exist_ok=True)
+    rows = list(check())
+    (out / "correctness.json").write_text(json.dumps({"device": kind, "rows": rows}, indent=1) + "\n")
+    print("\n".join(map(said, rows)), flush=True)
+    if any(row["ok"] is False for row in rows):
+        sys.exit("a step is wrong on this device: nothing is timed")
+    fused = rows[-1]["ok"] is True
+    preset = "smoke" if args.scale == "smoke" else "gpu" if fused else "gpu-unfused"
+    rounds = "2" if args.scale == "smoke" else str(args.rounds)
+    run("experiments.bench_step", f"--preset={preset}", "--rounds", rounds, "--out", str(out))
+    run("experiments.noise", f"--scale={args.scale}", "--out", str(out / "noise"))
+    from experiments.bench_step import table
+
+    print(f"\n{kind}\n" + "\n".join(map(said, rows)))
+    print("\n".join(table(json.loads((out / f"bench_step_{preset}.json").read_text()))))
+
+
+if __name__ == "__main__":
+    main()
