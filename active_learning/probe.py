@@ -52,12 +52,14 @@ class Notes:
     def summary(self) -> dict[str, float]:
         """Means since the last call."""
         means = {name: float(np.mean(values)) for name, values in self._values.items()}
-        if means.get("select/ess", 0.0) > NEARLY_UNIFORM and not self._warned:
+        policy = self.it.recipe.policy
+        if means.get("select/ess", 0.0) > NEARLY_UNIFORM and not self._warned and not policy.joint:
             self._warned = True
+            by_product = self.it.data.train.captions is not None and not policy.pairs
             LOG.warning(
                 "the sampling is nearly uniform (effective share %.3f of the super-batch): lower config.select.temperature%s",
                 means["select/ess"],
-                ", or raise config.task.score_scale" if self.it.data.train.captions is not None else "",
+                ", or raise config.task.score_scale" if by_product else "",
             )
         self._values = {}
         return means
