@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
+import matplotlib
 import numpy as np
+from matplotlib import pyplot as plt
 
 from active_learning import policies
 from active_learning.config import freeze
@@ -22,9 +24,11 @@ from active_learning.metrics import show_log
 from active_learning.models import MLP, Text, TwoTower
 from active_learning.report.__main__ import write
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
+from active_learning.train import read_summary
 from configs import flickr8k
 from experiments.arms import Arm, run_all, show
 
+matplotlib.use("Agg")
 RESULTS = Path(__file__).parent / "results"
 NOISY = {"pool": 0.5, "reference": 0.5, "gate": 0.5, "tune": 0.5}
 
@@ -98,6 +102,7 @@ def final_arms(scale: Scale) -> list[Arm]:
     noisy = {name: base(s, name, True) for name in ("learnability", "easy", "loss", "joint")}
     both = ("pool", "reference")
     soft, sigmoid = clean["learnability"], clean["joint"]
+    easy_both = replace(clean["easy"], split=replace(soft.split, train_on=both))
     easy_joint = with_select(noisy["joint"], policy=policies.joint_easy)
     arms = [
         arm(replace(uniform_of(soft), baseline=True), "uniform", many, s),
@@ -106,8 +111,11 @@ def final_arms(scale: Scale) -> list[Arm]:
         arm(uniform_of(soft, train_on=("reference",)), "(a) control: uniform on the clean third", many, s),
         arm(uniform_of(soft, train_on=both), "(a+) control: uniform on pool + clean third", many, s),
         arm(replace(soft, split=replace(soft.split, train_on=both)), "(a+) learnability on pool + clean third", many, s),
+        arm(easy_both, "(a+) easy reference on pool + clean third", s.seeds, s),
+        arm(with_select(easy_both, temperature=1 / 3), "(a+) easy reference on both, scale 30", s.seeds, s),
         arm(noisy["learnability"], "(b) learnability", many, s),
         arm(noisy["easy"], "(b) easy reference", many, s),
+        arm(with_select(noisy["easy"], temperature=1 / 3), "(b) easy reference, scale 30", s.seeds, s),
         arm(uniform_of(sigmoid), "uniform, sigmoid", s.seeds, s),
         arm(sigmoid, "(a) joint", s.seeds, s),
         arm(uniform_of(sigmoid, train_on=("reference",)), "(a) control, sigmoid: uniform on the clean third", s.seeds, s),
@@ -212,6 +220,32 @@ def table(rows: list[dict]) -> str:
     return "\n".join(out)
 
 
+def figure(rows: list[dict], path: Path) -> None:
+    """mean log(1 + rank) of every arm with its interval, and the share of exchanged pairs among the chosen over time."""
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(12, 0.32 * len(rows) + 1.6), width_ratios=(3, 2), layout="constrained"
+    )
+    for place, r in enumerate(rows):
+        low, high = r["log_rank_interval"]
+        colour = "C7" if "control" in r["arm"] or r["arm"].startswith("uniform") else "C1"
+        left.plot([low, high], [place, place], color=colour)
+        left.plot(r["log_rank"]["mean"], place, "o", color=colour)
+        if r["exchanged_chosen"]:
+            right.plot(*zip(*r["exchanged_chosen"], strict=True), label=f"{r['arm']}, {r['updates']}")
+    left.axvline(rows[0]["log_rank"]["mean"], color="C7", linewidth=0.8, linestyle=":")
+    left.set_yticks(
+        range(len(rows)), [f"{r['arm']}, {r['updates']} updates, {len(r['seeds'])} seeds" for r in rows], fontsize=8
+    )
+    left.invert_yaxis()
+    left.set_xlabel("mean log(1 + rank) on test, lower is better; 95 % over images")
+    right.set_xlabel("updates")
+    right.set_ylabel("share of exchanged pairs among the chosen")
+    right.legend(fontsize=6)
+    path.parent.mkdir(exist_ok=True)
+    fig.savefig(path, dpi=130)
+    plt.close(fig)
+
+
 def rows_of(arms: list[Arm], out: Path, done: list[Path]) -> list[dict]:
     """Lines of the arms of which some run is complete."""
     found = []
@@ -222,12 +256,25 @@ def rows_of(arms: list[Arm], out: Path, done: list[Path]) -> list[dict]:
     return found
 
 
+def kept(arms: list[Arm], out: Path, done: list[Path], name: str) -> list[dict]:
+    """The lines of what is complete, written to results/NAME.json and docs/NAME.png (not at smoke scale)."""
+    rows = rows_of(arms, out, done)
+    if "smoke" not in name:
+        figure(rows, RESULTS.parents[1] / "docs" / f"{name}.png")
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=SCALES, default="desk")
     parser.add_argument("--phase", choices=("final", "tune"), default="final")
     parser.add_argument("--out", type=Path, default=Path("runs/flickr"))
     parser.add_argument("--list", action="store_true", help="print the arms and their cost, run nothing")
+    parser.add_argument(
+        "--collect", action="store_true", help="table, JSON and page of the runs that are complete, run nothing"
+    )
     args = parser.parse_args()
     show_log()
     scale = SCALES[args.scale]
@@ -235,23 +282,22 @@ def main() -> None:
     show(arms)
     if args.list:
         return
-    out = args.out / args.scale / args.phase
+    out, name = args.out / args.scale / args.phase, f"flickr_{args.scale}_{args.phase}"
     jax.config.update(
         "jax_compilation_cache_dir", str((args.out / "compiled").absolute())
     )  # seeds share their compilations
     done: list[Path] = []
+    if args.collect:
+        done = [folder for one in arms for _, folder in one.runs(out) if (read_summary(folder) or {}).get("complete")]
     headline = [one for one in arms if len(one.seeds) == len(scale.headline_seeds)]
     for group in (headline, [one for one in arms if one not in headline]):  # every seed of the headline before the rest
         before = list(done)
-        for folders in run_all(group, out) if group else ():
+        for folders in run_all(group, out) if group and not args.collect else ():
             done = before + folders
-            rows = rows_of(arms, out, done)
-            if args.scale != "smoke":
-                RESULTS.mkdir(exist_ok=True)
-                (RESULTS / f"flickr_{args.scale}_{args.phase}.json").write_text(json.dumps(rows, indent=1))
+            kept(arms, out, done, name)
     metric = "test/recall" if args.phase == "final" else "tune/recall"
     page = write(done, out / "report", metric, "Exchanged captions: uniform training and selection of pairs")
-    print(table(rows))
+    print(table(kept(arms, out, done, name)))
     print(page / "index.html")
 
 

@@ -156,30 +156,34 @@ def gibbs(matrix, key, sweeps: int):
     n, rows = matrix.shape[0], jnp.arange(matrix.shape[0])
     own = jnp.diagonal(matrix, axis1=1, axis2=2)
     both = (matrix + jnp.swapaxes(matrix, 1, 2)) * (1 - jnp.eye(SIZE))[None]
+    factor = jnp.exp(both)
     members = jax.vmap(lambda k: jax.random.permutation(k, SIZE)[:CHOSEN])(jax.random.split(key, n))
-    inside = jnp.zeros((n, SIZE)).at[rows[:, None], members].set(1.0)
+    outside = jnp.ones((n, SIZE)).at[rows[:, None], members].set(0.0)
 
     def redraw(carry, now):
-        (members, inside, logits), (slot, uniform) = carry, now
+        (members, outside, odds), (slot, uniform) = carry, now  # odds: exp of what each would add, up to a factor
         out = members[:, slot]
-        logits, inside = logits - both[rows, out], inside.at[rows, out].set(0.0)
-        free = jnp.where(inside > 0, -jnp.inf, logits)
-        p = jnp.exp(free - jnp.max(free, axis=1, keepdims=True)).reshape(n, 16, 16)
-        blocks = jnp.cumsum(p.sum(axis=2), axis=1)  # the inverse of the distribution function, in two levels
+        odds, outside = odds / factor[rows, out], outside.at[rows, out].set(1.0)
+        p = (odds * outside).reshape(n, 16, 16)
+        sums = p.sum(axis=2)
+        blocks = jnp.cumsum(sums, axis=1)  # the inverse of the distribution function, in two levels
         at = uniform * blocks[:, -1]
         k = jnp.minimum(jnp.sum(blocks <= at[:, None], axis=1), 15)
-        rest = at - (blocks - p.sum(axis=2))[rows, k]
+        rest = at - (blocks - sums)[rows, k]
         m = jnp.minimum(jnp.sum(jnp.cumsum(p[rows, k], axis=1) <= rest[:, None], axis=1), 15)
         new = 16 * k + m
-        return (members.at[:, slot].set(new), inside.at[rows, new].set(1.0), logits + both[rows, new]), None
+        return (members.at[:, slot].set(new), outside.at[rows, new].set(0.0), odds * factor[rows, new]), None
 
     def sweep(carry, key):
-        carry, _ = jax.lax.scan(redraw, carry, (jnp.arange(CHOSEN), jax.random.uniform(key, (CHOSEN, n))))
-        inside = carry[1]
-        return carry, jnp.sum(inside * own, axis=1) + 0.5 * jnp.einsum("ni,nij,nj->n", inside, both, inside)
+        members, outside = carry
+        inside = 1 - outside
+        adds = own + jnp.einsum("nij,nj->ni", both, inside)
+        odds = jnp.exp(adds - jnp.max(adds, axis=1, keepdims=True))
+        draws = (jnp.arange(CHOSEN), jax.random.uniform(key, (CHOSEN, n)))
+        (members, outside, _), _ = jax.lax.scan(redraw, (members, outside, odds), draws)
+        return (members, outside), 0.5 * jnp.sum(inside * (own + adds), axis=1)
 
-    start = (members, inside, own + jnp.einsum("nij,nj->ni", both, inside))
-    _, sums = jax.lax.scan(sweep, start, jax.random.split(jax.random.fold_in(key, 1), sweeps))
+    _, sums = jax.lax.scan(sweep, (members, outside), jax.random.split(jax.random.fold_in(key, 1), sweeps))
     return jnp.mean(sums[sweeps // 2 :], axis=0)
 
 

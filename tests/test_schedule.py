@@ -40,7 +40,9 @@ def config(folder, **changes):
         "total": f"{STEPS} steps",
         "select": chosen_by(schedule=schedule),
         "reference": Reference(),
-        "scorer_optim": Optim(learning_rate=0.03, warmup="0 steps"),  # every update of the online model changes who is chosen
+        "scorer_optim": Optim(
+            learning_rate=0.03, warmup="0 steps"
+        ),  # every update of the online model changes who is chosen
         "evaluate": Evaluate(every="50 %", subset=20, batch_size=20),
     }
     return settings(folder, **(base | changes))

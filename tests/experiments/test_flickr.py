@@ -1,0 +1,54 @@
+"""The guide's table is that of the committed results, and a row's figures are those of its runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from experiments import flickr
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_table_of_the_guide_is_made_from_the_committed_results():
+    rows = json.loads((ROOT / "experiments" / "results" / "flickr_desk_final.json").read_text())
+    assert flickr.table(rows) in (ROOT / "docs" / "image_text.md").read_text()
+
+
+def test_every_claim_has_its_control_and_arms_share_references():
+    arms = flickr.final_arms(flickr.SCALES["desk"])
+    names = [one.config.name for one in arms]
+    assert {n for n in names if "control" in n} >= {
+        "(a) control: uniform on the clean third",
+        "(a+) control: uniform on pool + clean third",
+    }
+    assert len({(n, one.budget) for n, one in zip(names, arms, strict=True)}) == len(arms)
+    assert all(
+        one.config.task.loss == "sigmoid" for one in arms if "joint" in one.config.name or "sigmoid" in one.config.name
+    )
+
+
+def test_a_row_is_the_mean_of_its_runs(tmp_path):
+    for seed, value in ((0, 5.0), (1, 6.0)):
+        folder = tmp_path / f"seed{seed}"
+        folder.mkdir()
+        final = {"test_full/log_rank": value, "test_full/recall": 0.01, "test_full/per_image": [value] * 4}
+        accounts = dict.fromkeys(
+            ("learner_train", "online_score", "online_train", "reference_score", "reference_train"), 2.0
+        )
+        summary = {
+            "final": final,
+            "flops": accounts | {"recompute": 9.0},
+            "train_seconds": 3.0,
+            "reference": {"accuracy": 0.02},
+        }
+        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "config.json").write_text(json.dumps({"name": "arm", "seed": seed, "total_steps": 7}))
+        line = {"step": 1, "select/wrong_share": 0.2 + 0.2 * seed, "select/open": 1.0, "test/log_rank": value}
+        (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    found = flickr.row([tmp_path / "seed0", tmp_path / "seed1"])
+    assert found["log_rank"] == {"mean": 5.5, "sd": np.sqrt(0.5)}
+    assert found["log_rank_interval"] == [5.5, 5.5]
+    assert found["exchanged_chosen"] == [[1, 0.30000000000000004]]
+    assert (found["flops"], found["seeds"], found["reference_recall"]) == (10.0, [0, 1], 0.02)
+    assert "5.5 ± 0.71 [5.500, 5.500]" in flickr.table([found])
