@@ -43,7 +43,7 @@ def targets() -> str:
             "integration quotient, two cores",
             "at most 1.05",
             f"{case['integration']:.3f} ({case['cpu']['integration']:.3f} in CPU time)",
-            "the clock is that of a machine under other load (spread below), CPU time the steadier figure; what is left is the choice and the take",
+            "other load on the machine (spread below; CPU time is the steadier figure); then the choice and the take",
         ),
         (
             "efficiency quotient, two cores",
@@ -72,7 +72,7 @@ def targets() -> str:
                 "uniform ViT-Ti/16 step, ours / big_vision's",
                 "at most 1",
                 f"{beside['ours_over_theirs']:.3f} ({beside['ours_over_theirs_cpu']:.3f} in CPU time)",
-                "equal within the spread: the same products; to be faster, attention and GELU would need fused kernels that XLA does not have on CPUs",
+                "equal within the spread, the products are the same; fused attention and GELU, which XLA lacks on CPUs",
             )
         )
     head = "| figure | target | reached | what limits it |\n| --- | --- | --- | --- |\n"
