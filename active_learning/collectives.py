@@ -79,7 +79,7 @@ def _times(text: str, bodies: dict[str, str]) -> dict[str, int]:
         times[name] = count
         loops = {}
         for condition, body, rest in _WHILE.findall(bodies[name]):
-            loops[body] = count * (_length(rest, bodies.get(condition, "")))
+            loops[body] = count * _length(rest, bodies.get(condition, ""))
         called = _CALLED.findall(bodies[name])
         called += [one for some in _BRANCHES.findall(bodies[name]) for one in re.findall(r"[\w.\-]+", some)]
         todo += [(inner, loops.get(inner, count)) for inner in called]
