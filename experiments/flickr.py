@@ -115,7 +115,7 @@ def final_arms(scale: Scale) -> list[Arm]:
         arm(with_select(easy_both, temperature=1 / 3), "(a+) easy reference on both, scale 30", s.seeds, s),
         arm(noisy["learnability"], "(b) learnability", many, s),
         arm(noisy["easy"], "(b) easy reference", many, s),
-        arm(with_select(noisy["easy"], temperature=1 / 3), "(b) easy reference, scale 30", s.seeds, s),
+        arm(with_select(noisy["easy"], temperature=1 / 3), "(b) easy reference, scale 30", many, s),
         arm(uniform_of(sigmoid), "uniform, sigmoid", s.seeds, s),
         arm(sigmoid, "(a) joint", s.seeds, s),
         arm(uniform_of(sigmoid, train_on=("reference",)), "(a) control, sigmoid: uniform on the clean third", s.seeds, s),
@@ -125,7 +125,7 @@ def final_arms(scale: Scale) -> list[Arm]:
         arm(clean["loss"], "(a) loss-based", s.seeds, s),
         arm(noisy["loss"], "(b) loss-based", s.seeds, s),
         arm(with_select(noisy["learnability"], until="30 %"), "(b) learnability, window 30 %", s.seeds, s),
-        arm(uniform_of(noisy["learnability"], train_on=both), "(b) control: uniform on pool + reference part", s.seeds, s),
+        arm(uniform_of(noisy["learnability"], train_on=both), "(b) control: uniform on pool + reference part", many, s),
     ]  # fmt: skip
     return (
         [one for one in arms if one.config.name in ("uniform", "(a) learnability", "(b) joint")]
