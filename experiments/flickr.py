@@ -241,7 +241,7 @@ def figure(rows: list[dict], path: Path) -> None:
     left.set_xlabel("mean log(1 + rank) on test, lower is better; 95 % over images")
     right.set_xlabel("updates")
     right.set_ylabel("share of exchanged pairs among the chosen")
-    right.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+    right.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     path.parent.mkdir(exist_ok=True)
     fig.savefig(path, dpi=130)
     plt.close(fig)
