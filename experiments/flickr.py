@@ -231,16 +231,17 @@ def figure(rows: list[dict], path: Path) -> None:
         left.plot([low, high], [place, place], color=colour)
         left.plot(r["log_rank"]["mean"], place, "o", color=colour)
         if r["exchanged_chosen"]:
-            right.plot(*zip(*r["exchanged_chosen"], strict=True), label=f"{r['arm']}, {r['updates']}")
+            line = plt.get_cmap("tab20")(len(right.lines) % 20)
+            right.plot(*zip(*r["exchanged_chosen"], strict=True), color=line, label=f"{r['arm']}, {r['updates']}")
     left.axvline(rows[0]["log_rank"]["mean"], color="C7", linewidth=0.8, linestyle=":")
     left.set_yticks(
-        range(len(rows)), [f"{r['arm']}, {r['updates']} updates, {len(r['seeds'])} seeds" for r in rows], fontsize=8
+        range(len(rows)), [f"{r['arm']}, {r['updates']} updates, seeds {len(r['seeds'])}" for r in rows], fontsize=8
     )
     left.invert_yaxis()
     left.set_xlabel("mean log(1 + rank) on test, lower is better; 95 % over images")
     right.set_xlabel("updates")
     right.set_ylabel("share of exchanged pairs among the chosen")
-    right.legend(fontsize=6)
+    right.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     path.parent.mkdir(exist_ok=True)
     fig.savefig(path, dpi=130)
     plt.close(fig)
