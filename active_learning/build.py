@@ -305,8 +305,9 @@ def assemble(config: Config, clock: Clock, task, scorer_task, devices: list[jax.
     task, scorer_task = task.on(mesh), scorer_task.on(mesh)
     learner, scorer = task.fitted(config.learner), scorer_task.fitted(config.scorer)
     policy, several = config.select.policy, mesh if mesh.size > 1 else None
+    large = task.model(learner, _optimizer(config.optim, clock.warmup, clock.total))
     recipe = Recipe(
-        learner=task.model(learner, _optimizer(config.optim, clock.warmup, clock.total)),
+        learner=dataclasses.replace(large, apply=sharding.gathered(large.apply, mesh)),
         scorer=scorer_task.model(scorer, _optimizer(config.scorer_optim, clock.scorer_warmup, clock.total)),
         policy=policy,
         sub_batch_size=config.batch_size,

@@ -64,6 +64,16 @@ def shardings_of(state: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree_util.tree_map_with_path(of, state)
 
 
+def gathered(apply: Callable, mesh: Mesh) -> Callable:
+    """`apply(params, batch, train)` that in training reads its parameters whole. Left alone, the partitioner may move activations instead,
+    which are many times larger."""
+
+    def whole(params, batch, train):
+        return apply(jax.lax.with_sharding_constraint(params, replicated(mesh)) if train else params, batch, train)
+
+    return whole if FSDP_AXIS in mesh.shape else apply
+
+
 def path_of(path: tuple) -> str:
     """A key path as 'learner/params/block_0/mlp/up/kernel'."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
