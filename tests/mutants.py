@@ -103,7 +103,7 @@ def caught(mutant: Mutant) -> bool:
     """Whether the tests fail on a copy of the project with the fault applied. Raises ValueError when it cannot be applied."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
-        for part in ("active_learning", "tests", "configs"):
+        for part in ("active_learning", "tests", "configs", "docs"):
             shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
         target = copy / "active_learning" / mutant.file
