@@ -149,6 +149,7 @@ JOINT = Select(policy=policies.joint, ratio=2)
     ("changes", "message"),
     [
         ({"select": JOINT, "task": Pairs(loss="softmax")}, "config.task.loss='softmax': 'joint' needs 'sigmoid'"),
+        ({"select": Select(policy=policies.offline_filter)}, "'offline_filter' filters by losses of labels"),
         ({"select": JOINT, "reference": Reference(kind="crossfitted")}, "compares pairs across both references"),
         ({"select": dataclasses.replace(JOINT, standardize=True)}, "no single scores to standardize"),
         ({"accumulate": 3}, "config.accumulate=3: must divide"),
