@@ -126,33 +126,27 @@ def final_arms(scale: Scale) -> list[Arm]:
 
 
 def tune_arms(scale: Scale) -> list[Arm]:
-    """What the choices were made on: uniform's learning rate, the window, fixed and `auto`. Evaluated on `tune` only."""
+    """What the choices were made on: both learning rates, the window (fixed and `auto`), score, ratio, temperature. Evaluated on `tune` only."""
     noisy = replace(base(scale), evaluate=Evaluate(sets=("tune",), subset=2500, gate="gate"))
-    plain = uniform_of(noisy)
-    arms = []
+    plain, seeds, arms = uniform_of(noisy), scale.seeds[:2], []
+
+    def add(name: str, config: Config, budget: float, **select) -> None:
+        changed = replace(config, select=replace(config.select, **select))
+        arms.append(arm(changed, name, budget, tuple(seed - scale.seeds[0] for seed in seeds), scale))
+
     for rate in (5e-4, 1e-3, 2e-3):
-        arms.append(
-            arm(
-                replace(plain, optim=replace(plain.optim, learning_rate=rate)),
-                f"uniform, rate {rate:g}",
-                1.0,
-                (0,),
-                scale,
-            )
-        )
-    for until in ("25 %", "40 %", "60 %", "80 %", "100 %", "auto"):
-        config = replace(noisy, select=replace(noisy.select, until=until))
-        arms.append(arm(config, f"learnability, until {until}", scale.deciding, (0,), scale))
-    others = {
-        "the paper's score, T 0.25": {"policy": policies.learnability, "temperature": 0.25},
-        "T 0.25": {"temperature": 0.25},
-        "T 1": {"temperature": 1.0},
-        "ratio 8": {"ratio": 8},
-        "ratio 16": {"ratio": 16},
-    }
-    for name, changes in others.items():
-        config = replace(noisy, select=replace(noisy.select, **changes))
-        arms.append(arm(config, f"learnability, {name}", scale.deciding, (0,), scale))
+        optim = replace(noisy.optim, learning_rate=rate)
+        add(f"uniform, rate {rate:g}", replace(plain, optim=optim, baseline=True), 1.0)
+        add(f"learnability, rate {rate:g}", replace(noisy, optim=optim), scale.deciding)
+    for until in ("25 %", "40 %", "80 %", "100 %", "auto"):  # 60 % is the config's own
+        add(f"learnability, until {until}", noisy, scale.deciding, until=until)
+    add(
+        "learnability, the paper's score, T 0.25", noisy, scale.deciding, policy=policies.learnability, temperature=0.25
+    )
+    for temperature in (0.25, 1.0):
+        add(f"learnability, T {temperature:g}", noisy, scale.deciding, temperature=temperature)
+    for ratio in (8, 16):
+        add(f"learnability, ratio {ratio}", noisy, scale.deciding, ratio=ratio)
     return arms
 
 
