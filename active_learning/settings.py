@@ -230,7 +230,9 @@ def _check_task(config: Config) -> None:
     if task.pixels not in ("data", "unit"):
         raise ConfigError(f"config.task.pixels={task.pixels!r}: expected 'data' or 'unit'")
     if policy.keep < 1:
-        raise ConfigError(f"config.select.policy: {policy.name!r} filters by losses of labels, image-text pairs have none")
+        raise ConfigError(
+            f"config.select.policy: {policy.name!r} filters by losses of labels, image-text pairs have none"
+        )
     if policy.joint and task.loss != "sigmoid":
         raise ConfigError(
             f"config.task.loss={task.loss!r}: {policy.name!r} needs 'sigmoid', the loss that is a sum over pairs"
