@@ -11,8 +11,6 @@ import argparse
 import json
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import grain
@@ -36,22 +34,6 @@ class Ending(Candidates):
 
     def read(self, position, count, mine, small):
         return super().read(position, count, mine, small) if position < self.end else {}
-
-
-def timed(calls: dict[str, Callable[[int], None]], rounds: int) -> tuple[dict, dict]:
-    """Seconds by the clock and of the processor, for each call and round (the first is not counted)."""
-    processor: dict[str, list[float]] = {name: [] for name in calls}
-
-    def measured(name: str) -> Callable[[int], None]:
-        def call(n: int) -> None:
-            began = time.process_time()
-            calls[name](n)
-            processor[name].append(time.process_time() - began)
-
-        return call
-
-    seconds = interleaved({name: measured(name) for name in calls}, rounds)
-    return seconds, {name: values[1:] for name, values in processor.items()}
 
 
 def bench(photos: int, batches: int, rounds: int) -> dict:
@@ -82,15 +64,15 @@ def bench(photos: int, batches: int, rounds: int) -> dict:
             for _ in grain.MapDataset.source(rows.tolist()).map(one).to_iter_dataset(reading).batch(BATCH):
                 pass
 
-        seconds, processor = timed({"source": source, "loader": loader, "grain": theirs}, rounds)
+        seconds = interleaved({"source": source, "loader": loader, "grain": theirs}, rounds)
+    medians = {name: np.median(values, axis=0) / (batches * BATCH) for name, values in seconds.items()}
     return {
         "threads": threads,
         "rounds": rounds,
-        "processor_loader_over_source": ratio(processor, "loader", "source"),
-        "processor_grain_over_loader": ratio(processor, "grain", "loader"),
-        "clock_grain_over_loader": ratio(seconds, "grain", "loader"),
-        "processor_ms_an_image": {name: 1e3 * float(np.median(v)) / (batches * BATCH) for name, v in processor.items()},
-        "images_per_s": {name: batches * BATCH / float(np.median(values)) for name, values in seconds.items()},
+        "loader_over_source": ratio(seconds, "loader", "source"),
+        "grain_over_loader": ratio(seconds, "grain", "loader"),
+        "images_per_s": {name: 1 / wall for name, (wall, _) in medians.items()},
+        "processor_ms_an_image": {name: 1e3 * cpu for name, (_, cpu) in medians.items()},
     }
 
 
