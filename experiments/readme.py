@@ -50,12 +50,27 @@ def reading(result: dict) -> str:
     return f"| all candidates in full | by DCT scale | prepared small view |\n|{' --- |' * 3}\n| {' | '.join(cells)} |"
 
 
+def views(result: dict) -> str:
+    """What scorers lose that see a small view, from small_view."""
+    lines = ["| | accuracy, % | scoring, FLOPs | total FLOPs over uniform's |", f"|{' --- |' * 4}"]
+    for row in result["rows"]:
+        spread = "" if row["spread"] is None else f" ± {_percent(row['spread'])}"
+        total = row["total_flops"] / result["rows"][0]["total_flops"]
+        lines.append(
+            f"| {row['arm']} | {_percent(row['accuracy'])}{spread} | {row['scoring_flops']:.3g} | {total:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES = {"bench_data": reading, "small_view_desk": views}  # the others are reports
+
+
 def filled(text: str) -> str:
     """`text` with every block between `<!-- table NAME -->` and `<!-- end -->` made anew from results/NAME.json."""
 
     def block(match: re.Match) -> str:
         path = ROOT / "experiments" / "results" / f"{match[1]}.json"
-        make = reading if match[1] == "bench_data" else table
+        make = TABLES.get(match[1], table)
         content = make(json.loads(path.read_text())) if path.exists() else "(not measured yet)"
         return f"<!-- table {match[1]} -->\n{content}\n<!-- end -->"
 

@@ -1,5 +1,5 @@
 """What scorers lose that see a small view, and what selecting ahead loses: drawn shapes of 96 px, 20 % wrong labels.
-A quarter of an hour on two cores at desk scale.
+A quarter of an hour on two cores at desk scale; the same command in a second terminal shares it.
 
     python -m experiments.small_view [--scale=smoke|desk] [--out runs/small_view]
 
