@@ -72,7 +72,7 @@ def targets() -> str:
                 "uniform ViT-Ti/16 step, ours / big_vision's",
                 "at most 1",
                 f"{beside['ours_over_theirs']:.3f} ({beside['ours_over_theirs_cpu']:.3f} in CPU time)",
-                "equal within the spread, the products are the same; fused attention and GELU, which XLA lacks on CPUs",
+                "the products are the same; how attention and GELU are laid out differs, and what of it costs this is not found yet",
             )
         )
     head = "| figure | target | reached | what limits it |\n| --- | --- | --- | --- |\n"
