@@ -13,7 +13,7 @@ from active_learning.metrics import show_log
 from active_learning.report.__main__ import write
 from active_learning.settings import Checkpoint, Evaluate
 from configs import shapes
-from experiments.arms import Arm, run_all
+from experiments.arms import Arm, run_all, shared_by
 
 SEED = 3  # of the run and of the drawn set; the setting was fixed on other seeds
 
@@ -41,10 +41,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--steps", type=int, default=0, help="updates of the full budget (default: the config's)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that share the work, each on its own core")
     args = parser.parse_args()
     show_log()
     full = args.steps or int(freeze(shapes.get_config()).total.split()[0])
-    (folders,) = run_all(arms(full), args.out)
+    with shared_by(args.workers):
+        *_, folders = run_all(arms(full), args.out)
     page = write(folders, args.out / "report", "test/accuracy", "Shapes with 40 % wrong labels")
     print((page / "table.md").read_text())
     print(f"open {(page / 'index.html').resolve()}")
