@@ -1,7 +1,6 @@
 """The loop: restore, iterate, step, log one step late, evaluate, save, stop cleanly. One loop for all objectives and policies."""
 
 import contextlib
-import dataclasses
 import json
 import signal
 from pathlib import Path
@@ -350,8 +349,3 @@ class _Training:
     def _checkpoint_zero(self) -> None:
         if self.ledger.step == 0 and self.it.clock.total == 0:
             self._save()
-
-
-def with_seed(config: Config, seed: int) -> Config:
-    """The same run with another seed (the splits stay)."""
-    return dataclasses.replace(config, seed=seed)

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from active_learning import policies, store_scores, train
+from active_learning import policies, store_scores
 from active_learning.config import freeze
 from active_learning.ledger import ACCOUNTS
 from active_learning.metrics import LOG, show_log
@@ -19,6 +19,7 @@ from active_learning.models import MLP, ViT
 from active_learning.report.charts import ACCOUNT_WORDS, LIGHT
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
 from configs import cifar10n
+from experiments.arms import trained
 
 RESULTS = Path(__file__).parent / "results"
 SCORERS = {
@@ -81,14 +82,6 @@ def base(scale: Scale, seed: int) -> Config:
     )
 
 
-def finished(config: Config, folder: Path) -> dict:
-    """The summary of a complete run; SystemExit when it was asked to stop."""
-    summary = train.run(config, folder)
-    if not summary["complete"]:
-        raise SystemExit(f"stopped at {folder}; the same command continues it")
-    return summary
-
-
 def modes(plain: Config, scale: Scale, scorer, out: Path) -> dict[str, dict]:
     """Summaries of the four levels with one scorer; each level uses what the one before has left on disk."""
     select = Select(policy=policies.cautious_learnability, ratio=2, temperature=0.5, chunk=128)
@@ -100,16 +93,16 @@ def modes(plain: Config, scale: Scale, scorer, out: Path) -> dict[str, dict]:
         reference=Reference(total=f"{scale.reference_steps} steps"),
         log=replace(ours.log, chosen=True),
     )
-    done = {"none": finished(full, out / "none")}
+    done = {"none": trained(full, out / "none")}
     loaded = replace(ours, name="pretrained", reference=Reference(kind="loaded", path=str(made), charge=False))
-    done["pretrained"] = finished(loaded, out / "pretrained")
+    done["pretrained"] = trained(loaded, out / "pretrained")
     file = out / "scores.npz"
     if not file.exists():
         store_scores.store(made, full, out=file)
     read = replace(ours, name="foundation dataset", reference=Reference(kind="stored", path=str(file)))
-    done["foundation dataset"] = finished(read, out / "foundation")
+    done["foundation dataset"] = trained(read, out / "foundation")
     replayed = replace(ours, name="replayed policy", select=Select(replay=str(out / "none")))
-    done["replayed policy"] = finished(replayed, out / "replayed")
+    done["replayed policy"] = trained(replayed, out / "replayed")
     return done
 
 
@@ -163,7 +156,7 @@ def main() -> None:
     plain = []
     for seed in scale.seeds:
         config = base(scale, seed)
-        plain.append(finished(config, out / f"uniform-seed{seed}"))
+        plain.append(trained(config, out / f"uniform-seed{seed}"))
         for name, scorer in scale.scorers.items():
             done = modes(config, scale, scorer, out / f"{name.replace(' ', '-')}-seed{seed}")
             for level, summary in done.items():

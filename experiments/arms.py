@@ -114,10 +114,12 @@ def _complete(summary: dict | None) -> bool:
     return summary is not None and summary["complete"]
 
 
-def _trained(config: Config, folder: Path) -> None:
-    """Trains, or finds the run complete; SystemExit when it was asked to stop."""
-    if not _complete(train.run(config, folder)):
+def trained(config: Config, folder: Path) -> dict:
+    """The summary of a run, trained or found complete; SystemExit when it was asked to stop."""
+    summary = train.run(config, folder)
+    if not _complete(summary):
         raise SystemExit(f"stopped at {folder}; the same command continues it")
+    return summary
 
 
 def _finished(config: Config, folder: Path, store: Path | None) -> dict:
@@ -129,8 +131,8 @@ def _finished(config: Config, folder: Path, store: Path | None) -> dict:
         if config.reference.path and config.reference.kind == "trained":
             path = Path(config.reference.path)
             with locked(path, wait=True):  # several arms share it
-                _trained(reference_config(config), path)
-        _trained(config, folder)
+                trained(reference_config(config), path)
+        trained(config, folder)
     if packed is not None and not packed.exists():
         pack(folder, packed)
     return train.read_summary(folder)

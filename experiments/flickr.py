@@ -13,12 +13,11 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jax
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 
-from active_learning import policies
+from active_learning import cache, policies
 from active_learning.config import freeze
 from active_learning.metrics import show_log
 from active_learning.models import MLP, Text, TwoTower
@@ -284,9 +283,7 @@ def main() -> None:
     if args.list:
         return
     out, name = args.out / args.scale / args.phase, f"flickr_{args.scale}_{args.phase}"
-    jax.config.update(
-        "jax_compilation_cache_dir", str((args.out / "compiled").absolute())
-    )  # seeds share their compilations
+    cache.keep()  # seeds share their compilations
     done: list[Path] = []
     if args.collect:
         done = [folder for one in arms for _, folder in one.runs(out) if (read_summary(folder) or {}).get("complete")]
