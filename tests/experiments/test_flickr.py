@@ -1,4 +1,4 @@
-"""The guide's table is that of the committed results, and a row's figures are those of its runs."""
+"""What the table of pairs says is what its runs say."""
 
 import json
 
