@@ -9,6 +9,7 @@ import importlib.util
 import math
 import os
 import re
+import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -261,6 +262,8 @@ def lines(it: Run, topology: str, mfu: float) -> Iterator[str]:
     yield from _traffic(found, said)
     yield ""
     yield from _time(it, said, mfu)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    yield f"planned in {used.ru_utime + used.ru_stime:.0f} s of CPU time with {used.ru_maxrss / MIB:.1f} GiB of this machine's memory"
 
 
 def _traffic(found: Compiled, said: dict) -> Iterator[str]:

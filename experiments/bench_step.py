@@ -91,7 +91,8 @@ class Step:
         return self.call()
 
 
-def _step(run, state, data) -> Step:
+def step_on(run: jax.stages.Compiled, state: Any, data: Any) -> Step:
+    """A compiled step that goes on from its own state (donated) on the same data."""
     held, memory = [state], run.memory_analysis()
 
     def call():
@@ -114,10 +115,10 @@ def steps_of(it: Run) -> dict[str, Step]:
     online = replace(copy(), learner=copy().online, online=None, reference=None)
     scoring = jax.jit(partial(select_step, it.recipe)).lower(state, candidates).compile()
     return {
-        "uniform": _step(compiled(partial(uniform_step, it.recipe), state, batch), copy(), batch),
-        "active": _step(compiled(partial(train_step, it.recipe), state, candidates), copy(), candidates),
-        "scoring": _step(scoring, state, candidates),
-        "online": _step(compiled(partial(uniform_step, small), online, batch), online, batch),
+        "uniform": step_on(compiled(partial(uniform_step, it.recipe), state, batch), copy(), batch),
+        "active": step_on(compiled(partial(train_step, it.recipe), state, candidates), copy(), candidates),
+        "scoring": step_on(scoring, state, candidates),
+        "online": step_on(compiled(partial(uniform_step, small), online, batch), online, batch),
     }
 
 
