@@ -44,7 +44,8 @@ class Select(Section):
     ratio: int = 2  # B / b
     temperature: float = 1.0  # T: scores are divided by it
     standardize: bool = False  # scores to mean 0, deviation 1 over the super-batch first
-    until: str = "100 %"  # the window: a duration, or 'auto' (closes when the online model has caught up on the gate)
+    # the window: a duration, or 'auto': closes when the online model has caught up on the gate, after AUTO_LATEST of the run at the latest
+    until: str = "100 %"
     chunk: int = 0  # candidates a device scores at once, 0: all
     replay: str = field(
         default="", metadata={"late": True}
@@ -175,6 +176,7 @@ class Clock:
     scorer_warmup: int
 
 
+AUTO_LATEST = 60  # % of the run: while its rate decays to 0 a learner does best on the data as they are (experiments/noise.py, phase tune)
 KINDS = ("trained", "loaded", "stored", "cotrained", "crossfitted", "online")
 
 
@@ -300,7 +302,8 @@ def resolve(config: Config, pool: int, devices: int) -> Clock:
         return to_steps(duration, f"config.{key}", batch_size=b, pool=pool, total=total)
 
     total = steps(config.total, "total")
-    open_for = total if config.select.until == "auto" else steps(config.select.until, "select.until", total)
+    until = f"{AUTO_LATEST} %" if config.select.until == "auto" else config.select.until
+    open_for = steps(until, "select.until", total)
     return Clock(
         total=total,
         window=min(open_for, total) if config.select.policy.needs else 0,

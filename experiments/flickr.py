@@ -1,6 +1,6 @@
 """Image-text pairs of which half carry another image's caption: who learns to retrieve with how much less, and with what reference?
 
-    python -m experiments.flickr --scale=smoke|desk [--out runs/flickr] [--phase final|tune] [--list]
+    python -m experiments.flickr --scale=smoke|desk [--phase final|tune] [--workers 2] [--out runs/flickr] [--list]
 
 Setting (a): a clean held-out third trains the reference; its control is the learner trained uniformly on that third. Setting (b): reference,
 gate and tune are as noisy as the pool. Arms by joint selection have the sigmoid loss, and a uniform run and a control of that loss. Choices
@@ -17,15 +17,14 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 
-from active_learning import cache, policies
+from active_learning import policies
 from active_learning.config import freeze
 from active_learning.metrics import show_log
 from active_learning.models import MLP, Text, TwoTower
 from active_learning.report.__main__ import write
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
-from active_learning.train import read_summary
 from configs import flickr8k
-from experiments.arms import Arm, run_all, show
+from experiments.arms import Arm, run_all, shared_by, show
 
 matplotlib.use("Agg")
 RESULTS = Path(__file__).parent / "results"
@@ -272,9 +271,7 @@ def main() -> None:
     parser.add_argument("--phase", choices=("final", "tune"), default="final")
     parser.add_argument("--out", type=Path, default=Path("runs/flickr"))
     parser.add_argument("--list", action="store_true", help="print the arms and their cost, run nothing")
-    parser.add_argument(
-        "--collect", action="store_true", help="table, JSON and page of the runs that are complete, run nothing"
-    )
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the work, each on its own core")
     args = parser.parse_args()
     show_log()
     scale = SCALES[args.scale]
@@ -283,19 +280,13 @@ def main() -> None:
     if args.list:
         return
     out, name = args.out / args.scale / args.phase, f"flickr_{args.scale}_{args.phase}"
-    cache.keep()  # seeds share their compilations
-    done: list[Path] = []
-    if args.collect:
-        done = [folder for one in arms for _, folder in one.runs(out) if (read_summary(folder) or {}).get("complete")]
-    headline = [one for one in arms if len(one.seeds) == len(scale.headline_seeds)]
-    for group in (headline, [one for one in arms if one not in headline]):  # every seed of the headline before the rest
-        before = list(done)
-        for folders in run_all(group, out) if group and not args.collect else ():
-            done = before + folders
-            kept(arms, out, done, name)
+    packed = None if args.scale == "smoke" else RESULTS / name
+    with shared_by(args.workers):
+        for done in run_all(arms, out, packed):
+            rows = kept(arms, out, done, name)
     metric = "test/recall" if args.phase == "final" else "tune/recall"
     page = write(done, out / "report", metric, "Exchanged captions: uniform training and selection of pairs")
-    print(table(kept(arms, out, done, name)))
+    print(table(rows))
     print(page / "index.html")
 
 

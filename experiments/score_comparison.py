@@ -1,26 +1,34 @@
 """All policies under one ledger: mislabelled CIFAR-10 (no clean label anywhere) and the same on clean labels, ratio 2.
 
-    python -m experiments.score_comparison --scale=smoke|desk [--setting noisy|clean] [--out runs/score_comparison] [--list]
+    python -m experiments.score_comparison --scale=smoke|desk [--workers 2] [--out runs/score_comparison] [--list]
 
-Same models, data, rates and number of updates for all, T = 1 where a policy samples (nothing is tuned for any of them). Judged by accuracy
-and by total FLOPs: a policy that the learner scores pays for it. Rows marked control keep the others honest. RHO with a reference of another
-size than the learner is expected to be worst on compute.
+Same models, data, rates and number of updates for all, T = 1 where a policy samples (nothing is tuned for any of them). Each policy is
+compared with uniform training of the same seed twice: at equal updates, and at equal total FLOPs, for which uniform is trained at longer
+budgets too, each with its own decayed schedule, and interpolated. Rows marked control keep the others honest. RHO with a reference of
+another size than the learner is expected to be worst on compute.
 """
 
 import argparse
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from scipy import stats
 
 from active_learning import policies
 from active_learning.config import freeze
 from active_learning.metrics import show_log
 from active_learning.models import MLP
-from active_learning.report.__main__ import write
+from active_learning.report.runs import ACCOUNTS
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
 from configs import cifar10n
-from experiments.arms import Arm, run_all, show
-from experiments.noise import keep
+from experiments.arms import Arm, run_all, shared_by, show
 
+RESULTS = Path(__file__).parent / "results"
+SETTINGS = ("noisy", "clean")
+LONGER = (1.25, 1.75)  # uniform's other budgets, over the policies'
 CLEAN = {"pool": "label", "reference": "label", "gate": "label", "tune": "label"}
 SCORED = (
     policies.hard, policies.hard_learner, policies.easy_reference, policies.learnability, policies.cautious_learnability, policies.rho,
@@ -45,7 +53,7 @@ TINY = {"learner": MLP(width=64, depth=1), "scorer": MLP(width=16, depth=1)}
 WHOLE = {"pool": 27_000, "reference": 18_000, "gate": 2_500, "tune": 2_500}
 SCALES = {
     "smoke": Scale(10, 10, (300,), {"pool": 600, "reference": 400, "gate": 100, "tune": 100}, "tune", "50 %", TINY),
-    "desk": Scale(600, 1200, (300, 301, 302), WHOLE, "test", "4 %", {}),
+    "desk": Scale(400, 1200, (300, 301, 302), WHOLE, "test", "50 %", {}),
 }
 
 
@@ -65,11 +73,12 @@ def base(scale: Scale, setting: str) -> Config:
 
 
 def arms(scale: Scale, setting: str) -> list[Arm]:
-    """Uniform, every policy, the kinds of reference that need no held-out data, and the control."""
+    """Uniform, every policy, the kinds of reference that need no held-out data, and the controls."""
     plain = base(scale, setting)
 
-    def arm(name: str, config: Config) -> Arm:
-        return Arm(replace(config, name=name, baseline=name == "uniform"), 1.0, scale.seeds)
+    def arm(name: str, config: Config, budget: float = 1.0) -> Arm:
+        named = replace(config, name=name, baseline=name == "uniform", total=f"{round(budget * scale.steps)} steps")
+        return Arm(named, budget, scale.seeds)
 
     def scored(policy, **reference) -> Config:
         gate = "gate" if {"online", "reference"} <= set(policy.needs) else ""
@@ -84,7 +93,7 @@ def arms(scale: Scale, setting: str) -> list[Arm]:
     crossfitted = scored(learnability, kind="crossfitted", path=f"{setting}-folds")
     unused = replace(plain, reference=Reference())
     return [
-        arm("uniform", unused),
+        *(arm("uniform", unused, budget) for budget in (1.0, *LONGER)),
         *(arm(policy.name, scored(policy)) for policy in SCORED),
         arm("learnability, co-trained reference", scored(learnability, kind="cotrained", path="")),
         arm("learnability, cross-fitted references", crossfitted),
@@ -93,27 +102,135 @@ def arms(scale: Scale, setting: str) -> list[Arm]:
     ]
 
 
+def interval(values: Iterable[float]) -> dict[str, float] | None:
+    """Mean and 95 % interval by Student's t; None of fewer than two values."""
+    values = np.asarray(list(values))
+    if len(values) < 2:
+        return None
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return {"mean": float(values.mean()), "low": float(values.mean() - half), "high": float(values.mean() + half)}
+
+
+def equal_flops(budgets: list[tuple[float, float]], flops: float) -> float | None:
+    """Uniform's accuracy at `flops`, linear between its own budgets (FLOPs, accuracy); None outside of them."""
+    known, accuracy = zip(*sorted(budgets), strict=True)
+    return float(np.interp(flops, known, accuracy)) if known[0] <= flops <= known[-1] * (1 + 1e-9) else None
+
+
+def _at(by_seed: dict[int, list], updates: int) -> dict[int, tuple[int, float, float]]:
+    """Of each seed the run of that many updates, where it is complete."""
+    return {seed: run for seed, runs in by_seed.items() for run in runs if run[0] == updates}
+
+
+def compared(folders: list[Path], metric: str, updates: int) -> list[dict]:
+    """One row an arm: accuracy, FLOPs over uniform's, and the two paired differences, over the seeds that are complete."""
+    found: dict[str, dict[int, list[tuple[int, float, float]]]] = {}
+    for folder in folders:
+        about, summary = (json.loads((folder / name).read_text()) for name in ("config.json", "summary.json"))
+        flops = sum(summary["flops"][account] for account in ACCOUNTS)
+        of_arm = found.setdefault(about["name"], {}).setdefault(about["seed"], [])
+        of_arm.append((about["total_steps"], flops, summary["final"][metric]))
+    uniform, rows = found.get("uniform", {}), []
+    plain = _at(uniform, updates)
+    for name, by_seed in found.items():
+        mine = {seed: run for seed, run in _at(by_seed, updates).items() if seed in plain}
+        if not mine:
+            continue
+        at_flops = [
+            None if (level := equal_flops([run[1:] for run in uniform[seed]], flops)) is None else accuracy - level
+            for seed, (_, flops, accuracy) in mine.items()
+        ]
+        accuracies = [run[2] for run in mine.values()]
+        rows.append(
+            {
+                "arm": name,
+                "seeds": sorted(mine),
+                "accuracy": float(np.mean(accuracies)),
+                "sd": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
+                "flops": float(np.mean([run[1] / plain[seed][1] for seed, run in mine.items()])),
+                "equal_updates": interval(run[2] - plain[seed][2] for seed, run in mine.items()),
+                "equal_flops": None if None in at_flops else interval(at_flops),
+            }
+        )
+    return rows
+
+
+def draw(settings: dict[str, list[dict]], file: Path) -> None:
+    """The paired differences of every arm, a panel a setting."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    panels = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
+    for axes, (setting, rows) in zip(panels, settings.items(), strict=True):
+        rows = [row for row in rows if row["arm"] != "uniform"]
+        for key, colour, shift in (("equal_updates", "C7", -0.15), ("equal_flops", "C0", 0.15)):
+            known = [(place + shift, row[key]) for place, row in enumerate(rows) if row[key] is not None]
+            for place, one in known:
+                axes.plot([100 * one["low"], 100 * one["high"]], [place, place], color=colour, linewidth=1.5)
+            at = [100 * one["mean"] for _, one in known], [place for place, _ in known]
+            axes.plot(
+                *at,
+                "o",
+                color=colour,
+                markersize=5,
+                label=f"at {key.replace('_', ' ').replace('flops', 'total FLOPs')}",
+            )
+        axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
+        axes.set_yticks(range(len(rows)), [row["arm"] for row in rows])
+        axes.set_title(f"{setting} labels")
+        axes.set_xlabel("accuracy less uniform's, points (95 %, paired by seed)")
+    panels[0].invert_yaxis()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    figure.savefig(file, metadata={"Date": None})
+
+
+def keep(settings: dict[str, list[dict]], scale: Scale, folder: Path, name: str) -> None:
+    """The result and its figure."""
+    folder.mkdir(parents=True, exist_ok=True)
+    result = {"updates": scale.steps, "metric": scale.judged, "settings": settings}
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    draw(settings, folder / f"{name}.svg")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=SCALES, default="desk")
-    parser.add_argument("--setting", choices=("noisy", "clean"), action="append")
     parser.add_argument("--out", type=Path, default=Path("runs/score_comparison"))
     parser.add_argument("--list", action="store_true", help="print the arms and their cost, run nothing")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the work, each on its own core")
     args = parser.parse_args()
     show_log()
-    scale = SCALES[args.scale]
-    for setting in args.setting or ("noisy", "clean"):
-        todo = arms(scale, setting)
+    scale, name, smoke = SCALES[args.scale], f"score_comparison_{args.scale}", args.scale == "smoke"
+    both = {setting: arms(scale, setting) for setting in SETTINGS}
+    for todo in both.values():
         show(todo)
-        if args.list:
-            continue
-        out = args.out / args.scale / setting
-        for folders in run_all(todo, out):
-            page = write(folders, out / "report", f"{scale.judged}/accuracy", f"Policies at ratio 2, {setting} labels")
-            if args.scale != "smoke":
-                keep(page, f"score_comparison_{args.scale}_{setting}")
-        print((page / "table.md").read_text())
-        print(page / "index.html")
+    if args.list:
+        return
+    settings: dict[str, list[dict]] = {}
+    done: dict[str, list[Path]] = {setting: [] for setting in SETTINGS}
+    with shared_by(args.workers):
+        for seed in scale.seeds:  # both settings have their first seed early
+            for setting, todo in both.items():
+                packed = None if smoke else RESULTS / name / setting
+                *_, folders = run_all(
+                    [replace(arm, seeds=(seed,)) for arm in todo], args.out / args.scale / setting, packed
+                )
+                done[setting] += folders
+                settings[setting] = compared(done[setting], f"{scale.judged}_full/accuracy", scale.steps)
+                keep(settings, scale, args.out / args.scale if smoke else RESULTS, name)
+    for setting, rows in settings.items():
+        print(f"{setting} labels")
+        for row in rows:
+            points = [
+                "-"
+                if row[k] is None
+                else f"{100 * row[k]['mean']:+.1f} [{100 * row[k]['low']:+.1f}, {100 * row[k]['high']:+.1f}]"
+                for k in ("equal_updates", "equal_flops")
+            ]
+            print(
+                f"  {row['arm']:42s} {100 * row['accuracy']:5.1f} %  {row['flops']:.2f} x FLOPs  {points[0]:22s} {points[1]}"
+            )
 
 
 if __name__ == "__main__":

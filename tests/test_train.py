@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from active_learning import checkpoint, policies, train
+from active_learning.build import build
 from active_learning.config import ConfigError
 from active_learning.ledger import ACCOUNTS
 from active_learning.report.__main__ import write
@@ -136,13 +137,19 @@ def test_the_window_closes_by_itself_when_the_online_model_has_caught_up(data, t
     summary = train.run(config, tmp_path / "run")
     gate = [row for row in lines(tmp_path / "run") if "gate/online_accuracy" in row]
     behind = [row["gate/online_accuracy"] < row["gate/reference_accuracy"] for row in gate]
-    assert summary["window_steps"] < 40
+    assert summary["window_steps"] < 24
     assert summary["window_steps"] == gate[-1]["step"]
     assert behind[-3:] == [False] * 3
     assert all(any(behind[i : i + 3]) for i in range(len(behind) - 3))  # no earlier run of three
     scored = len(gate) * 40 + summary["window_steps"] * 64
     forward = dataclasses.replace(config.scorer, num_classes=world.CLASSES).cost((8, 8, 3)).forward
     assert summary["flops"]["reference_score"] == scored * forward  # the gate's passes are charged
+
+
+def test_the_window_closes_by_itself_before_the_rate_has_decayed(data):
+    config = world.config(data, select=Select(policy=policies.learnability, ratio=4, until="auto"), total="40 steps")
+    config = dataclasses.replace(config, evaluate=Evaluate(every="2 steps", subset=60, gate="gate"))
+    assert build(config).clock.window == 24
 
 
 def test_a_copy_of_the_online_model_as_reference_scores_zero(data, tmp_path):
