@@ -10,6 +10,8 @@ import re
 import sys
 from pathlib import Path
 
+from experiments import flickr
+
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = "| arm | updates | seeds | accuracy, % | difference, points | reference's own, % | wrong labels chosen, % |"
 SAVED = "| | updates saved | total FLOPs saved | wall-clock saved |"
@@ -62,7 +64,42 @@ def views(result: dict) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"bench_data": reading, "small_view_desk": views}  # the others are reports
+def _points(value: dict | None) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value['mean']:+.1f} [{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]"
+
+
+def policies(result: dict) -> str:
+    """All policies in both settings, from score_comparison."""
+    head = "| labels | policy | seeds | accuracy, % | total FLOPs over uniform's | at equal updates, points | at equal total FLOPs, points |"
+    lines = [head, f"|{' --- |' * 7}"]
+    for setting, rows in result["settings"].items():
+        for row in rows:
+            spread = "" if row["sd"] is None else f" ± {_percent(row['sd'])}"
+            cells = [
+                setting,
+                row["arm"],
+                str(len(row["seeds"])),
+                _percent(row["accuracy"]) + spread,
+                f"{row['flops']:.2f}",
+            ]
+            lines.append("| " + " | ".join([*cells, _points(row["equal_updates"]), _points(row["equal_flops"])]) + " |")
+    return "\n".join(lines)
+
+
+def pairs(rows: list[dict]) -> str:
+    """The arms of flickr, and what they saved."""
+    return f"{flickr.table(rows)}\n\n{flickr.saved(rows)}"
+
+
+# By the result's name; the others are reports.
+TABLES = {
+    "bench_data": reading,
+    "small_view_desk": views,
+    "score_comparison_desk": policies,
+    "flickr_desk_final": pairs,
+}
 
 
 def filled(text: str) -> str:
