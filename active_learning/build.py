@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from active_learning import checkpoint, flops, ledger, optim, pairs, references, replay, sharding, stored
 from active_learning.config import ConfigError
@@ -21,7 +22,8 @@ from active_learning.data.disk import stand_in
 from active_learning.data.order import Interleaved, Order
 from active_learning.data.pipeline import Candidates, Loader
 from active_learning.data.source import DataError, channel_stats, split_id
-from active_learning.recipe import Batch, Recipe, TrainState, init_state
+from active_learning.models.layers import shared
+from active_learning.recipe import Batch, Model, Recipe, TrainState, init_state
 from active_learning.settings import Clock, Config, Optim, Pairs, resolve
 from active_learning.tasks import Classification, Contrastive
 
@@ -299,6 +301,20 @@ def _cost(role: str, module, task):
         raise ConfigError(f"config.{role}: {error}") from error
 
 
+def over(mesh: Mesh, learner: Model) -> Model:
+    """The learner where devices share it: in training each of its parameters is gathered where a layer reads it."""
+    if sharding.FSDP_AXIS not in mesh.shape:
+        return learner
+
+    def gather(x: jax.Array, path: str) -> jax.Array:
+        return sharding.gather(x, f"learner/params/{path}", mesh)
+
+    def apply(params: PyTree, batch: Batch, train: bool) -> Any:
+        return learner.apply(shared(params, gather) if train else params, batch, train)
+
+    return dataclasses.replace(learner, apply=apply)
+
+
 def assemble(config: Config, clock: Clock, task, scorer_task, devices: list[jax.Device]) -> Run:
     """A run without its data: the models, the recipe and the bill of a step on these devices."""
     mesh = sharding.make_mesh(devices, config.fsdp)
@@ -307,7 +323,7 @@ def assemble(config: Config, clock: Clock, task, scorer_task, devices: list[jax.
     policy, several = config.select.policy, mesh if mesh.size > 1 else None
     large = task.model(learner, _optimizer(config.optim, clock.warmup, clock.total))
     recipe = Recipe(
-        learner=dataclasses.replace(large, apply=sharding.gathered(large.apply, mesh)),
+        learner=over(mesh, large),
         scorer=scorer_task.model(scorer, _optimizer(config.scorer_optim, clock.scorer_warmup, clock.total)),
         policy=policy,
         sub_batch_size=config.batch_size,

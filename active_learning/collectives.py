@@ -38,6 +38,8 @@ def _bytes(result: str, started: bool) -> int:
     """Bytes of a result's arrays; of what an asynchronous start returns (operands, then results) the results only."""
     sizes = []
     for dtype, shape in re.findall(r"\b(pred|bf16|[a-z]\d+)\[([\d,]*)\]", result):
+        if started and (dtype, shape) == ("u32", ""):  # its context
+            continue
         count = 1
         for n in filter(None, shape.split(",")):
             count *= int(n)
@@ -59,13 +61,31 @@ def _group(rest: str) -> int:
     return found[1].count(",") + 1 if found else 2
 
 
-def _length(rest: str, condition: str) -> int:
-    """How often a loop runs: as noted, or the constant that its counter is compared with; 0 where that is computed."""
+def _length(rest: str, condition: str, body: str) -> int:
+    """How often a loop runs: as noted, or the constant that its counter is compared with, over the counter's step; 0 where it is computed."""
     if noted := re.search(r'known_trip_count":\{"n":"(\d+)"', rest):
         return int(noted[1])
-    bound = re.search(r"ROOT [^\n]* compare\(%[\w.\-]+, %([\w.\-]+)\), direction=LT", condition)
-    constant = bound and re.search(rf"%{re.escape(bound[1])} = s32\S* constant\((\d+)\)", condition)
-    return int(constant[1]) if constant else 0
+    compared = re.search(r"ROOT [^\n]* compare\(%([\w.\-]+), %([\w.\-]+)\), direction=LT", condition)
+    bound = compared and _constant(compared[2], condition)
+    if not bound:
+        return 0
+    return -(-bound // (_step(re.search(rf"%{re.escape(compared[1])} = .*index=(\d+)", condition), body) or 1))
+
+
+def _constant(name: str, computation: str) -> int:
+    found = re.search(rf"%{re.escape(name)} = [su]32\S* constant\((\d+)\)", computation)
+    return int(found[1]) if found else 0
+
+
+def _step(counter: re.Match | None, body: str) -> int:
+    """What a loop's body adds to its counter, an element of the tuple that it carries; 0 where that is not plain to see."""
+    carried = re.search(r"ROOT [^\n]* tuple\((.*?)\)", body)
+    names = re.findall(r"%([\w.\-]+)", carried[1]) if carried else []
+    if counter is None or int(counter[1]) >= len(names):
+        return 0
+    name = re.escape(names[int(counter[1])])
+    added = re.search(rf"%{name} = \S+ add\(%[\w.\-]+, %([\w.\-]+)\)", body)
+    return _constant(added[1], body) if added else 0
 
 
 def _times(text: str, bodies: dict[str, str]) -> dict[str, int]:
@@ -79,7 +99,7 @@ def _times(text: str, bodies: dict[str, str]) -> dict[str, int]:
         times[name] = count
         loops = {}
         for condition, body, rest in _WHILE.findall(bodies[name]):
-            loops[body] = count * _length(rest, bodies.get(condition, ""))
+            loops[body] = count * _length(rest, bodies.get(condition, ""), bodies.get(body, ""))
         called = _CALLED.findall(bodies[name])
         called += [one for some in _BRANCHES.findall(bodies[name]) for one in re.findall(r"[\w.\-]+", some)]
         todo += [(inner, loops.get(inner, count)) for inner in called]

@@ -21,7 +21,7 @@ DATA_AXIS, FSDP_AXIS = "data", "fsdp"
 # Which dimension of an array is split over "fsdp" (None: the array is whole), by its path in the train state; the first match decides.
 # Rows of matrices: their slices stay whole tiles of an accelerator, and the leading axis of scanned layers stays whole.
 RULES: tuple[tuple[str, int | None], ...] = (
-    (r"^learner/.*(kernel|embedding)$", -2),  # parameters and their two moments
+    (r"^learner/.*(kernel|embed)$", -2),  # parameters and their two moments
     (r"", None),  # biases, norms, positions; the small models; clocks and keys
 )
 
@@ -64,14 +64,19 @@ def shardings_of(state: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree_util.tree_map_with_path(of, state)
 
 
-def gathered(apply: Callable, mesh: Mesh) -> Callable:
-    """`apply(params, batch, train)` that in training reads its parameters whole. Left alone, the partitioner may move activations instead,
-    which are many times larger."""
+def gather(x: Array, path: str, mesh: Mesh) -> Array:
+    """An array of the train state, made whole where it is read; its gradient is split again by its rule.
 
-    def whole(params, batch, train):
-        return apply(jax.lax.with_sharding_constraint(params, replicated(mesh)) if train else params, batch, train)
+    Left alone, the partitioner may move activations instead, which are many times larger, and keep gradients whole.
+    """
+    split = NamedSharding(mesh, rule_of(path, x.shape, mesh)[1])
 
-    return whole if FSDP_AXIS in mesh.shape else apply
+    @jax.custom_vjp
+    def whole(x: Array) -> Array:
+        return jax.lax.with_sharding_constraint(x, replicated(mesh))
+
+    whole.defvjp(lambda x: (whole(x), None), lambda _, grad: (jax.lax.with_sharding_constraint(grad, split),))
+    return whole(x)
 
 
 def path_of(path: tuple) -> str:

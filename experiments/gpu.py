@@ -1,17 +1,21 @@
 """All that is measured on an accelerator, correctness first: one command, a short table last.
 
-    python -m experiments.gpu [--scale=gpu|smoke] [--out runs/gpu]
+    python -m experiments.gpu [--scale=gpu|smoke] [--minutes 28] [--out runs/gpu]
 
 1. correctness: the options that only an accelerator has (bf16, fused attention) and those that save memory (remat, scan) against the plain
    float32 step on the same batch, within stated tolerances; what fails is said, and fused attention is then left out;
-2. `bench_step --preset=gpu`; 3. `noise --scale=gpu`. JSON goes to OUT, named after the device.
+2. `bench_step --preset=gpu`, about 15 minutes of which most is compilation; 3. `noise --scale=gpu` in what is left: it is hours, so it is
+   stopped in time, keeps what it has, and the same command goes on with it. JSON goes to OUT, named after the device.
 """
 
 import argparse
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,14 +25,15 @@ import jax
 import numpy as np
 import optax
 
-from active_learning import plan, sharding
+from active_learning import cache, plan, sharding
 from active_learning.models import ViT
 from active_learning.models.vit import stack_blocks, unstack_blocks
 from active_learning.recipe import init_state
 from active_learning.settings import Optim, Select
 from active_learning.step import uniform_step
-from experiments.bench_step import case
+from experiments.bench_step import case, table
 
+LEAST = 60  # seconds: with less left nothing is started
 PLAIN = ViT(width=32, depth=2, heads=2, patch=16)
 B, SIZE, CLASSES, STEPS = 8, 32, 10, 3
 
@@ -81,6 +86,11 @@ def trained(learner: ViT, dtype: str, params: dict | None = None) -> tuple[np.nd
 
 def check(options=OPTIONS) -> Iterator[dict]:
     """Each option beside the plain float32 step: differences, whether they are within tolerance, or why it cannot run here."""
+    with jax.default_matmul_precision("highest"):  # TF32 is no float32
+        yield from _check(options)
+
+
+def _check(options) -> Iterator[dict]:
     losses, before, after = trained(PLAIN, "float32")
     length = lambda tree: float(optax.tree.norm(tree))  # noqa: E731
     moved = length(jax.tree.map(np.subtract, after, before))
@@ -105,33 +115,68 @@ def said(row: dict) -> str:
     return f"{row['option']:24s} {'ok' if row['ok'] else 'WRONG'}: {figures}"
 
 
-def run(*command: str) -> None:
-    subprocess.run([sys.executable, "-m", *command], check=True)
+def run(deadline: float, environment: dict[str, str], *command: str) -> str:
+    """Runs a module until the deadline, then asks it to stop: what became of it."""
+    left = deadline - time.monotonic()
+    if left < LEAST:
+        return "skipped: no time left"
+    child = subprocess.Popen([sys.executable, "-m", *command], env=environment)
+    try:
+        code = child.wait(left)
+    except subprocess.TimeoutExpired:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(60)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        return f"stopped after {left / 60:.0f} minutes; what is finished is kept"
+    return "done" if code == 0 else f"failed with exit code {code}"
+
+
+def summary(out: Path, preset: str, scale: str) -> Iterator[str]:
+    """The figures of what was finished, as lines."""
+    steps, report = out / f"bench_step_{preset}.json", out / "noise" / scale / "final" / "report" / "report.json"
+    if steps.exists():
+        yield from table(json.loads(steps.read_text()))
+    if report.exists():
+        yield json.loads(report.read_text())["headline"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=("gpu", "smoke"), default="gpu")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--minutes", type=float, default=28, help="of the device, for everything")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
     args = parser.parse_args()
+    deadline = time.monotonic() + 60 * args.minutes
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(cache.default())} | os.environ
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = (
+        "false"  # of this process alone: the memory is for those that it starts
+    )
     kind = jax.devices()[0].device_kind
     out = args.out / re.sub(r"[^a-z0-9]+", "-", kind.lower())
     out.mkdir(parents=True, exist_ok=True)
     rows = list(check())
     (out / "correctness.json").write_text(json.dumps({"device": kind, "rows": rows}, indent=1) + "\n")
     print("\n".join(map(said, rows)), flush=True)
-    if any(row["ok"] is False for row in rows):
+    if any(row["ok"] is False for row in rows if "fused" not in row["option"]):
         sys.exit("a step is wrong on this device: nothing is timed")
     fused = rows[-1]["ok"] is True
     preset = "smoke" if args.scale == "smoke" else "gpu" if fused else "gpu-unfused"
     rounds = "2" if args.scale == "smoke" else str(args.rounds)
-    run("experiments.bench_step", f"--preset={preset}", "--rounds", rounds, "--out", str(out))
-    run("experiments.noise", f"--scale={args.scale}", "--out", str(out / "noise"))
-    from experiments.bench_step import table
-
+    became = {
+        name: run(deadline, environment, f"experiments.{name}", *options)
+        for name, options in {
+            "bench_step": (f"--preset={preset}", "--rounds", rounds, "--out", str(out)),
+            "noise": (f"--scale={args.scale}", "--out", str(out / "noise")),
+        }.items()
+    }
     print(f"\n{kind}\n" + "\n".join(map(said, rows)))
-    print("\n".join(table(json.loads((out / f"bench_step_{preset}.json").read_text()))))
+    print("\n".join([*(f"{name}: {what}" for name, what in became.items()), *summary(out, preset, args.scale)]))
+    if any(what.startswith("failed") for what in became.values()):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

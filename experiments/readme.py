@@ -42,7 +42,21 @@ def table(result: dict) -> str:
         saved = (arm["updates_saved"], arm["total_flops_saved"], arm["wall_clock_saved"])
         note = "" if arm["beta_budget_enough"] else f" ({arm['budgets_tried']} budgets only)"
         lines.append(f"| {arm['name']}{note} | " + " | ".join(f"{_percent(v)} %" for v in saved) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", clock(result.get("step_seconds"))])
+
+
+def clock(seconds: dict[str, float] | None) -> str:
+    """What the column of wall-clock is made of."""
+    if seconds is None:
+        return (
+            "Wall-clock: the training time that the runs measured themselves, on a machine that other work shared; the reference's is "
+            "included."
+        )
+    kinds = ", ".join(f"{kind} {1e3 * value:.1f} ms" for kind, value in seconds.items())
+    return (
+        f"Wall-clock: the updates of each kind times the time of one ({kinds}), measured in turns in one process; the reference's updates "
+        "are included."
+    )
 
 
 def reading(result: dict) -> str:

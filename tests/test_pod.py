@@ -42,6 +42,19 @@ HloModule jit_train_step
   ROOT %lt = pred[] compare(%i, %c), direction=LT
 }
 
+%ring.8 (t: (u32[], bf16[8])) -> (u32[], bf16[8]) {
+  %two = u32[]{:T(128)} constant(2)
+  %next = u32[]{:T(128)} add(%j, %two)
+  %there.1 = (bf16[64,32]{1,0}, bf16[64,32]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%q), channel_id=9, source_target_pairs={{0,1},{1,0}}, metadata={op_name="jit(train_step)/learner/transpose(jvp(ViT))/while/body/dot"}
+  ROOT %tuple.1 = (bf16[64,32], u32[]) tuple(%done, %next)
+}
+
+%more.9 (t: (bf16[8], u32[])) -> pred[] {
+  %eight = u32[]{:T(128)} constant(8)
+  %j.1 = u32[]{:T(128)} get-tuple-element(%t), index=1
+  ROOT %lt.3 = pred[] compare(%j.1, %eight), direction=LT
+}
+
 %rounds.6 (t: (s32[], u8[8])) -> (s32[], u8[8]) {
   %all_to_all.1 = u8[8,3,3]{2,1,0} all-to-all(%z), channel_id=1, replica_groups=[1,8]<=[8], metadata={op_name="jit(train_step)/take/shard_map/while/body/all_to_all"}
 }
@@ -52,6 +65,7 @@ HloModule jit_train_step
 
 ENTRY %main (s: f32[8]) -> f32[8] {
   %w = (s32[], f32[8]) while(%t), condition=%cond.5, body=%body.4, metadata={op_name="jit(train_step)/learner/while"}
+  %x = (bf16[8], u32[]) while(%y), condition=%more.9, body=%ring.8
   %v = (s32[], u8[8]) while(%u), condition=%more.7, body=%rounds.6
   %all-gather-start.1 = (f32[2]{0}, f32[16]{0}) all-gather-start(%s), channel_id=3, replica_groups=[1,8]<=[8], metadata={op_name="jit(train_step)/select/gather"}
   ROOT %reduce-scatter.1 = f32[2]{0} reduce-scatter(%s), channel_id=4, replica_groups=[2,4]<=[8], to_apply=%region.1, metadata={op_name="jit(train_step)/learner/add"}
@@ -61,11 +75,14 @@ ENTRY %main (s: f32[8]) -> f32[8] {
 
 def test_collectives_are_read_with_their_loops_groups_and_scopes():
     found = {c.kind if c.kind != "all-gather" else c.scope: c for c in collectives.collectives(TEXT)}
-    assert len(list(collectives.collectives(TEXT))) == 5  # what is carried out in two fusions is one
+    assert len(list(collectives.collectives(TEXT))) == 6  # what is carried out in two fusions is one
     of = collectives.Collective
     assert found["learner"] == of("all-gather", 16 * 8 * 2, 24, "learner", 4)
     assert found["all-reduce"] == of("all-reduce", 4 * (8 + 32), 24, "learner", 4)
     assert found["all-to-all"] == of("all-to-all", 72, 0, "take", 8)  # its length is known when it runs
+    assert found["collective-permute"] == of(
+        "collective-permute", 64 * 32 * 2, 4, "learner", 2
+    )  # its counter goes by twos
     assert found["select"] == of("all-gather", 64, 1, "select", 8)
     assert found["reduce-scatter"] == of("reduce-scatter", 8, 1, "learner", 4)
 
@@ -107,7 +124,7 @@ def test_a_step_is_planned_without_data_or_state(run, found):
 def test_the_rules_are_printed_with_what_they_decide(run):
     text = "\n".join(pod.rules(run))
     assert "mesh data 4 x fsdp 2" in text
-    assert "learner/.*(kernel|embedding)$" in text and "6 of them (0 MiB) in 2 parts along dimension -2" in text
+    assert "learner/.*(kernel|embed)$" in text and "6 of them (0 MiB) in 2 parts along dimension -2" in text
 
 
 def test_what_does_not_fit_is_said_by_how_much_with_what_would_fit(run, found, monkeypatch):

@@ -1,8 +1,13 @@
-"""Layers shared by the models."""
+"""Layers shared by the models, and how they read parameters that devices share."""
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from flax import struct
+from jaxtyping import Array, Float, PyTree
 
 
 class Dense(nn.Module):
@@ -22,3 +27,32 @@ class Dense(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             out = out + bias.astype(self.dtype).reshape((1,) * (out.ndim - 1) + (-1,))
         return out.reshape((*x.shape[:-1], self.features))
+
+
+class Shared(struct.PyTreeNode, nn.meta.AxisMetadata):
+    """A parameter that is gathered when a layer asks for it: within a scan or a rematerialised block one layer at a time."""
+
+    value: Any
+    path: str = struct.field(pytree_node=False)
+    gather: Callable[[Array, str], Array] = struct.field(pytree_node=False)
+
+    def unbox(self) -> Array:
+        return self.gather(self.value, self.path)
+
+    def replace_boxed(self, val: Any) -> "Shared":
+        return self.replace(value=val)
+
+    def add_axis(self, index: int, params: dict) -> "Shared":
+        return self
+
+    def remove_axis(self, index: int, params: dict) -> "Shared":
+        return self
+
+
+def shared(params: PyTree, gather: Callable[[Array, str], Array]) -> PyTree:
+    """Parameters of which a Flax module reads `gather(array, path)`."""
+
+    def of(path: tuple, leaf: Array) -> Shared:
+        return Shared(leaf, jax.tree_util.keystr(path, simple=True, separator="/"), gather)
+
+    return jax.tree_util.tree_map_with_path(of, params)

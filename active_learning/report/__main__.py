@@ -26,9 +26,8 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.html").write_text(html, encoding="utf-8")
     (out / "table.md").write_text(tables.markdown(analysis, title), encoding="utf-8")
-    (out / "report.json").write_text(
-        json.dumps(tables.report(analysis, title), indent=1, allow_nan=False), encoding="utf-8"
-    )
+    figures = tables.report(analysis, title) | {"step_seconds": step_seconds}  # null: the runs' own clocks
+    (out / "report.json").write_text(json.dumps(figures, indent=1, allow_nan=False), encoding="utf-8")
     (out / "figure.png").write_bytes(charts.main_png(analysis, title))
     print(headline(analysis))
     return out
