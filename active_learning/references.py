@@ -22,7 +22,8 @@ def attach(config: Config, data, view: str):
     if not config.select.policy.reads_reference:
         return data, gate
     if kind == "stored":
-        found = stored.read(Path(config.reference.path), data.provenance["hash"], view)
+        found = stored.read(Path(config.reference.path), data.provenance["hash"], view, config.reference.model)
+        data = dataclasses.replace(data, provenance=data.provenance | {"scores": found.about["sha256"][:16]})
         data = _with(data, stored.COLUMN, found.loss[stored.of(found, data.train)])
         if config.evaluate.gate:
             rows = stored.of(found, data.parts[config.evaluate.gate])

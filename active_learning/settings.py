@@ -63,6 +63,9 @@ class Reference(Section):
     # each trained on a half of train_on and scoring the other; 'online': a per-step copy of the online model (a control)
     kind: str = "trained"
     path: str = ""  # run folder to train it into (or to find it complete) or to load it from, file of 'stored'; '': WORKDIR/reference
+    model: str = field(
+        default="", metadata={"late": True}
+    )  # of 'stored': the model whose scores are expected, by its hash (`store_scores` prints it); '': any
     part: str = "reference"  # the part it is trained on
     total: str = "1000 steps"  # 0: an untrained reference (a control)
     batch_size: int = 128

@@ -76,8 +76,8 @@ def write(path: Path, stored: Stored) -> dict:
     return about
 
 
-def read(path: Path, data_hash: str, view: str) -> Stored:
-    """The stored scores. DataError names the file when it is damaged, or of another data set or view."""
+def read(path: Path, data_hash: str, view: str, model: str = "") -> Stored:
+    """The stored scores. DataError names the file when it is damaged, or of another data set, view or model ("": any model will do)."""
     beside = path.with_suffix(".json")
     for file in (path, beside):
         if not file.is_file():
@@ -87,7 +87,7 @@ def read(path: Path, data_hash: str, view: str) -> Stored:
     about = json.loads(beside.read_text())
     if about["sha256"] != _sha256(path):
         raise DataError(f"{path}: its sha256 is not the one in {beside.name}: damaged or replaced")
-    for name, ours in (("data", data_hash), ("view", view)):
+    for name, ours in (("data", data_hash), ("view", view), ("model", model or about["model"])):
         if about[name] != ours:
             raise DataError(f"{path}: scores of another {name} ({about[name]} there, {ours} in this config)")
     try:

@@ -55,7 +55,8 @@ class Stop:
 
 
 def claim(workdir: Path, config: Config, extra: dict) -> None:
-    """Writes config.json, or checks that the one there is of this config. Raises ConfigError naming what differs; overwrites nothing."""
+    """Writes config.json, or checks that the one there is of this config, data and stored scores. Raises ConfigError naming what differs;
+    overwrites nothing."""
     path = workdir / "config.json"
     ours = {"config": to_json(config), "hash": config_hash(config)} | extra
     if path.exists():
@@ -63,6 +64,10 @@ def claim(workdir: Path, config: Config, extra: dict) -> None:
         if theirs["hash"] != ours["hash"]:
             what = "; ".join(differences(ours["config"], theirs["config"])[:3])
             raise ConfigError(f"{workdir}: holds a run of another config ({what})")
+        for key, what in (("hash", "data"), ("scores", "stored scores")):
+            before, now = theirs["data"].get(key), extra["data"].get(key)
+            if before != now:
+                raise ConfigError(f"{workdir}: its run began with other {what} ({before} then, {now} now)")
         return
     if workdir.is_dir() and any(workdir.iterdir()) and not (workdir / "reference").is_dir():
         raise ConfigError(f"{workdir}: not empty and no run of ours (no config.json)")

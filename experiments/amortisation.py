@@ -11,7 +11,9 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from active_learning import policies, store_scores
+import numpy as np
+
+from active_learning import policies, replay, store_scores
 from active_learning.config import freeze
 from active_learning.ledger import ACCOUNTS
 from active_learning.metrics import LOG, show_log
@@ -99,22 +101,32 @@ def modes(plain: Config, scale: Scale, scorer, out: Path) -> dict[str, dict]:
     file = out / "scores.npz"
     if not file.exists():
         store_scores.store(made, full, out=file)
-    read = replace(ours, name="foundation dataset", reference=Reference(kind="stored", path=str(file)))
+    read = replace(full, name="foundation dataset", reference=Reference(kind="stored", path=str(file)))
     done["foundation dataset"] = trained(read, out / "foundation")
+    done["foundation dataset"]["overlap"] = overlap(out / "none", out / "foundation")
     replayed = replace(ours, name="replayed policy", select=Select(replay=str(out / "none")))
     done["replayed policy"] = trained(replayed, out / "replayed")
     return done
 
 
+def overlap(live: Path, other: Path) -> float:
+    """Share of the chosen ids that two runs, each left to itself, have in common, update by update: 1 as long as no rounding has decided."""
+    about = json.loads((other / "config.json").read_text())
+    size, hash_ = about["batch_size"], about["data"]["hash"]
+    one, two = (replay.read(run, size, about["total_steps"], hash_).ids for run in (live, other))
+    return float(np.mean([np.isin(mine, theirs) for mine, theirs in zip(two, one, strict=True)]))
+
+
 def summed(runs: list[dict], uniform: float, judged: str) -> dict:
-    """Means over seeds: accounts over uniform's FLOPs, accuracy, seconds."""
+    """Means over seeds: accounts over uniform's FLOPs, accuracy, seconds; `overlap` where it was measured."""
 
     def mean(values):
         return sum(values) / len(runs)
 
     accounts = {a: mean(r["flops"][a] for r in runs) / uniform for a in (*ACCOUNTS, "recompute")}
     accuracy = [r["final"][f"{judged}_full/accuracy"] for r in runs]
-    return {
+    common = {"overlap": [r["overlap"] for r in runs]} if "overlap" in runs[0] else {}
+    return common | {
         "accounts": accounts,
         "total": sum(accounts.values()),
         "accuracy": accuracy,
@@ -180,7 +192,10 @@ def main() -> None:
     for name, levels in rows.items():
         for level, row in levels.items():
             accuracy = sum(row["accuracy"]) / len(row["accuracy"])
-            print(f"scorer {name:10s} {level:20s} {row['total']:5.2f} x uniform's FLOPs   accuracy {accuracy:.3f}")
+            common = f"   {min(row['overlap']):.1%} of the live run's ids" if "overlap" in row else ""
+            print(
+                f"scorer {name:10s} {level:20s} {row['total']:5.2f} x uniform's FLOPs   accuracy {accuracy:.3f}{common}"
+            )
     print(folder / f"amortisation_{args.scale}.svg")
 
 

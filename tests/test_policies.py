@@ -27,10 +27,23 @@ LABELS = {"label": jnp.array([0, 1, 2])}
 
 def test_policies_of_losses_by_hand():
     np.testing.assert_array_equal(policies.hard_learner.score(LOSSES, ())[0], [10.0, 20.0, 30.0])
+    np.testing.assert_array_equal(policies.hard_learner_once.score(LOSSES, ())[0], [10.0, 20.0, 30.0])
+    np.testing.assert_array_equal(policies.cautious_learnability.score(LOSSES, ())[0], [0.5, -3.5, 0.25])
     np.testing.assert_array_equal(policies.rho.score(LOSSES, ())[0], [9.75, 17.0, 29.875])
     chosen = policies.rho.select(jax.random.key(0), policies.rho.score(LOSSES, ())[0], 2)
     assert chosen.indices.tolist() == [2, 1]  # the largest, no sampling
     np.testing.assert_array_equal(chosen.weights, 1.0)
+
+
+def test_rho_takes_exactly_the_candidates_that_the_learner_is_furthest_behind_on():
+    """Through the step, at any temperature: the b largest of learner loss minus reference loss."""
+    recipe, batch = toy.recipe(policy=policies.rho, temperature=50.0), toy.batch(32)
+    state = toy.state(recipe)
+    learner, reference = (
+        toy.loss(toy.apply(one.params, batch, False), batch) for one in (state.learner, state.reference)
+    )
+    chosen = al.select_step(recipe, state, batch)[1]
+    assert chosen.indices.tolist() == np.argsort(-(np.asarray(learner) - np.asarray(reference)))[:8].tolist()
 
 
 def test_uncertainty_by_hand():

@@ -1,7 +1,6 @@
 """Stored, co-trained, cross-fitted references and the filtered pool: what they score, what they cost, what is refused."""
 
 import dataclasses
-import json
 from functools import partial
 
 import jax
@@ -18,6 +17,7 @@ from active_learning.settings import Reference, Select, Split, reference_config
 from tests import toy, world
 from tests.hlo import product_flops
 from tests.test_policies import LEARNER, RATIO, SCORER, SHAPE, TASK, B, images, step_and_state
+from tests.test_train import ids
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
 
@@ -28,43 +28,25 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def live(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "live"
-    return folder, train.run(world.config(data), folder)
+def reference(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "reference"
+    train.run(reference_config(world.config(data)), folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def scores(data, live, tmp_path_factory):
+def scores(data, reference, tmp_path_factory):
     file = tmp_path_factory.mktemp("scores") / "scores.npz"
-    return store_scores.store(live[0] / "reference", world.config(data), out=file)
+    return store_scores.store(reference, world.config(data), out=file)
 
 
-def with_stored(data, file, **changes):
-    return world.config(data, reference=Reference(kind="stored", path=str(file)), **changes)
+def with_stored(data, file, **expected):
+    return world.config(data, reference=Reference(kind="stored", path=str(file), **expected))
 
 
-def ids(folder):
-    return np.concatenate([np.load(path) for path in sorted((folder / "chosen").glob("*.npy"))])
-
-
-def test_stored_scores_choose_what_a_running_reference_chooses_and_cost_nothing(data, live, scores, tmp_path):
-    folder, theirs = live
-    ours = train.run(with_stored(data, scores[0]), tmp_path / "run")
-    np.testing.assert_array_equal(ids(tmp_path / "run"), ids(folder))
-    assert ours["flops"]["reference_score"] == ours["flops"]["reference_train"] == 0.0
-    assert ours["flops"]["online_score"] == theirs["flops"]["online_score"] > 0
-    ours_gate, theirs_gate = (
-        [json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()]
-        for f in (tmp_path / "run", folder)
-    )
-    for a, b in zip(ours_gate, theirs_gate, strict=True):
-        for name in ("gate/reference_accuracy", "gate/reference_loss"):
-            assert a.get(name, 0.0) == pytest.approx(b.get(name, 0.0), rel=1e-5)
-
-
-def test_stored_losses_are_the_live_ones(data, live, scores):
+def test_stored_losses_are_the_live_ones(data, reference, scores):
     it = build.build(with_stored(data, scores[0]))
-    params = checkpoint.load_params(live[0] / "reference")
+    params = checkpoint.load_params(reference)
     rows = np.arange(0, 400, 7)
     batch = jax.device_put(it.data.train.batch(rows, np.zeros(len(rows), np.int32)))
     expected = it.recipe.scorer.act_loss(it.recipe.scorer.apply(params, batch, False), batch)
@@ -73,8 +55,8 @@ def test_stored_losses_are_the_live_ones(data, live, scores):
     assert (scores[1]["view"], scores[1]["dtype"], scores[1]["examples"]) == ("plain 8x8x3", "float32", 600)
 
 
-def test_the_command_writes_beside_the_data(data, live, capsys):
-    assert store_scores.main([str(live[0] / "reference")]) == 0
+def test_the_command_writes_beside_the_data(data, reference, capsys):
+    assert store_scores.main([str(reference)]) == 0
     said = capsys.readouterr().out
     assert "600 scores of model" in said
     assert next(data.glob("scores-*.npz")).with_suffix(".json").exists()
@@ -102,19 +84,33 @@ def test_stored_scores_that_do_not_fit_are_refused(data, scores, tmp_path, tmp_p
         (changed("half", **half), ConfigError, "are not among these 300 examples"),
         (changed("labels", labels=(found.labels + 1) % 4), DataError, "was scored with label"),
     ]
-    for path, error, message in cases:
-        with pytest.raises(error, match=message):
-            train.run(with_stored(data, path), tmp_path / "run")
+    cases = [(with_stored(data, path), *rest) for path, *rest in cases]
+    of_another = "scores of another model .* there, 00ff in this config"
+    cases.append((with_stored(data, file, model="00ff"), DataError, of_another))
+    for config, error, message in cases:
+        with pytest.raises(error, match=message) as said:
+            train.run(config, tmp_path / "run")
+        assert "\n" not in str(said.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data, tmp_path):
-    config = world.config(data, reference=Reference(kind="cotrained"))
-    it = build.build(config)
+def test_a_run_does_not_go_on_with_other_scores(data, reference, scores, tmp_path):
+    config = with_stored(data, scores[0], model=stored.model_hash(checkpoint.load_params(reference)))
+    about = build.build(config).data.provenance
+    assert about["scores"] == scores[1]["sha256"][:16]
+    train.claim(tmp_path / "run", config, {"data": about})
+    train.claim(tmp_path / "run", config, {"data": about})
+    for key, what in (("scores", "stored scores"), ("hash", "data")):
+        with pytest.raises(ConfigError, match=f"run: its run began with other {what} "):
+            train.claim(tmp_path / "run", config, {"data": about | {key: "0"}})
+
+
+def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data):
+    it = build.build(world.config(data, reference=Reference(kind="cotrained")))
     assert it.costs["reference_train"] == 64 * it.scorer.cost((8, 8, 3)).train
-    summary = train.run(config, tmp_path / "run")
-    assert summary["flops"]["reference_train"] == 6 * it.costs["reference_train"]
-    assert summary["reference"] is None
+    step = lambda model, params: model.optimizer.update(params, model.optimizer.init(params), params)[0]  # noqa: E731
+    ones = {"w": jnp.ones(3)}
+    np.testing.assert_allclose(step(it.recipe.reference, ones)["w"], 2 * step(it.recipe.scorer, ones)["w"], rtol=1e-5)
     model = toy.model(0.125)
     recipe = toy.recipe(reference=model)
     state, batch = toy.state(recipe), toy.batch(32)
@@ -180,13 +176,13 @@ def test_the_ledger_charges_what_each_kind_of_reference_runs(kind):
     assert compiled_flops(step, state, batch) == pytest.approx(sum(costs.values()), rel=0.005)
 
 
-def test_the_pool_is_filtered_once_by_the_reference(data, live, scores, tmp_path):
+def test_the_pool_is_filtered_once_by_the_reference(data, reference, scores, tmp_path):
     select = Select(policy=dataclasses.replace(policies.offline_filter, keep=0.25))
-    config = world.config(data, select=select, reference=Reference(kind="loaded", path=str(live[0] / "reference")))
+    config = world.config(data, select=select, reference=Reference(kind="loaded", path=str(reference)))
     it = build.build(config)
     assert not train.run(config, tmp_path / "run", world.StopAfter(7))["complete"]
     summary = train.run(config, tmp_path / "run")
-    losses, _ = stored.score_all(it.recipe.scorer, checkpoint.load_params(live[0] / "reference"), it.data.train)
+    losses, _ = stored.score_all(it.recipe.scorer, checkpoint.load_params(reference), it.data.train)
     pool = it.data.train.source.ids[it.data.train.indices]
     allowed = set(pool[np.argsort(losses)[:100]].tolist())
     assert set(ids(tmp_path / "run").ravel().tolist()) <= allowed

@@ -231,7 +231,8 @@ def test_a_learner_can_start_from_saved_weights(data, straight, tmp_path):
 def test_tensorboard_by_option(data, tmp_path):
     from tensorboardX.proto.event_pb2 import Event
 
-    train.run(world.config(data, log=Log(every="2 steps", tensorboard=True)), tmp_path / "run")
+    plain = {"select": Select(), "evaluate": Evaluate(every="3 steps", subset=60)}  # the run of the report's test
+    train.run(world.config(data, log=Log(every="2 steps", tensorboard=True), **plain), tmp_path / "run")
     (file,) = (tmp_path / "run" / "tensorboard").iterdir()
     content, found = file.read_bytes(), {}
     while content:  # records: length, its checksum (12 bytes), the event, its checksum (4)
