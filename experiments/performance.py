@@ -142,12 +142,6 @@ def of_pods() -> list[tuple[str, str, str, str]]:
             "a row for each other chip, whatever travels: it grows with the chips",
         ),
         (
-            "largest thing that selection gathers, 256 chips",
-            f"no images ({large['images_bytes'] / 1e6:.1f} MB a chip)",
-            f"{large['selection_largest_merge_bytes'] / 1e6:.3f} MB",
-            "the scores of all candidates",
-        ),
-        (
             "what the learner reduces, 256 over 16 chips",
             "within 5 %",
             f"{payload:+.1%} ({ring:+.1%} on the wire of a ring)",
