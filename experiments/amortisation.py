@@ -1,6 +1,6 @@
 """What part of the bill is already paid: four scorer sizes at four levels of amortisation, each level run as a mode of its own.
 
-    python -m experiments.amortisation --scale=smoke|desk [--out runs/amortisation]
+    python -m experiments.amortisation --scale=smoke|desk [--workers 2] [--out runs/amortisation]
 
 Levels: none (the reference is trained too), pretrained (it is loaded), foundation dataset (its scores are read), replayed policy (another
 run's choices are). Ends with stacked bars over uniform training at the same number of updates, as in the paper's figure, and their JSON.
@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from active_learning import policies, replay, store_scores
-from active_learning.config import freeze
+from active_learning import cache, policies, replay, store_scores
+from active_learning.config import config_hash, freeze
 from active_learning.ledger import ACCOUNTS
 from active_learning.metrics import LOG, show_log
 from active_learning.models import MLP, ViT
 from active_learning.report.charts import ACCOUNT_WORDS, LIGHT
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
 from configs import cifar10n
-from experiments.arms import trained
+from experiments.arms import locked, shared_by, trained
 
 RESULTS = Path(__file__).parent / "results"
 SCORERS = {
@@ -57,7 +57,7 @@ SCALES = {
         MLP(width=64, depth=1),
     ),
     "desk": Scale(
-        600,
+        400,
         1200,
         (400, 401, 402),
         {"pool": 27_000, "reference": 18_000, "gate": 2_500, "tune": 2_500},
@@ -84,10 +84,10 @@ def base(scale: Scale, seed: int) -> Config:
     )
 
 
-def modes(plain: Config, scale: Scale, scorer, out: Path) -> dict[str, dict]:
+def modes(plain: Config, scale: Scale, out: Path) -> dict[str, dict]:
     """Summaries of the four levels with one scorer; each level uses what the one before has left on disk."""
     select = Select(policy=policies.cautious_learnability, ratio=2, temperature=0.5, chunk=128)
-    ours = replace(plain, baseline=False, scorer=scorer, select=select)
+    ours = replace(plain, baseline=False, select=select)
     made = out / "none" / "reference"
     full = replace(
         ours,
@@ -106,6 +106,30 @@ def modes(plain: Config, scale: Scale, scorer, out: Path) -> dict[str, dict]:
     done["foundation dataset"]["overlap"] = overlap(out / "none", out / "foundation")
     replayed = replace(ours, name="replayed policy", select=Select(replay=str(out / "none")))
     done["replayed policy"] = trained(replayed, out / "replayed")
+    return done
+
+
+def finished(scale: Scale, out: Path, store: Path) -> dict[tuple[int, str], dict[str, dict]]:
+    """The summaries by level of every (seed, scorer or "uniform"), run or found in `store`, where each is kept as soon as it is complete."""
+    groups = {}
+    for seed in scale.seeds:
+        plain = base(scale, seed)
+        groups[seed, "uniform"] = (plain, lambda plain, folder: {"none": trained(plain, folder)})
+        for name, scorer in scale.scorers.items():
+            groups[seed, name] = (replace(plain, scorer=scorer), lambda ours, folder: modes(ours, scale, folder))
+    done: dict[tuple[int, str], dict[str, dict]] = {}
+    cache.keep()
+    store.mkdir(parents=True, exist_ok=True)
+    for wait in (False, True):  # what another process has at work is waited for last
+        for (seed, name), (config, make) in groups.items():
+            slug = f"{name.replace(' ', '-')}-seed{seed}-{config_hash(config)}"
+            kept = store / f"{slug}.json"
+            with locked(out / slug, wait) as ours:
+                if ours and (seed, name) not in done:
+                    if not kept.exists():
+                        kept.write_text(json.dumps(make(config, out / slug)))
+                        LOG.info("seed %d, %s: done", seed, name)
+                    done[seed, name] = json.loads(kept.read_text())
     return done
 
 
@@ -161,23 +185,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=SCALES, default="desk")
     parser.add_argument("--out", type=Path, default=Path("runs/amortisation"))
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the work, each on its own core")
     args = parser.parse_args()
     show_log()
     scale, out = SCALES[args.scale], args.out / args.scale
-    found: dict = {name: {level: [] for level in LEVELS} for name in scale.scorers}
-    plain = []
-    for seed in scale.seeds:
-        config = base(scale, seed)
-        plain.append(trained(config, out / f"uniform-seed{seed}"))
-        for name, scorer in scale.scorers.items():
-            done = modes(config, scale, scorer, out / f"{name.replace(' ', '-')}-seed{seed}")
-            for level, summary in done.items():
-                found[name][level].append(summary)
-            LOG.info("seed %d, scorer %s: done", seed, name)
+    with shared_by(args.workers):
+        found = finished(
+            scale, out, out / "finished" if args.scale == "smoke" else RESULTS / f"amortisation_{args.scale}"
+        )
+    plain = [found[seed, "uniform"]["none"] for seed in scale.seeds]
     uniform = sum(plain[0]["flops"].values())
     rows = {
-        name: {level: summed(runs, uniform, scale.judged) for level, runs in levels.items()}
-        for name, levels in found.items()
+        name: {
+            level: summed([found[seed, name][level] for seed in scale.seeds], uniform, scale.judged) for level in LEVELS
+        }
+        for name in scale.scorers
     }
     result = {
         "steps": scale.steps,

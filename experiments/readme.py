@@ -7,6 +7,7 @@ python -m experiments.readme --check    # exit 1 when they are not what the resu
 import argparse
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -102,6 +103,23 @@ def policies(result: dict) -> str:
     return "\n".join(lines)
 
 
+def levels(result: dict) -> str:
+    """What is paid at each level of amortisation, from amortisation."""
+    head = "| scorer, of the learner's FLOPs | level | total FLOPs over uniform's | accuracy, % | ids chosen as by the live run, % |"
+    lines = [head, f"|{' --- |' * 5}", f"| - | uniform | 1.00 | {_mean(result['uniform']['accuracy'])} | - |"]
+    for scorer, rows in result["scorers"].items():
+        for level, row in rows.items():
+            common = _mean(row["overlap"]) if "overlap" in row else "-"
+            lines.append(f"| {scorer} | {level} | {row['total']:.2f} | {_mean(row['accuracy'])} | {common} |")
+    return "\n".join(lines)
+
+
+def _mean(shares: list[float]) -> str:
+    """In percent, with the standard deviation where there are several."""
+    spread = f" ± {_percent(statistics.stdev(shares))}" if len(shares) > 1 else ""
+    return _percent(statistics.fmean(shares)) + spread
+
+
 def pairs(rows: list[dict]) -> str:
     """The arms of flickr, and what they saved."""
     return f"{flickr.table(rows)}\n\n{flickr.saved(rows)}"
@@ -112,6 +130,7 @@ TABLES = {
     "bench_data": reading,
     "small_view_desk": views,
     "score_comparison_desk": policies,
+    "amortisation_desk": levels,
     "flickr_desk_final": pairs,
 }
 
