@@ -33,20 +33,20 @@ NOISY = {"pool": 0.5, "reference": 0.5, "gate": 0.5, "tune": 0.5}
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything; `short`: budgets at which selection is expected to reach uniform's full one; `equal_flops`: the control's budget
-    at which it costs what learnability costs in all."""
+    """How much of everything; `short`: budgets at which selection is expected to reach uniform's full one; `equal_flops`: learnability's longer
+    budgets with the control's at which it costs as much in all."""
 
     steps: int
     reference_steps: int
     short: tuple[float, ...]
-    equal_flops: float
+    equal_flops: tuple[tuple[float, float], ...]
     seeds: tuple[int, ...]
     headline_seeds: tuple[int, ...]
 
 
 SCALES = {
-    "smoke": Scale(4, 4, (0.5,), 2.0, (100,), (100,)),
-    "desk": Scale(600, 600, (0.2, 0.4), 1.93, (110, 111), (110, 111, 112, 113, 114)),
+    "smoke": Scale(4, 4, (0.5,), ((1.0, 2.0),), (100,), (100,)),
+    "desk": Scale(600, 600, (0.2, 0.4), ((1.0, 1.93), (2.0, 3.63)), (110, 111), (110, 111, 112, 113, 114)),
 }
 
 
@@ -112,14 +112,16 @@ def final_arms(scale: Scale) -> list[Arm]:
     def on_both(config: Config) -> Config:
         return replace(config, split=replace(config.split, train_on=("pool", "reference")))
 
+    folds = replace(noisy["easy"].reference, kind="crossfitted", path="softmax-noisy-folds")
+    crossfitted = replace(on_both(sharper(noisy["easy"])), reference=folds)
     arms = [
         arm(replace(uniform_of(soft), baseline=True), "uniform", many, s),
         *(arm(soft, "(a) learnability", many, s, b) for b in s.short),
         arm(soft, "(a) learnability", many, s),
         arm(third, "(a) control: uniform on the clean third", many, s),
-        arm(third, "(a) control: uniform on the clean third", many, s, s.equal_flops),
+        *(arm(third, "(a) control: uniform on the clean third", many, s, b) for _, b in s.equal_flops),
         *(arm(on_both(soft), "(a+) learnability on pool + clean third", many, s, b) for b in s.short),
-        arm(on_both(soft), "(a+) learnability on pool + clean third", many, s),
+        *(arm(on_both(soft), "(a+) learnability on pool + clean third", many, s, b) for b, _ in s.equal_flops),
         arm(on_both(uniform_of(soft)), "(a+) control: uniform on pool + clean third", many, s),
         arm(on_both(sharper(clean["easy"])), "(a+) easy reference on pool + clean third", s.seeds, s),
         arm(clean["easy"], "(a) easy reference", s.seeds, s),
@@ -127,6 +129,7 @@ def final_arms(scale: Scale) -> list[Arm]:
         arm(noisy["learnability"], "(b) learnability", s.seeds, s),
         arm(sharper(noisy["easy"]), "(b) easy reference", many, s),
         arm(noisy["loss"], "(b) loss-based", s.seeds, s),
+        arm(crossfitted, "(b+) easy reference, cross-fitted on pool + reference part", many, s),
         arm(on_both(uniform_of(noisy["learnability"])), "(b) control: uniform on pool + reference part", many, s),
         arm(uniform_of(sigmoid), "uniform, sigmoid", s.seeds, s),
         arm(sigmoid, "(a) joint", s.seeds, s),
