@@ -10,6 +10,7 @@ test set, those on val beside them; 95 % intervals by bootstrap over test images
 
 import argparse
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from active_learning.report.__main__ import write
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
 from configs import flickr8k
 from experiments.arms import Arm, run_all, shared_by, show
+from experiments.score_comparison import interval
 
 matplotlib.use("Agg")
 RESULTS = Path(__file__).parent / "results"
@@ -34,19 +36,23 @@ NOISY = {"pool": 0.5, "reference": 0.5, "gate": 0.5, "tune": 0.5}
 @dataclass(frozen=True)
 class Scale:
     """How much of everything; `short`: budgets at which selection is expected to reach uniform's full one; `equal_flops`: learnability's longer
-    budgets with the control's at which it costs as much in all."""
+    budgets with the control's at which it costs as much in all; `dear`: uniform's and the control's at which they cost what the arms of (b) do.
+    """
 
     steps: int
     reference_steps: int
     short: tuple[float, ...]
     equal_flops: tuple[tuple[float, float], ...]
+    dear: tuple[float, float]
     seeds: tuple[int, ...]
     headline_seeds: tuple[int, ...]
 
 
 SCALES = {
-    "smoke": Scale(4, 4, (0.5,), ((1.0, 2.0),), (100,), (100,)),
-    "desk": Scale(600, 600, (0.2, 0.4), ((1.0, 1.93), (2.0, 3.63)), (110, 111), (110, 111, 112, 113, 114)),
+    "smoke": Scale(4, 4, (0.5,), ((1.0, 2.0),), (1.5, 2.0), (100,), (100,)),
+    "desk": Scale(
+        600, 600, (0.2, 0.4), ((1.0, 1.93), (2.0, 3.63)), (1.51, 2.02), (110, 111), (110, 111, 112, 113, 114)
+    ),
 }
 
 
@@ -115,7 +121,7 @@ def final_arms(scale: Scale) -> list[Arm]:
     folds = replace(noisy["easy"].reference, kind="crossfitted", path="softmax-noisy-folds")
     crossfitted = replace(on_both(sharper(noisy["easy"])), reference=folds)
     arms = [
-        arm(replace(uniform_of(soft), baseline=True), "uniform", many, s),
+        *(arm(replace(uniform_of(soft), baseline=True), "uniform", many, s, b) for b in (1.0, s.dear[0])),
         *(arm(soft, "(a) learnability", many, s, b) for b in s.short),
         arm(soft, "(a) learnability", many, s),
         arm(third, "(a) control: uniform on the clean third", many, s),
@@ -131,6 +137,7 @@ def final_arms(scale: Scale) -> list[Arm]:
         arm(noisy["loss"], "(b) loss-based", s.seeds, s),
         arm(crossfitted, "(b+) easy reference, cross-fitted on pool + reference part", many, s),
         arm(on_both(uniform_of(noisy["learnability"])), "(b) control: uniform on pool + reference part", many, s),
+        arm(on_both(uniform_of(noisy["learnability"])), "(b) control: uniform on pool + reference part", many, s, s.dear[1]),
         arm(uniform_of(sigmoid), "uniform, sigmoid", s.seeds, s),
         arm(sigmoid, "(a) joint", s.seeds, s),
         arm(uniform_of(sigmoid, train_on=("reference",)), "(a) control, sigmoid: uniform on the clean third", s.seeds, s),
@@ -189,6 +196,7 @@ def row(folders: list[Path]) -> dict:
         "seeds": [json.loads((f / "config.json").read_text())["seed"] for f in folders],
         "log_rank": _spread([f[f"{test}/log_rank"] for f in finals]),
         "log_rank_interval": np.percentile(images[draws].mean(axis=1), [2.5, 97.5]).tolist(),
+        "log_rank_by_seed": [f[f"{test}/log_rank"] for f in finals],
         "recall": _spread([f[f"{test}/recall"] for f in finals]),
         "val_log_rank": _spread([f["val_full/log_rank"] for f in finals]) if "val_full/log_rank" in finals[0] else None,
         "val_recall": _spread([f["val_full/recall"] for f in finals]) if "val_full/recall" in finals[0] else None,
@@ -229,16 +237,46 @@ def table(rows: list[dict]) -> str:
 
 
 def saved(rows: list[dict]) -> str:
-    """Markdown: of the arms that reach uniform's log(1 + rank), the shortest budget at which they do, and what it saves."""
+    """Markdown: of the arms that reach uniform's log(1 + rank) sooner, the shortest budget at which they do, and what it saves."""
     full = next((r for r in rows if r["arm"] == "uniform"), None)
     out = ["| | updates | updates saved | total FLOPs saved |", "|" + " --- |" * 4]
     reached: dict[str, dict] = {}
     for r in sorted(rows, key=lambda r: r["updates"]) if full else ():
-        if r is not full and "sigmoid" not in r["arm"] and r["log_rank"]["mean"] <= full["log_rank"]["mean"]:
+        sooner = r["updates"] < full["updates"] and "sigmoid" not in r["arm"]
+        if sooner and r["log_rank"]["mean"] <= full["log_rank"]["mean"]:
             reached.setdefault(r["arm"], r)
     for name, r in reached.items():
         updates, flops = 1 - r["updates"] / full["updates"], 1 - r["flops"] / full["flops"]
         out.append(f"| {name} | {r['updates']} | {100 * updates:.0f} % | {100 * flops:.0f} % |")
+    return "\n".join(out)
+
+
+COMPARED = (  # each claim, and what it has to beat
+    ("(a+) learnability on pool + clean third", "(a) control: uniform on the clean third"),
+    ("(b) easy reference", "uniform"),
+    ("(b+) easy reference, cross-fitted on pool + reference part", "(b) control: uniform on pool + reference part"),
+)
+
+
+def beside(rows: list[dict]) -> str:
+    """Markdown: log(1 + rank) of each claim less that of the row it has to beat which costs most nearly as much, paired by seed."""
+    out = ["| | FLOPs | against | FLOPs | difference [95 %], paired by seed |", "|" + " --- |" * 5]
+    for claim, other in COMPARED:
+        others = [r for r in rows if r["arm"] == other]
+        for mine in (r for r in rows if r["arm"] == claim and others):
+            theirs = min(others, key=lambda r: abs(math.log(r["flops"] / mine["flops"])))
+            known = dict(zip(theirs["seeds"], theirs["log_rank_by_seed"], strict=True))
+            pairs = zip(mine["seeds"], mine["log_rank_by_seed"], strict=True)
+            found = interval(value - known[seed] for seed, value in pairs if seed in known)
+            if found:
+                cells = [
+                    f"{claim}, {mine['updates']}",
+                    f"{mine['flops']:.2e}",
+                    f"{other}, {theirs['updates']}",
+                    f"{theirs['flops']:.2e}",
+                ]
+                gap = f"{found['mean']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
+                out.append(f"| {' | '.join([*cells, gap])} |")
     return "\n".join(out)
 
 
@@ -310,7 +348,7 @@ def main() -> None:
             rows = kept(arms, out, done, name)
     metric = "test/recall" if args.phase == "final" else "tune/recall"
     page = write(done, out / "report", metric, "Exchanged captions: uniform training and selection of pairs")
-    print(f"{table(rows)}\n\n{saved(rows)}")
+    print(f"{table(rows)}\n\n{saved(rows)}\n\n{beside(rows)}")
     print(page / "index.html")
 
 

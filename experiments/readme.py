@@ -121,8 +121,8 @@ def _mean(shares: list[float]) -> str:
 
 
 def pairs(rows: list[dict]) -> str:
-    """The arms of flickr, and what they saved."""
-    return f"{flickr.table(rows)}\n\n{flickr.saved(rows)}"
+    """The arms of flickr, what they saved, and each claim beside what it has to beat."""
+    return f"{flickr.table(rows)}\n\n{flickr.saved(rows)}\n\n{flickr.beside(rows)}"
 
 
 # By the result's name; the others are reports.

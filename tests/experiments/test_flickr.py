@@ -17,8 +17,24 @@ def test_what_is_saved_is_read_off_the_shortest_budget_that_reaches_uniform():
         row("chosen", 20, 4.0, 5.1),
         row("chosen", 40, 7.0, 4.9),
     ]
-    found = flickr.saved([*rows, row("worse", 100, 10.0, 5.1), row("joint, sigmoid", 40, 1.0, 1.0)])
+    found = flickr.saved([*rows, row("worse", 90, 9.0, 5.1), row("joint, sigmoid", 40, 1.0, 1.0)])
     assert found.splitlines()[2:] == ["| chosen | 40 | 60 % | 30 % |"]
+
+
+def test_a_claim_is_set_against_the_control_that_costs_as_much():
+    (claim, control), *_ = flickr.COMPARED
+
+    def row(arm, updates, flops, by_seed):
+        return {"arm": arm, "updates": updates, "flops": flops, "seeds": [0, 1, 2], "log_rank_by_seed": by_seed}
+
+    rows = [
+        row(claim, 100, 200.0, [5.0, 5.1, 5.2]),
+        row(control, 100, 100.0, [5.0, 5.0, 5.0]),
+        row(control, 190, 190.0, [5.1, 5.1, 5.4]),
+    ]
+    line = flickr.beside(rows).splitlines()[2]
+    # differences -0.1, 0, -0.2: standard error 0.057735, t = 4.3027
+    assert line == f"| {claim}, 100 | 2.00e+02 | {control}, 190 | 1.90e+02 | -0.100 [-0.348, +0.148] |"
 
 
 def test_every_claim_has_its_control_and_arms_share_references():
