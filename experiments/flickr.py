@@ -283,14 +283,15 @@ def beside(rows: list[dict]) -> str:
 def figure(rows: list[dict], path: Path) -> None:
     """mean log(1 + rank) of every arm with its interval, and the share of exchanged pairs among the chosen over time."""
     fig, (left, right) = plt.subplots(
-        1, 2, figsize=(12, 0.32 * len(rows) + 1.6), width_ratios=(3, 2), layout="constrained"
+        1, 2, figsize=(14, 0.28 * len(rows) + 2), width_ratios=(3, 2), layout="constrained"
     )
+    longest = {r["arm"]: r["updates"] for r in sorted(rows, key=lambda r: r["updates"])}
     for place, r in enumerate(rows):
         low, high = r["log_rank_interval"]
         colour = "C7" if "control" in r["arm"] or r["arm"].startswith("uniform") else "C1"
         left.plot([low, high], [place, place], color=colour)
         left.plot(r["log_rank"]["mean"], place, "o", color=colour)
-        if r["exchanged_chosen"]:
+        if r["exchanged_chosen"] and r["updates"] == longest[r["arm"]]:
             line = plt.get_cmap("tab20")(len(right.lines) % 20)
             right.plot(*zip(*r["exchanged_chosen"], strict=True), color=line, label=f"{r['arm']}, {r['updates']}")
     left.axvline(rows[0]["log_rank"]["mean"], color="C7", linewidth=0.8, linestyle=":")
@@ -301,7 +302,7 @@ def figure(rows: list[dict], path: Path) -> None:
     left.set_xlabel("mean log(1 + rank) on test, lower is better; 95 % over images")
     right.set_xlabel("updates")
     right.set_ylabel("share of exchanged pairs among the chosen")
-    right.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    fig.legend(fontsize=7, loc="outside lower center", ncols=4)
     path.parent.mkdir(exist_ok=True)
     fig.savefig(path, dpi=130)
     plt.close(fig)
