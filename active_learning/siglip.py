@@ -4,9 +4,7 @@ Names and shapes of B/16 and So400m/14: docs/siglip_layout.json, with its source
 alike, so that leaving it out changes no output; it is written as zeros.
 """
 
-import json
 import re
-import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -132,18 +130,8 @@ def save(path: Path, weights: Weights) -> None:
     if path.suffix == ".npz":
         np.savez(path, **weights)
     elif path.suffix == ".safetensors":
-        path.write_bytes(safetensors(weights))
+        from safetensors.numpy import save_file  # of the extra [text]
+
+        save_file({name: np.ascontiguousarray(values) for name, values in weights.items()}, path)
     else:
         raise ConfigError(f"--out={path}: expected NAME.npz or NAME.safetensors")
-
-
-def safetensors(weights: Weights) -> bytes:
-    """Float32 arrays in the safetensors format: the header's length as uint64, the header as JSON, the data end to end."""
-    header, at = {}, 0
-    for name, values in weights.items():
-        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [at, at + 4 * values.size]}
-        at += 4 * values.size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    data = b"".join(np.ascontiguousarray(values, "<f4").tobytes() for values in weights.values())
-    return struct.pack("<Q", len(text)) + text + data
