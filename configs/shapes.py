@@ -11,7 +11,7 @@ from active_learning.settings import Config, Optim, Reference, Select, Split
 
 
 def get_config(arm: str = "learnability"):
-    select = section(Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, chunk=128)
+    select = section(Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %", chunk=128)
     return section(
         Config,
         name=arm,
@@ -21,11 +21,11 @@ def get_config(arm: str = "learnability"):
         learner=section(ViT, width=128, depth=3, heads=4, patch=8),
         scorer=section(ViT, width=32, depth=2, heads=1, patch=8),
         batch_size=128,
-        total="1500 steps",
+        total="1200 steps",
         optim=section(
             Optim, learning_rate=2e-3 if arm == "learnability" else 1e-3
         ),  # each arm's best on tune, other seeds
         scorer_optim=section(Optim, learning_rate=2e-3),
         select=select if arm == "learnability" else section(Select),
-        reference=section(Reference, total="2400 steps", optim=section(Optim, learning_rate=2e-3)),
+        reference=section(Reference, total="2000 steps", optim=section(Optim, learning_rate=2e-3)),
     )
