@@ -16,8 +16,8 @@ from tests.hlo import product_flops
 
 SHAPE, B, RATIO = (32, 32, 3), 4, 3
 TASK = Classification(10, SHAPE, (0.5,) * 3, (0.25,) * 3)
-LEARNER = ViT(num_classes=10, width=64, depth=2, heads=4, patch=8)
-SCORER = ViT(num_classes=10, width=32, depth=1, heads=1, patch=8)
+LEARNER = ViT(num_classes=10, width=128, depth=3, heads=4, patch=8)
+SCORER = ViT(num_classes=10, width=32, depth=2, heads=1, patch=8)
 
 
 def batch(size: int):

@@ -134,7 +134,7 @@ def test_devices_change_nothing_and_no_embedding_is_gathered():
 
 
 # Planted: pairs of one half of the blocks are worth more, those of the other less, and the diagonal says nothing of it.
-SIZE, CHOSEN, CHUNKS, SEEDS, SWEEPS = 256, 64, 16, 20, 200
+SIZE, CHOSEN, CHUNKS, SEEDS, SWEEPS = 256, 64, 16, 20, 2000
 
 
 def planted(seed: int) -> np.ndarray:
@@ -149,31 +149,42 @@ def planted(seed: int) -> np.ndarray:
     return matrix
 
 
-def gibbs(matrices: np.ndarray, sweeps: int) -> np.ndarray:
-    """Mean of the sum over the sub-batch in the later half of a chain that redraws one member after the other, given all others: one
-    chain for each of the (n, B, B) matrices."""
-    rng, n, rows = np.random.default_rng(0), len(matrices), np.arange(len(matrices))
-    own = np.diagonal(matrices, axis1=1, axis2=2)
-    both = (matrices + matrices.transpose(0, 2, 1)) * (1 - np.eye(SIZE))
-    factor = np.exp(both)
-    members = rng.permuted(np.tile(np.arange(SIZE), (n, 1)), axis=1)[:, :CHOSEN]
-    outside = np.ones((n, SIZE))
-    outside[rows[:, None], members] = 0.0
-    sums = []
-    for _ in range(sweeps):
+@partial(jax.jit, static_argnames="sweeps")
+def gibbs(matrix, key, sweeps: int):
+    """Mean of the sum over the sub-batch in the later half of a chain that redraws one member after the other, given all others: chains
+    of all (n, B, B) matrices at once."""
+    n, rows = matrix.shape[0], jnp.arange(matrix.shape[0])
+    own = jnp.diagonal(matrix, axis1=1, axis2=2)
+    both = (matrix + jnp.swapaxes(matrix, 1, 2)) * (1 - jnp.eye(SIZE))[None]
+    factor = jnp.exp(both)
+    members = jax.vmap(lambda k: jax.random.permutation(k, SIZE)[:CHOSEN])(jax.random.split(key, n))
+    outside = jnp.ones((n, SIZE)).at[rows[:, None], members].set(0.0)
+
+    def redraw(carry, now):
+        (members, outside, odds), (slot, uniform) = carry, now  # odds: exp of what each would add, up to a factor
+        out = members[:, slot]
+        odds, outside = odds / factor[rows, out], outside.at[rows, out].set(1.0)
+        p = (odds * outside).reshape(n, 16, 16)
+        sums = p.sum(axis=2)
+        blocks = jnp.cumsum(sums, axis=1)  # the inverse of the distribution function, in two levels
+        at = uniform * blocks[:, -1]
+        k = jnp.minimum(jnp.sum(blocks <= at[:, None], axis=1), 15)
+        rest = at - (blocks - sums)[rows, k]
+        m = jnp.minimum(jnp.sum(jnp.cumsum(p[rows, k], axis=1) <= rest[:, None], axis=1), 15)
+        new = 16 * k + m
+        return (members.at[:, slot].set(new), outside.at[rows, new].set(0.0), odds * factor[rows, new]), None
+
+    def sweep(carry, key):
+        members, outside = carry
         inside = 1 - outside
-        adds = own + np.einsum("nij,nj->ni", both, inside)
-        sums.append(0.5 * np.sum(inside * (own + adds), axis=1))
-        odds = np.exp(adds - adds.max(axis=1, keepdims=True))  # of what each would add, up to a factor
-        for slot, uniform in enumerate(rng.random((CHOSEN, n, 1))):
-            odds /= factor[rows, members[:, slot]]
-            outside[rows, members[:, slot]] = 1.0
-            law = np.cumsum(odds * outside, axis=1)
-            new = np.minimum(np.sum(law <= uniform * law[:, -1:], axis=1), SIZE - 1)
-            outside[rows, new] = 0.0
-            odds *= factor[rows, new]
-            members[:, slot] = new
-    return np.mean(sums[sweeps // 2 :], axis=0)
+        adds = own + jnp.einsum("nij,nj->ni", both, inside)
+        odds = jnp.exp(adds - jnp.max(adds, axis=1, keepdims=True))
+        draws = (jnp.arange(CHOSEN), jax.random.uniform(key, (CHOSEN, n)))
+        (members, outside, _), _ = jax.lax.scan(redraw, (members, outside, odds), draws)
+        return (members, outside), 0.5 * jnp.sum(inside * (own + adds), axis=1)
+
+    _, sums = jax.lax.scan(sweep, (members, outside), jax.random.split(jax.random.fold_in(key, 1), sweeps))
+    return jnp.mean(sums[sweeps // 2 :], axis=0)
 
 
 def test_joint_selection_gains_what_gibbs_sampling_gains_and_the_fake_does_not():
@@ -192,7 +203,7 @@ def test_joint_selection_gains_what_gibbs_sampling_gains_and_the_fake_does_not()
         d = jnp.diagonal(matrix)
         return Dense(2 * d[:, None] - d[None])
 
-    chains = gibbs(np.concatenate([matrices, matrices]), SWEEPS).reshape(2, SEEDS)
+    chains = np.asarray(gibbs(jnp.concatenate([scores, scores]), jax.random.key(0), SWEEPS)).reshape(2, SEEDS)
     np.testing.assert_allclose(chains[0], chains[1], rtol=0.001)  # they have forgotten where they started
     uniform = gains(lambda k, m: select.gumbel_top_k(k, jnp.zeros(SIZE), CHOSEN).indices)
     share = lambda found: (found - uniform) / (chains.mean(axis=0) - uniform)  # noqa: E731

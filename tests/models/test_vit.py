@@ -60,8 +60,8 @@ def test_stacked_parameters_are_those_of_the_scanned_module():
 @pytest.mark.parametrize(
     "fields",
     [
-        {"width": 64, "depth": 3, "heads": 4, "patch": 8},
-        {"width": 32, "depth": 1, "heads": 1, "patch": 8},
+        {"width": 128, "depth": 3, "heads": 4, "patch": 8},
+        {"width": 32, "depth": 2, "heads": 1, "patch": 8},
         {"width": 64, "depth": 2, "heads": 2, "patch": 4, "pool": "cls"},
         {"width": 64, "depth": 2, "heads": 2, "patch": 8, "pool": "map", "mlp_dim": 96},
     ],
