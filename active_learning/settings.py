@@ -176,7 +176,7 @@ class Clock:
     scorer_warmup: int
 
 
-AUTO_LATEST = 60  # % of the run: while its rate decays to 0 a learner does best on the data as they are (experiments/noise.py, phase tune)
+AUTO_LATEST = 60  # % of the run: while its rate decays to 0 a learner does best on the data as they are (README: with and without window)
 KINDS = ("trained", "loaded", "stored", "cotrained", "crossfitted", "online")
 
 

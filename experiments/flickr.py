@@ -23,6 +23,7 @@ from active_learning.config import freeze
 from active_learning.metrics import show_log
 from active_learning.models import MLP, Text, TwoTower
 from active_learning.report.__main__ import write
+from active_learning.report.runs import total_flops
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
 from configs import flickr8k
 from experiments.arms import Arm, run_all, shared_by, show
@@ -102,7 +103,7 @@ def with_select(config: Config, **select) -> Config:
 
 
 def sharper(config: Config) -> Config:
-    """With score scale 30, as chosen for the reference alone on `tune` (10 and 20 choose more exchanged pairs)."""
+    """With a score scale of 30 in all, which is for the reference alone."""
     return with_select(config, temperature=1 / 3)
 
 
@@ -118,16 +119,15 @@ def final_arms(scale: Scale) -> list[Arm]:
     def on_both(config: Config) -> Config:
         return replace(config, split=replace(config.split, train_on=("pool", "reference")))
 
+    all_noisy = on_both(uniform_of(noisy["learnability"]))
+    longer, controls = zip(*s.equal_flops, strict=True)
     folds = replace(noisy["easy"].reference, kind="crossfitted", path="softmax-noisy-folds")
     crossfitted = replace(on_both(sharper(noisy["easy"])), reference=folds)
     arms = [
         *(arm(replace(uniform_of(soft), baseline=True), "uniform", many, s, b) for b in (1.0, s.dear[0])),
-        *(arm(soft, "(a) learnability", many, s, b) for b in s.short),
-        arm(soft, "(a) learnability", many, s),
-        arm(third, "(a) control: uniform on the clean third", many, s),
-        *(arm(third, "(a) control: uniform on the clean third", many, s, b) for _, b in s.equal_flops),
-        *(arm(on_both(soft), "(a+) learnability on pool + clean third", many, s, b) for b in s.short),
-        *(arm(on_both(soft), "(a+) learnability on pool + clean third", many, s, b) for b, _ in s.equal_flops),
+        *(arm(soft, "(a) learnability", many, s, b) for b in (*s.short, 1.0)),
+        *(arm(third, "(a) control: uniform on the clean third", many, s, b) for b in (1.0, *controls)),
+        *(arm(on_both(soft), "(a+) learnability on pool + clean third", many, s, b) for b in (*s.short, *longer)),
         arm(on_both(uniform_of(soft)), "(a+) control: uniform on pool + clean third", many, s),
         arm(on_both(sharper(clean["easy"])), "(a+) easy reference on pool + clean third", s.seeds, s),
         arm(clean["easy"], "(a) easy reference", s.seeds, s),
@@ -136,8 +136,7 @@ def final_arms(scale: Scale) -> list[Arm]:
         arm(sharper(noisy["easy"]), "(b) easy reference", many, s),
         arm(noisy["loss"], "(b) loss-based", s.seeds, s),
         arm(crossfitted, "(b+) easy reference, cross-fitted on pool + reference part", many, s),
-        arm(on_both(uniform_of(noisy["learnability"])), "(b) control: uniform on pool + reference part", many, s),
-        arm(on_both(uniform_of(noisy["learnability"])), "(b) control: uniform on pool + reference part", many, s, s.dear[1]),
+        *(arm(all_noisy, "(b) control: uniform on pool + reference part", many, s, b) for b in (1.0, s.dear[1])),
         arm(uniform_of(sigmoid), "uniform, sigmoid", s.seeds, s),
         arm(sigmoid, "(a) joint", s.seeds, s),
         arm(uniform_of(sigmoid, train_on=("reference",)), "(a) control, sigmoid: uniform on the clean third", s.seeds, s),
@@ -188,7 +187,6 @@ def row(folders: list[Path]) -> dict:
     test = next(name for name in ("test_full", "tune_full") if f"{name}/log_rank" in finals[0])
     images = np.mean([f[f"{test}/per_image"] for f in finals], axis=0)
     draws = np.random.default_rng(0).integers(0, len(images), (2000, len(images)))
-    accounts = ("learner_train", "online_score", "online_train", "reference_score", "reference_train")
     references = [s["reference"]["accuracy"] for s in found if s["reference"]]
     return {
         "arm": about["name"],
@@ -209,7 +207,7 @@ def row(folders: list[Path]) -> dict:
             for li in lines[0]
             if "gate/online_log_rank" in li
         ],
-        "flops": float(np.mean([sum(s["flops"][a] for a in accounts) for s in found])),
+        "flops": float(np.mean([total_flops(s["flops"]) for s in found])),
         "seconds": float(np.mean([s["train_seconds"] for s in found])),
         "curve": [[li["step"], li[k]] for li in lines[0] for k in ("test/log_rank",) if k in li],
     }

@@ -119,7 +119,7 @@ def final_arms(scale: Scale) -> list[Arm]:
     name = "control: uniform on the reference's data"
     arms += [arm(on_reference, name, b, s.seeds if b in (s.deciding, 1.0) else s.seeds[:1], s) for b in s.budgets]
     arms += [arm(config, name, 1.0, s.seeds, s) for name, config in controls(noisy).items()]
-    # What an oracle that drops every wrong label reaches: no filter of labels alone saves more.
+    # What a perfect filter of labels would reach in so few updates.
     arms += [arm(controls(noisy)[YARDSTICK], YARDSTICK, 0.4, s.seeds, s)]
     clean = replace(noisy, split=replace(noisy.split, labels=CLEAN), reference=replace(noisy.reference, path="clean"))
     on_clean = uniform_of(noisy, train_on=("reference",), labels=CLEAN)

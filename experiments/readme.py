@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from experiments import flickr
+from experiments.score_comparison import points
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = "| arm | updates | seeds | accuracy, % | difference, points | reference's own, % | wrong labels chosen, % |"
@@ -79,12 +80,6 @@ def views(result: dict) -> str:
     return "\n".join(lines)
 
 
-def _points(value: dict | None) -> str:
-    if value is None:
-        return "-"
-    return f"{100 * value['mean']:+.1f} [{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]"
-
-
 def policies(result: dict) -> str:
     """All policies in both settings, from score_comparison."""
     head = "| labels | policy | seeds | accuracy, % | total FLOPs over uniform's | at equal updates, points | at equal total FLOPs, points |"
@@ -99,7 +94,7 @@ def policies(result: dict) -> str:
                 _percent(row["accuracy"]) + spread,
                 f"{row['flops']:.2f}",
             ]
-            lines.append("| " + " | ".join([*cells, _points(row["equal_updates"]), _points(row["equal_flops"])]) + " |")
+            lines.append("| " + " | ".join([*cells, points(row["equal_updates"]), points(row["equal_flops"])]) + " |")
     return "\n".join(lines)
 
 

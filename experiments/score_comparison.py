@@ -21,7 +21,7 @@ from active_learning import policies
 from active_learning.config import freeze
 from active_learning.metrics import show_log
 from active_learning.models import MLP
-from active_learning.report.runs import ACCOUNTS
+from active_learning.report.runs import total_flops
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
 from configs import cifar10n
 from experiments.arms import Arm, run_all, shared_by, show
@@ -111,6 +111,13 @@ def interval(values: Iterable[float]) -> dict[str, float] | None:
     return {"mean": float(values.mean()), "low": float(values.mean() - half), "high": float(values.mean() + half)}
 
 
+def points(found: dict[str, float] | None) -> str:
+    """An interval of shares, in points."""
+    if found is None:
+        return "-"
+    return f"{100 * found['mean']:+.1f} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
+
+
 def equal_flops(budgets: list[tuple[float, float]], flops: float) -> float | None:
     """Uniform's accuracy at `flops`, linear between its own budgets (FLOPs, accuracy); None outside of them."""
     known, accuracy = zip(*sorted(budgets), strict=True)
@@ -127,9 +134,8 @@ def compared(folders: list[Path], metric: str, updates: int) -> list[dict]:
     found: dict[str, dict[int, list[tuple[int, float, float]]]] = {}
     for folder in folders:
         about, summary = (json.loads((folder / name).read_text()) for name in ("config.json", "summary.json"))
-        flops = sum(summary["flops"][account] for account in ACCOUNTS)
         of_arm = found.setdefault(about["name"], {}).setdefault(about["seed"], [])
-        of_arm.append((about["total_steps"], flops, summary["final"][metric]))
+        of_arm.append((about["total_steps"], total_flops(summary["flops"]), summary["final"][metric]))
     uniform, rows = found.get("uniform", {}), []
     plain = _at(uniform, updates)
     for name, by_seed in found.items():
@@ -222,15 +228,8 @@ def main() -> None:
     for setting, rows in settings.items():
         print(f"{setting} labels")
         for row in rows:
-            points = [
-                "-"
-                if row[k] is None
-                else f"{100 * row[k]['mean']:+.1f} [{100 * row[k]['low']:+.1f}, {100 * row[k]['high']:+.1f}]"
-                for k in ("equal_updates", "equal_flops")
-            ]
-            print(
-                f"  {row['arm']:42s} {100 * row['accuracy']:5.1f} %  {row['flops']:.2f} x FLOPs  {points[0]:22s} {points[1]}"
-            )
+            gaps = f"{points(row['equal_updates']):22s} {points(row['equal_flops'])}"
+            print(f"  {row['arm']:42s} {100 * row['accuracy']:5.1f} %  {row['flops']:.2f} x FLOPs  {gaps}")
 
 
 if __name__ == "__main__":
