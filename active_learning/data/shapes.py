@@ -4,6 +4,7 @@ Every image is a pure function of (seed, split, index), so the set is a finite p
 wrong, each of the other classes being equally likely (symmetric label noise).
 """
 
+import functools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,19 +44,31 @@ class Shapes(Section):
 
     def _split(self, split: int, count: int, noise: float) -> Memory:
         indices = np.arange(count)
-        clean = (hash64(self.seed, split, 0, indices) % np.uint64(len(CLASSES))).astype(np.int32)
+        clean = _classes(self.seed, split, indices)
         label = wrong_labels(clean, uniform(2, self.seed, split, 1, indices), noise)
-        images = np.concatenate([self._draw(split, clean[i : i + _CHUNK], i) for i in range(0, count, _CHUNK)])
+        images = _drawn(self.seed, self.size, split, count)
         about = {"kind": "shapes", "seed": self.seed, "noise": noise}
         return Memory(
             images, {"label": label, "clean": clean}, len(CLASSES), "clean", CLASSES, about, "shapes", self.small
         )
 
-    def _draw(self, split: int, classes: np.ndarray, start: int) -> UInt8[np.ndarray, "k s s 3"]:
-        indices = start + np.arange(len(classes))
-        u = uniform(_PARAMETERS, self.seed, split, 2, indices)
-        grain = uniform(self.size * self.size, self.seed, split, 3, indices).reshape(-1, self.size, self.size)
-        return draw(classes, u, grain)
+
+def _classes(seed: int, split: int, indices: np.ndarray) -> np.ndarray:
+    return (hash64(seed, split, 0, indices) % np.uint64(len(CLASSES))).astype(np.int32)
+
+
+@functools.lru_cache(maxsize=2)  # an experiment's runs share one set: its two splits
+def _drawn(seed: int, size: int, split: int, count: int) -> UInt8[np.ndarray, "n s s 3"]:
+    """The images of a split, read-only."""
+    chunks = []
+    for start in range(0, count, _CHUNK):
+        indices = np.arange(start, min(start + _CHUNK, count))
+        u = uniform(_PARAMETERS, seed, split, 2, indices)
+        grain = uniform(size * size, seed, split, 3, indices).reshape(-1, size, size)
+        chunks.append(draw(_classes(seed, split, indices), u, grain))
+    images = np.concatenate(chunks)
+    images.flags.writeable = False
+    return images
 
 
 def uniform(count: int, *words) -> Float[np.ndarray, "k n"]:
