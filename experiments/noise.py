@@ -114,7 +114,11 @@ def final_arms(scale: Scale) -> list[Arm]:
         arm(noisy, "learnability", s.deciding, s.headline_seeds, s),
     ]
     arms += [arm(noisy, "learnability", 1.0, s.headline_seeds, s)]
-    arms += [arm(noisy, "learnability", b, s.seeds, s) for b in s.budgets if b not in (s.deciding, 1.0)]
+    # A budget far below the deciding one shows the shape of the curve and needs one seed.
+    others = [b for b in s.budgets if b not in (s.deciding, 1.0)]
+    arms += [arm(noisy, "learnability", b, s.seeds if b >= s.deciding - 0.15 else s.seeds[:1], s) for b in others]
+    ahead = replace(noisy, select=replace(noisy.select, schedule="ahead"))
+    arms += [arm(ahead, "learnability, chosen one update ahead", s.deciding, s.seeds, s)]
     arms += [arm(uniform, "uniform", b, s.seeds, s) for b in sorted({s.deciding, s.equal_flops, s.equal_seconds})]
     name = "control: uniform on the reference's data"
     arms += [arm(on_reference, name, b, s.seeds if b in (s.deciding, 1.0) else s.seeds[:1], s) for b in s.budgets]
