@@ -28,7 +28,7 @@ from experiments.arms import Arm, run_all, shared_by, show
 
 RESULTS = Path(__file__).parent / "results"
 SETTINGS = ("noisy", "clean")
-LONGER = (1.25, 1.75)  # uniform's other budgets, over the policies'
+LONGER = (1.25, 1.75, 1.9)  # uniform's other budgets, over the policies'
 CLEAN = {"pool": "label", "reference": "label", "gate": "label", "tune": "label"}
 SCORED = (
     policies.hard, policies.hard_learner, policies.easy_reference, policies.learnability, policies.cautious_learnability, policies.rho,
@@ -43,6 +43,7 @@ class Scale:
     steps: int
     reference_steps: int
     seeds: tuple[int, ...]
+    more: tuple[int, ...]  # further seeds of uniform and of what might be safe on both
     parts: dict[str, int]
     judged: str  # the part that accuracy is of
     every: str  # between two evaluations
@@ -52,8 +53,8 @@ class Scale:
 TINY = {"learner": MLP(width=64, depth=1), "scorer": MLP(width=16, depth=1)}
 WHOLE = {"pool": 27_000, "reference": 18_000, "gate": 2_500, "tune": 2_500}
 SCALES = {
-    "smoke": Scale(10, 10, (300,), {"pool": 600, "reference": 400, "gate": 100, "tune": 100}, "tune", "50 %", TINY),
-    "desk": Scale(400, 1200, (300, 301, 302), WHOLE, "test", "50 %", {}),
+    "smoke": Scale(10, 10, (300,), (), {"pool": 600, "reference": 400, "gate": 100, "tune": 100}, "tune", "50 %", TINY),
+    "desk": Scale(400, 1200, (300, 301, 302), (303, 304), WHOLE, "test", "50 %", {}),
 }
 
 
