@@ -9,8 +9,13 @@ import pytest
 
 matplotlib.use("Agg")
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-NAMES = ("own_policy", "ablations")
-SWEEPS = {"(0.1, 0.5, 2.0)": 0.5, "(2, 4, 8)": 2, '("20 %", "60 %", "100 %")': "20 %"}  # one value each is enough here
+NAMES = ("your_own_policy", "ablations")
+SWEEPS = {
+    "(0.1, 0.5, 2.0)": 0.5,
+    "(2, 4, 8)": 2,
+    '("20 %", "60 %", "100 %")': "20 %",
+    "(8, 32, 128)": 8,
+}  # one value each is enough here
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
 
 
@@ -32,8 +37,10 @@ def test_every_cell_runs(name, monkeypatch, tmp_path):
             source = source.replace(values, f"({one!r},)")
         exec(compile(source, name, "exec"), space)
     plt.close("all")
-    accuracies = [s["final"]["test_full/accuracy"] if name == "own_policy" else s[0] for s in space["results"].values()]
-    assert len(accuracies) == {"own_policy": 3, "ablations": 3}[name]
+    accuracies = [
+        s["final"]["test_full/accuracy"] if name == "your_own_policy" else s[0] for s in space["results"].values()
+    ]
+    assert len(accuracies) == {"your_own_policy": 3, "ablations": 4}[name]
     assert all(0 <= a <= 1 for a in accuracies)
 
 
@@ -46,7 +53,7 @@ def test_a_notebook_is_its_text_form(name):
 
 
 def test_the_policy_has_at_most_fifteen_lines():
-    (cell,) = [source for source in cells("own_policy") if "Policy(" in source]
+    (cell,) = [source for source in cells("your_own_policy") if "Policy(" in source]
     body = [line for line in cell.splitlines() if line and not line.startswith(("import", "from"))]
     assert len(body) <= 15
     assert ast.parse(cell)
