@@ -2,7 +2,8 @@
 
     python -m experiments.score_comparison --scale=smoke|desk [--workers 2] [--out runs/score_comparison] [--list]
 
-Same models, data, rates and number of updates for all, T = 1 where a policy samples (nothing is tuned for any of them). Each policy is
+Same models, data, rates and number of updates for all, T = 1 where a policy samples (nothing is tuned for any of them); beside them the
+sharper recipe of configs/cifar10n.py, whose ratio, temperature and window were chosen on `tune`, other seeds. Each policy is
 compared with uniform training of the same seed twice: at equal updates, and at equal total FLOPs, for which uniform is trained at longer
 budgets too, each with its own decayed schedule, and interpolated. Rows marked control keep the others honest. RHO with a reference of
 another size than the learner is expected to be worst on compute.
@@ -77,9 +78,9 @@ def arms(scale: Scale, setting: str) -> list[Arm]:
     """Uniform, every policy, the kinds of reference that need no held-out data, and the controls."""
     plain = base(scale, setting)
 
-    def arm(name: str, config: Config, budget: float = 1.0) -> Arm:
+    def arm(name: str, config: Config, budget: float = 1.0, more: bool = False) -> Arm:
         named = replace(config, name=name, baseline=name == "uniform", total=f"{round(budget * scale.steps)} steps")
-        return Arm(named, budget, scale.seeds)
+        return Arm(named, budget, (*scale.seeds, *scale.more) if more else scale.seeds)
 
     def scored(policy, **reference) -> Config:
         gate = "gate" if {"online", "reference"} <= set(policy.needs) else ""
@@ -93,9 +94,17 @@ def arms(scale: Scale, setting: str) -> list[Arm]:
     learnability, both = policies.learnability, ("pool", "reference")
     crossfitted = scored(learnability, kind="crossfitted", path=f"{setting}-folds")
     unused = replace(plain, reference=Reference())
+    cautious = scored(policies.cautious_learnability)
+    recipe = replace(cautious, select=freeze(cifar10n.get_config()).select)
     return [
-        *(arm("uniform", unused, budget) for budget in (1.0, *LONGER)),
+        *(arm("uniform", unused, budget, more=budget < max(LONGER)) for budget in (1.0, *LONGER)),
         *(arm(policy.name, scored(policy)) for policy in SCORED),
+        arm(
+            "cautious learnability, ratio 4, T 0.5",
+            replace(recipe, select=replace(recipe.select, until="100 %")),
+            more=True,
+        ),
+        arm("cautious learnability, ratio 4, T 0.5, window 60 %", recipe, more=True),
         arm("learnability, co-trained reference", scored(learnability, kind="cotrained", path="")),
         arm("learnability, cross-fitted references", crossfitted),
         arm("control: scores of 0", scored(learnability, kind="online", path="")),
@@ -130,9 +139,10 @@ def _at(by_seed: dict[int, list], updates: int) -> dict[int, tuple[int, float, f
     return {seed: run for seed, runs in by_seed.items() for run in runs if run[0] == updates}
 
 
-def compared(folders: list[Path], metric: str, updates: int) -> list[dict]:
-    """One row an arm: accuracy, FLOPs over uniform's, and the two paired differences, over the seeds that are complete."""
-    found: dict[str, dict[int, list[tuple[int, float, float]]]] = {}
+def compared(folders: list[Path], metric: str, updates: int, names: Iterable[str] = ()) -> list[dict]:
+    """One row an arm, in the order of `names`: accuracy, FLOPs over uniform's, and the two paired differences, over the seeds that are
+    complete."""
+    found: dict[str, dict[int, list[tuple[int, float, float]]]] = {name: {} for name in names}
     for folder in folders:
         about, summary = (json.loads((folder / name).read_text()) for name in ("config.json", "summary.json"))
         of_arm = found.setdefault(about["name"], {}).setdefault(about["seed"], [])
@@ -168,10 +178,13 @@ def draw(settings: dict[str, list[dict]], file: Path) -> None:
 
     figure = Figure(figsize=(11, 6), layout="constrained")
     panels = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
+    names = [row["arm"] for rows in settings.values() for row in rows if row["arm"] != "uniform"]
+    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
     for axes, (setting, rows) in zip(panels, settings.items(), strict=True):
-        rows = [row for row in rows if row["arm"] != "uniform"]
         for key, colour, shift in (("equal_updates", "C7", -0.15), ("equal_flops", "C0", 0.15)):
-            known = [(place + shift, row[key]) for place, row in enumerate(rows) if row[key] is not None]
+            known = [
+                (places[row["arm"]] + shift, row[key]) for row in rows if row["arm"] in places and row[key] is not None
+            ]
             for place, one in known:
                 axes.plot([100 * one["low"], 100 * one["high"]], [place, place], color=colour, linewidth=1.5)
             at = [100 * one["mean"] for _, one in known], [place for place, _ in known]
@@ -183,7 +196,7 @@ def draw(settings: dict[str, list[dict]], file: Path) -> None:
                 label=f"at {key.replace('_', ' ').replace('flops', 'total FLOPs')}",
             )
         axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
-        axes.set_yticks(range(len(rows)), [row["arm"] for row in rows])
+        axes.set_yticks(list(places.values()), list(places))
         axes.set_title(f"{setting} labels")
         axes.set_xlabel("accuracy less uniform's, points (95 %, paired by seed)")
     panels[0].invert_yaxis()
@@ -217,14 +230,14 @@ def main() -> None:
     settings: dict[str, list[dict]] = {}
     done: dict[str, list[Path]] = {setting: [] for setting in SETTINGS}
     with shared_by(args.workers):
-        for seed in scale.seeds:  # both settings have their first seed early
+        for seed in (*scale.seeds, *scale.more):  # both settings have their first seed early
             for setting, todo in both.items():
                 packed = None if smoke else RESULTS / name / setting
-                *_, folders = run_all(
-                    [replace(arm, seeds=(seed,)) for arm in todo], args.out / args.scale / setting, packed
-                )
+                now = [replace(arm, seeds=(seed,)) for arm in todo if seed in arm.seeds]
+                *_, folders = run_all(now, args.out / args.scale / setting, packed)
                 done[setting] += folders
-                settings[setting] = compared(done[setting], f"{scale.judged}_full/accuracy", scale.steps)
+                names = [arm.config.name for arm in todo]
+                settings[setting] = compared(done[setting], f"{scale.judged}_full/accuracy", scale.steps, names)
                 keep(settings, scale, args.out / args.scale if smoke else RESULTS, name)
     for setting, rows in settings.items():
         print(f"{setting} labels")

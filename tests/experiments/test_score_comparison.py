@@ -44,3 +44,5 @@ def test_an_arm_is_compared_with_uniform_of_its_own_seed(tmp_path):
     assert (hard["seeds"], hard["flops"]) == ([0, 1], pytest.approx(1.5))
     assert hard["equal_updates"]["mean"] == pytest.approx(0.04)
     assert hard["equal_flops"]["mean"] == pytest.approx(-0.01)
+    rows = score_comparison.compared(folders, "test_full/accuracy", 10, ("hard", "not run", "uniform"))
+    assert [row["arm"] for row in rows] == ["hard", "uniform"]
