@@ -59,7 +59,7 @@ SCALES = {
     "desk": Scale(
         400,
         1200,
-        (400, 401, 402),
+        (400, 401),
         {"pool": 27_000, "reference": 18_000, "gate": 2_500, "tune": 2_500},
         SCORERS,
         "test",
