@@ -29,5 +29,5 @@ experiments: .venv/ready
 
 .venv/ready: pyproject.toml
 	if command -v uv >/dev/null; then uv venv -q --clear .venv && uv pip install -q --python $(PY) -e '.[dev]'; \
-	else python3 -m venv --clear .venv && $(PY) -m pip install -q -e '.[dev]'; fi
+	else python3 -m venv --clear .venv && $(PY) -m pip install -q --no-compile -e '.[dev]'; fi
 	touch $@
