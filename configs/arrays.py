@@ -21,6 +21,6 @@ def get_config():
         scorer=section(ViT, width=32, depth=2, heads=1, patch=4),
         total="20 epochs",
         optim=section(Optim, learning_rate=1e-3),
-        select=section(Select, policy=policies.learnability, ratio=4, until="40 %"),
+        select=section(Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %"),
         reference=section(Reference, total="20 epochs"),
     )

@@ -16,7 +16,7 @@ from active_learning.settings import Config, Optim, Reference, Select, Split
 
 
 def get_config(arm: str = "learnability"):
-    select = section(Select, policy=policies.learnability, ratio=4, until="40 %")
+    select = section(Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %")
     return section(
         Config,
         name=arm,

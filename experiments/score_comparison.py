@@ -103,7 +103,6 @@ def arms(scale: Scale, setting: str) -> list[Arm]:
         arm(
             "cautious learnability, ratio 4, T 0.5",
             replace(recipe, select=replace(recipe.select, until="100 %")),
-            
         ),
         arm("cautious learnability, ratio 4, T 0.5, window 60 %", recipe, more=True),
         arm("learnability, co-trained reference", scored(learnability, kind="cotrained", path="")),
@@ -231,7 +230,9 @@ def main() -> None:
     settings: dict[str, list[dict]] = {}
     done: dict[str, list[Path]] = {setting: [] for setting in SETTINGS}
     with shared_by(args.workers):
-        for seed in sorted({seed for todo in both.values() for arm in todo for seed in arm.seeds}):  # both settings have their first seed early
+        for seed in sorted(
+            {seed for todo in both.values() for arm in todo for seed in arm.seeds}
+        ):  # both settings have their first seed early
             for setting, todo in both.items():
                 packed = None if smoke else RESULTS / name / setting
                 now = [replace(arm, seeds=(seed,)) for arm in todo if seed in arm.seeds]
