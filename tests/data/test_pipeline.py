@@ -84,7 +84,7 @@ def test_waiting_is_counted():
 
     loader = Loader(Slow(), None, ahead=0)
     drawn(loader, [1, 1])
-    assert 0.1 <= loader.waited < 1
+    assert 0.09 <= loader.waited < 1  # both reads; the clock that sleeps and the one that measures differ a little
     ready = Loader(Slow(), None, ahead=1)
     ready.peek(1)
     drawn(ready, [1])
