@@ -236,8 +236,6 @@ def main() -> None:
             for setting, todo in both.items():
                 packed = None if smoke else RESULTS / name / setting
                 now = [replace(arm, seeds=(seed,)) for arm in todo if seed in arm.seeds]
-                if not now:
-                    continue
                 *_, folders = run_all(now, args.out / args.scale / setting, packed)
                 done[setting] += folders
                 names = [arm.config.name for arm in todo]
