@@ -18,7 +18,7 @@ from active_learning.config import config_hash, freeze
 from active_learning.ledger import ACCOUNTS
 from active_learning.metrics import LOG, show_log
 from active_learning.models import MLP, ViT
-from active_learning.report.charts import ACCOUNT_WORDS, LIGHT
+from active_learning.report.charts import ACCOUNT_WORDS, LIGHT, save_svg
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
 from configs import cifar10n
 from experiments.arms import locked, shared_by, trained
@@ -178,7 +178,7 @@ def draw(result: dict, file: Path) -> None:
     axes.set_yticks([at for at, _ in names], [name for _, name in names])
     axes.set_xlabel("FLOPs over uniform training's, at the same number of updates")
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    figure.savefig(file, metadata={"Date": None})
+    save_svg(figure, file)
 
 
 def main() -> None:

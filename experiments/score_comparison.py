@@ -22,6 +22,7 @@ from active_learning import policies
 from active_learning.config import freeze
 from active_learning.metrics import show_log
 from active_learning.models import MLP
+from active_learning.report.charts import save_svg
 from active_learning.report.runs import total_flops
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
 from configs import cifar10n
@@ -202,7 +203,7 @@ def draw(settings: dict[str, list[dict]], file: Path) -> None:
     figure.supxlabel("accuracy less uniform's, points (95 %, paired by seed)", fontsize="medium")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
-    figure.savefig(file, metadata={"Date": None})
+    save_svg(figure, file)
 
 
 def keep(settings: dict[str, list[dict]], scale: Scale, folder: Path, name: str) -> None:

@@ -6,6 +6,7 @@ Matplotlib's Agg backend only.
 import io
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import matplotlib
 
@@ -52,6 +53,12 @@ def arm_colours(analysis: Analysis) -> dict[str, tuple[str, object]]:
     """Arm -> (colour name, line style), the same in every figure."""
     styles = {arm.name: (f"arm{n % ARMS}", LINES[n // ARMS % len(LINES)]) for n, arm in enumerate(analysis.others)}
     return styles | ({analysis.baseline.name: ("base", "-")} if analysis.baseline else {})
+
+
+def save_svg(figure: Figure, file: Path) -> None:
+    """Writes an SVG file; the same figure gives the same bytes."""
+    with matplotlib.rc_context({"svg.hashsalt": file.stem}):
+        figure.savefig(file, metadata={"Date": None})
 
 
 def to_svg(name: str, label: str, size: tuple[float, float], draw: Callable[[Axes, dict[str, str]], None]) -> str:

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from active_learning.report import charts
 from active_learning.report.__main__ import main
@@ -277,3 +278,12 @@ def test_json_and_markdown_hold_the_numbers(uniform):
 def test_the_default_folder_is_next_to_the_first_run(uniform):
     assert main([str(uniform / "uniform-100-1".replace("-", "_"))]) == 0
     assert (uniform / "report" / "index.html").is_file()
+
+
+def test_a_figure_written_twice_is_the_same_file(tmp_path):
+    for folder in ("first", "second"):
+        figure = Figure()
+        figure.add_subplot().plot([0, 1], "o", label="points")
+        (tmp_path / folder).mkdir()
+        charts.save_svg(figure, tmp_path / folder / "figure.svg")
+    assert (tmp_path / "first" / "figure.svg").read_bytes() == (tmp_path / "second" / "figure.svg").read_bytes()
