@@ -124,7 +124,7 @@ def open_data(config: Config) -> Data:
     train, test, split = opened.train, opened.test, config.split
     if config.small_view:
         train, test = train.small_view(), test.small_view()
-    unknown = set(split.train_on) | set(split.labels) - {"test"}
+    unknown = set(split.train_on) | set(split.labels)
     if split.parts:
         strata = train.labels(config.data.label)
         sizes = {name: int(size if size >= 1 else size * len(train)) for name, size in split.parts.items()}
@@ -141,6 +141,8 @@ def open_data(config: Config) -> Data:
 
     parts = {name: part(train, rows, split.labels.get(name, config.data.label)) for name, rows in indices.items()}
     for name, source in {"test": test, **_also(config)}.items():
+        if name in parts:
+            raise ConfigError(f"config.split.parts: {name!r} is the name of a set to evaluate on")
         parts[name] = part(source, np.arange(len(source)), opened.test_label)
     chosen = [parts[name] for name in split.train_on]
     joined = Part(
@@ -158,6 +160,8 @@ def open_data(config: Config) -> Data:
             raise ConfigError(f"config.evaluate: no part is named {name!r}; parts: {', '.join(parts)}")
         if name in split.train_on:
             raise ConfigError(f"config.evaluate: part {name!r} is also trained on")
+        if not len(parts[name]):
+            raise ConfigError(f"config.evaluate: part {name!r} holds no examples")
     return Data(joined, parts, tuple(train.class_names), train.num_classes, train.describe())
 
 
@@ -268,17 +272,12 @@ def _reference_of(config: Config, clock: Clock, task, scorer) -> dict:
 def build(config: Config, devices: list[jax.Device] | None = None) -> Run:
     """Everything but the state; compiles nothing. Raises ConfigError or DataError."""
     data = open_data(config)
+    if not len(data.train):
+        raise DataError(f"{config.split.train_on}: no examples to train on")
     if len(data.train) < jax.process_count():
         raise DataError(f"{config.split.train_on}: {len(data.train)} examples for {jax.process_count()} processes")
     devices = jax.devices() if devices is None else devices
     clock = resolve(config, len(data.train), len(devices))
-    if config.select.ratio * config.batch_size > len(data.train):
-        raise ConfigError(
-            f"config.select.ratio={config.select.ratio}: {config.select.ratio * config.batch_size} candidates a step, "
-            f"but {config.split.train_on} holds {len(data.train)} examples"
-        )
-    if len(data.train) < 1:
-        raise DataError(f"{config.split.train_on}: no examples to train on")
     choices = None
     if config.select.replay:
         choices = replay.read(Path(config.select.replay), config.batch_size, clock.total, data.provenance["hash"])

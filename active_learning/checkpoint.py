@@ -1,5 +1,6 @@
 """Checkpoints: the one importer of Orbax. A step holds the train state, and as JSON the data position, the ledger and the config hash."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -28,7 +29,8 @@ class Checkpoints:
     def restore(self, target: PyTree) -> tuple[PyTree, dict] | None:
         """The newest readable step, with the shapes and shardings of `target` (arrays or ShapeDtypeStructs); None when there is none.
 
-        A damaged step is skipped with a warning. Raises ConfigError when steps exist but none can be read.
+        A damaged step is skipped with a warning, and removed once an older one is read: the run will save that step again. Raises
+        ConfigError when steps exist but none can be read.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
@@ -41,6 +43,8 @@ class Checkpoints:
                     "checkpoint of step %d cannot be read (%s); trying an older one", step, str(error).splitlines()[0]
                 )
                 continue
+            for damaged in (newer for newer in steps if newer > step):
+                self._manager.delete(damaged)
             return found.state, found.meta
         if steps:
             raise ConfigError(
@@ -57,8 +61,15 @@ class Checkpoints:
 def load_params(run: Path, which: str = "learner") -> PyTree:
     """Parameters of one model ("learner", "online" or "reference") of a run's newest checkpoint, as NumPy arrays.
 
-    Raises ConfigError naming the folder when there is no checkpoint or no such model in it.
+    Raises ConfigError naming the folder when there is no checkpoint, no such model in it, or several of that name.
     """
+    config = Path(run) / "config.json"
+    if which == "reference" and config.exists():
+        kind = json.loads(config.read_text())["config"].get("reference", {}).get("kind")
+        if kind == "crossfitted":
+            raise ConfigError(
+                f"{run}: its references are cross-fitted, each a run of its own (fold0, fold1): name one of those"
+            )
     folder = Path(run).absolute() / "checkpoints"
     steps = sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True) if folder.is_dir() else []
     if not steps:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _UNITS = {"": "steps", "step": "steps", "epoch": "epochs", "example": "examples", "percent": "%", "%": "%"}
-_DURATION = re.compile(r"\s*([0-9]+(?:[._][0-9]+)*(?:e[0-9]+)?)\s*([A-Za-z]+|%)?\s*")
+_DURATION = re.compile(r"\s*([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([A-Za-z]+|%)?\s*")
 _PLAIN = {"int": int, "float": float, "str": str, "bool": bool, "tuple": tuple}
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from active_learning.build import Run, subset
 from active_learning.data import splits
@@ -35,9 +36,16 @@ class Evaluation:
 
     def full(self, state: TrainState) -> dict:
         """`SET_full/accuracy` and so on, per class included, on every example of each set."""
+        return self._whole(self._learner, state.learner.params)
+
+    def full_reference(self, state: TrainState) -> dict:
+        """The same of the reference that a run has trained along."""
+        return self._whole(self._scorer, state.reference.params)
+
+    def _whole(self, evaluator, params: PyTree) -> dict:
         out = {}
         for name in self.settings.sets:
-            figures = self._learner(state.learner.params, self._examples(name, len(self.it.data.parts[name])))
+            figures = evaluator(params, self._examples(name, len(self.it.data.parts[name])))
             out |= {f"{name}_full/{k}": v for k, v in figures.items()}
         return out
 

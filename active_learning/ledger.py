@@ -1,12 +1,17 @@
 """The ledger: five accounts of FLOPs and four clocks, charged for what runs.
 
 Forward + backward without the first layer's input gradient (never computed); recomputation (remat) in a column of its own. `closed_form`
-is the paper's convention (a training step costs three forward passes), for planning and as a check.
+is the paper's convention (a training step costs three forward passes), and what the accounts are checked against.
 """
 
 from dataclasses import dataclass, field
 
 ACCOUNTS = ("learner_train", "online_score", "online_train", "reference_score", "reference_train")
+
+
+def total(costs: dict[str, float]) -> float:
+    """FLOPs of the five accounts together; recomputation is in no total."""
+    return float(sum(costs.get(account, 0.0) for account in ACCOUNTS))
 
 
 @dataclass
@@ -27,7 +32,7 @@ class Ledger:
 
     @property
     def total(self) -> float:
-        return sum(self.flops[account] for account in ACCOUNTS) + self.flops["recompute"]
+        return total(self.flops)
 
     def as_dict(self) -> dict:
         return {
@@ -75,16 +80,14 @@ def closed_form(
     ratio: float | int,
     kappa: float | int,
     *,
-    r_score: float | None = None,
     scorers: int = 2,
 ) -> float:
     """C / C_uniform = beta + w [r + (ratio / 3) sum r_m] + kappa r, in the paper's 3F convention.
 
     beta: updates over uniform's; window w: updates inside the window over uniform's; r: scorer's forward FLOPs over the learner's in
-    training, `r_score` on the view it scores; kappa: examples the reference was trained on over uniform's.
+    training; kappa: examples the reference was trained on over uniform's.
     """
-    r_score = r if r_score is None else r_score
-    return beta + window * ((r if scorers else 0.0) + ratio / 3.0 * scorers * r_score) + kappa * r
+    return beta + window * ((r if scorers else 0.0) + ratio / 3.0 * scorers * r) + kappa * r
 
 
 def break_even(r: float, ratio: float | int, kappa: float | int, *, scorers: int = 2) -> float:

@@ -1,4 +1,4 @@
-"""Per-example losses: always (B,) float32, never reduced. The mean is taken in one place, `step.update_step`."""
+"""Per-example losses: always (B,) float32, never reduced. The mean is taken in one place, `gradients.value_and_grad`."""
 
 import jax
 import jax.numpy as jnp

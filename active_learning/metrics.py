@@ -78,7 +78,7 @@ def _flat(row: dict) -> dict:
 
 
 class Stopwatch:
-    """Seconds of training only: it runs inside `with stopwatch:` and stands still during evaluation, checkpoints and compilation."""
+    """Seconds of training only: it runs from `start` to `stop` and stands still during evaluation, checkpoints and compilation."""
 
     def __init__(self, seconds: float = 0.0):
         self.seconds = seconds
@@ -91,6 +91,13 @@ class Stopwatch:
         if self._since is not None:
             self.seconds += time.perf_counter() - self._since
             self._since = None
+
+    @contextlib.contextmanager
+    def running(self):
+        """Runs inside the block, to be used where it stands still."""
+        self.start()
+        yield
+        self.stop()
 
     @contextlib.contextmanager
     def paused(self):
@@ -138,6 +145,7 @@ class Profile:
 
 def progress(name: str, step: int, total: int, rate: float, flops: float, values: dict) -> None:
     """One line: where the run stands, updates a second, time left, FLOPs so far, and a few values."""
-    eta = time.strftime("%H:%M:%S", time.gmtime(max(0, total - step) / rate)) if rate > 0 else "?"
+    left = round(max(0, total - step) / rate) if rate > 0 else None
+    eta = "?" if left is None else f"{left // 3600:02d}:{left // 60 % 60:02d}:{left % 60:02d}"
     shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items() if isinstance(v, float))
     LOG.info("%s  %d/%d  %.1f updates/s  ETA %s  %.3g FLOPs  %s", name, step, total, rate, eta, flops, shown)

@@ -7,6 +7,7 @@ from clu import parameter_overview
 
 from active_learning.build import Run
 from active_learning.data.disk import Problems
+from active_learning.ledger import total
 
 
 def lines(it: Run) -> Iterator[str]:
@@ -25,7 +26,7 @@ def lines(it: Run) -> Iterator[str]:
         yield f"{role}: {type(module).__name__} on {size}, {count(seen, module):,} parameters, {forward:.3g} FLOPs a forward pass"
     if it.deferred:
         yield _second_look(it)
-    step, plain = sum(it.costs.values()), sum(it.uniform_costs.values())
+    step, plain = total(it.costs), total(it.uniform_costs)
     yield (
         f"step: {config.select.policy.name}, {config.batch_size} of {config.batch_size * config.select.ratio} candidates in the first "
         f"{it.clock.window} of {it.clock.total} updates, {step / plain:.2f}x the FLOPs of a uniform update"

@@ -95,4 +95,4 @@ def published(it, file: Path) -> tuple[dict, PyTree]:
     if not isinstance(it.config.task, Pairs):
         raise ConfigError(f"{key}={str(file)!r}: weights of a two-tower, but config.task is no image-text task")
     params = siglip.load(file, it.scorer, it.scorer_task.image_shape, key)
-    return {"final": {}, "flops": dict.fromkeys(ACCOUNTS, 0.0), "train_seconds": 0.0}, params
+    return {"final": {}, "flops": dict.fromkeys(ACCOUNTS, 0.0), "train_seconds": 0.0, "step": 0}, params

@@ -23,6 +23,7 @@ from active_learning.models import TwoTower, ViT
 from active_learning.settings import Config, Pairs, Select, resolve
 from active_learning.step import select_step
 from active_learning.stored import score_all
+from active_learning.train import read_summary
 
 RATIOS = (2, 4, 8, 16)
 SIZES = {"ViT-Ti": (192, 12, 3), "ViT-S": (384, 12, 6), "ViT-B": (768, 12, 12)}  # width, depth, heads
@@ -56,12 +57,12 @@ class Bill:
             kind = "loaded"
         needs = () if level == "replayed policy" else self.policy.needs
         reuse = bool(needs) and self.policy.reuse
-        return sum(ledger.step_costs(self.learner, scorer or self.scorer, needs, self.b, ratio, kind, reuse).values())
+        return ledger.total(ledger.step_costs(self.learner, scorer or self.scorer, needs, self.b, ratio, kind, reuse))
 
     @property
     def plain(self) -> float:
         """FLOPs of a uniform update."""
-        return sum(ledger.step_costs(self.learner, self.scorer, (), self.b, 1).values())
+        return ledger.total(ledger.step_costs(self.learner, self.scorer, (), self.b, 1))
 
     def accounts(self) -> dict[str, float]:
         """FLOPs of the whole run by account."""
@@ -86,16 +87,21 @@ class Bill:
 def bill_of(config: Config, learner, scorer, examples: int, image_shape: tuple[int, int, int]) -> Bill:
     """The bill of a config on a pool of `examples` images of a shape. Raises ConfigError."""
     clock = resolve(config, examples, 1)
-    small, policy, seen = scorer.cost(seen_by_scorers(config, image_shape)), config.select.policy, 0
+    small, policy, paid = scorer.cost(seen_by_scorers(config, image_shape)), config.select.policy, 0.0
     if policy.reads_reference and config.reference.kind in ("trained", "crossfitted"):
         ref = dataclasses.replace(
             config, batch_size=config.reference.batch_size, total=config.reference.total, select=Select()
         )
-        seen = resolve(ref, examples, 1).total * config.reference.batch_size
-        seen *= 2 if config.reference.kind == "crossfitted" else 1
+        paid = resolve(ref, examples, 1).total * config.reference.batch_size * small.train
+        paid *= 2 if config.reference.kind == "crossfitted" else 1
+    elif (
+        policy.reads_reference and config.reference.kind == "loaded"
+    ):  # a published one (.npz) says nothing of its cost
+        trained = read_summary(Path(config.reference.path))
+        paid = ledger.total(trained["flops"]) if trained else 0.0
     return Bill(
         clock.total, clock.window, config.batch_size, config.select.ratio, learner.cost(image_shape), small, policy, config.reference.kind,
-        seen * small.train, examples * small.forward if policy.keep < 1 and config.reference.kind != "stored" else 0.0,
+        paid * config.reference.charge, examples * small.forward if policy.keep < 1 and config.reference.kind != "stored" else 0.0,
     )  # fmt: skip
 
 
@@ -131,7 +137,7 @@ def money(bill: Bill, scorers: dict[str, object]) -> Iterator[str]:
     for account, value in accounts.items():
         if value:
             yield f"  {account:16s} {value:9.3g} FLOPs  {value / uniform:6.1%} of uniform training"
-    yield f"  {'total':16s} {sum(accounts.values()):9.3g} FLOPs  {sum(accounts.values()) / uniform:6.1%} at the same number of updates"
+    yield f"  {'total':16s} {ledger.total(accounts):9.3g} FLOPs  {ledger.total(accounts) / uniform:6.1%} at the same number of updates"
     if not bill.policy.needs:
         return
     yield ""

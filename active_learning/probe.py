@@ -24,7 +24,6 @@ class Notes:
         self._values: dict[str, list[float]] = {}
         self._chosen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._chosen_from = step
-        self._last: tuple[Chosen, np.ndarray] | None = None
         window = it.clock.window
         self._probe_at = {max(1, window * share // 100) for share in (4, 25, 50, 75)} | {window} if window else set()
 

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from active_learning import processes, stored
-from active_learning.config import ConfigError
 from active_learning.data import splits
 from active_learning.settings import Config
 
@@ -49,10 +48,6 @@ def check_unseen(trained_on: list[np.ndarray], ids: Int64[np.ndarray, "n"], scor
 def kept_ids(it, losses: Float32[np.ndarray, "n"]) -> Int64[np.ndarray, "k"]:
     """Ids of the share `keep` of the training part with the lowest reference loss, ascending; ties go to the lower row."""
     train, count = it.data.train, round(it.recipe.policy.keep * len(it.data.train))
-    if count < it.config.batch_size:
-        raise ConfigError(
-            f"config.select.policy.keep={it.recipe.policy.keep}: {count} of {len(train)} examples are less than a batch"
-        )
     rows = np.argsort(losses, kind="stable")[:count]
     return np.sort(train.source.ids[train.indices[rows]])
 

@@ -187,6 +187,9 @@ def _check_reference(config: Config) -> None:
     if kind in ("loaded", "stored") and not config.reference.path:
         what = "the folder of a run" if kind == "loaded" else "a file that store_scores wrote"
         raise ConfigError(f"config.reference.kind={kind!r} needs config.reference.path, {what}")
+    seen = (*config.evaluate.sets, config.evaluate.gate)
+    if kind == "trained" and policy.reads_reference and config.reference.part in seen:
+        raise ConfigError(f"config.reference.part={config.reference.part!r}: config.evaluate judges on it")
     if kind == "stored" and "reference" in policy.needs and policy.observe is not None:
         raise ConfigError(
             f"config.reference.kind='stored': policy {policy.name!r} reads more of the reference than its losses"
@@ -265,6 +268,33 @@ def _check_views(config: Config) -> None:
         raise ConfigError(f"config.data.small={small}: a small view is for the small models, but {what}")
 
 
+def _check_sizes(config: Config, pool: int) -> None:
+    policy, b, holds = config.select.policy, config.batch_size, f"but {config.split.train_on} holds {pool} examples"
+    if policy.needs and config.select.ratio * b > pool:
+        ratio = config.select.ratio
+        raise ConfigError(f"config.select.ratio={ratio}: {ratio * b} candidates a step, {holds}")
+    if b > pool:
+        raise ConfigError(f"config.batch_size={b}: {holds}")
+    if round(policy.keep * pool) < b:
+        few = f"{round(policy.keep * pool)} of {pool} examples are less than a batch"
+        raise ConfigError(f"config.select.policy.keep={policy.keep}: {few}")
+
+
+def _check_evaluation(config: Config) -> None:
+    evaluate, policy = config.evaluate, config.select.policy
+    for key in ("subset", "batch_size"):
+        if getattr(evaluate, key) < 1:
+            raise ConfigError(f"config.evaluate.{key}={getattr(evaluate, key)}: must be at least 1")
+    if config.select.until != "auto":
+        return
+    if not evaluate.gate:
+        raise ConfigError("config.select.until='auto' needs a gate: name a part in config.evaluate.gate")
+    if policy.needs and not {"online", "reference"} <= set(policy.needs):
+        raise ConfigError(
+            f"config.select.until='auto' compares the online model with the reference, and policy {policy.name!r} has not both"
+        )
+
+
 def resolve(config: Config, pool: int, devices: int) -> Clock:
     """Durations in updates, and every check that needs no data. Raises ConfigError naming the key."""
     b, ratio = config.batch_size, config.select.ratio
@@ -295,8 +325,8 @@ def resolve(config: Config, pool: int, devices: int) -> Clock:
         )
     if config.dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"config.dtype={config.dtype!r}: expected 'float32' or 'bfloat16'")
-    if config.select.until == "auto" and not config.evaluate.gate:
-        raise ConfigError("config.select.until='auto' needs a gate: name a part in config.evaluate.gate")
+    _check_evaluation(config)
+    _check_sizes(config, pool)
 
     def steps(duration, key, total=None):
         return to_steps(duration, f"config.{key}", batch_size=b, pool=pool, total=total)

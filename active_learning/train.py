@@ -12,8 +12,9 @@ from active_learning import checkpoint, metrics, overview, pairs, probe, process
 from active_learning.build import Run, build, first_state, loader_of, matching
 from active_learning.config import ConfigError, config_hash, differences, name_of, to_json
 from active_learning.data import splits
+from active_learning.data.source import DataError
 from active_learning.evaluation import Evaluation
-from active_learning.ledger import Ledger
+from active_learning.ledger import Ledger, total
 from active_learning.metrics import LOG
 from active_learning.recipe import TrainState
 from active_learning.schedule import Updates, with_pending
@@ -56,10 +57,10 @@ class Stop:
 
 def claim(workdir: Path, config: Config, extra: dict) -> None:
     """Writes config.json, or checks that the one there is of this config, data and stored scores. Raises ConfigError naming what differs;
-    overwrites nothing."""
-    path = workdir / "config.json"
+    overwrites nothing but the config of a run that never began."""
+    path, begun = workdir / "config.json", _begun(workdir)
     ours = {"config": to_json(config), "hash": config_hash(config)} | extra
-    if path.exists():
+    if path.exists() and begun:
         theirs = json.loads(path.read_text())
         if theirs["hash"] != ours["hash"]:
             what = "; ".join(differences(ours["config"], theirs["config"])[:3])
@@ -69,10 +70,15 @@ def claim(workdir: Path, config: Config, extra: dict) -> None:
             if before != now:
                 raise ConfigError(f"{workdir}: its run began with other {what} ({before} then, {now} now)")
         return
-    if workdir.is_dir() and any(workdir.iterdir()) and not (workdir / "reference").is_dir():
+    if begun:
         raise ConfigError(f"{workdir}: not empty and no run of ours (no config.json)")
     workdir.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(ours, indent=1))
+
+
+def _begun(workdir: Path) -> bool:
+    """Whether the folder holds more than what is there before a run's first update: its config and its reference."""
+    return workdir.is_dir() and any(path.name not in ("config.json", "reference") for path in workdir.iterdir())
 
 
 def reference_of(config: Config, it: Run, workdir: Path, stop: Stop) -> tuple[dict, dict] | None:
@@ -82,7 +88,7 @@ def reference_of(config: Config, it: Run, workdir: Path, stop: Stop) -> tuple[di
     None when it was stopped before its end. Raises ConfigError when the folder to load holds no complete run, or the folder to train
     into one of another config.
     """
-    folder = Path(config.reference.path) if config.reference.path else workdir / "reference"
+    folder = _reference_folder(config, workdir)
     if config.reference.kind == "loaded" and folder.suffix == ".npz":
         return pairs.published(it, folder)
     if config.reference.kind == "loaded":
@@ -91,19 +97,21 @@ def reference_of(config: Config, it: Run, workdir: Path, stop: Stop) -> tuple[di
             raise ConfigError(f"config.reference.path={str(folder)!r}: no complete run there to load")
         pairs.check_reference(folder, it.data)
     elif config.reference.kind == "crossfitted":
-        return _crossfitted(config, folder, stop)
+        return _crossfitted(config, it, folder, stop)
     else:
         summary = run(reference_config(config), folder, stop)
     return (summary, checkpoint.load_params(folder)) if summary["complete"] else None
 
 
-def _crossfitted(config: Config, folder: Path, stop: Stop) -> tuple[dict, dict] | None:
+def _crossfitted(config: Config, it: Run, folder: Path, stop: Stop) -> tuple[dict, dict] | None:
     folders = [folder / f"fold{k}" for k in range(splits.FOLDS)]
     found = [run(reference_config(config, k), path, stop) for k, path in enumerate(folders)]
     if not all(summary["complete"] for summary in found):
         return None
+    headline = f"test_full/{it.task.headline}"
+    own = [s["final"][headline] for s in found if headline in s["final"]]
     summary = {
-        "final": {"test_full/accuracy": float(np.mean([s["final"].get("test_full/accuracy", np.nan) for s in found]))},
+        "final": {headline: float(np.mean(own))} if own else {},
         "flops": {account: sum(s["flops"][account] for s in found) for account in found[0]["flops"]},
         "train_seconds": sum(s["train_seconds"] for s in found),
         "step": sum(s["step"] for s in found),
@@ -124,6 +132,7 @@ def run(config: Config, workdir: Path | str, stop: Stop | None = None, profile: 
     """
     workdir = Path(workdir)
     it = build(config)
+    _check_reference(config, workdir)
     about = _about(it)
     processes.on_first(lambda: claim(workdir, config, about))
     if (done := read_summary(workdir)) is not None and done["complete"]:
@@ -131,10 +140,12 @@ def run(config: Config, workdir: Path | str, stop: Stop | None = None, profile: 
         return done
     for line in overview.lines(it):
         LOG.info("%s: %s", config.name, line)
-    with stop or Stop() as stop:
+    with contextlib.nullcontext(stop) if stop else Stop() as stop:
         reference, params, once = None, None, (0.0, 0.0)
-        ready = config.reference.kind in ("online", "stored", "cotrained")  # nothing to train or load
-        if config.select.policy.reads_reference and not ready:
+        reads = config.select.policy.reads_reference
+        if reads and config.reference.kind in ("stored", "cotrained"):  # its own accuracy is not known, or not yet
+            reference = {"final": {}, "flops": {}, "train_seconds": 0.0, "step": 0}
+        elif reads and config.reference.kind != "online":
             found = reference_of(config, it, workdir, stop)
             if found is None:
                 return _summary(it, Ledger(), {}, None, complete=False)
@@ -144,6 +155,24 @@ def run(config: Config, workdir: Path | str, stop: Stop | None = None, profile: 
         if config.select.policy.keep < 1:
             it, *once = references.filtered(it, params, workdir)
         return _Training(it, workdir, stop, reference, params, once).run(profile)
+
+
+def _check_reference(config: Config, workdir: Path) -> None:
+    """A reference to be trained is a run of its own: what is wrong with its config is said before anything is written."""
+    if not config.select.policy.reads_reference:
+        return
+    folder = _reference_folder(config, workdir)
+    runs = {"trained": {folder: -1}, "crossfitted": {folder / f"fold{k}": k for k in range(splits.FOLDS)}}
+    for path, fold in runs.get(config.reference.kind, {}).items():
+        try:
+            if not _begun(path):
+                build(reference_config(config, fold))
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"config.reference, as a run of its own: {error}") from error
+
+
+def _reference_folder(config: Config, workdir: Path) -> Path:
+    return Path(config.reference.path) if config.reference.path else workdir / "reference"
 
 
 def _about(it: Run) -> dict:
@@ -166,10 +195,10 @@ def _summary(it: Run, ledger: Ledger, final: dict, reference: dict | None, compl
     if reference is not None:
         bill = {
             "accuracy": reference["final"].get(f"test_full/{it.task.headline}"),
-            "flops": sum(reference["flops"].values()),
+            "flops": total(reference["flops"]),
             "seconds": reference["train_seconds"],
             "steps": reference["step"],
-            "charged": it.config.reference.charge,
+            "charged": it.config.reference.charge and it.config.reference.kind != "stored",
         }
     device = jax.devices()[0]
     where = {"device": f"{len(jax.devices())} x {device.device_kind}"}
@@ -186,7 +215,8 @@ class _Training:
         self.state: TrainState = with_pending(it, first_state(it, params))
         self.gate_losses = 0  # evaluations in a row with the online model at or above the reference
         if reference is not None and it.config.reference.charge:
-            self.ledger.charge({"reference_train": sum(reference["flops"].values())})
+            self.ledger.charge({"reference_train": total(reference["flops"])})
+            self.ledger.charge({"recompute": reference["flops"].get("recompute", 0.0)})
             self.ledger.train_seconds += reference["train_seconds"]
         self.ledger.charge({"reference_score": once[0]})
         self.ledger.train_seconds += once[1]
@@ -236,6 +266,8 @@ class _Training:
                 LOG.info("%s: %s", self.it.config.name, line)
             if complete:
                 final = self.evaluation.full(self.state)
+                if self.reference is not None and self.it.config.reference.kind == "cotrained":
+                    self.reference["final"] = self.evaluation.full_reference(self.state)
                 self.writer.write(self.ledger.as_dict(), final)
             self._save()
         finally:
@@ -252,14 +284,15 @@ class _Training:
     def _steps(self, traced: metrics.Profile) -> bool:
         clock = self.it.clock
         late = None  # (step, what it said) of the step before: fetched while the next one runs
-        self._checkpoint_zero()
+        if self._gate_decides and self.ledger.step < self.window:
+            self.evaluation.gate(self.state)  # compiles, off the clock
         self.watch.start()
         while self.ledger.step < clock.total and not self.stop.asked:
             active = self.ledger.step < self.window
             if not self.updates.compiled(active):
+                self._fetch(late)
+                late = None
                 with self.watch.paused():
-                    self._fetch(late)
-                    late = None
                     self.updates.compile(self.state, active)
             traced.at(self.ledger.step, self.state)
             with jax.profiler.StepTraceAnnotation("update", step_num=self.ledger.step):
@@ -283,8 +316,9 @@ class _Training:
         if late is None:
             return
         step, said = late
-        figures = jax.device_get(said.figures)
-        for name, value in figures.items():
+        scored = {} if said.chosen is None else {"the mean score": said.chosen.metrics["score_mean_all"]}
+        figures, scored = jax.device_get((said.figures, scored))
+        for name, value in (figures | scored).items():
             if not np.isfinite(value):
                 raise NonFinite(f"{self.it.config.name}: {name} is {value} at update {step}")
         if processes.first():
@@ -324,8 +358,12 @@ class _Training:
         unusable = (
             {"data/unusable": sum(len(p.found) for p in problems)} if (problems := overview.problems(self.it)) else {}
         )
-        open_ = {"select/open": float(self.ledger.step < self.window)}
+        open_ = {"select/open": float(self.ledger.step <= self.window)}
         return self.notes.summary() | open_ | {"data/wait_share": share} | unusable
+
+    @property
+    def _gate_decides(self) -> bool:
+        return self.it.config.select.until == "auto" and bool(self.it.clock.window)
 
     def _gate(self) -> dict:
         """Online against reference on the gate; with until='auto' three evaluations in a row at or above it close the window."""
@@ -336,8 +374,11 @@ class _Training:
             or not {"online", "reference"} <= set(config.select.policy.needs)
         ):
             return {}
-        values, cost = self.evaluation.gate(self.state)
-        if config.select.until == "auto":
+        # A gate that decides is a part of the method, one that is only looked at is not.
+        with self.watch.running() if self._gate_decides else contextlib.nullcontext():
+            values, cost = self.evaluation.gate(self.state)
+        self.ledger.train_seconds = self.watch.seconds
+        if self._gate_decides:
             self.ledger.charge(cost)
             caught_up = values["gate/online_merit"] >= values["gate/reference_merit"]
             self.gate_losses = self.gate_losses + 1 if caught_up else 0
@@ -350,7 +391,3 @@ class _Training:
                     "%s: the online model has caught up, selection stops after update %d", config.name, self.window
                 )
         return values
-
-    def _checkpoint_zero(self) -> None:
-        if self.ledger.step == 0 and self.it.clock.total == 0:
-            self._save()

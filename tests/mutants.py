@@ -64,7 +64,7 @@ MUTANTS = [
     Mutant("ring of one way", "collectives.py", '(2 if self.kind == "all-reduce" else 1)', "1", "test_pod.py"),
     Mutant("reference scoring not charged", "ledger.py", 'costs["reference_score"] = ratio * b * scorer.forward', 'costs["reference_score"] = 0.0', "test_ledger.py"),
     Mutant("online training not charged", "ledger.py", 'costs["online_train"] = b * scorer.train', 'costs["online_train"] = 0.0', "test_ledger.py"),
-    Mutant("reference training not charged", "train.py", 'self.ledger.charge({"reference_train": sum(reference["flops"].values())})', "pass", "test_train.py"),
+    Mutant("reference training not charged", "train.py", 'self.ledger.charge({"reference_train": total(reference["flops"])})', "pass", "test_train.py"),
     Mutant("the window never closes", "train.py", "active = self.ledger.step < self.window", "active = bool(self.window)", "test_train.py"),
     Mutant("one key for two choices", "schedule.py", "step=state.step + ahead", "step=state.step", "test_schedule.py"),
     Mutant("the newest online model scores", "schedule.py", "state, pending = self._decide(state, 1)", "state, pending = self._decide(state, 0)", "test_schedule.py"),

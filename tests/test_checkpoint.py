@@ -44,9 +44,13 @@ def test_a_damaged_newest_step_is_skipped(tmp_path):
             path.write_bytes(path.read_bytes()[:100])
     keeper = checkpoint.Checkpoints(tmp_path)
     restored, meta = keeper.restore(toy.state(toy.recipe()))
-    keeper.close()
     assert meta == {"at": 1}
     assert int(restored.step) == 1
+    keeper.save(2, toy.state(toy.recipe(), seed=5), {"at": 2})  # what was damaged is written again
+    keeper.close()
+    keeper = checkpoint.Checkpoints(tmp_path)
+    assert keeper.restore(toy.state(toy.recipe()))[1] == {"at": 2}
+    keeper.close()
 
 
 def test_when_no_step_can_be_read_the_folder_is_named(tmp_path):

@@ -187,6 +187,9 @@ def test_published_weights_are_a_reference_and_cost_nothing(folder, tmp_path):
     siglip.save(tmp_path / "w.npz", weights)
     summary, params = pairs.published(it, tmp_path / "w.npz")
     assert sum(summary["flops"].values()) == 0
+    loaded = Reference(kind="loaded", path=str(tmp_path / "w.npz"))
+    done = train.run(dataclasses.replace(config, reference=loaded, total="1 steps"), tmp_path / "run")
+    assert done["reference"] == {"accuracy": None, "flops": 0.0, "seconds": 0.0, "steps": 0, "charged": True}
     jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(it.task.init(it.scorer, jax.random.key(3))))
     siglip.save(tmp_path / "w.npz", weights | {"params/t": np.zeros(2)})
     with pytest.raises(ConfigError, match=r"config.reference.path=.*params/t is \(2,\), expected \(1,\)"):

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from active_learning import ledger, plan, policies, train
+from active_learning.build import build
 from active_learning.flops import Cost
 from active_learning.settings import Reference, Select, reference_config
 from tests import world
@@ -38,16 +39,26 @@ def test_a_window_and_a_larger_scorer_by_hand():
 def test_the_bill_of_a_config_is_that_of_its_run(tmp_path):
     data = world.write_arrays(tmp_path)
     config = world.config(data)
-    it = plan.build(config)
+    it = build(config)
     bill = plan.bill_of(config, it.learner, it.scorer, 400, (8, 8, 3))
     assert bill.accounts() == train.run(config, tmp_path / "run")["flops"]
+
+
+def test_the_bill_of_a_loaded_reference_is_what_its_run_cost(tmp_path):
+    data = world.write_arrays(tmp_path)
+    trained = train.run(reference_config(world.config(data)), tmp_path / "reference")
+    for charge, paid in ((True, ledger.total(trained["flops"])), (False, 0.0)):
+        loaded = Reference(kind="loaded", path=str(tmp_path / "reference"), charge=charge)
+        it = build(world.config(data, reference=loaded))
+        bill = plan.bill_of(it.config, it.learner, it.scorer, len(it.data.train), (8, 8, 3))
+        assert bill.reference == paid
 
 
 def test_it_prints_a_plan_with_a_probe_and_a_verdict(tmp_path, capsys):
     data = world.write_arrays(tmp_path)
     config = world.config(data)
     train.run(reference_config(config), tmp_path / "reference")
-    it = plan.build(config)
+    it = build(config)
     found = plan.probe(it, tmp_path / "reference")
     assert found.agreement_truth > 0.25 and 0.2 < found.wrong_pool < 0.4
     assert 0 < found.effective_share <= 1
@@ -74,7 +85,7 @@ def test_the_papers_setting_is_planned_without_its_data(capsys, monkeypatch):
 
 def test_uniform_has_nothing_to_break_even(tmp_path):
     config = world.config(world.write_arrays(tmp_path), select=Select(), reference=Reference())
-    it = plan.build(config)
+    it = build(config)
     bill = plan.bill_of(config, it.learner, it.scorer, 400, (8, 8, 3))
     assert list(plan.verdict(bill, None, 4))[-1].startswith("verdict: plain training")
     assert bill.accounts()["reference_train"] == 0.0

@@ -13,6 +13,7 @@ from active_learning import build, checkpoint, ledger, policies, references, sto
 from active_learning.config import ConfigError
 from active_learning.data import splits
 from active_learning.data.source import DataError
+from active_learning.evaluate import evaluate
 from active_learning.settings import Reference, Select, Split, reference_config
 from tests import toy, world
 from tests.hlo import product_flops
@@ -99,6 +100,7 @@ def test_a_run_does_not_go_on_with_other_scores(data, reference, scores, tmp_pat
     about = build.build(config).data.provenance
     assert about["scores"] == scores[1]["sha256"][:16]
     train.claim(tmp_path / "run", config, {"data": about})
+    (tmp_path / "run" / "metrics.jsonl").touch()  # it has begun
     train.claim(tmp_path / "run", config, {"data": about})
     for key, what in (("scores", "stored scores"), ("hash", "data")):
         with pytest.raises(ConfigError, match=f"run: its run began with other {what} "):
@@ -135,8 +137,21 @@ def test_cross_fitted_references_score_only_what_they_have_not_seen(data, tmp_pa
     summary = train.run(config, tmp_path / "run")
     assert summary["flops"]["reference_score"] == 2 * summary["flops"]["online_score"]
     assert summary["flops"]["reference_train"] == 2 * 6 * 16 * it.scorer.cost((8, 8, 3)).train
+    own = [train.read_summary(tmp_path / "run" / "reference" / f"fold{k}")["final"] for k in range(2)]
+    assert summary["reference"]["accuracy"] == np.mean([one["test_full/accuracy"] for one in own])
+    with pytest.raises(ConfigError, match="its references are cross-fitted"):
+        checkpoint.load_params(tmp_path / "run", "reference")
     with pytest.raises(DataError, match="'trained on by reference 1' and 'scored by reference 1' share 1 ids"):
         references.check_unseen([np.array([1]), np.array([2, 3])], np.array([1, 2, 3]), np.array([1, 0, 1]))
+
+
+def test_what_is_known_of_a_reference_that_is_not_trained_beforehand(data, scores, tmp_path):
+    stored_bill = train.run(with_stored(data, scores[0]), tmp_path / "stored")["reference"]
+    assert stored_bill == {"accuracy": None, "flops": 0.0, "seconds": 0.0, "steps": 0, "charged": False}
+    config = world.config(data, reference=Reference(kind="cotrained"))
+    bill = train.run(config, tmp_path / "along")["reference"]
+    own = evaluate(tmp_path / "along", which="reference")["test"]["accuracy"]
+    assert bill == {"accuracy": pytest.approx(own), "flops": 0.0, "seconds": 0.0, "steps": 0, "charged": True}
 
 
 def test_each_example_is_scored_by_its_own_reference():

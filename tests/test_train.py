@@ -2,20 +2,27 @@
 
 import dataclasses
 import json
+import signal
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
-from active_learning import checkpoint, policies, train
+from active_learning import checkpoint, metrics, policies, train
 from active_learning.build import build
 from active_learning.config import ConfigError
+from active_learning.data.source import DataError
+from active_learning.evaluation import Evaluation
 from active_learning.ledger import ACCOUNTS
 from active_learning.report.__main__ import write
-from active_learning.settings import Evaluate, Log, Optim, Reference, Select
+from active_learning.settings import Evaluate, Log, Optim, Reference, Select, Split
 from tests import world
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
+
+
+PARTS = {"pool": 400, "reference": 120, "gate": 40}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +101,7 @@ def test_metrics_have_every_clock_and_show_the_window_close(straight):
     folder, summary = straight
     rows = lines(folder)
     assert [row["step"] for row in rows if "test/accuracy" in row] == [3, 6, 9, 12]
-    assert [row["select/open"] for row in rows if "select/open" in row] == [1, 1, 0, 0, 0, 0]
+    assert [row["select/open"] for row in rows if "select/open" in row] == [1, 1, 1, 0, 0, 0]
     assert all(set(row["flops"]) == {*ACCOUNTS, "recompute"} for row in rows)
     assert rows[-1]["test_full/accuracy"] == summary["final"]["test_full/accuracy"]
     assert (folder / "metrics.csv").read_text().startswith("step,examples,candidates")
@@ -211,12 +218,100 @@ def test_there_must_be_a_complete_run_to_load(data, tmp_path):
         ({"batch_size": 200}, "800 candidates a step"),
         ({"evaluate": Evaluate(sets=("pool",))}, "part 'pool' is also trained on"),
         ({"evaluate": Evaluate(sets=("tuna",))}, "no part is named 'tuna'"),
+        ({"evaluate": Evaluate(subset=0)}, r"config\.evaluate\.subset=0: must be at least 1"),
+        ({"evaluate": Evaluate(batch_size=0)}, r"config\.evaluate\.batch_size=0: must be at least 1"),
+        ({"batch_size": 800, "select": Select()}, r"config\.batch_size=800: but \('pool',\) holds 400 examples"),
+        (
+            {"split": Split(parts=PARTS | {"test": 10})},
+            r"config\.split\.parts: 'test' is the name of a set to evaluate on",
+        ),
+        ({"split": Split(parts=PARTS, labels={"test": "clean"})}, "no part is named 'test'"),
+        (
+            {"split": Split(parts=PARTS | {"tune": 0}), "evaluate": Evaluate(sets=("tune",))},
+            "config.evaluate: part 'tune' holds no examples",
+        ),
+        ({"reference": Reference(part="gate")}, r"config\.reference\.part='gate': config\.evaluate judges on it"),
+        (
+            {"reference": Reference(total="20 %", batch_size=16)},
+            r"^config\.reference, as a run of its own: config\.total='20 %': a share",
+        ),
+        ({"reference": Reference(part="x")}, r"^config\.reference, as a run of its own: .* no part is named 'x'"),
+        (
+            {"select": Select(policy=policies.hard, until="auto")},
+            r"config\.select\.until='auto' compares .* policy 'hard' has not both",
+        ),
+        (
+            {"select": Select(policy=dataclasses.replace(policies.offline_filter, keep=0.03))},
+            r"config\.select\.policy\.keep=0\.03: 12 of 400 examples are less than a batch",
+        ),
+        ({"total": "1.000.000 examples"}, r"config\.total='1\.000\.000 examples'"),
     ],
 )
 def test_bad_configs_are_refused_before_anything_is_written(data, tmp_path, changes, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises((ConfigError, DataError), match=message) as said:
         train.run(world.config(data, **changes), tmp_path / "run")
+    assert "\n" not in str(said.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_never_began_leaves_its_folder_to_the_next_config(data, straight, tmp_path):
+    nothing = Reference(kind="loaded", path=str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="no complete run there"):
+        train.run(world.config(data, reference=nothing), tmp_path / "run")
+    found = dataclasses.replace(nothing, path=str(straight[0] / "reference"))
+    assert train.run(world.config(data, reference=found, total="1 steps"), tmp_path / "run")["complete"]
+
+
+def test_uniform_training_needs_no_more_examples_than_a_batch(data, tmp_path):
+    config = world.config(data, split=Split(parts=PARTS | {"reference": 20}), total="2 steps")
+    assert train.run(config, tmp_path / "run")["complete"]  # a reference part of 20 examples, batches of 16
+
+
+def test_the_handler_of_sigterm_is_back_after_a_run_with_a_reference(data, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    train.run(world.config(data, total="1 steps"), tmp_path / "run")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def lost_scores(inputs, policy_state):
+    return inputs.online * np.nan, policy_state
+
+
+def test_scores_that_are_no_numbers_stop_the_run_with_the_step(data, tmp_path):
+    policy = policies.Policy("lost", lost_scores)
+    with pytest.raises(train.NonFinite, match="run: the mean score is nan at update 1"):
+        train.run(world.config(data, select=Select(policy=policy, ratio=4)), tmp_path / "run")
+
+
+def test_a_gate_that_decides_is_on_the_training_clock(data, straight, tmp_path, monkeypatch):
+    gate, clock = Evaluation.gate, [0.0]
+
+    def slow(self, state):
+        clock[0] += 1.0
+        return gate(self, state)
+
+    monkeypatch.setattr(Evaluation, "gate", slow)
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    given = {"reference": Reference(kind="loaded", path=str(straight[0] / "reference"), charge=False)}
+    spent = {}
+    for until in ("auto", "60 %"):
+        select = Select(policy=policies.learnability, ratio=4, until=until)
+        spent[until] = train.run(world.config(data, select=select, **given), tmp_path / until)["train_seconds"]
+    assert spent == {
+        "auto": 2.0,
+        "60 %": 0.0,
+    }  # at 3 and 6 of 7 updates; the first call of all, which compiles, is off the clock
+
+
+def test_recomputation_of_the_reference_is_in_no_account(data, tmp_path, monkeypatch):
+    flops = dict.fromkeys(ACCOUNTS, 1.0) | {"recompute": 100.0}
+    told = {"final": {}, "flops": flops, "train_seconds": 2.0, "step": 3}
+    it = build(world.config(data))
+    params = it.scorer_task.init(it.scorer, jax.random.key(0))
+    monkeypatch.setattr(train, "reference_of", lambda *_: (told, params))
+    summary = train.run(world.config(data, total="1 steps"), tmp_path / "run")
+    assert (summary["flops"]["reference_train"], summary["flops"]["recompute"]) == (5.0, 100.0)
+    assert summary["reference"]["flops"] == 5.0
 
 
 def test_a_learner_can_start_from_saved_weights(data, straight, tmp_path):
@@ -253,3 +348,9 @@ def test_the_report_reads_what_the_loop_writes(data, straight, tmp_path):
     (arm,) = [a for a in json.loads((page / "report.json").read_text())["arms"] if a["name"] == "run"]
     assert json.dumps(straight[1]["final"]["test_full/accuracy"])[:6] in (page / "report.json").read_text() and arm
     assert "plain" in (page / "table.md").read_text()
+
+
+def test_more_than_a_day_left_is_said_in_hours(caplog):
+    with caplog.at_level("INFO"):
+        metrics.progress("run", 0, 108_000, 1.0, 0.0, {})
+    assert "ETA 30:00:00" in caplog.text
