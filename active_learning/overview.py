@@ -55,7 +55,7 @@ def count(task, module) -> int:
 def _second_look(it: Run) -> str:
     prepared = it.data.train.source.prepared
     how = "prepared small views" if prepared else "full files, decoded at a reduced scale"
-    hint = "" if prepared else "; that saves a third of the decoding at best, views made by `prepare --small` far more"
+    hint = "" if prepared else "; that saves about half of the decoding, views made by `prepare --small` far more"
     return f"candidates: {how}; only what is chosen is decoded in full{hint}"
 
 

@@ -51,7 +51,7 @@ CHIPS = {
 def devices_of(topology: str) -> list[jax.Device]:
     """The chips of a topology such as 'v5e:16x16'. ConfigError when libtpu is not installed, does not know it, or we have no sheet."""
     if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError(f"--topology={topology}: needs the TPU compiler, pip install 'active_learning[plan]'")
+        raise ConfigError(f"--topology={topology}: needs the TPU compiler, pip install -e '.[plan]'")
     for name, value in (("SKIP_MDS_QUERY", "1"), ("ACCELERATOR_TYPE", "none"), ("WORKER_HOSTNAMES", "localhost")):
         os.environ.setdefault(f"TPU_{name}", value)
     from jax.experimental import topologies

@@ -25,7 +25,7 @@ import numpy as np
 from active_learning.config import ConfigError, differences, from_flags
 from active_learning.data import catalogue, images, shards, splits
 from active_learning.data.detect import listings_of, section_of
-from active_learning.data.disk import LIMIT, Listing, Problems, unique_ids
+from active_learning.data.disk import LARGEST, LIMIT, Listing, Problems, found_size, unique_ids
 from active_learning.data.source import DataError
 from active_learning.data.writers import RecordShard, TarShard, publish
 
@@ -33,6 +33,7 @@ JOURNAL = "prepare.jsonl"  # the plan, then a line for each finished shard; gone
 SUMS = "SHA256SUMS"
 SHARDS = {"array_record": RecordShard, "tar": TarShard}
 _BLOCK = 256  # examples decoded at a time
+_USUAL = 224  # px that a learner is told to see of images as large or larger
 
 
 def _option(default: Any, meaning: str) -> Any:
@@ -247,6 +248,15 @@ def _arguments(rest: list[str]) -> argparse.Namespace:
     return parser.parse_args(rest)
 
 
+def views(listing: Listing, small: int) -> str:
+    """Flags with which scorers see the small views and the learner sees more; none where there are no views, or none that are smaller."""
+    size = found_size(listing.files, np.arange(len(listing.files)), listing.where, _USUAL) if small else 0
+    if size <= small:
+        return ""
+    large = f" --config.data.size={size} --config.learner.patch=16" if size > LARGEST else ""  # smaller ones are found
+    return f" --config.data.small={small}{large}"
+
+
 def run(argv: list[str]) -> str:
     """The command; returns what to say at its end. Raises ConfigError or DataError."""
     config, rest = from_flags(argv)
@@ -262,15 +272,14 @@ def run(argv: list[str]) -> str:
         where = f"--config.data.path={out} --config.data.name={args.tfds}"
         return f"{folder}\n  python -m active_learning.main --config=configs/tfds.py {where} --workdir=runs/mine"
     manifest = prepare(*listings_of(section), out, options, args.threads)
-    made = section_of(str(out))
-    listings_of(made)  # makes the indices
+    train, _ = listings_of(section_of(str(out)))  # makes the indices
     counts = ", ".join(f"{name} {count:,}" for name, count in manifest["examples"].items())
     for name, reason in list(manifest["unusable"].items())[:10]:
         print(f"left out: {name}: {reason}", file=sys.stderr)
     kind = {"array_record": "array_record", "tar": "webdataset"}[options.format]
-    small = f" --config.data.small={options.small}" if options.small else ""
     said = f"{out}: {counts} examples, {len(manifest['unusable'])} left out"
-    return f"{said}\n  python -m active_learning.main --config=configs/{kind}.py --config.data.path={out}{small} --workdir=runs/mine"
+    where = f"--config.data.path={out}{views(train, options.small)}"
+    return f"{said}\n  python -m active_learning.main --config=configs/{kind}.py {where} --workdir=runs/mine"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,6 +13,7 @@ Adam but its name, text towers, score scale, the number of examples, the split.
 """
 
 from active_learning import policies
+from active_learning.arms import check_arm
 from active_learning.config import section
 from active_learning.data.webdataset import WebDataset
 from active_learning.models import VARIANTS, Text, TwoTower, ViT
@@ -28,6 +29,7 @@ def towers(variant: str, context: int = 64, keep: float = 1.0, **scan):
 
 
 def get_config(arm: str = "learnability"):
+    check_arm(arm, "learnability", "uniform")
     uniform = arm == "uniform"
     optim = section(Optim, learning_rate=1e-3, warmup="5 %", weight_decay=1e-4, b2=0.95)  # (?)
     select = section(Select, policy=policies.learnability, ratio=2, chunk=64)

@@ -10,12 +10,14 @@ Hardware as ActiveCLIP's. Expected, from the paper: about half of uniform's upda
 `published` the reference is free, but scorers as large as the learner are dear: ask `python -m active_learning.plan` first.
 """
 
+from active_learning.arms import check_arm
 from active_learning.config import section
 from active_learning.settings import Pairs, Reference
 from configs import activeclip_vit_b
 
 
 def get_config(arm: str = "learnability"):
+    check_arm(arm, "learnability", "published", "uniform")
     config = activeclip_vit_b.get_config("uniform" if arm == "uniform" else "learnability")
     config.name = "uniform" if arm == "uniform" else "ActiveSigLIP"
     config.task = section(

@@ -3,11 +3,13 @@
     python -m active_learning.main --config=configs/array_record.py --config.data.path=DIR --workdir=runs/mine
 
 A tenth is held out as the test set where there is none, a fifth of the rest trains the reference. Images are seen at their own size, at
-most 64 px; larger: `--config.data.size=224 --config.learner.patch=16 --config.scorer.patch=16`. Hardware: anything; at 64 px a laptop.
+most 64 px; larger: `--config.data.size=224 --config.learner.patch=16 --config.scorer.patch=16`, or with the small views for the scorers
+`--config.data.size=224 --config.learner.patch=16 --config.data.small=64`. Hardware: anything; at 64 px a laptop.
 `configs/array_record.py:uniform` is the plain run beside it.
 """
 
 from active_learning import policies
+from active_learning.arms import check_arm
 from active_learning.config import section
 from active_learning.data.records import ArrayRecords
 from active_learning.models import ViT
@@ -15,6 +17,7 @@ from active_learning.settings import Config, Optim, Reference, Select, Split
 
 
 def get_config(arm: str = "learnability"):
+    check_arm(arm, "learnability", "uniform")
     select = section(Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %")
     return section(
         Config,

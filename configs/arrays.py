@@ -3,24 +3,31 @@
     python -m active_learning.main --config=configs/arrays.py --config.data.path=DIR --workdir=runs/mine
 
 A fifth of the examples trains the reference, the rest is the pool. Hardware: anything; sized for 32 px on a laptop.
+`configs/arrays.py:uniform` is the plain run beside it.
 """
 
 from active_learning import policies
+from active_learning.arms import check_arm
 from active_learning.config import section
 from active_learning.data.arrays import Arrays
 from active_learning.models import ViT
 from active_learning.settings import Config, Optim, Reference, Select, Split
 
 
-def get_config():
+def get_config(arm: str = "learnability"):
+    check_arm(arm, "learnability", "uniform")
+    uniform = arm == "uniform"
+    select = section(Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %")
     return section(
         Config,
+        name="uniform" if uniform else "run",
+        baseline=uniform,
         data=section(Arrays, path="", label="label", truth=""),
         split=section(Split, parts={"pool": 0.75, "reference": 0.2, "tune": 0.05}),
         learner=section(ViT, width=128, depth=3, heads=4, patch=4),
         scorer=section(ViT, width=32, depth=2, heads=1, patch=4),
         total="20 epochs",
         optim=section(Optim, learning_rate=1e-3),
-        select=section(Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %"),
+        select=section(Select) if uniform else select,
         reference=section(Reference, total="20 epochs"),
     )

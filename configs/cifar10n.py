@@ -5,6 +5,7 @@ Hardware: two CPU cores, about 2 minutes. Needs the folder cifar10n (train.npz, 
 """
 
 from active_learning import policies
+from active_learning.arms import check_arm
 from active_learning.config import section
 from active_learning.data.arrays import Arrays
 from active_learning.models import ViT
@@ -12,6 +13,7 @@ from active_learning.settings import Config, Evaluate, Optim, Reference, Select,
 
 
 def get_config(arm: str = "learnability"):
+    check_arm(arm, "learnability", "uniform")
     select = section(Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %", chunk=128)
     return section(
         Config,

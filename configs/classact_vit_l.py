@@ -13,6 +13,7 @@ augmentation, the shape of ViT-Mu (only that it is 1000 times smaller), the spli
 """
 
 from active_learning import policies
+from active_learning.arms import check_arm
 from active_learning.config import section
 from active_learning.data.arrays import Arrays
 from active_learning.models import ViT
@@ -27,6 +28,7 @@ SCORERS = {
 
 
 def get_config(scorer: str = "ti"):
+    check_arm(scorer, *SCORERS, "uniform")
     small = SCORERS[scorer if scorer != "uniform" else "ti"]
     select = section(Select, policy=policies.learnability, ratio=2, temperature=1.0, chunk=32)
     return section(

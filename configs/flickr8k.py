@@ -11,6 +11,7 @@ Reads tars in the WebDataset layout (train-*.tar, val-*.tar, test-*.tar) in $ACT
 import os
 
 from active_learning import policies
+from active_learning.arms import check_arm
 from active_learning.config import section
 from active_learning.data.webdataset import WebDataset
 from active_learning.models import Text, TwoTower, ViT
@@ -43,6 +44,7 @@ def source(test: str = "test"):
 
 
 def get_config(arm: str = "learnability"):
+    check_arm(arm, *ARMS)
     uniform = arm == "uniform"
     select = section(Select, policy=ARMS[arm], ratio=5, until="60 %")
     return section(

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 
 from active_learning import pairwise, policies
+from active_learning.arms import check_arm
 from active_learning.config import section
 from active_learning.settings import Pairs, Reference, Select
 from configs import activeclip_vit_b
@@ -27,6 +28,7 @@ BY_LEARNER = replace(
 
 
 def get_config(arm: str = "joint"):
+    check_arm(arm, "joint", "cheap", "uniform")
     uniform, cheap = arm == "uniform", arm == "cheap"
     config = activeclip_vit_b.get_config("uniform")
     config.name, config.baseline = "uniform" if uniform else f"JEST {arm}", uniform

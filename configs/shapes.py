@@ -4,6 +4,7 @@ Hardware: two CPU cores, about a minute. `configs/shapes.py:uniform` is the plai
 """
 
 from active_learning import policies
+from active_learning.arms import check_arm
 from active_learning.config import section
 from active_learning.data.shapes import Shapes
 from active_learning.models import ViT
@@ -11,6 +12,7 @@ from active_learning.settings import Config, Optim, Reference, Select, Split
 
 
 def get_config(arm: str = "learnability"):
+    check_arm(arm, "learnability", "uniform")
     select = section(Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %", chunk=128)
     return section(
         Config,

@@ -9,6 +9,7 @@ most 64 px; larger: `--config.data.size=224 --config.learner.patch=16 --config.s
 """
 
 from active_learning import policies
+from active_learning.arms import check_arm
 from active_learning.config import section
 from active_learning.data.catalogue import Tfds
 from active_learning.models import ViT
@@ -16,6 +17,7 @@ from active_learning.settings import Config, Optim, Reference, Select, Split
 
 
 def get_config(arm: str = "learnability"):
+    check_arm(arm, "learnability", "uniform")
     select = section(Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %")
     return section(
         Config,

@@ -97,7 +97,7 @@ def bench(rounds: int, repeats: int, preset: str) -> dict:
     seconds = {name: np.array(t) for name, t in interleaved(calls_of(it), rounds, repeats, cpu).items()}
     b, costs = config.batch_size, (it.learner.cost(it.task.image_shape), it.scorer.cost(it.task.image_shape))
     rates = {
-        name: b * cost.train / float(np.median(seconds[name]))
+        name: b * cost.train / float(np.median(cpu[name]))
         for name, cost in zip(("learner update", "online update"), costs, strict=True)
     }
     over = lambda of: {key: float(np.median(np.array(of[a]) / np.array(of[c]))) for key, (a, c) in QUOTIENTS.items()}  # noqa: E731
@@ -107,7 +107,7 @@ def bench(rounds: int, repeats: int, preset: str) -> dict:
         "ratio": config.select.ratio,
         "chunk": config.select.chunk,
         "median_ms": {name: 1e3 * float(np.median(values)) for name, values in seconds.items()},
-        "flops_per_second": rates,
+        "flops_per_second": rates,  # of CPU time, as the quotients of the table
         "quotients": over(seconds),
         "quotients_cpu": over(cpu),
         "rounds": rounds,

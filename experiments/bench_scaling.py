@@ -181,9 +181,7 @@ def main() -> None:
     file = args.out / "bench_scaling.json"
     result = {"emulated": [*one_process(), two_processes()], "pods": [], "skipped": None}
     if args.preset == "smoke" or importlib.util.find_spec("libtpu") is None:
-        result["skipped"] = (
-            "pods: smoke" if args.preset == "smoke" else "pods: no libtpu (pip install 'active_learning[plan]')"
-        )
+        result["skipped"] = "pods: smoke" if args.preset == "smoke" else "pods: no libtpu (pip install -e '.[plan]')"
         print(f"skipped {result['skipped']}")
     else:
         for topology, fsdp in [(topology, 1) for topology in args.topologies] + [(args.topologies[0], args.fsdp)]:

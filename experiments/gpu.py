@@ -5,7 +5,9 @@
 1. correctness: the options that only an accelerator has (bf16, fused attention) and those that save memory (remat, scan) against the plain
    float32 step on the same batch, within stated tolerances; what fails is said, and fused attention is then left out;
 2. `bench_step --preset=gpu`, about 15 minutes of which most is compilation; 3. `noise --scale=gpu` in what is left: it is hours, so it is
-   stopped in time, keeps what it has, and the same command goes on with it. JSON goes to OUT, named after the device.
+   stopped in time, keeps what it has, and the same command goes on with it. JSON and run folders go to a folder of OUT named after the device;
+   the report of `noise --scale=gpu` also to experiments/results/noise_gpu_final.json (with the finished runs, packed, in a folder of that name)
+   and docs/noise_gpu_final.png.
 """
 
 import argparse

@@ -1,13 +1,25 @@
 """Config: durations, sections and back, one clear line for what is wrong."""
 
 import dataclasses
+import importlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from active_learning import policies
-from active_learning.config import ConfigError, config_hash, differences, freeze, from_json, section, to_json, to_steps
+from active_learning.config import (
+    ConfigError,
+    config_hash,
+    differences,
+    freeze,
+    from_flags,
+    from_json,
+    section,
+    to_json,
+    to_steps,
+)
 from active_learning.data.image_folder import ImageFolder
 from active_learning.settings import Config, Evaluate, Optim, Select, reference_config, resolve
 
@@ -59,7 +71,7 @@ def test_a_percentage_of_nothing_is_refused():
         to_steps("10 %", "config.total", batch_size=10, pool=100)
 
 
-def test_section_and_freeze_are_inverse_and_flags_can_change_any_key():
+def test_section_and_freeze_are_inverse():
     tree = make(name="arm", select=section(Select, policy=policies.learnability, ratio=4))
     tree.data.path = "there"
     tree.optim.learning_rate = 0.5
@@ -70,6 +82,48 @@ def test_section_and_freeze_are_inverse_and_flags_can_change_any_key():
     assert config.select.policy is policies.learnability
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.name = "x"
+
+
+FILES = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
+from_file = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections
+
+
+def leaves(node, key="config"):
+    """Every number, text and switch of a frozen config, by dotted key; those of the policy are its own."""
+    if dataclasses.is_dataclass(node) and not key.endswith(".policy"):
+        node = {f.name: getattr(node, f.name) for f in dataclasses.fields(node)}
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from leaves(value, f"{key}.{name}")
+    elif isinstance(node, int | float | str):
+        yield key, node
+
+
+@from_file
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_flag_changes_every_number_text_and_switch(file):
+    config, _ = from_flags([f"--config={file}"])
+    before = dict(leaves(config))
+    after = {
+        key: not value if isinstance(value, bool) else f"{value}x" if isinstance(value, str) else value + 1
+        for key, value in before.items()
+    }
+    changed, rest = from_flags([f"--config={file}", *(f"--{key}={value}" for key, value in after.items()), "--more"])
+    assert len(before) > 60
+    assert dict(leaves(changed)) == after
+    assert rest == ["--more"]
+
+
+@from_file
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_an_unknown_arm_is_one_line_that_names_the_known_ones(file):
+    with pytest.raises(ConfigError, match=r"^arm 'hardd' after the colon: expected one of .*uniform") as direct:
+        importlib.import_module(f"configs.{file.stem}").get_config("hardd")
+    with pytest.raises(ConfigError) as error:
+        from_flags([f"--config={file}:hardd"])
+    assert str(error.value) == f"flag --config={file}:hardd: {direct.value}"
+    config, _ = from_flags([f"--config={file}:uniform"])
+    assert config.name == "uniform" and config.baseline and config.select == Select()
 
 
 def test_an_unknown_key_names_its_near_neighbour():

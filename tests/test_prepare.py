@@ -1,6 +1,7 @@
 """Shards from any source: the same examples with the same ids, the same bytes however it was run, and what is damaged is left out by name."""
 
 import json
+import shlex
 import subprocess
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from active_learning import prepare as module
+from active_learning.config import from_flags
 from active_learning.data import images
 from active_learning.data.detect import listings_of, section_of
 from active_learning.data.image_folder import ImageFolder
@@ -128,6 +130,26 @@ def test_arrays_with_all_their_columns(tmp_path):
         assert np.array_equal(opened.train.labels("label"), want["label"])
         assert np.array_equal(opened.train.truth(), want["clean"])
     assert len(opened.test) == 10
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections
+@pytest.mark.parametrize(
+    ("side", "small", "seen"), [(300, 64, (224, 64)), (100, 16, (96, 16)), (48, 16, (48, 16)), (48, 48, (48, 0))]
+)
+@pytest.mark.parametrize("format", KINDS)
+def test_the_command_it_ends_with_shows_the_learner_more_than_the_scorers(tmp_path, capsys, side, small, seen, format):
+    for name in COLOURS:
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.fromarray(np.full((side, side + 20, 3), 80, np.uint8)).save(
+                tmp_path / "photos" / name / f"{number}.png"
+            )
+    options = [f"--small={small}", "--size=256", f"--format={format}"]
+    assert main([str(tmp_path / "photos"), str(tmp_path / "out"), *options]) == 0
+    config, _ = from_flags(shlex.split(capsys.readouterr().out.splitlines()[-1])[3:])
+    train = config.data.open().train
+    assert (train.size, train.small) == seen
+    assert train.size % config.learner.patch == 0 and train.size // config.learner.patch < 16
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections

@@ -255,7 +255,7 @@ class DiskSection(Section):
         """Both sources; without a test listing a share of the training examples is held out."""
         names = _class_names([one for one in (train, test) if one is not None], self)
         made = self._source(train, names)
-        made = dataclasses.replace(made, size=self.size or found_size(made))
+        made = dataclasses.replace(made, size=self.size or found_size(made.files, made.rows, made.problems.where))
         check_small(self.small, made.size)
         if test is not None:
             return Opened(
@@ -305,17 +305,17 @@ class DiskSection(Section):
         )  # fmt: skip
 
 
-def found_size(source: Disk) -> int:
-    """The median shorter side of 32 images, to the nearest multiple of 16 from 16 to LARGEST. Raises DataError when none can be read."""
+def found_size(files: Files, rows: Int64[np.ndarray, "n"], where: str, largest: int = LARGEST) -> int:
+    """The median shorter side of 32 images, to the nearest multiple of 16 from 16 to `largest`. Raises DataError when none can be read."""
     sides, reason = [], None
-    for row in source.rows[np.unique(np.linspace(0, len(source) - 1, 32).astype(int))].tolist():
+    for row in rows[np.unique(np.linspace(0, len(rows) - 1, 32).astype(int))].tolist():
         try:
-            sides.append(min(images.decode(source.files.read(row)).shape[:2]))
+            sides.append(min(images.decode(files.read(row)).shape[:2]))
         except (images.BadImage, OSError) as error:
-            reason = f"{source.files.name(row)} ({error})"
+            reason = f"{files.name(row)} ({error})"
     if not sides:
-        raise DataError(f"{source.problems.where}: none of the images that were tried can be read: {reason}")
-    return int(np.clip(16 * round(float(np.median(sides)) / 16), 16, LARGEST))
+        raise DataError(f"{where}: none of the images that were tried can be read: {reason}")
+    return int(np.clip(16 * round(float(np.median(sides)) / 16), 16, largest))
 
 
 def stand_in(labels: Int32[np.ndarray, "n"], row: int, attempt: int) -> int:

@@ -44,7 +44,7 @@ def decode_view(blob: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
 def decode_small(blob: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
     """The same view from a JPEG decoded at the smallest DCT scale (1/8 .. 1) that still covers it: cheaper, not bit for bit `decode_view`.
 
-    Entropy decoding is paid in full, so this saves a third at best; a prepared small view saves far more. Raises BadImage.
+    Entropy decoding is paid in full, so this saves about half; a prepared small view saves far more. Raises BadImage.
     """
     return cover(_decode(blob, size), size)
 

@@ -108,4 +108,4 @@ def _library(name: str):
                 importlib.import_module(f"tokenizers.{part}")
         return importlib.import_module(name)
     except ImportError as error:
-        raise DataError(f"{KEY}: reading it needs the package {name}: pip install 'active_learning[text]'") from error
+        raise DataError(f"{KEY}: reading it needs the package {name}: pip install -e '.[text]'") from error

@@ -2,20 +2,25 @@
 
 import gzip
 import io
+import re
 import struct
 import sys
 import tarfile
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from active_learning.config import freeze
 from active_learning.data.catalogue import Tfds
 from active_learning.data.detect import listings_of, section_of
 from active_learning.data.images import encode_png
 from active_learning.data.originals import CIFAR, FASHION
 from active_learning.data.source import DataError
 from active_learning.prepare import Options, main, prepare
+from configs import cifar10n
 from tests.data.photos import COLOURS, blob
 
 RNG = np.random.default_rng(0)
@@ -82,14 +87,40 @@ def test_a_set_that_is_not_there_is_said_at_once(tmp_path, changes, message):
     assert time.perf_counter() - began < 2 and "\n" not in str(error.value)
 
 
-def test_cifar_originals(tmp_path):
+def write_cifar(folder):
+    """An image a batch, of class 0 to 5; their pixels."""
     pixels = RNG.integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
-    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as archive:
+    with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as archive:
         for n, name in enumerate([*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"]):
             content = bytes([n]) + pixels[n].tobytes()
             info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
+    return pixels
+
+
+def test_the_lines_that_docs_give_write_cifar_with_human_labels(tmp_path, monkeypatch):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
+    (code,) = re.findall(r"## CIFAR-10 with human labels.*?```python\n(.*?)```", page, re.S)
+    human = {"clean_label": np.arange(5), "worse_label": np.array([0, 1, 7, 8, 9])}
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(load=lambda path, weights_only: human))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cifar10n").mkdir()
+    (tmp_path / "DIR").mkdir()
+    pixels = write_cifar(tmp_path / "DIR")
+    exec(code, {})
+    monkeypatch.setenv("ACTIVE_LEARNING_DATA", str(tmp_path))
+    opened = freeze(cifar10n.get_config()).data.open()
+    assert np.array_equal(opened.train.image, pixels[:5].transpose(0, 2, 3, 1))
+    assert opened.train.labels("label_worse").tolist() == [0, 1, 7, 8, 9]
+    assert opened.train.truth().tolist() == [0, 1, 2, 3, 4] and opened.test.labels("label").tolist() == [5]
+    human["clean_label"] = np.arange(5)[::-1]
+    with pytest.raises(AssertionError, match="not in one order"):
+        exec(code, {})
+
+
+def test_cifar_originals(tmp_path):
+    pixels = write_cifar(tmp_path)
     opened = section_of(str(tmp_path)).open()
     assert opened.train.class_names == CIFAR and opened.train.labels("label").tolist() == [0, 1, 2, 3, 4]
     assert np.array_equal(opened.train.image, pixels[:5].transpose(0, 2, 3, 1)) and len(opened.test) == 1
