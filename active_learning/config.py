@@ -117,6 +117,18 @@ def _checked(value: Any, f: dataclasses.Field, key: str) -> Any:
     return value
 
 
+def check_arm(arm: str, *known: str) -> None:
+    """For a config file with arms, `--config=FILE:ARM`. Raises ConfigError with the known names unless `arm` is one of them."""
+    if arm not in known:
+        raise ConfigError(f"arm {arm!r} after the colon: expected one of {', '.join(known)}")
+
+
+def one_line(error: Exception) -> str:
+    """What is wrong with the flags; of a config file that raised, what it said, which the flags library puts at the end of a trace."""
+    first, *trace = str(error).strip().splitlines()
+    return first if not trace else f"{first.removesuffix(' Error whilst parsing config file:')} {trace[-1].partition(': ')[2]}"
+
+
 def from_flags(argv: list[str]) -> tuple[Any, list[str]]:
     """The frozen config of `--config=FILE[:ARG]` and its `--config.x.y=...` overrides (None when not given), and the other arguments.
 
@@ -130,7 +142,7 @@ def from_flags(argv: list[str]) -> tuple[Any, list[str]]:
     try:
         rest = values(["", *argv], known_only=True)[1:]
     except (flags.Error, AttributeError, TypeError, KeyError, OSError, ValueError) as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        raise ConfigError(one_line(error)) from error
     return (None if holder.value is None else freeze(holder.value)), rest
 
 

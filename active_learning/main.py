@@ -50,7 +50,9 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, TypeError, KeyError, OSError, ValueError) as error:
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        from active_learning.config import one_line
+
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -13,8 +13,7 @@ Adam but its name, text towers, score scale, the number of examples, the split.
 """
 
 from active_learning import policies
-from active_learning.arms import check_arm
-from active_learning.config import section
+from active_learning.config import check_arm, section
 from active_learning.data.webdataset import WebDataset
 from active_learning.models import VARIANTS, Text, TwoTower, ViT
 from active_learning.settings import Config, Optim, Pairs, Reference, Select, Split

@@ -10,8 +10,7 @@ Hardware as ActiveCLIP's. Expected, from the paper: about half of uniform's upda
 `published` the reference is free, but scorers as large as the learner are dear: ask `python -m active_learning.plan` first.
 """
 
-from active_learning.arms import check_arm
-from active_learning.config import section
+from active_learning.config import check_arm, section
 from active_learning.settings import Pairs, Reference
 from configs import activeclip_vit_b
 

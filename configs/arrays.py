@@ -7,8 +7,7 @@ A fifth of the examples trains the reference, the rest is the pool. Hardware: an
 """
 
 from active_learning import policies
-from active_learning.arms import check_arm
-from active_learning.config import section
+from active_learning.config import check_arm, section
 from active_learning.data.arrays import Arrays
 from active_learning.models import ViT
 from active_learning.settings import Config, Optim, Reference, Select, Split

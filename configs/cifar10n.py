@@ -5,8 +5,7 @@ Hardware: two CPU cores, about 2 minutes. Needs the folder cifar10n (train.npz, 
 """
 
 from active_learning import policies
-from active_learning.arms import check_arm
-from active_learning.config import section
+from active_learning.config import check_arm, section
 from active_learning.data.arrays import Arrays
 from active_learning.models import ViT
 from active_learning.settings import Config, Evaluate, Optim, Reference, Select, Split

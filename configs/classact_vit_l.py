@@ -13,8 +13,7 @@ augmentation, the shape of ViT-Mu (only that it is 1000 times smaller), the spli
 """
 
 from active_learning import policies
-from active_learning.arms import check_arm
-from active_learning.config import section
+from active_learning.config import check_arm, section
 from active_learning.data.arrays import Arrays
 from active_learning.models import ViT
 from active_learning.settings import Config, Optim, Reference, Select, Split

@@ -11,8 +11,7 @@ Reads tars in the WebDataset layout (train-*.tar, val-*.tar, test-*.tar) in $ACT
 import os
 
 from active_learning import policies
-from active_learning.arms import check_arm
-from active_learning.config import section
+from active_learning.config import check_arm, section
 from active_learning.data.webdataset import WebDataset
 from active_learning.models import Text, TwoTower, ViT
 from active_learning.settings import Config, Evaluate, Optim, Pairs, Reference, Select, Split

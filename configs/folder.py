@@ -8,8 +8,7 @@ most 64 px; larger: `--config.data.size=224 --config.learner.patch=16 --config.s
 """
 
 from active_learning import policies
-from active_learning.arms import check_arm
-from active_learning.config import section
+from active_learning.config import check_arm, section
 from active_learning.data.image_folder import ImageFolder
 from active_learning.models import ViT
 from active_learning.settings import Config, Optim, Reference, Select, Split

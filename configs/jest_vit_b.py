@@ -14,8 +14,7 @@ from dataclasses import replace
 from functools import partial
 
 from active_learning import pairwise, policies
-from active_learning.arms import check_arm
-from active_learning.config import section
+from active_learning.config import check_arm, section
 from active_learning.settings import Pairs, Reference, Select
 from configs import activeclip_vit_b
 

@@ -4,8 +4,7 @@ Hardware: two CPU cores, about a minute. `configs/shapes.py:uniform` is the plai
 """
 
 from active_learning import policies
-from active_learning.arms import check_arm
-from active_learning.config import section
+from active_learning.config import check_arm, section
 from active_learning.data.shapes import Shapes
 from active_learning.models import ViT
 from active_learning.settings import Config, Optim, Reference, Select, Split

@@ -126,6 +126,17 @@ def test_an_unknown_arm_is_one_line_that_names_the_known_ones(file):
     assert config.name == "uniform" and config.baseline and config.select == Select()
 
 
+def test_an_unknown_key_in_a_config_file_is_one_line(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from active_learning.config import section\nfrom active_learning.settings import Config\n\n\n"
+        "def get_config():\n    return section(Config, bach_size=3)\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        from_flags([f"--config={file}"])
+    assert str(error.value) == f"flag --config={file}: 'bach_size' is no key of Config; did you mean 'batch_size'?"
+
+
 def test_an_unknown_key_names_its_near_neighbour():
     with pytest.raises(ConfigError, match=r"'temperatur' is no key of Select; did you mean 'temperature'"):
         section(Select, temperatur=1.0)
