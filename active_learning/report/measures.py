@@ -37,7 +37,7 @@ class BetaBudget:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean difference to the baseline and its standard error (None with fewer than two seeds on a side)."""
+    """Mean difference to the baseline and its standard error (None with fewer than two seeds on a side); `paired`: by common seeds."""
 
     mean: float
     error: float | None
@@ -110,20 +110,18 @@ def _at(steps: Numbers, values: Numbers, step: Number | None) -> float | None:
 
 
 def difference(values: Mapping[int, Number], baseline: Mapping[int, Number]) -> Difference:
-    """Mean(values) - mean(baseline) with its standard error; both map seed -> value.
+    """`values` less `baseline` with its standard error; both map seed -> value.
 
-    The same seeds on both sides: paired, sd(differences) / sqrt(n). Otherwise Welch, sqrt(s1^2 / n1 + s2^2 / n2).
-    Sample deviations (n - 1).
+    With at least two seeds on both sides: paired, the mean over these common seeds and sd(differences) / sqrt(n). Otherwise the
+    difference of the two means, and Welch's sqrt(s1^2 / n1 + s2^2 / n2). Sample deviations (n - 1).
     """
+    common = [seed for seed in values if seed in baseline]
+    if len(common) > 1:
+        gaps = np.array([values[seed] - baseline[seed] for seed in common])
+        return Difference(float(gaps.mean()), float(gaps.std(ddof=1) / math.sqrt(gaps.size)), True)
     a, b = np.array(list(values.values()), float), np.array(list(baseline.values()), float)
-    mean = float(a.mean() - b.mean())
-    paired = set(values) == set(baseline)
-    if min(a.size, b.size) < 2:
-        return Difference(mean, None, paired)
-    if paired:
-        gaps = np.array([values[seed] - baseline[seed] for seed in values])
-        return Difference(mean, float(gaps.std(ddof=1) / math.sqrt(gaps.size)), True)
-    return Difference(mean, float(math.sqrt(a.var(ddof=1) / a.size + b.var(ddof=1) / b.size)), False)
+    error = math.sqrt(a.var(ddof=1) / a.size + b.var(ddof=1) / b.size) if min(a.size, b.size) > 1 else None
+    return Difference(float(a.mean() - b.mean()), error, False)
 
 
 def spread(values: Numbers) -> float | None:

@@ -93,8 +93,8 @@ def legend(analysis: Analysis) -> str:
     """What the columns mean, in one paragraph."""
     return (
         f"Final values are {analysis.final_metric}, mean ± standard deviation over seeds; differences (in points) are "
-        "to the baseline’s full budget, with their standard error (p: paired by seed, where seeds are the same; w: "
-        f"Welch). β curve: first update from which mean {analysis.metric} stays at or above the baseline’s final "
+        "to the baseline’s full budget, with their standard error (p: paired, over the seeds that both have; w: Welch, "
+        f"fewer than two in common). β curve: first update from which mean {analysis.metric} stays at or above the baseline’s final "
         "value, over the baseline’s updates, on the arm’s longest budget. β budget: shortest fully decayed budget that "
         "ends at or above the baseline, over its updates; all savings are taken there. An arm counts only when its "
         "reference alone is below the level to reach. Total FLOPs: five accounts, reference training included where it "

@@ -104,6 +104,16 @@ def test_an_arm_that_reaches_and_drops_has_saved_nothing(uniform):
     assert headline(analyse(load_runs([uniform]))).startswith("Nothing was saved: drops did not reach uniform’s 50.0 %")
 
 
+def test_the_distance_to_the_level_is_that_of_the_printed_means(uniform):
+    for seed in (1, 2):  # uniform's own: 0.48 and 0.52
+        write_run(uniform, "learn", 100, seed, [0.3, 0.49])
+    assert "It ended 1.0 ± 2.0 points below it after 100 updates" in headline(analyse(load_runs([uniform])))
+    # With a third seed of uniform the level is 0.53; the pairs of common seeds are still at 0.49 and 0.5.
+    write_run(uniform, "uniform", 100, 3, [0.3, 0.3, 0.3, 0.59], baseline=True)
+    assert arm(uniform, "learn").longest.gap.mean == pytest.approx(-0.01)
+    assert "It ended 4.0 points below it after 100 updates" in headline(analyse(load_runs([uniform])))
+
+
 def test_cheaper_in_updates_but_dearer_in_compute_is_said(uniform):
     for seed in (1, 2):
         write_run(uniform, "dear", 50, seed, [0.4, 0.6], cost=3.0)
