@@ -113,12 +113,13 @@ class Analysis:
 
 
 SAVED = ("updates_saved", "total_flops_saved", "wall_clock_saved")
+LOWER_IS_BETTER = ("loss", "log_rank", "mean_rank", "median_rank")  # how evaluators' names of such figures end
 
 
 def analyse(runs: list[Run], metric: str = "test/accuracy") -> Analysis:
     """Groups runs by (name, total_steps) over seeds and compares arms with the baseline. RunError: `metric` never
-    measured."""
-    if metric.rsplit("/", 1)[-1].endswith("loss"):
+    measured, or lower is better."""
+    if metric.endswith(LOWER_IS_BETTER):
         raise RunError(f"--metric {metric}: a metric where higher is better is needed")
     final_metric = _final_metric(runs, metric)
     by_name: dict[str, dict[int, list[Run]]] = {}

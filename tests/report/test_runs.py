@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from active_learning.evaluators.retrieval import figures
 from active_learning.report.__main__ import main
 from active_learning.report.runs import RunError, find_folders, load_runs, probes_in_window, read_run
 
@@ -126,11 +127,22 @@ def test_command_exits_2_with_one_line(make, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_metric_that_was_never_measured_or_is_a_loss_is_refused(make, capsys):
-    path = make()
-    assert main([str(path), "--metric", "tune/accuracy"]) == 2
-    assert main([str(path), "--metric", "test/loss"]) == 2
+def test_a_metric_that_was_never_measured_is_refused(make, capsys):
+    assert main([str(make()), "--metric", "tune/accuracy"]) == 2
     assert "never measured" in capsys.readouterr().err
+
+
+def test_a_metric_of_which_less_is_better_is_refused(make, capsys):
+    embedded = np.eye(3)
+    ranks = [name for name in figures(embedded, embedded, np.arange(3)) if "rank" in name]
+    assert len(ranks) == 5
+    path = make()
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    values = {f"test/{name}": 1.0 for name in ("loss", *ranks)}
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line | values) + "\n" for line in lines))
+    for metric in values:
+        assert main([str(path), "--metric", metric]) == 2
+        assert f"--metric {metric}: a metric where higher is better is needed" in capsys.readouterr().err
 
 
 def probe_arrays():
