@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from active_learning.report.analysis import Analysis, Arm
-from active_learning.report.runs import ACCOUNTS, number
+from active_learning.report.runs import ACCOUNTS, Run, number
 
 ARMS = 7  # colours before they repeat, with another line style
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
@@ -37,6 +37,7 @@ COLOURS = {
 LIGHT = {name: light for name, (light, _) in COLOURS.items()}
 # Matplotlib writes real colours only: each name gets a stand-in that `to_svg` turns into var(--name).
 STAND_INS = {name: f"#0a0b{n:02x}" for n, name in enumerate(COLOURS)}
+LEVELS = {"replayed policy": 1, "foundation dataset": 3, "pretrained": 4, "none": 5}  # how many accounts are paid
 CLOCKS = {"updates": "updates of the learner", "flops": "total FLOPs", "seconds": "wall-clock"}
 ACCOUNT_WORDS = {
     "learner_train": "learner train", "online_score": "online score", "online_train": "online train",
@@ -231,19 +232,39 @@ def _whole(analysis: Analysis) -> float:
     return (analysis.baseline.longest.mean("total_flops") if analysis.baseline else max(totals)) or 1.0
 
 
-def amortised(analysis: Analysis) -> dict[str, dict[str, float]]:
-    """Arm -> cost over the baseline's at the four levels of amortisation: running sums of the accounts.
+def amortised(analysis: Analysis) -> dict[str, dict[str, float | None]]:
+    """Arm -> cost over the baseline's at the four levels of amortisation: running sums of the accounts; None: a level of which a run of
+    this kind says nothing.
 
     "none" adds the training of a reference that was loaded and not charged to the run.
     """
     whole = _whole(analysis)
-    levels = {"replayed policy": 1, "foundation dataset": 3, "pretrained": 4, "none": 5}
-    costs = {}
+    costs: dict[str, dict[str, float | None]] = {}
     for arm in analysis.arms:
-        costs[arm.name] = {name: sum(arm.shown.account(a) for a in ACCOUNTS[:n]) / whole for name, n in levels.items()}
-        loaded = [run.reference.flops if run.reference and not run.reference.charged else 0.0 for run in arm.shown.runs]
-        costs[arm.name]["none"] += float(np.mean(loaded)) / whole
+        runs = arm.shown.runs
+        unknown = set[str]().union(*map(_not_told, runs))
+        loaded = [run.reference.flops if run.reference and not run.reference.charged else 0.0 for run in runs]
+        sums = {name: sum(arm.shown.account(a) for a in ACCOUNTS[:n]) for name, n in LEVELS.items()}
+        sums["none"] += float(np.mean(loaded))
+        costs[arm.name] = {name: None if name in unknown else value / whole for name, value in sums.items()}
     return costs
+
+
+def _not_told(run: Run) -> set[str]:
+    """The levels that a run's accounts cannot tell the cost of: it did not do itself what would be paid for there."""
+    needs, kind = run.setting("select.policy.needs", ()), run.setting("reference.kind", "trained")
+    names = {"replayed policy"} if "learner" in needs else set()  # its scoring is inside learner train
+    if run.setting("select.replay"):
+        names |= set(LEVELS) - {"replayed policy"}
+    if "reference" not in needs and run.setting("select.policy.keep", 1.0) == 1:
+        return names
+    if kind == "stored":
+        names |= {"pretrained", "none"}
+    elif kind in ("cotrained", "online"):  # no reference is there before the run
+        names |= {"foundation dataset", "pretrained"}
+    elif kind == "loaded" and run.setting("reference.path", "").endswith(".npz"):  # published weights
+        names |= {"none"}
+    return names
 
 
 def series(arm: Arm, value: Callable[[dict], float | None], bins: int = 60) -> tuple[np.ndarray, np.ndarray] | None:

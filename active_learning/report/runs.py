@@ -61,6 +61,13 @@ class Run:
         """The five accounts together."""
         return total_flops(self.flops)
 
+    def setting(self, key: str, default=None):
+        """A dotted key of the config; `default` where it was not written, as is a late key at its own."""
+        value = self.config
+        for name in key.split("."):
+            value = value.get(name, default) if isinstance(value, dict) else default
+        return value
+
     def final_value(self, metric: str) -> float | None:
         """The value at the end of the run: from the summary, else the last line that has it; None when it was never
         measured."""
