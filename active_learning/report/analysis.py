@@ -283,6 +283,8 @@ def _arm_notes(arm: Arm) -> list[str]:
     if uncharged:
         cost = f"{np.mean([r.flops for r in uncharged]):.3g} FLOPs, {np.mean([r.seconds for r in uncharged]):.3g} s"
         notes.append(f"{arm.name}: its reference was loaded and its training is not charged ({cost}).")
+    if any(np.isnan(group.mean("train_seconds")) for group in arm.groups):
+        notes.append(f"{arm.name}: the time of its updates was not measured, so its wall-clock is unknown.")
     recompute = arm.shown.account("recompute")
     if recompute:
         extra = f"recomputation, {recompute:.3g} FLOPs at {arm.shown.budget:,} updates"

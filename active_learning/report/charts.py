@@ -118,7 +118,8 @@ def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: 
     """Accuracy against one clock: curve and band of each arm's longest budget, every budget's end, where the level is
     met."""
     styles = arm_colours(analysis)
-    scale, label = unit(clock, max(group.clock(clock) for arm in analysis.arms for group in arm.groups))
+    ends = [number(group.clock(clock)) or 0.0 for arm in analysis.arms for group in arm.groups]  # 0: unknown
+    scale, label = unit(clock, max(ends))
     for arm in analysis.arms:
         colour, line = styles[arm.name]
         _arm_curve(axes, arm, theme[colour], line, clock, scale)

@@ -65,7 +65,8 @@ def beta_budget(finals: Mapping[int, Number], level: Number, baseline_updates: N
 
 
 def _saved(cost: Number | None, baseline: Number | None) -> float | None:
-    return None if cost is None or not baseline else 1.0 - cost / baseline
+    known = cost is not None and baseline and math.isfinite(cost) and math.isfinite(baseline)
+    return 1.0 - cost / baseline if known else None
 
 
 def updates_saved(beta: float | None) -> float | None:

@@ -5,7 +5,7 @@ from html import escape
 from active_learning.report.analysis import SAVED, Analysis, Arm, Group
 from active_learning.report.charts import amortised
 from active_learning.report.headline import headline, percent
-from active_learning.report.runs import ACCOUNTS
+from active_learning.report.runs import ACCOUNTS, number
 
 COLUMNS = (
     "arm", "budget", "seeds", "final", "difference ± its error", "reference", "β curve", "β budget",
@@ -52,7 +52,9 @@ def _beta(beta: float | None, judged: bool, mark: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as "41.2 s", "12 min 03 s" or "2 h 05 min"."""
+    """Seconds as "41.2 s", "12 min 03 s" or "2 h 05 min"; an en dash when unknown."""
+    if number(seconds) is None:
+        return "–"
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -149,12 +151,12 @@ def _budget(group: Group) -> dict:
         "candidates": group.mean("candidates"),
         "flops": {account: group.account(account) for account in (*ACCOUNTS, "recompute")},
         "total_flops": group.mean("total_flops"),
-        "train_seconds": group.mean("train_seconds"),
+        "train_seconds": number(group.mean("train_seconds")),
         "worst_class": group.worst_class,
         "wrong_share_chosen": group.wrong_share,
         "curve": {
             "step": curve.step.tolist(), "mean": curve.mean.tolist(),
             "sd": None if curve.sd is None else curve.sd.tolist(),
-            "total_flops": curve.flops.tolist(), "train_seconds": curve.seconds.tolist(),
+            "total_flops": curve.flops.tolist(), "train_seconds": [number(value) for value in curve.seconds.tolist()],
         },
     }  # fmt: skip
