@@ -1,7 +1,7 @@
 """The sentence that the page opens with: the numbers, or plainly that nothing was saved."""
 
 from active_learning.report.analysis import Analysis, Arm
-from active_learning.report.measures import MIN_BUDGETS
+from active_learning.report.measures import MIN_BUDGETS, UNDECIDED
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -89,6 +89,8 @@ def _cautions(analysis: Analysis, arm: Arm) -> list[str]:
         )
     if arm.counts is None:
         cautions.append("Whether this counts is unknown: the accuracy of its reference was not recorded.")
+    if arm.undecided:
+        cautions.append(UNDECIDED)
     if arm.deciding is not None and not arm.beta_budget.enough:
         tried = f"{arm.beta_budget.tried} decayed budget{'s were' if arm.beta_budget.tried > 1 else ' was'} tried"
         cautions.append(f"Only {tried} ({MIN_BUDGETS} are needed), so this is provisional.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MIN_BUDGETS = 4
+UNDECIDED = "The reference alone is within the spread of the level: whether this row counts is not decided."
 Number = float | int
 Numbers = Sequence[Number] | np.ndarray
 
@@ -140,6 +141,14 @@ def row_counts(has_reference: bool, reference_accuracy: Number | None, level: Nu
     if reference_accuracy is None or level is None:
         return None
     return reference_accuracy < level
+
+
+def undecided(reference_accuracy: Number | None, level: Number | None, level_sd: Number | None) -> bool:
+    """Whether a row passes the level rule by less than the level's own spread over seeds. False where it fails the rule (it does not count,
+    by however little) and where something is unknown."""
+    if reference_accuracy is None or level is None or level_sd is None:
+        return False
+    return 0 < level - reference_accuracy < level_sd
 
 
 def mean_share(shares: Numbers, examples: Numbers) -> float | None:

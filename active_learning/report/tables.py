@@ -127,6 +127,7 @@ def _arm(arm: Arm) -> dict:
         "name": arm.name,
         "baseline": arm.baseline,
         "counts": arm.counts,
+        "counts_undecided": arm.undecided,
         "reference_accuracy": arm.reference_accuracy,
         "beta_curve": arm.beta_curve,
         "beta_budget": budget.beta if budget else None,

@@ -98,6 +98,14 @@ def test_level_rule():
     assert measures.row_counts(True, 0.4, None) is None
 
 
+def test_a_row_that_passes_the_rule_by_less_than_the_spread_is_undecided():
+    assert measures.undecided(0.463, 0.465, 0.006)
+    assert not measures.undecided(0.457, 0.465, 0.006)
+    assert not measures.undecided(0.466, 0.465, 0.006)  # does not count
+    for unknown in ((None, 0.465, 0.006), (0.463, None, 0.006), (0.463, 0.465, None)):
+        assert not measures.undecided(*unknown)
+
+
 def test_mean_share_weighs_by_examples():
     # 0.1 over 100 examples, 0.4 over 300
     assert measures.mean_share([0.1, 0.4], [100, 400]) == pytest.approx(0.325)

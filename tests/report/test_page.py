@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from active_learning.report import charts
+from active_learning.report import charts, measures, tables
 from active_learning.report.__main__ import main
 from active_learning.report.analysis import analyse
 from active_learning.report.headline import headline
@@ -94,6 +94,29 @@ def test_a_row_whose_reference_is_as_good_as_the_level_does_not_count(uniform):
     write_run(uniform, "honest", 100, 1, [0.3, 0.4], reference=REFERENCE)
     assert headline(analyse(load_runs([uniform]))).startswith("Nothing was saved: No arm that counts reached")
     assert json.loads((uniform / "out" / "report.json").read_text())["arms"][1]["counts"] is False
+
+
+@pytest.mark.parametrize(("own", "said"), [(0.48, True), (0.46, False), (0.5, False)])
+def test_a_reference_within_the_spread_of_the_level_is_noted(uniform, own, said):
+    four_budgets(uniform, REFERENCE | {"accuracy": own})  # the level: 0.5, spread 0.028
+    assert ("learn: " + measures.UNDECIDED in analyse(load_runs([uniform])).notes) is said
+    page = build(uniform)
+    assert page.count(measures.UNDECIDED) == (2 if said else 0)  # in the headline and among the notes
+    assert json.loads((uniform / "out" / "report.json").read_text())["arms"][1]["counts_undecided"] is said
+
+
+def test_notes_on_a_reference_that_is_not_charged(uniform):
+    stored = {"accuracy": None, "flops": 0.0, "seconds": 0.0, "steps": 0, "charged": False}
+    write_run(uniform, "stored", 50, 1, [0.3, 0.6], reference=stored)
+    write_run(uniform, "loaded", 50, 1, [0.3, 0.6], reference=REFERENCE | {"charged": False})
+    write_run(uniform, "untrained", 50, 1, [0.3, 0.6], reference=stored | {"accuracy": 0.1})
+    found = analyse(load_runs([uniform]))
+    assert [note for note in found.notes if "reference" in note] == [
+        "loaded: its reference was loaded and its training is not charged (10 FLOPs, 5 s).",
+        "stored: its reference’s own accuracy is not known, so the level rule is not checked.",
+    ]
+    assert "| stored (rule not checked) |" in tables.markdown(found, "Title")
+    assert "| untrained | 50 |" in tables.markdown(found, "Title")
 
 
 def test_final_values_are_the_whole_set_only_when_all_runs_have_it(uniform):
