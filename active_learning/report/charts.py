@@ -175,28 +175,36 @@ def _bottom(analysis: Analysis) -> float | None:
 def main_png(analysis: Analysis, title: str) -> bytes:
     """The main figure, three panels and a legend, as PNG (for a README)."""
     with matplotlib.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(13.0, 4.9), layout="constrained", facecolor=LIGHT["paper"])
+        figure = Figure(layout="constrained", facecolor=LIGHT["paper"])
+        figure.set_figwidth(13.0)
         panels = figure.subplots(1, 3, sharey=True)
         for axes, clock in zip(panels, CLOCKS, strict=True):
             tidy(axes, LIGHT)
             draw_progress(axes, LIGHT, analysis, clock)
         panels[0].set_ylabel(analysis.metric)
-        styles = arm_colours(analysis)
-        handles = [
-            panels[0].plot([], [], color=LIGHT[colour], linestyle=line, linewidth=2.4)[0]
-            for colour, line in styles.values()
-        ]
-        order = sorted(
-            zip(styles, handles, strict=True),
-            key=lambda pair: pair[0] != (analysis.baseline.name if analysis.baseline else ""),
-        )
-        names = [_plain(name) for name, _ in order]
-        words = {"ncols": 5, "frameon": False, "labelcolor": LIGHT["ink"]}
-        figure.legend([handle for _, handle in order], names, loc="outside lower left", **words)
+        rows = _legend_below(figure, panels[0], analysis)
+        figure.set_figheight(4.5 + 0.22 * rows)
         figure.suptitle(_plain(title), x=0.008, ha="left", color=LIGHT["ink"], fontsize=13, fontweight="bold")
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=160)
     return out.getvalue()
+
+
+def _legend_below(figure: Figure, axes: Axes, analysis: Analysis) -> int:
+    """Every arm's name under the panels, the baseline first, in as many columns (up to 5) as the figure is wide enough for; the number of
+    rows."""
+    styles = arm_colours(analysis)
+    names = [arm.name for arm in analysis.arms]  # the baseline is the first
+    handles = []
+    for name in names:
+        colour, line = styles[name]
+        handles += axes.plot([], [], color=LIGHT[colour], linestyle=line, linewidth=2.4)
+    words = {"loc": "outside lower left", "frameon": False, "labelcolor": LIGHT["ink"]}
+    for columns in range(5, 0, -1):
+        legend = figure.legend(handles, [_plain(name) for name in names], ncols=columns, **words)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return -(-len(names) // columns)
+        legend.remove()
 
 
 def _plain(text: str) -> str:

@@ -10,6 +10,8 @@ from active_learning import policies
 from active_learning.config import to_json
 from active_learning.report import charts
 from active_learning.report.__main__ import main
+from active_learning.report.analysis import analyse
+from active_learning.report.runs import load_runs
 from active_learning.settings import Reference, Select
 from tests.report.folders import write_run, write_uniform
 
@@ -62,6 +64,27 @@ def test_a_level_that_a_run_says_nothing_of_has_no_cost(tmp_path, name):
     cells = re.search(rf'<th scope="row">{name}</th>((?:<td>[^<]*</td>){{4}})</tr>', page)[1]
     words = ["–" if value is None else f"{value / 100:.2f}×" for value in expected]
     assert re.findall("<td>([^<]*)</td>", cells) == words
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"), [(["a", "b", "c"], 4), ([f"control: {'long ' * 7}name {n}" for n in range(10)], 3)]
+)
+def test_every_name_of_the_figures_legend_is_inside_it(tmp_path, monkeypatch, names, columns):
+    write_uniform(tmp_path)
+    for name in names:
+        write_run(tmp_path, name, 50, 1, [0.3, 0.6])
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **words: (drawn.append(self), save(self, *args, **words))
+    )
+    assert charts.main_png(analyse(load_runs([tmp_path])), "Title").startswith(b"\x89PNG")
+    (figure,) = drawn
+    figure.draw_without_rendering()  # places everything at the figure's own resolution
+    (legend,) = figure.legends
+    texts = [text.get_window_extent() for text in legend.get_texts()]
+    assert [text.get_text() for text in legend.get_texts()] == ["uniform", *names]
+    assert len({round(text.x0) for text in texts}) == columns
+    assert all(figure.bbox.x0 <= text.x0 and text.x1 <= figure.bbox.x1 and text.y0 >= 0 for text in texts)
 
 
 def test_a_figure_written_twice_is_the_same_file(tmp_path):
