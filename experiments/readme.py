@@ -17,7 +17,6 @@ from experiments.score_comparison import points
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = "| arm | updates | seeds | accuracy, % | difference, points | reference's own, % | wrong labels chosen, % |"
-RULE = {True: "", False: " (does not count: the reference alone is better)", None: " (rule not checked)"}
 DIFFERENCES = "Differences are to uniform's full budget, with standard errors: paired, over the seeds that both have; w: Welch, not paired."
 SAVED = "| | updates saved | total FLOPs saved | wall-clock saved |"
 
@@ -32,7 +31,7 @@ def _row(arm: dict, budget: dict) -> str:
     difference = "-" if gap is None else f"{100 * gap['mean']:+.1f} ± {_percent(gap['standard_error'])}"
     if gap is not None and gap["standard_error"] is not None and not gap["paired"]:
         difference += " w"
-    cells = [arm["name"] + RULE[arm["counts"]], f"{budget['updates']:,}", str(len(budget["seeds"]))]
+    cells = [arm["name"] + measures.RULE[arm["counts"]], f"{budget['updates']:,}", str(len(budget["seeds"]))]
     cells += [_percent(budget["final_mean"]) + sd, difference]
     cells += [_percent(arm["reference_accuracy"]), _percent(budget["wrong_share_chosen"], 0)]
     return "| " + " | ".join(cells) + " |"
@@ -50,7 +49,7 @@ def table(result: dict) -> str:
         tried = measures.BetaBudget(arm["beta_budget"], arm["beta_budget_updates"], arm["budgets_tried"])
         note = f" ({tried.mark})" if tried.mark else ""
         cells = ["-" if value is None else f"{_percent(value)} %" for value in saved]
-        lines.append(f"| {arm['name']}{RULE[arm['counts']]}{note} | " + " | ".join(cells) + " |")
+        lines.append(f"| {arm['name']}{measures.RULE[arm['counts']]}{note} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", clock(result.get("step_seconds"))])
 
 
@@ -134,8 +133,9 @@ def _mean(shares: list[float]) -> str:
 
 
 def pairs(rows: list[dict]) -> str:
-    """The arms of flickr, what they saved, and each claim beside what it has to beat."""
-    return f"{flickr.table(rows)}\n\n{flickr.saved(rows)}\n\n{flickr.beside(rows)}"
+    """The arms of flickr, which of them count, what they saved, and each claim beside what it has to beat."""
+    parts = (flickr.table, flickr.rule, flickr.saved, flickr.beside)
+    return "\n\n".join(part(rows) for part in parts)
 
 
 # By the result's name; the others are reports.

@@ -12,6 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 MIN_BUDGETS = 4
+RULE = {
+    True: "",
+    False: " (does not count: the reference alone is better)",
+    None: " (rule not checked)",
+}  # by row_counts
 UNDECIDED = "The reference alone is within the spread of the level: whether this row counts is not decided."
 Number = float | int
 Numbers = Sequence[Number] | np.ndarray
