@@ -3,9 +3,9 @@
     python -m experiments.flickr --scale=smoke|desk [--phase final|tune] [--workers 2] [--out runs/flickr] [--list]
 
 Setting (a): a clean held-out third trains the reference; its control is the learner trained uniformly on that third. Setting (b): reference,
-gate and tune are as noisy as the pool. Arms by joint selection have the sigmoid loss, and a uniform run and a control of that loss. Choices
-read `tune` only (phase `tune`, seed 0). Figures: mean log(1 + rank), lower is better, and mean recall (of R@1, 5, 10 both ways) on the whole
-test set, those on val beside them; 95 % intervals by bootstrap over test images.
+gate and tune are as noisy as the pool. Arms by joint selection have the sigmoid loss, and a uniform run and a control of that loss. What
+was chosen (docs/image_text.md) was chosen on `tune`, by another seed. Figures: mean log(1 + rank), lower is better, and mean recall (of R@1,
+5, 10 both ways) on the whole test set, those on val beside them; 95 % intervals by bootstrap over test images.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from active_learning import policies
 from active_learning.config import freeze
 from active_learning.metrics import show_log
 from active_learning.models import MLP, Text, TwoTower
+from active_learning.report import measures
 from active_learning.report.__main__ import write
 from active_learning.report.runs import total_flops
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
@@ -103,7 +104,7 @@ def with_select(config: Config, **select) -> Config:
 
 
 def sharper(config: Config) -> Config:
-    """With a score scale of 30 in all, which is for the reference alone."""
+    """With a score scale of 30 in all, for the reference alone in (a+), (b) and (b+); "(a) easy reference" has 10, as the config."""
     return with_select(config, temperature=1 / 3)
 
 
@@ -149,7 +150,8 @@ def final_arms(scale: Scale) -> list[Arm]:
 
 
 def tune_arms(scale: Scale) -> list[Arm]:
-    """What score scale, ratio and window were chosen by: the reference's own kind of pairs, `tune`, seed 0."""
+    """Learnability at other ratios and score scales beside uniform, on `tune`, seed 0. The final arms' scale, ratio and window do not come
+    from here: they were set beforehand, the score scale of the reference alone by single runs of another seed."""
     arms = []
     for noisy in (False, True):
         kind = "(b)" if noisy else "(a)"
@@ -225,13 +227,36 @@ def table(rows: list[dict]) -> str:
         low, high = r["log_rank_interval"]
         chosen = [share for _, share in r["exchanged_chosen"]]
         shares = f"{100 * chosen[0]:.0f} → {100 * chosen[-1]:.0f}" if chosen else "-"
+        name = r["arm"] + measures.RULE[_counts(rows, r)]
         own = "-" if r["reference_recall"] is None else f"{100 * r['reference_recall']:.1f}"
         cells = [
-            r["arm"], str(r["updates"]), str(len(r["seeds"])), f"{_cell(r['log_rank'])} [{low:.3f}, {high:.3f}]", _cell(r["recall"], 100),
+            name, str(r["updates"]), str(len(r["seeds"])), f"{_cell(r['log_rank'])} [{low:.3f}, {high:.3f}]", _cell(r["recall"], 100),
             _cell(r["val_log_rank"]), _cell(r["val_recall"], 100), own, shares, f"{r['flops'] / full['flops']:.2f}",
         ]  # fmt: skip
         out.append("| " + " | ".join(cells) + " |")
     return "\n".join(out)
+
+
+def _level(rows: list[dict], r: dict) -> dict:
+    """Recall of uniform training by a row's own loss: the level that its reference has to lie below."""
+    plain = "uniform, sigmoid" if "joint" in r["arm"] or "sigmoid" in r["arm"] else "uniform"
+    return next((row["recall"] for row in rows if row["arm"] == plain), {"mean": None, "sd": None})
+
+
+def _counts(rows: list[dict], r: dict) -> bool | None:
+    return measures.row_counts(bool(r["exchanged_chosen"]), r["reference_recall"], _level(rows, r)["mean"])
+
+
+def rule(rows: list[dict]) -> str:
+    """Markdown: how it was decided which rows count, and which of them pass by less than the spread."""
+    words = (
+        "A row counts when its reference alone is below uniform training by the same loss; judged by recall, as the references' "
+        "log(1 + rank) was not kept."
+    )
+    levels = [(r, _level(rows, r)) for r in rows]
+    near = [r for r, own in levels if measures.undecided(r["reference_recall"], own["mean"], own["sd"])]
+    names = dict.fromkeys(r["arm"] for r in near)
+    return words + (f"\n\n{'; '.join(names)}: {measures.UNDECIDED}" if names else "")
 
 
 def saved(rows: list[dict]) -> str:
@@ -244,8 +269,13 @@ def saved(rows: list[dict]) -> str:
         if sooner and r["log_rank"]["mean"] <= full["log_rank"]["mean"]:
             reached.setdefault(r["arm"], r)
     for name, r in reached.items():
-        updates, flops = 1 - r["updates"] / full["updates"], 1 - r["flops"] / full["flops"]
-        out.append(f"| {name} | {r['updates']} | {100 * updates:.0f} % | {100 * flops:.0f} % |")
+        beta = r["updates"] / full["updates"]
+        tried = measures.BetaBudget(beta, r["updates"], sum(other["arm"] == name for other in rows)).mark
+        marks = measures.RULE[_counts(rows, r)] + (f" ({tried})" if tried else "")
+        marks += " (trained on the clean third as well, uniform is not)" if name.startswith("(a+)") else ""
+        out.append(
+            f"| {name}{marks} | {r['updates']} | {100 - 100 * beta:.0f} % | {100 - 100 * r['flops'] / full['flops']:.0f} % |"
+        )
     return "\n".join(out)
 
 
@@ -347,7 +377,7 @@ def main() -> None:
             rows = kept(arms, out, done, name)
     metric = "test/recall" if args.phase == "final" else "tune/recall"
     page = write(done, out / "report", metric, "Exchanged captions: uniform training and selection of pairs")
-    print(f"{table(rows)}\n\n{saved(rows)}\n\n{beside(rows)}")
+    print("\n\n".join(part(rows) for part in (table, rule, saved, beside)))
     print(page / "index.html")
 
 

@@ -4,7 +4,8 @@
     python -m experiments.noise --scale=desk --times    # on a quiet machine: what the wall-clock is made of
 
 Setting (i): no clean label anywhere: pool, reference part, gate and tune carry the human labels `worse`. Setting (ii): reference part, gate
-and tune are clean. Every choice was made on `tune` (phase `tune`, seed 0); the final arms read the test set on seeds nobody had used.
+and tune are clean. Choices read `tune` and the gate only, on other seeds (phase `tune`: 0 and 1); the final arms read the test set on seeds
+nobody had used.
 """
 
 import argparse
@@ -165,10 +166,10 @@ def keep(page: Path, name: str) -> None:
 
 
 def run(arms: list[Arm], out: Path, name: str, times: Path) -> Path:
-    """Runs the arms and writes the page after each seed; the folder of the last."""
-    metric = "tune/accuracy" if name.endswith("tune") else "test/accuracy"
-    smoke = "smoke" in name
-    seconds = json.loads(times.read_text()) if times.exists() else None
+    """Runs the arms and writes the page after each seed; the folder of the last. The step times are those of the final arms' ratio."""
+    smoke, tune = "smoke" in name, name.endswith("tune")
+    metric = "tune/accuracy" if tune else "test/accuracy"
+    seconds = json.loads(times.read_text()) if times.exists() and not tune else None
     for folders in run_all(arms, out, None if smoke else RESULTS / name):
         page = write(folders, out / "report", metric, TITLE, seconds)
         if not smoke:

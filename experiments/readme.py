@@ -11,11 +11,13 @@ import statistics
 import sys
 from pathlib import Path
 
+from active_learning.report import measures
 from experiments import flickr
 from experiments.score_comparison import points
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = "| arm | updates | seeds | accuracy, % | difference, points | reference's own, % | wrong labels chosen, % |"
+DIFFERENCES = "Differences are to uniform's full budget, with standard errors: paired, over the seeds that both have; w: Welch, not paired."
 SAVED = "| | updates saved | total FLOPs saved | wall-clock saved |"
 
 
@@ -27,8 +29,10 @@ def _row(arm: dict, budget: dict) -> str:
     sd = "" if budget["final_sd"] is None else f" ± {_percent(budget['final_sd'])}"
     gap = budget["difference"]
     difference = "-" if gap is None else f"{100 * gap['mean']:+.1f} ± {_percent(gap['standard_error'])}"
-    name = arm["name"] + ("" if arm["counts"] is not False else " (does not count: the reference alone is better)")
-    cells = [name, f"{budget['updates']:,}", str(len(budget["seeds"])), _percent(budget["final_mean"]) + sd, difference]
+    if gap is not None and gap["standard_error"] is not None and not gap["paired"]:
+        difference += " w"
+    cells = [arm["name"] + measures.RULE[arm["counts"]], f"{budget['updates']:,}", str(len(budget["seeds"]))]
+    cells += [_percent(budget["final_mean"]) + sd, difference]
     cells += [_percent(arm["reference_accuracy"]), _percent(budget["wrong_share_chosen"], 0)]
     return "| " + " | ".join(cells) + " |"
 
@@ -37,14 +41,27 @@ def table(result: dict) -> str:
     """The arms of one result at every budget, and what the arms that reach the level saved."""
     lines = [HEADER, "|" + " --- |" * 7]
     lines += [_row(arm, budget) for arm in result["arms"] for budget in arm["budgets"]]
-    lines += ["", SAVED, "|" + " --- |" * 4]
+    lines += ["", DIFFERENCES, *undecided(result), "", SAVED, "|" + " --- |" * 4]
     for arm in result["arms"]:
         if arm["updates_saved"] is None or arm["baseline"]:
             continue
         saved = (arm["updates_saved"], arm["total_flops_saved"], arm["wall_clock_saved"])
-        note = "" if arm["beta_budget_enough"] else f" ({arm['budgets_tried']} budgets only)"
-        lines.append(f"| {arm['name']}{note} | " + " | ".join(f"{_percent(v)} %" for v in saved) + " |")
+        tried = measures.BetaBudget(arm["beta_budget"], arm["beta_budget_updates"], arm["budgets_tried"])
+        note = f" ({tried.mark})" if tried.mark else ""
+        cells = ["-" if value is None else f"{_percent(value)} %" for value in saved]
+        lines.append(f"| {arm['name']}{measures.RULE[arm['counts']]}{note} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", clock(result.get("step_seconds"))])
+
+
+def undecided(result: dict) -> list[str]:
+    """A sentence on the arms that pass the level rule by less than the level's spread, if there are any."""
+    level = next((arm["budgets"][-1] for arm in result["arms"] if arm["baseline"]), None)
+    names = [
+        arm["name"]
+        for arm in result["arms"]
+        if level and measures.undecided(arm["reference_accuracy"], level["final_mean"], level["final_sd"])
+    ]
+    return ["", f"{'; '.join(names)}: {measures.UNDECIDED}"] if names else []
 
 
 def clock(seconds: dict[str, float] | None) -> str:
@@ -116,8 +133,9 @@ def _mean(shares: list[float]) -> str:
 
 
 def pairs(rows: list[dict]) -> str:
-    """The arms of flickr, what they saved, and each claim beside what it has to beat."""
-    return f"{flickr.table(rows)}\n\n{flickr.saved(rows)}\n\n{flickr.beside(rows)}"
+    """The arms of flickr, which of them count, what they saved, and each claim beside what it has to beat."""
+    parts = (flickr.table, flickr.rule, flickr.saved, flickr.beside)
+    return "\n\n".join(part(rows) for part in parts)
 
 
 # By the result's name; the others are reports.

@@ -3,9 +3,9 @@
     python -m experiments.score_comparison --scale=smoke|desk [--workers 2] [--out runs/score_comparison] [--list]
 
 Same models, data, rates and number of updates for all, T = 1 where a policy samples (nothing is tuned for any of them); beside them the
-sharper recipe of configs/cifar10n.py, whose ratio, temperature and window were chosen on `tune`, other seeds. Each policy is
-compared with uniform training of the same seed twice: at equal updates, and at equal total FLOPs, for which uniform is trained at longer
-budgets too, each with its own decayed schedule, and interpolated. Rows marked control keep the others honest. RHO with a reference of
+sharper recipe of configs/cifar10n.py, whose ratio and temperature were chosen by single runs of another seed on the gate and `tune`. Each
+policy is compared with uniform training of the same seed twice: at equal updates, and at equal total FLOPs, for which uniform is trained at
+longer budgets too, each with its own decayed schedule, and interpolated. Rows marked control keep the others honest. RHO with a reference of
 another size than the learner is expected to be worst on compute.
 """
 

@@ -6,47 +6,49 @@ What a run measures depends on what else the machine did meanwhile; runs of one 
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import jax
 import numpy as np
 
 from active_learning.build import build, first_state, loader_of
+from active_learning.schedule import Updates
 from active_learning.settings import Config, reference_config
-from active_learning.step import train_step, uniform_step
+
+KINDS = ("uniform", "active", "ahead", "reference")
 
 
 def _stepper(config: Config, kind: str) -> Callable[[int], None]:
-    """Runs updates of one kind, as the loop does: the next examples, the step, the figures of the step before."""
+    """Carries out updates of one kind, as the loop does; the figures of each are fetched while the next one runs."""
+    active = kind in ("active", "ahead")
+    if active:
+        config = replace(config, select=replace(config.select, schedule="ahead" if kind == "ahead" else "exact"))
     it = build(reference_config(config) if kind == "reference" else config)
-    step = train_step if kind == "active" else uniform_step
-    count = config.batch_size * config.select.ratio if kind == "active" else it.config.batch_size
-    loader = loader_of(it, 0)
-    reference = it.task.init(it.scorer, jax.random.key(1))
-    held = [first_state(it, reference if kind == "active" else None)]
-    compiled = jax.jit(partial(step, it.recipe), donate_argnums=0).lower(held[0], loader.peek(count).batch).compile()
+    updates = Updates(it, loader_of(it, 0), restored=False)
+    held = [first_state(it, it.scorer_task.init(it.scorer, jax.random.key(1)) if active else None)]
+    updates.compile(held[0], active)
 
-    def run(updates: int) -> None:
+    def run(count: int) -> None:
         late = None
-        for _ in range(updates):
-            held[0], said = compiled(held[0], loader.next(count).batch)
-            late, said = said, late
+        for _ in range(count):
+            held[0], said = updates(held[0], active, more=active)
+            late, said = said.figures, late
             jax.device_get(said)
-        jax.block_until_ready(late)
+        jax.block_until_ready((held[0], late))
 
     return run
 
 
 def step_seconds(config: Config, rounds: int = 9, updates: int = 10) -> dict[str, float]:
-    """Median seconds of a "uniform", an "active" and a "reference" update; the order turns from round to round."""
+    """Median seconds of an update of each kind: "uniform", "active", "ahead" (selected for during the one before) and "reference"; the
+    order turns from round to round."""
     plain = replace(config, evaluate=replace(config.evaluate, gate=""))
-    steppers = {kind: _stepper(plain, kind) for kind in ("uniform", "active", "reference")}
-    seconds: dict[str, list[float]] = {kind: [] for kind in steppers}
+    steppers = {kind: _stepper(plain, kind) for kind in KINDS}
+    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for stepper in steppers.values():
         stepper(2)
     for n in range(rounds):
-        kinds = list(steppers)
-        for kind in kinds[n % 3 :] + kinds[: n % 3]:
+        first = n % len(KINDS)
+        for kind in KINDS[first:] + KINDS[:first]:
             began = time.perf_counter()
             steppers[kind](updates)
             seconds[kind].append((time.perf_counter() - began) / updates)

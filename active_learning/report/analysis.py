@@ -1,7 +1,7 @@
 """From runs to everything a page says: arms, budgets, seed means, savings and the caveats that must be printed with
 them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -67,13 +67,14 @@ class Group:
 @dataclass(frozen=True)
 class Arm:
     """All budgets of one name, shortest first, and what the arm saved against the baseline (None: not reached, no
-    baseline)."""
+    baseline). `undecided`: it counts, but by less than the level's spread over seeds."""
 
     name: str
     baseline: bool
     groups: tuple[Group, ...]
     reference_accuracy: float | None
     counts: bool | None
+    undecided: bool = False
     beta_curve: float | None = None
     reached_step: float | None = None
     beta_budget: measures.BetaBudget | None = None
@@ -113,12 +114,13 @@ class Analysis:
 
 
 SAVED = ("updates_saved", "total_flops_saved", "wall_clock_saved")
+LOWER_IS_BETTER = ("loss", "log_rank", "mean_rank", "median_rank")  # how evaluators' names of such figures end
 
 
 def analyse(runs: list[Run], metric: str = "test/accuracy") -> Analysis:
     """Groups runs by (name, total_steps) over seeds and compares arms with the baseline. RunError: `metric` never
-    measured."""
-    if metric.rsplit("/", 1)[-1].endswith("loss"):
+    measured, or lower is better."""
+    if metric.endswith(LOWER_IS_BETTER):
         raise RunError(f"--metric {metric}: a metric where higher is better is needed")
     final_metric = _final_metric(runs, metric)
     by_name: dict[str, dict[int, list[Run]]] = {}
@@ -215,7 +217,9 @@ def _arm(groups: tuple[Group, ...], baseline: bool, against: Group | None) -> Ar
     references = [run.reference for group in groups for run in group.runs if run.reference is not None]
     accuracy = _mean([reference.accuracy for reference in references])
     level = against.final if against else None
-    arm = Arm(groups[0].name, baseline, groups, accuracy, measures.row_counts(bool(references), accuracy, level))
+    counts = measures.row_counts(bool(references), accuracy, level)
+    undecided = measures.undecided(accuracy, level, against.sd if against else None)
+    arm = Arm(groups[0].name, baseline, groups, accuracy, counts, undecided)
     if against is None:
         return arm
     full, curve = float(against.budget), groups[-1].curve
@@ -235,7 +239,7 @@ def _arm(groups: tuple[Group, ...], baseline: bool, against: Group | None) -> Ar
         "total_flops_saved_curve": measures.total_flops_saved_curve(curve.step, curve.flops, first, flops),
         "wall_clock_saved_curve": measures.wall_clock_saved_curve(curve.step, curve.seconds, first, seconds),
     }
-    return Arm(arm.name, baseline, groups, accuracy, arm.counts, beta_curve, first, budget, saved)
+    return replace(arm, beta_curve=beta_curve, reached_step=first, beta_budget=budget, saved=saved)
 
 
 def _mean(values: list[float | None]) -> float | None:
@@ -276,12 +280,17 @@ def _arm_notes(arm: Arm) -> list[str]:
         keys = differing_keys(group.runs)
         if keys:
             notes.append(f"{arm.name}, {group.budget:,} updates: its seeds also differ in {', '.join(keys[:4])}.")
-    uncharged = [
-        run.reference for group in arm.groups for run in group.runs if run.reference and not run.reference.charged
-    ]
-    if uncharged:
-        cost = f"{np.mean([r.flops for r in uncharged]):.3g} FLOPs, {np.mean([r.seconds for r in uncharged]):.3g} s"
+    references = [run.reference for group in arm.groups for run in group.runs if run.reference]
+    loaded = [reference for reference in references if not reference.charged and reference.flops]
+    if loaded:
+        cost = f"{np.mean([r.flops for r in loaded]):.3g} FLOPs, {np.mean([r.seconds for r in loaded]):.3g} s"
         notes.append(f"{arm.name}: its reference was loaded and its training is not charged ({cost}).")
+    if references and arm.reference_accuracy is None:
+        notes.append(f"{arm.name}: its reference’s own accuracy is not known, so the level rule is not checked.")
+    if arm.undecided:
+        notes.append(f"{arm.name}: {measures.UNDECIDED}")
+    if any(np.isnan(group.mean("train_seconds")) for group in arm.groups):
+        notes.append(f"{arm.name}: the time of its updates was not measured, so its wall-clock is unknown.")
     recompute = arm.shown.account("recompute")
     if recompute:
         extra = f"recomputation, {recompute:.3g} FLOPs at {arm.shown.budget:,} updates"

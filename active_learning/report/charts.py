@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from active_learning.report.analysis import Analysis, Arm
-from active_learning.report.runs import ACCOUNTS, number
+from active_learning.report.runs import ACCOUNTS, Run, number
 
 ARMS = 7  # colours before they repeat, with another line style
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
@@ -37,6 +37,7 @@ COLOURS = {
 LIGHT = {name: light for name, (light, _) in COLOURS.items()}
 # Matplotlib writes real colours only: each name gets a stand-in that `to_svg` turns into var(--name).
 STAND_INS = {name: f"#0a0b{n:02x}" for n, name in enumerate(COLOURS)}
+LEVELS = {"replayed policy": 1, "foundation dataset": 3, "pretrained": 4, "none": 5}  # how many accounts are paid
 CLOCKS = {"updates": "updates of the learner", "flops": "total FLOPs", "seconds": "wall-clock"}
 ACCOUNT_WORDS = {
     "learner_train": "learner train", "online_score": "online score", "online_train": "online train",
@@ -117,7 +118,8 @@ def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: 
     """Accuracy against one clock: curve and band of each arm's longest budget, every budget's end, where the level is
     met."""
     styles = arm_colours(analysis)
-    scale, label = unit(clock, max(group.clock(clock) for arm in analysis.arms for group in arm.groups))
+    ends = [number(group.clock(clock)) or 0.0 for arm in analysis.arms for group in arm.groups]  # 0: unknown
+    scale, label = unit(clock, max(ends))
     for arm in analysis.arms:
         colour, line = styles[arm.name]
         _arm_curve(axes, arm, theme[colour], line, clock, scale)
@@ -173,28 +175,36 @@ def _bottom(analysis: Analysis) -> float | None:
 def main_png(analysis: Analysis, title: str) -> bytes:
     """The main figure, three panels and a legend, as PNG (for a README)."""
     with matplotlib.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(13.0, 4.9), layout="constrained", facecolor=LIGHT["paper"])
+        figure = Figure(layout="constrained", facecolor=LIGHT["paper"])
+        figure.set_figwidth(13.0)
         panels = figure.subplots(1, 3, sharey=True)
         for axes, clock in zip(panels, CLOCKS, strict=True):
             tidy(axes, LIGHT)
             draw_progress(axes, LIGHT, analysis, clock)
         panels[0].set_ylabel(analysis.metric)
-        styles = arm_colours(analysis)
-        handles = [
-            panels[0].plot([], [], color=LIGHT[colour], linestyle=line, linewidth=2.4)[0]
-            for colour, line in styles.values()
-        ]
-        order = sorted(
-            zip(styles, handles, strict=True),
-            key=lambda pair: pair[0] != (analysis.baseline.name if analysis.baseline else ""),
-        )
-        names = [_plain(name) for name, _ in order]
-        words = {"ncols": 5, "frameon": False, "labelcolor": LIGHT["ink"]}
-        figure.legend([handle for _, handle in order], names, loc="outside lower left", **words)
+        rows = _legend_below(figure, panels[0], analysis)
+        figure.set_figheight(4.5 + 0.22 * rows)
         figure.suptitle(_plain(title), x=0.008, ha="left", color=LIGHT["ink"], fontsize=13, fontweight="bold")
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=160)
     return out.getvalue()
+
+
+def _legend_below(figure: Figure, axes: Axes, analysis: Analysis) -> int:
+    """Every arm's name under the panels, the baseline first, in as many columns (up to 5) as the figure is wide enough for; the number of
+    rows."""
+    styles = arm_colours(analysis)
+    names = [arm.name for arm in analysis.arms]  # the baseline is the first
+    handles = []
+    for name in names:
+        colour, line = styles[name]
+        handles += axes.plot([], [], color=LIGHT[colour], linestyle=line, linewidth=2.4)
+    words = {"loc": "outside lower left", "frameon": False, "labelcolor": LIGHT["ink"]}
+    for columns in range(5, 0, -1):
+        legend = figure.legend(handles, [_plain(name) for name in names], ncols=columns, **words)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return -(-len(names) // columns)
+        legend.remove()
 
 
 def _plain(text: str) -> str:
@@ -231,19 +241,39 @@ def _whole(analysis: Analysis) -> float:
     return (analysis.baseline.longest.mean("total_flops") if analysis.baseline else max(totals)) or 1.0
 
 
-def amortised(analysis: Analysis) -> dict[str, dict[str, float]]:
-    """Arm -> cost over the baseline's at the four levels of amortisation: running sums of the accounts.
+def amortised(analysis: Analysis) -> dict[str, dict[str, float | None]]:
+    """Arm -> cost over the baseline's at the four levels of amortisation: running sums of the accounts; None: a level of which a run of
+    this kind says nothing.
 
     "none" adds the training of a reference that was loaded and not charged to the run.
     """
     whole = _whole(analysis)
-    levels = {"replayed policy": 1, "foundation dataset": 3, "pretrained": 4, "none": 5}
-    costs = {}
+    costs: dict[str, dict[str, float | None]] = {}
     for arm in analysis.arms:
-        costs[arm.name] = {name: sum(arm.shown.account(a) for a in ACCOUNTS[:n]) / whole for name, n in levels.items()}
-        loaded = [run.reference.flops if run.reference and not run.reference.charged else 0.0 for run in arm.shown.runs]
-        costs[arm.name]["none"] += float(np.mean(loaded)) / whole
+        runs = arm.shown.runs
+        unknown = set[str]().union(*map(_not_told, runs))
+        loaded = [run.reference.flops if run.reference and not run.reference.charged else 0.0 for run in runs]
+        sums = {name: sum(arm.shown.account(a) for a in ACCOUNTS[:n]) for name, n in LEVELS.items()}
+        sums["none"] += float(np.mean(loaded))
+        costs[arm.name] = {name: None if name in unknown else value / whole for name, value in sums.items()}
     return costs
+
+
+def _not_told(run: Run) -> set[str]:
+    """The levels that a run's accounts cannot tell the cost of: it did not do itself what would be paid for there."""
+    needs, kind = run.setting("select.policy.needs", ()), run.setting("reference.kind", "trained")
+    names = {"replayed policy"} if "learner" in needs else set()  # its scoring is inside learner train
+    if run.setting("select.replay"):
+        names |= set(LEVELS) - {"replayed policy"}
+    if "reference" not in needs and run.setting("select.policy.keep", 1.0) == 1:
+        return names
+    if kind == "stored":
+        names |= {"pretrained", "none"}
+    elif kind in ("cotrained", "online"):  # no reference is there before the run
+        names |= {"foundation dataset", "pretrained"}
+    elif kind == "loaded" and run.setting("reference.path", "").endswith(".npz"):  # published weights
+        names |= {"none"}
+    return names
 
 
 def series(arm: Arm, value: Callable[[dict], float | None], bins: int = 60) -> tuple[np.ndarray, np.ndarray] | None:

@@ -1,7 +1,7 @@
 """The sentence that the page opens with: the numbers, or plainly that nothing was saved."""
 
 from active_learning.report.analysis import Analysis, Arm
-from active_learning.report.measures import MIN_BUDGETS
+from active_learning.report.measures import MIN_BUDGETS, UNDECIDED
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -48,14 +48,14 @@ def headline(analysis: Analysis) -> str:
 
 
 def _not_reached(arm: Arm, level: str, arms: int, analysis: Analysis) -> str:
-    gap = arm.longest.gap
-    error = "" if gap.error is None else f" ± {100 * gap.error:.1f}"
+    last, base = arm.longest, analysis.baseline.longest
+    known = last.gap.error is not None and set(last.finals) == set(base.finals)  # else it is that of another mean
+    error = f" ± {100 * last.gap.error:.1f}" if known else ""
     who = f"{arm.name} did not reach" if arms == 1 else f"None of the {arms} arms that count reached"
     if arms > 1 and not all(other.counts is not False for other in analysis.others):
         who = "No arm that counts reached"
-    side = "below" if gap.mean < 0 else "above"
     nearest = "It" if arms == 1 else f"The nearest, {arm.name},"
-    ended = f"{abs(100 * gap.mean):.1f}{error} points {side} it after {arm.longest.budget:,} updates"
+    ended = f"{100 * (analysis.level - last.final):.1f}{error} points below it after {last.budget:,} updates"
     return f"Nothing was saved: {who} {level}. {nearest} ended {ended}."
 
 
@@ -89,6 +89,8 @@ def _cautions(analysis: Analysis, arm: Arm) -> list[str]:
         )
     if arm.counts is None:
         cautions.append("Whether this counts is unknown: the accuracy of its reference was not recorded.")
+    if arm.undecided:
+        cautions.append(UNDECIDED)
     if arm.deciding is not None and not arm.beta_budget.enough:
         tried = f"{arm.beta_budget.tried} decayed budget{'s were' if arm.beta_budget.tried > 1 else ' was'} tried"
         cautions.append(f"Only {tried} ({MIN_BUDGETS} are needed), so this is provisional.")

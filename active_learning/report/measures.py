@@ -12,6 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 MIN_BUDGETS = 4
+RULE = {
+    True: "",
+    False: " (does not count: the reference alone is better)",
+    None: " (rule not checked)",
+}  # by row_counts
+UNDECIDED = "The reference alone is within the spread of the level: whether this row counts is not decided."
 Number = float | int
 Numbers = Sequence[Number] | np.ndarray
 
@@ -37,7 +43,7 @@ class BetaBudget:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean difference to the baseline and its standard error (None with fewer than two seeds on a side)."""
+    """Mean difference to the baseline and its standard error (None with fewer than two seeds on a side); `paired`: by common seeds."""
 
     mean: float
     error: float | None
@@ -65,7 +71,8 @@ def beta_budget(finals: Mapping[int, Number], level: Number, baseline_updates: N
 
 
 def _saved(cost: Number | None, baseline: Number | None) -> float | None:
-    return None if cost is None or not baseline else 1.0 - cost / baseline
+    known = cost is not None and baseline and math.isfinite(cost) and math.isfinite(baseline)
+    return 1.0 - cost / baseline if known else None
 
 
 def updates_saved(beta: float | None) -> float | None:
@@ -110,20 +117,18 @@ def _at(steps: Numbers, values: Numbers, step: Number | None) -> float | None:
 
 
 def difference(values: Mapping[int, Number], baseline: Mapping[int, Number]) -> Difference:
-    """Mean(values) - mean(baseline) with its standard error; both map seed -> value.
+    """`values` less `baseline` with its standard error; both map seed -> value.
 
-    The same seeds on both sides: paired, sd(differences) / sqrt(n). Otherwise Welch, sqrt(s1^2 / n1 + s2^2 / n2).
-    Sample deviations (n - 1).
+    With at least two seeds on both sides: paired, the mean over these common seeds and sd(differences) / sqrt(n). Otherwise the
+    difference of the two means, and Welch's sqrt(s1^2 / n1 + s2^2 / n2). Sample deviations (n - 1).
     """
+    common = [seed for seed in values if seed in baseline]
+    if len(common) > 1:
+        gaps = np.array([values[seed] - baseline[seed] for seed in common])
+        return Difference(float(gaps.mean()), float(gaps.std(ddof=1) / math.sqrt(gaps.size)), True)
     a, b = np.array(list(values.values()), float), np.array(list(baseline.values()), float)
-    mean = float(a.mean() - b.mean())
-    paired = set(values) == set(baseline)
-    if min(a.size, b.size) < 2:
-        return Difference(mean, None, paired)
-    if paired:
-        gaps = np.array([values[seed] - baseline[seed] for seed in values])
-        return Difference(mean, float(gaps.std(ddof=1) / math.sqrt(gaps.size)), True)
-    return Difference(mean, float(math.sqrt(a.var(ddof=1) / a.size + b.var(ddof=1) / b.size)), False)
+    error = math.sqrt(a.var(ddof=1) / a.size + b.var(ddof=1) / b.size) if min(a.size, b.size) > 1 else None
+    return Difference(float(a.mean() - b.mean()), error, False)
 
 
 def spread(values: Numbers) -> float | None:
@@ -141,6 +146,14 @@ def row_counts(has_reference: bool, reference_accuracy: Number | None, level: Nu
     if reference_accuracy is None or level is None:
         return None
     return reference_accuracy < level
+
+
+def undecided(reference_accuracy: Number | None, level: Number | None, level_sd: Number | None) -> bool:
+    """Whether a row passes the level rule by less than the level's own spread over seeds. False where it fails the rule (it does not count,
+    by however little) and where something is unknown."""
+    if reference_accuracy is None or level is None or level_sd is None:
+        return False
+    return 0 < level - reference_accuracy < level_sd
 
 
 def mean_share(shares: Numbers, examples: Numbers) -> float | None:

@@ -118,7 +118,8 @@ def _accounts(analysis: Analysis) -> str:
     )
     cuts = _note(
         "The same bars, cut where parts are already paid for: choices of an earlier run replayed, reference scores "
-        "stored beside the data, a reference that exists, or nothing (a loaded reference is then paid for too)."
+        "stored beside the data, a reference that exists, or nothing (a loaded reference is then paid for too). A dash: "
+        "such a run does not tell."
     )
     return (
         f'<h2>Where the compute goes</h2>{bars}<ul class="legend">{items}</ul><div class="bars">{svg}</div>'
@@ -132,7 +133,8 @@ def _amortisation(analysis: Analysis) -> str:
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
     rows = []
     for arm, costs in levels.items():
-        cells = "".join(f"<td>{costs[name]:.2f}×</td>" for name in names)
+        words = ["–" if costs[name] is None else f"{costs[name]:.2f}×" for name in names]
+        cells = "".join(f"<td>{word}</td>" for word in words)
         rows.append(f'<tr><th scope="row">{escape(arm)}</th>{cells}</tr>')
     table = f'<table><thead><tr><th scope="col">amortised</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     return f'<div class="scroll small" tabindex="0">{table}</div>'

@@ -61,6 +61,13 @@ class Run:
         """The five accounts together."""
         return total_flops(self.flops)
 
+    def setting(self, key: str, default=None):
+        """A dotted key of the config; `default` where it was not written, as is a late key at its own."""
+        value = self.config
+        for name in key.split("."):
+            value = value.get(name, default) if isinstance(value, dict) else default
+        return value
+
     def final_value(self, metric: str) -> float | None:
         """The value at the end of the run: from the summary, else the last line that has it; None when it was never
         measured."""
@@ -166,17 +173,27 @@ def read_run(folder: Path) -> Run:
 
 def timed(run: Run, seconds: dict[str, float]) -> Run:
     """The run with the wall-clock that it has on a quiet machine: updates of each kind times the seconds of one ("uniform", "active",
-    "reference"), measured in turns in one process. What the run itself measured depends on what else ran beside it."""
+    "ahead", "reference"), measured in turns in one process. What the run itself measured depends on what else ran beside it. NaN: updates
+    of its kind were not measured."""
     window = run.window_steps or 0
     charged = run.reference is not None and run.reference.charged
     before = run.reference.steps * seconds["reference"] if charged else 0.0
+    chosen = seconds.get(_kind_in_window(run), math.nan) if window else 0.0
 
     def clock(step: float | int) -> float:
         active = min(step, window)
-        return before + active * seconds["active"] + (step - active) * seconds["uniform"]
+        return before + active * chosen + (step - active) * seconds["uniform"]
 
     lines = tuple(line | {"train_seconds": clock(line["step"])} for line in run.lines)
     return replace(run, lines=lines, train_seconds=clock(run.total_steps))
+
+
+def _kind_in_window(run: Run) -> str:
+    """The kind of a run's updates while selection is on; "" where other models score than in those that are measured."""
+    needs = run.setting("select.policy.needs", ("online", "reference"))
+    if set(needs) != {"online", "reference"} or run.setting("reference.kind", "trained") not in ("trained", "loaded"):
+        return ""
+    return "ahead" if run.setting("select.schedule") == "ahead" else "active"
 
 
 def read_probe(step: int, path: Path) -> Probe:

@@ -5,7 +5,7 @@ from html import escape
 from active_learning.report.analysis import SAVED, Analysis, Arm, Group
 from active_learning.report.charts import amortised
 from active_learning.report.headline import headline, percent
-from active_learning.report.runs import ACCOUNTS
+from active_learning.report.runs import ACCOUNTS, number
 
 COLUMNS = (
     "arm", "budget", "seeds", "final", "difference ± its error", "reference", "β curve", "β budget",
@@ -52,7 +52,9 @@ def _beta(beta: float | None, judged: bool, mark: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as "41.2 s", "12 min 03 s" or "2 h 05 min"."""
+    """Seconds as "41.2 s", "12 min 03 s" or "2 h 05 min"; an en dash when unknown."""
+    if number(seconds) is None:
+        return "–"
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -93,8 +95,8 @@ def legend(analysis: Analysis) -> str:
     """What the columns mean, in one paragraph."""
     return (
         f"Final values are {analysis.final_metric}, mean ± standard deviation over seeds; differences (in points) are "
-        "to the baseline’s full budget, with their standard error (p: paired by seed, where seeds are the same; w: "
-        f"Welch). β curve: first update from which mean {analysis.metric} stays at or above the baseline’s final "
+        "to the baseline’s full budget, with their standard error (p: paired, over the seeds that both have; w: Welch, "
+        f"fewer than two in common). β curve: first update from which mean {analysis.metric} stays at or above the baseline’s final "
         "value, over the baseline’s updates, on the arm’s longest budget. β budget: shortest fully decayed budget that "
         "ends at or above the baseline, over its updates; all savings are taken there. An arm counts only when its "
         "reference alone is below the level to reach. Total FLOPs: five accounts, reference training included where it "
@@ -125,6 +127,7 @@ def _arm(arm: Arm) -> dict:
         "name": arm.name,
         "baseline": arm.baseline,
         "counts": arm.counts,
+        "counts_undecided": arm.undecided,
         "reference_accuracy": arm.reference_accuracy,
         "beta_curve": arm.beta_curve,
         "beta_budget": budget.beta if budget else None,
@@ -149,12 +152,12 @@ def _budget(group: Group) -> dict:
         "candidates": group.mean("candidates"),
         "flops": {account: group.account(account) for account in (*ACCOUNTS, "recompute")},
         "total_flops": group.mean("total_flops"),
-        "train_seconds": group.mean("train_seconds"),
+        "train_seconds": number(group.mean("train_seconds")),
         "worst_class": group.worst_class,
         "wrong_share_chosen": group.wrong_share,
         "curve": {
             "step": curve.step.tolist(), "mean": curve.mean.tolist(),
             "sd": None if curve.sd is None else curve.sd.tolist(),
-            "total_flops": curve.flops.tolist(), "train_seconds": curve.seconds.tolist(),
+            "total_flops": curve.flops.tolist(), "train_seconds": [number(value) for value in curve.seconds.tolist()],
         },
     }  # fmt: skip

@@ -4,21 +4,64 @@ import json
 
 import numpy as np
 
+from active_learning.report import measures
 from experiments import flickr
 
 
-def test_what_is_saved_is_read_off_the_shortest_budget_that_reaches_uniform():
-    def row(arm, updates, flops, log_rank):
-        return {"arm": arm, "updates": updates, "flops": flops, "log_rank": {"mean": log_rank}}
+def short(arm, updates, flops, log_rank, own=None, recall=0.02, selects=True):
+    """A line of the table, as far as the rule and the savings read it."""
+    chosen = [[1, 0.3]] if selects else []
+    figures = {"log_rank": {"mean": log_rank, "sd": None}, "recall": {"mean": recall, "sd": 0.004}}
+    return {
+        "arm": arm,
+        "updates": updates,
+        "flops": flops,
+        "reference_recall": own,
+        "exchanged_chosen": chosen,
+    } | figures
 
-    rows = [
-        row("uniform", 100, 10.0, 5.0),
-        row("chosen", 100, 14.0, 4.0),
-        row("chosen", 20, 4.0, 5.1),
-        row("chosen", 40, 7.0, 4.9),
-    ]
-    found = flickr.saved([*rows, row("worse", 90, 9.0, 5.1), row("joint, sigmoid", 40, 1.0, 1.0)])
+
+UNIFORM = short("uniform", 100, 10.0, 5.0, selects=False)
+
+
+def test_what_is_saved_is_read_off_the_shortest_budget_that_reaches_uniform():
+    budgets = ((100, 14.0, 4.0), (20, 4.0, 5.1), (40, 7.0, 4.9), (70, 9.0, 4.5))
+    rows = [UNIFORM, *(short("chosen", *budget, own=0.01) for budget in budgets)]
+    found = flickr.saved([*rows, short("worse", 90, 9.0, 5.1), short("joint, sigmoid", 40, 1.0, 1.0)])
     assert found.splitlines()[2:] == ["| chosen | 40 | 60 % | 30 % |"]
+
+
+def test_what_is_saved_says_what_a_reader_must_know():
+    better = " (does not count: the reference alone is better)"
+    rows = [
+        UNIFORM,
+        short("(a) few", 40, 7.0, 4.9, own=0.03),
+        short("(b) fair", 40, 7.0, 4.9, own=0.01),
+        short("(b+) unknown", 40, 7.0, 4.9),
+        *(short("(a+) more", updates, 7.0, 4.9, own=0.02) for updates in (40, 50, 60, 70)),
+    ]
+    assert flickr.saved(rows).splitlines()[2:] == [
+        f"| (a) few{better} (1 budget only) | 40 | 60 % | 30 % |",
+        "| (b) fair (1 budget only) | 40 | 60 % | 30 % |",
+        "| (b+) unknown (rule not checked) (1 budget only) | 40 | 60 % | 30 % |",
+        f"| (a+) more{better} (trained on the clean third as well, uniform is not) | 40 | 60 % | 30 % |",
+    ]
+
+
+def test_the_rule_is_that_of_a_rows_own_loss_and_what_it_leaves_open_is_named():
+    sigmoid = short("uniform, sigmoid", 100, 10.0, 5.0, recall=0.03, selects=False)
+    rows = [UNIFORM, sigmoid, short("(a) joint", 100, 9.0, 4.0, own=0.025), short("(a) soft", 100, 9.0, 4.0, own=0.025)]
+    rows += [short("(b) near", 100, 9.0, 4.0, own=0.017), short("(b) far", 100, 9.0, 4.0, own=0.015)]
+    judged, near = flickr.rule(rows).split("\n\n")
+    assert "by recall" in judged
+    assert near == f"(b) near: {measures.UNDECIDED}"
+    assert "\n" not in flickr.rule(rows[:2])
+    full = {"seeds": [0], "log_rank_interval": [4.0, 5.0], "val_log_rank": None, "val_recall": None}
+    named = [line.split(" | ")[0] for line in flickr.table([r | full for r in rows]).splitlines()[2:]]
+    better = " (does not count: the reference alone is better)"
+    assert named == [
+        f"| {name}" for name in ("uniform", "uniform, sigmoid", "(a) joint", "(a) soft" + better, "(b) near", "(b) far")
+    ]
 
 
 def test_a_claim_is_set_against_the_control_that_costs_as_much():

@@ -64,8 +64,18 @@ def test_difference_is_paired_when_the_seeds_are_the_same():
     assert found.error == pytest.approx(0.1 / math.sqrt(3))
 
 
+def test_difference_is_paired_over_the_seeds_that_both_have():
+    # of seeds 1 and 2: differences 0.1 and 0.3, mean 0.2, sd 0.1 sqrt(2), error 0.1; the other seeds are left out
+    found = measures.difference({1: 0.5, 2: 0.8, 9: 0.0}, {0: 0.9, 1: 0.4, 2: 0.5, 3: 0.9})
+    assert found.paired
+    assert found.mean == pytest.approx(0.2)
+    assert found.error == pytest.approx(0.1)
+
+
 def test_difference_is_welch_otherwise():
-    # variances 0.02 (n = 2) and 0.01 (n = 3): sqrt(0.01 + 0.01 / 3)
+    # variances 0.02 (n = 2) and 0.01 (n = 3): sqrt(0.01 + 0.01 / 3); one common seed makes no pair
+    one = measures.difference({4: 0.4, 2: 0.6}, {4: 0.2, 5: 0.3, 6: 0.4})
+    assert one == measures.difference({1: 0.4, 2: 0.6}, {4: 0.2, 5: 0.3, 6: 0.4})
     found = measures.difference({1: 0.4, 2: 0.6}, {4: 0.2, 5: 0.3, 6: 0.4})
     assert not found.paired
     assert found.mean == pytest.approx(0.2)
@@ -86,6 +96,14 @@ def test_level_rule():
     assert measures.row_counts(False, None, 0.5) is True
     assert measures.row_counts(True, None, 0.5) is None
     assert measures.row_counts(True, 0.4, None) is None
+
+
+def test_a_row_that_passes_the_rule_by_less_than_the_spread_is_undecided():
+    assert measures.undecided(0.463, 0.465, 0.006)
+    assert not measures.undecided(0.457, 0.465, 0.006)
+    assert not measures.undecided(0.466, 0.465, 0.006)  # does not count
+    for unknown in ((None, 0.465, 0.006), (0.463, None, 0.006), (0.463, 0.465, None)):
+        assert not measures.undecided(*unknown)
 
 
 def test_mean_share_weighs_by_examples():

@@ -4,65 +4,21 @@ import json
 import re
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
-from active_learning.report import charts
+from active_learning.report import charts, measures, tables
 from active_learning.report.__main__ import main
 from active_learning.report.analysis import analyse
 from active_learning.report.headline import headline
 from active_learning.report.runs import load_runs
+from tests.report.folders import REFERENCE, write_run, write_uniform
 
-REFERENCE = {"accuracy": 0.4, "flops": 10.0, "seconds": 5.0, "charged": True}
 VOID = ("meta", "img", "br", "link", "input")
-
-
-def write_run(root, name, steps, seed, values, *, baseline=False, reference=None, cost=1.0, probe=False, **extra):
-    """A run of `steps` updates with `values` as evenly spaced accuracies; an update costs `cost` FLOPs and 0.1 s."""
-    folder = root / re.sub(r"\W", "_", f"{name}-{steps}-{seed}")
-    folder.mkdir(parents=True)
-    lines = []
-    for n, value in enumerate(values, 1):
-        step = steps * n // len(values)
-        flops = dict.fromkeys(("online_score", "online_train", "reference_score", "reference_train"), 0.0)
-        flops |= {"learner_train": cost * step, "reference_train": reference["flops"] if reference else 0.0}
-        lines.append(
-            {"step": step, "examples": 4 * step, "candidates": 8 * step, "flops": flops, "train_seconds": 0.1 * step}
-        )
-        lines[-1] |= {"test/accuracy": value} | extra
-    end = {key: lines[-1][key] for key in ("step", "examples", "candidates", "flops", "train_seconds")}
-    final = {"test/accuracy": values[-1], "test_full/accuracy": values[-1], "test_full/worst_class": 0.1}
-    end |= {"complete": True, "final": final, "window_steps": steps, "reference": reference, "device": "cpu"}
-    config = {"name": name, "seed": seed, "total_steps": steps, "batch_size": 4, "policy": "p", "baseline": baseline}
-    names = ["cat", "<dog>"]
-    (folder / "config.json").write_text(
-        json.dumps(config | {"config": {"batch_size": 4}, "hash": "h", "class_names": names})
-    )
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "summary.json").write_text(json.dumps(end))
-    if probe:
-        write_probe(folder, steps // 2)
-    return folder
-
-
-def write_probe(folder, step):
-    (folder / "probe").mkdir()
-    arrays = {"scores": np.linspace(-1, 1, 32, dtype=np.float32)}
-    for side in ("top", "bottom"):
-        arrays[f"image_{side}"] = np.full((3, 8, 8, 3), 99, np.uint8)
-        arrays[f"label_{side}"] = np.array([0, 1, 0], np.int32)
-        arrays[f"truth_{side}"] = np.array([0, 0, -1], np.int32)  # right, wrong, unknown
-        arrays[f"score_{side}"] = np.array([1.0, 0.5, 0.2], np.float32)
-    np.savez(folder / "probe" / f"{step:06d}.npz", **arrays)
 
 
 @pytest.fixture
 def uniform(tmp_path):
-    """Two seeds of the baseline: 100 updates end at 0.5, and cost 100 FLOPs and 10 s."""
-    for seed, shift in ((1, -0.02), (2, 0.02)):
-        write_run(tmp_path, "uniform", 100, seed, [0.2 + shift, 0.3 + shift, 0.4 + shift, 0.5 + shift], baseline=True)
-    return tmp_path
+    return write_uniform(tmp_path)
 
 
 def four_budgets(root, reference=REFERENCE, name="learn", seeds=(1, 2)):
@@ -104,6 +60,16 @@ def test_an_arm_that_reaches_and_drops_has_saved_nothing(uniform):
     assert headline(analyse(load_runs([uniform]))).startswith("Nothing was saved: drops did not reach uniform’s 50.0 %")
 
 
+def test_the_distance_to_the_level_is_that_of_the_printed_means(uniform):
+    for seed in (1, 2):  # uniform's own: 0.48 and 0.52
+        write_run(uniform, "learn", 100, seed, [0.3, 0.49])
+    assert "It ended 1.0 ± 2.0 points below it after 100 updates" in headline(analyse(load_runs([uniform])))
+    # With a third seed of uniform the level is 0.53; the pairs of common seeds are still at 0.49 and 0.5.
+    write_run(uniform, "uniform", 100, 3, [0.3, 0.3, 0.3, 0.59], baseline=True)
+    assert arm(uniform, "learn").longest.gap.mean == pytest.approx(-0.01)
+    assert "It ended 4.0 points below it after 100 updates" in headline(analyse(load_runs([uniform])))
+
+
 def test_cheaper_in_updates_but_dearer_in_compute_is_said(uniform):
     for seed in (1, 2):
         write_run(uniform, "dear", 50, seed, [0.4, 0.6], cost=3.0)
@@ -128,6 +94,29 @@ def test_a_row_whose_reference_is_as_good_as_the_level_does_not_count(uniform):
     write_run(uniform, "honest", 100, 1, [0.3, 0.4], reference=REFERENCE)
     assert headline(analyse(load_runs([uniform]))).startswith("Nothing was saved: No arm that counts reached")
     assert json.loads((uniform / "out" / "report.json").read_text())["arms"][1]["counts"] is False
+
+
+@pytest.mark.parametrize(("own", "said"), [(0.48, True), (0.46, False), (0.5, False)])
+def test_a_reference_within_the_spread_of_the_level_is_noted(uniform, own, said):
+    four_budgets(uniform, REFERENCE | {"accuracy": own})  # the level: 0.5, spread 0.028
+    assert ("learn: " + measures.UNDECIDED in analyse(load_runs([uniform])).notes) is said
+    page = build(uniform)
+    assert page.count(measures.UNDECIDED) == (2 if said else 0)  # in the headline and among the notes
+    assert json.loads((uniform / "out" / "report.json").read_text())["arms"][1]["counts_undecided"] is said
+
+
+def test_notes_on_a_reference_that_is_not_charged(uniform):
+    stored = {"accuracy": None, "flops": 0.0, "seconds": 0.0, "steps": 0, "charged": False}
+    write_run(uniform, "stored", 50, 1, [0.3, 0.6], reference=stored)
+    write_run(uniform, "loaded", 50, 1, [0.3, 0.6], reference=REFERENCE | {"charged": False})
+    write_run(uniform, "untrained", 50, 1, [0.3, 0.6], reference=stored | {"accuracy": 0.1})
+    found = analyse(load_runs([uniform]))
+    assert [note for note in found.notes if "reference" in note] == [
+        "loaded: its reference was loaded and its training is not charged (10 FLOPs, 5 s).",
+        "stored: its reference’s own accuracy is not known, so the level rule is not checked.",
+    ]
+    assert "| stored (rule not checked) |" in tables.markdown(found, "Title")
+    assert "| untrained | 50 |" in tables.markdown(found, "Title")
 
 
 def test_final_values_are_the_whole_set_only_when_all_runs_have_it(uniform):
@@ -278,12 +267,3 @@ def test_json_and_markdown_hold_the_numbers(uniform):
 def test_the_default_folder_is_next_to_the_first_run(uniform):
     assert main([str(uniform / "uniform-100-1".replace("-", "_"))]) == 0
     assert (uniform / "report" / "index.html").is_file()
-
-
-def test_a_figure_written_twice_is_the_same_file(tmp_path):
-    for folder in ("first", "second"):
-        figure = Figure()
-        figure.add_subplot().plot([0, 1], "o", label="points")
-        (tmp_path / folder).mkdir()
-        charts.save_svg(figure, tmp_path / folder / "figure.svg")
-    assert (tmp_path / "first" / "figure.svg").read_bytes() == (tmp_path / "second" / "figure.svg").read_bytes()

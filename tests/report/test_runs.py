@@ -5,8 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from active_learning.report.__main__ import main
+from active_learning import policies
+from active_learning.config import to_json
+from active_learning.evaluators.retrieval import figures
+from active_learning.report.__main__ import main, write
 from active_learning.report.runs import RunError, find_folders, load_runs, probes_in_window, read_run
+from active_learning.settings import Reference, Select
 
 FLOPS = {"learner_train": 1.0, "online_score": 2.0, "online_train": 3.0, "reference_score": 4.0, "reference_train": 5.0}
 
@@ -24,7 +28,7 @@ def make(tmp_path):
             {"step": s, "examples": 4 * s, "candidates": 8 * s, "test/accuracy": s / 100} | clocks for s in (10, 20)
         ]
         end = {"complete": True, "step": 20, "examples": 80, "candidates": 160, "final": {"test_full/accuracy": 0.3}}
-        (path / "config.json").write_text(json.dumps(settings | {"config": {}, "hash": "h", "class_names": ["a", "b"]}))
+        (path / "config.json").write_text(json.dumps({"config": {}, "hash": "h", "class_names": ["a", "b"]} | settings))
         (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (path / "summary.json").write_text(json.dumps(end | clocks | summary))
         return path
@@ -55,6 +59,44 @@ def test_a_clock_made_of_step_times(make, tmp_path):
     assert [line["train_seconds"] for line in one.lines] == [15.0 + 10 * 3.0, one.train_seconds]
     assert other.train_seconds == 20 * 2.0  # no window, a reference that is not charged
     assert load_runs([tmp_path])[0].train_seconds == 1.5
+
+
+def settings(kind="trained", policy=policies.learnability, **select):
+    chosen = {"select": to_json(Select(policy=policy, **select)), "reference": to_json(Reference(kind=kind))}
+    return {"config": chosen}
+
+
+def test_updates_chosen_ahead_have_their_own_seconds(make, tmp_path):
+    make("a", settings(schedule="ahead"), window_steps=15)
+    make("b", settings() | {"seed": 1}, window_steps=15)
+    seconds = {"uniform": 2.0, "active": 3.0, "ahead": 2.5, "reference": 0.5}
+    ahead, exact = load_runs([tmp_path], seconds)
+    assert (ahead.train_seconds, exact.train_seconds) == (15 * 2.5 + 5 * 2.0, 15 * 3.0 + 5 * 2.0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        settings(schedule="ahead"),
+        settings(policy=policies.rho),
+        settings(policy=policies.easy_reference),
+        settings(kind="stored"),
+        settings(kind="crossfitted"),
+    ],
+)
+def test_updates_that_were_not_measured_make_the_clock_unknown(make, tmp_path, config):
+    make("u", {"seed": 1} | settings(policy=policies.uniform))
+    make("a", {"name": "a", "baseline": False, "seed": 1} | config, window_steps=15)
+    seconds = {"uniform": 2.0, "active": 3.0, "reference": 0.5}
+    write([tmp_path], tmp_path / "out", "test/accuracy", "Title", seconds)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    uniform, chosen = report["arms"]
+    assert (uniform["budgets"][0]["train_seconds"], chosen["budgets"][0]["train_seconds"]) == (20 * 2.0, None)
+    assert chosen["budgets"][0]["curve"]["train_seconds"] == [None, None]
+    assert (chosen["updates_saved"], chosen["wall_clock_saved"], chosen["wall_clock_saved_curve"]) == (0.0, None, None)
+    assert "a: the time of its updates was not measured, so its wall-clock is unknown." in report["notes"]
+    row = next(line for line in (tmp_path / "out" / "table.md").read_text().splitlines() if line.startswith("| a |"))
+    assert row.split(" | ")[14] == "–"
 
 
 def test_recompute_is_in_no_total(make):
@@ -126,11 +168,22 @@ def test_command_exits_2_with_one_line(make, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_metric_that_was_never_measured_or_is_a_loss_is_refused(make, capsys):
-    path = make()
-    assert main([str(path), "--metric", "tune/accuracy"]) == 2
-    assert main([str(path), "--metric", "test/loss"]) == 2
+def test_a_metric_that_was_never_measured_is_refused(make, capsys):
+    assert main([str(make()), "--metric", "tune/accuracy"]) == 2
     assert "never measured" in capsys.readouterr().err
+
+
+def test_a_metric_of_which_less_is_better_is_refused(make, capsys):
+    embedded = np.eye(3)
+    ranks = [name for name in figures(embedded, embedded, np.arange(3)) if "rank" in name]
+    assert len(ranks) == 5
+    path = make()
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    values = {f"test/{name}": 1.0 for name in ("loss", *ranks)}
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line | values) + "\n" for line in lines))
+    for metric in values:
+        assert main([str(path), "--metric", metric]) == 2
+        assert f"--metric {metric}: a metric where higher is better is needed" in capsys.readouterr().err
 
 
 def probe_arrays():

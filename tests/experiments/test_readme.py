@@ -1,0 +1,47 @@
+"""What the tables say beside their numbers."""
+
+from active_learning.report import measures
+from experiments import readme
+
+
+def budget(mean, sd=0.006, paired=True, error=0.004):
+    gap = None if error is None else {"mean": mean - 0.465, "standard_error": error, "paired": paired}
+    few = {"updates": 100, "seeds": [0, 1], "final_mean": mean, "final_sd": sd, "wrong_share_chosen": None}
+    return few | {"difference": gap}
+
+
+def arm(name, *budgets, saved=(0.2, 0.1, None), own=None, counts=True, baseline=False):
+    keys = dict(zip(("updates_saved", "total_flops_saved", "wall_clock_saved"), saved, strict=True))
+    tried = {"budgets_tried": len(budgets), "beta_budget": 0.8, "beta_budget_updates": 100}
+    rule = {"counts": counts, "reference_accuracy": own, "baseline": baseline}
+    return {"name": name, "budgets": list(budgets)} | keys | tried | rule
+
+
+UNIFORM = arm("uniform", budget(0.4), budget(0.465, error=None), baseline=True)  # the level: 46.5 ± 0.6
+
+
+def lines(*arms):
+    return readme.table({"arms": [UNIFORM, *arms], "level": 0.465}).splitlines()
+
+
+def test_what_is_saved_carries_the_number_of_budgets_and_the_rule():
+    four = arm("four", *[budget(0.5)] * 4, saved=(0.35, 0.17, -0.01))
+    found = lines(arm("one", budget(0.5)), four, arm("void", *[budget(0.5)] * 3, counts=False))
+    assert "| one (1 budget only) | 20.0 % | 10.0 % | - |" in found
+    assert "| four | 35.0 % | 17.0 % | -1.0 % |" in found
+    void = "void (does not count: the reference alone is better)"
+    assert f"| {void} (3 budgets only) | 20.0 % | 10.0 % | - |" in found
+    assert found.count(f"| {void} | 100 | 2 | 50.0 ± 0.6 | +3.5 ± 0.4 | - | - |") == 3
+
+
+def test_a_rule_that_was_not_checked_and_a_difference_that_is_not_paired_are_marked():
+    found = lines(arm("stored", budget(0.5, paired=False), counts=None))
+    assert "| stored (rule not checked) | 100 | 2 | 50.0 ± 0.6 | +3.5 ± 0.4 w | - | - |" in found
+
+
+def test_arms_that_pass_the_rule_by_less_than_the_spread_are_named():
+    near, far, over = (
+        arm(name, budget(0.5), own=own) for name, own in (("near", 0.463), ("far", 0.45), ("over", 0.47))
+    )
+    assert f"near: {measures.UNDECIDED}" in lines(near, far, over)
+    assert not any(measures.UNDECIDED in line for line in lines(far, over))

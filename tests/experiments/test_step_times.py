@@ -1,0 +1,27 @@
+"""Seconds of each kind of update, each carried out as the loop does."""
+
+import itertools
+
+from experiments import step_times
+from tests import world
+
+
+def test_updates_of_every_kind_are_timed_in_turns(tmp_path, monkeypatch):
+    done = []
+
+    class Recorded(step_times.Updates):
+        def __call__(self, state, active, more):
+            state, said = super().__call__(state, active, more)
+            done.append((self.it.config.name, self.ahead, len(said.rows), state.pending is not None))
+            return state, said
+
+    clock = itertools.count()
+    monkeypatch.setattr(step_times, "Updates", Recorded)
+    monkeypatch.setattr(step_times.time, "perf_counter", lambda: float(next(clock)))
+    seconds = step_times.step_seconds(world.config(world.write_arrays(tmp_path)), rounds=2, updates=1)
+    assert seconds == dict.fromkeys(("uniform", "active", "ahead", "reference"), 1.0)
+    b, ratio = 16, 4
+    uniform, active = ("run", False, b, False), ("run", False, ratio * b, False)
+    ahead, reference = ("run", True, ratio * b, True), ("reference", False, b, False)
+    first = [uniform, uniform, active, active, ahead, ahead, reference, reference]  # not timed
+    assert done == [*first, uniform, active, ahead, reference, active, ahead, reference, uniform]
