@@ -126,6 +126,7 @@ def test_an_unknown_arm_is_one_line_that_names_the_known_ones(file):
     assert config.name == "uniform" and config.baseline and config.select == Select()
 
 
+@from_file
 def test_an_unknown_key_in_a_config_file_is_one_line(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
