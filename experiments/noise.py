@@ -48,7 +48,7 @@ class Scale:
 SCALES = {
     "smoke": Scale(30, 40, (0.5, 1.0), 0.5, 0.6, 0.7, (200,), (200, 201)),
     "desk": Scale(
-        2400, 5000, (0.25, 0.33, 0.4, 0.5, 0.55, 0.65, 1.0), 0.55, 0.75, 0.9, (210, 211, 212), (210, 211, 212, 213, 214)
+        2400, 5000, (0.25, 0.33, 0.4, 0.5, 0.55, 0.65, 1.0), 0.5, 0.66, 0.85, (210, 211, 212), (210, 211, 212, 213, 214)
     ),
     "gpu": Scale(
         20_000, 30_000, (0.25, 0.33, 0.4, 0.5, 0.65, 1.0), 0.4, 0.5, 0.55, (200, 201, 202), (200, 201, 202, 203, 204)
@@ -115,9 +115,9 @@ def final_arms(scale: Scale) -> list[Arm]:
         arm(noisy, "learnability", s.deciding, s.headline_seeds, s),
     ]
     arms += [arm(noisy, "learnability", 1.0, s.headline_seeds, s)]
-    # A budget far below the deciding one shows the shape of the curve and needs one seed.
+    # A budget far from the deciding one shows the shape of the curve and needs one seed.
     others = [b for b in s.budgets if b not in (s.deciding, 1.0)]
-    arms += [arm(noisy, "learnability", b, s.seeds if b >= s.deciding - 0.15 else s.seeds[:1], s) for b in others]
+    arms += [arm(noisy, "learnability", b, s.seeds if abs(b - s.deciding) < 0.11 else s.seeds[:1], s) for b in others]
     ahead = replace(noisy, select=replace(noisy.select, schedule="ahead"))
     arms += [arm(ahead, "learnability, chosen one update ahead", s.deciding, s.seeds, s)]
     arms += [arm(uniform, "uniform", b, s.seeds, s) for b in sorted({s.deciding, s.equal_flops, s.equal_seconds})]
