@@ -214,8 +214,9 @@ def wrong_share(run: Run) -> float | None:
 
 
 def _arm(groups: tuple[Group, ...], baseline: bool, against: Group | None) -> Arm:
-    references = [run.reference for group in groups for run in group.runs if run.reference is not None]
-    accuracy = _mean([reference.accuracy for reference in references])
+    # A seed's budgets share one reference: each seed counts once.
+    references = {run.seed: run.reference for group in groups for run in group.runs if run.reference is not None}
+    accuracy = _mean([reference.accuracy for reference in references.values()])
     level = against.final if against else None
     counts = measures.row_counts(bool(references), accuracy, level)
     undecided = measures.undecided(accuracy, level, against.sd if against else None)

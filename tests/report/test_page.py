@@ -84,6 +84,12 @@ def test_an_arm_that_needs_as_long_saved_no_updates(uniform):
     assert headline(analyse(load_runs([uniform]))).startswith("No updates were saved.")
 
 
+def test_each_seed_has_one_reference_however_many_budgets(uniform):
+    for steps, seed, own in ((50, 1, 0.4), (80, 1, 0.4), (80, 2, 0.2)):
+        write_run(uniform, "learn", steps, seed, [0.3, 0.6], reference=REFERENCE | {"accuracy": own})
+    assert analyse(load_runs([uniform])).others[0].reference_accuracy == pytest.approx(0.3)
+
+
 def test_a_row_whose_reference_is_as_good_as_the_level_does_not_count(uniform):
     four_budgets(uniform, REFERENCE | {"accuracy": 0.5})
     assert arm(uniform, "learn").counts is False
