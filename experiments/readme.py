@@ -28,9 +28,9 @@ def _percent(value: float | None, digits: int = 1) -> str:
 def _row(arm: dict, budget: dict) -> str:
     sd = "" if budget["final_sd"] is None else f" ± {_percent(budget['final_sd'])}"
     gap = budget["difference"]
-    difference = "-" if gap is None else f"{100 * gap['mean']:+.1f} ± {_percent(gap['standard_error'])}"
-    if gap is not None and gap["standard_error"] is not None and not gap["paired"]:
-        difference += " w"
+    difference = "-" if gap is None else f"{100 * gap['mean']:+.1f}"
+    if gap is not None and gap["standard_error"] is not None:
+        difference += f" ± {_percent(gap['standard_error'])}" + ("" if gap["paired"] else " w")
     cells = [arm["name"] + measures.RULE[arm["counts"]], f"{budget['updates']:,}", str(len(budget["seeds"]))]
     cells += [_percent(budget["final_mean"]) + sd, difference]
     cells += [_percent(arm["reference_accuracy"]), _percent(budget["wrong_share_chosen"], 0)]
@@ -39,7 +39,7 @@ def _row(arm: dict, budget: dict) -> str:
 
 def table(result: dict) -> str:
     """The arms of one result at every budget, and what the arms that reach the level saved."""
-    lines = [HEADER, "|" + " --- |" * 7]
+    lines = [f"**{result['headline']}**", "", HEADER, "|" + " --- |" * 7]
     lines += [_row(arm, budget) for arm in result["arms"] for budget in arm["budgets"]]
     lines += ["", DIFFERENCES, *undecided(result), "", SAVED, "|" + " --- |" * 4]
     for arm in result["arms"]:

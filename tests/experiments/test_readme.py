@@ -21,7 +21,7 @@ UNIFORM = arm("uniform", budget(0.4), budget(0.465, error=None), baseline=True) 
 
 
 def lines(*arms):
-    return readme.table({"arms": [UNIFORM, *arms], "level": 0.465}).splitlines()
+    return readme.table({"arms": [UNIFORM, *arms], "level": 0.465, "headline": "Saved."}).splitlines()
 
 
 def test_what_is_saved_carries_the_number_of_budgets_and_the_rule():
@@ -32,6 +32,10 @@ def test_what_is_saved_carries_the_number_of_budgets_and_the_rule():
     void = "void (does not count: the reference alone is better)"
     assert f"| {void} (3 budgets only) | 20.0 % | 10.0 % | - |" in found
     assert found.count(f"| {void} | 100 | 2 | 50.0 ± 0.6 | +3.5 ± 0.4 | - | - |") == 3
+
+
+def test_the_headline_comes_first():
+    assert lines()[0] == "**Saved.**"
 
 
 def test_a_rule_that_was_not_checked_and_a_difference_that_is_not_paired_are_marked():
