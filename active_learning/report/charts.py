@@ -6,6 +6,7 @@ Matplotlib's Agg backend only.
 import io
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -172,8 +173,18 @@ def _bottom(analysis: Analysis) -> float | None:
     return max(0.0, min(lows) - 1.0)
 
 
+CROWDED = 7  # arms that one figure still shows apart
+
+
+def _readable(analysis: Analysis) -> Analysis:
+    """Of many arms those with enough budgets for a figure of savings; all where there are none. The page has every arm."""
+    shown = tuple(arm for arm in analysis.arms if arm.baseline or (arm.beta_budget and arm.beta_budget.enough))
+    return replace(analysis, arms=shown) if len(analysis.arms) > CROWDED and len(shown) > 1 else analysis
+
+
 def main_png(analysis: Analysis, title: str) -> bytes:
     """The main figure, three panels and a legend, as PNG (for a README)."""
+    analysis = _readable(analysis)
     with matplotlib.rc_context({"font.size": 10}):
         figure = Figure(layout="constrained", facecolor=LIGHT["paper"])
         figure.set_figwidth(13.0)

@@ -66,17 +66,33 @@ def test_a_level_that_a_run_says_nothing_of_has_no_cost(tmp_path, name):
     assert re.findall("<td>([^<]*)</td>", cells) == words
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved."""
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **words: (figures.append(self), save(self, *args, **words))
+    )
+    return figures
+
+
+def test_of_many_arms_the_figure_shows_those_with_enough_budgets(tmp_path, drawn):
+    write_uniform(tmp_path)
+    for n in range(6):
+        write_run(tmp_path, f"control {n}", 50, 1, [0.3, 0.6])
+    for steps in (40, 50, 60, 70):
+        write_run(tmp_path, "learn", steps, 1, [0.3, 0.6])
+    charts.main_png(analyse(load_runs([tmp_path])), "Title")
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["uniform", "learn"]
+
+
 @pytest.mark.parametrize(
     ("names", "columns"), [(["a", "b", "c"], 4), ([f"control: {'long ' * 7}name {n}" for n in range(10)], 3)]
 )
-def test_every_name_of_the_figures_legend_is_inside_it(tmp_path, monkeypatch, names, columns):
+def test_every_name_of_the_figures_legend_is_inside_it(tmp_path, drawn, names, columns):
     write_uniform(tmp_path)
     for name in names:
         write_run(tmp_path, name, 50, 1, [0.3, 0.6])
-    drawn, save = [], Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *args, **words: (drawn.append(self), save(self, *args, **words))
-    )
     assert charts.main_png(analyse(load_runs([tmp_path])), "Title").startswith(b"\x89PNG")
     (figure,) = drawn
     figure.draw_without_rendering()  # places everything at the figure's own resolution
