@@ -126,11 +126,9 @@ def check_arm(arm: str, *known: str) -> None:
 def one_line(error: Exception) -> str:
     """What is wrong with the flags; of a config file that raised, what it said, which the flags library puts at the end of a trace."""
     first, *trace = str(error).strip().splitlines()
-    return (
-        first
-        if not trace
-        else f"{first.removesuffix(' Error whilst parsing config file:')} {trace[-1].partition(': ')[2]}"
-    )
+    if not trace:
+        return first
+    return f"{first.removesuffix(' Error whilst parsing config file:')} {trace[-1].partition(': ')[2]}"
 
 
 def from_flags(argv: list[str]) -> tuple[Any, list[str]]:

@@ -4,12 +4,14 @@ import dataclasses
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from active_learning import processes, stored
+from active_learning.config import ConfigError
 from active_learning.data import splits
-from active_learning.settings import Config
+from active_learning.settings import Config, reference_config, resolve
 
 
 def attach(config: Config, data, view: str):
@@ -43,6 +45,25 @@ def check_unseen(trained_on: list[np.ndarray], ids: Int64[np.ndarray, "n"], scor
     """DataError naming the reference that would score what it was trained on, and how many ids."""
     for k, seen in enumerate(trained_on):
         splits.check_disjoint({f"trained on by reference {k}": seen, f"scored by reference {k}": ids[scored_by == k]})
+
+
+def check_own_runs(it) -> None:
+    """A reference that is to be trained is a run of its own. ConfigError, before anything is written, when its config cannot run."""
+    config, reference, data = it.config, it.config.reference, it.data
+    if not config.select.policy.reads_reference or reference.kind not in ("trained", "crossfitted"):
+        return
+    if reference.kind == "crossfitted":
+        halves = splits.fold_of(data.train.source.ids[data.train.indices])
+        pools = {k: int(np.sum(halves == k)) for k in range(splits.FOLDS)}
+    elif reference.part in (known := config.split.parts or {"pool": 1}):
+        pools = {-1: len(data.parts[reference.part])}
+    else:
+        raise ConfigError(f"config.reference.part={reference.part!r}: no part is named so; parts: {', '.join(known)}")
+    for fold, pool in pools.items():
+        try:
+            resolve(reference_config(config, fold), pool, len(jax.devices()))
+        except ConfigError as error:
+            raise ConfigError(f"config.reference, as a run of its own: {error}") from error
 
 
 def kept_ids(it, losses: Float32[np.ndarray, "n"]) -> Int64[np.ndarray, "k"]:

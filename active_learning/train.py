@@ -12,7 +12,6 @@ from active_learning import checkpoint, metrics, overview, pairs, probe, process
 from active_learning.build import Run, build, first_state, loader_of, matching
 from active_learning.config import ConfigError, config_hash, differences, name_of, to_json
 from active_learning.data import splits
-from active_learning.data.source import DataError
 from active_learning.evaluation import Evaluation
 from active_learning.ledger import Ledger, total
 from active_learning.metrics import LOG
@@ -88,7 +87,7 @@ def reference_of(config: Config, it: Run, workdir: Path, stop: Stop) -> tuple[di
     None when it was stopped before its end. Raises ConfigError when the folder to load holds no complete run, or the folder to train
     into one of another config.
     """
-    folder = _reference_folder(config, workdir)
+    folder = Path(config.reference.path) if config.reference.path else workdir / "reference"
     if config.reference.kind == "loaded" and folder.suffix == ".npz":
         return pairs.published(it, folder)
     if config.reference.kind == "loaded":
@@ -132,7 +131,7 @@ def run(config: Config, workdir: Path | str, stop: Stop | None = None, profile: 
     """
     workdir = Path(workdir)
     it = build(config)
-    _check_reference(config, workdir)
+    references.check_own_runs(it)
     about = _about(it)
     processes.on_first(lambda: claim(workdir, config, about))
     if (done := read_summary(workdir)) is not None and done["complete"]:
@@ -155,24 +154,6 @@ def run(config: Config, workdir: Path | str, stop: Stop | None = None, profile: 
         if config.select.policy.keep < 1:
             it, *once = references.filtered(it, params, workdir)
         return _Training(it, workdir, stop, reference, params, once).run(profile)
-
-
-def _check_reference(config: Config, workdir: Path) -> None:
-    """A reference to be trained is a run of its own: what is wrong with its config is said before anything is written."""
-    if not config.select.policy.reads_reference:
-        return
-    folder = _reference_folder(config, workdir)
-    runs = {"trained": {folder: -1}, "crossfitted": {folder / f"fold{k}": k for k in range(splits.FOLDS)}}
-    for path, fold in runs.get(config.reference.kind, {}).items():
-        try:
-            if not _begun(path):
-                build(reference_config(config, fold))
-        except (ConfigError, DataError) as error:
-            raise type(error)(f"config.reference, as a run of its own: {error}") from error
-
-
-def _reference_folder(config: Config, workdir: Path) -> Path:
-    return Path(config.reference.path) if config.reference.path else workdir / "reference"
 
 
 def _about(it: Run) -> dict:

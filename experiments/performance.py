@@ -161,14 +161,15 @@ def of_noise(result: dict) -> list[tuple[str, str, str, str]]:
     """Rows of the headline experiment: what its wall-clock is made of, and what choosing one update ahead costs and gains."""
     seconds, arms = result["step_seconds"], {arm["name"]: arm for arm in result["arms"]}
     selected, plain = arms["learnability"], arms[result["baseline"]]["budgets"][-1]
-    bill = next(budget for budget in selected["budgets"] if budget["updates"] == selected["beta_budget_updates"])
+    budgets = {budget["updates"]: budget for budget in selected["budgets"]}
+    bill = budgets[selected["beta_budget_updates"]]
     reference = bill["flops"]["reference_train"] / plain["total_flops"]
-    # An update of the learner, over one of the reference's FLOPs in the time that one takes.
+    # FLOP/s of the reference's updates over those of the learner's.
     slower = (bill["flops"]["reference_train"] / noise.SCALES["desk"].reference_steps / seconds["reference"]) / (
         plain["total_flops"] / plain["updates"] / seconds["uniform"]
     )
     (ahead,) = arms["learnability, chosen one update ahead"]["budgets"]
-    exact = next(budget for budget in selected["budgets"] if budget["updates"] == ahead["updates"])
+    exact = budgets[ahead["updates"]]
     gap = measures.difference(*(dict(zip(b["seeds"], b["finals"], strict=True)) for b in (ahead, exact)))
     error = "" if gap.error is None else f" ± {100 * gap.error:.1f}"
     return [

@@ -55,12 +55,7 @@ def table(result: dict) -> str:
 
 def undecided(result: dict) -> list[str]:
     """A sentence on the arms that pass the level rule by less than the level's spread, if there are any."""
-    level = next((arm["budgets"][-1] for arm in result["arms"] if arm["baseline"]), None)
-    names = [
-        arm["name"]
-        for arm in result["arms"]
-        if level and measures.undecided(arm["reference_accuracy"], level["final_mean"], level["final_sd"])
-    ]
+    names = [arm["name"] for arm in result["arms"] if arm["counts_undecided"]]
     return ["", f"{'; '.join(names)}: {measures.UNDECIDED}"] if names else []
 
 
