@@ -134,27 +134,26 @@ def final_arms(scale: Scale) -> list[Arm]:
 
 
 def tune_arms(scale: Scale) -> list[Arm]:
-    """What the choices were made on: both learning rates, the window (fixed and `auto`), score, ratio, temperature. Evaluated on `tune` only."""
+    """What the choices were made on, evaluated on `tune` only: the window (fixed and `auto`) on two seeds; rates, score, temperature and
+    ratio on one."""
     noisy = replace(base(scale), evaluate=Evaluate(sets=("tune",), subset=2500, gate="gate"))
-    plain, seeds, arms = uniform_of(noisy), scale.seeds[:2], []
+    plain, arms = uniform_of(noisy), []
 
-    def add(name: str, config: Config, budget: float, **select) -> None:
+    def selecting(change: str, seeds: tuple[int, ...], config: Config = noisy, **select) -> None:
         changed = replace(config, select=replace(config.select, **select))
-        arms.append(arm(changed, name, budget, tuple(seed - scale.seeds[0] for seed in seeds), scale))
+        arms.append(arm(changed, f"learnability, {change}", scale.deciding, seeds, scale))
 
+    for until in ("25 %", "40 %", "60 %", "80 %", "100 %", "auto"):
+        selecting(f"until {until}", (0, 1), until=until)
     for rate in (5e-4, 1e-3, 2e-3):
         optim = replace(noisy.optim, learning_rate=rate)
-        add(f"uniform, rate {rate:g}", replace(plain, optim=optim, baseline=True), 1.0)
-        add(f"learnability, rate {rate:g}", replace(noisy, optim=optim), scale.deciding)
-    for until in ("25 %", "40 %", "80 %", "100 %", "auto"):  # 60 % is the config's own
-        add(f"learnability, until {until}", noisy, scale.deciding, until=until)
-    add(
-        "learnability, the paper's score, T 0.25", noisy, scale.deciding, policy=policies.learnability, temperature=0.25
-    )
+        arms.append(arm(replace(plain, optim=optim, baseline=True), f"uniform, rate {rate:g}", 1.0, (0,), scale))
+    for rate in (5e-4, 2e-3):  # elsewhere the config's own: 1e-3, 60 %
+        selecting(f"rate {rate:g}", (0,), replace(noisy, optim=replace(noisy.optim, learning_rate=rate)))
+    selecting("the paper's score", (0,), policy=policies.learnability)
     for temperature in (0.25, 1.0):
-        add(f"learnability, T {temperature:g}", noisy, scale.deciding, temperature=temperature)
-    for ratio in (8, 16):
-        add(f"learnability, ratio {ratio}", noisy, scale.deciding, ratio=ratio)
+        selecting(f"T {temperature:g}", (0,), temperature=temperature)
+    selecting("ratio 8", (0,), ratio=8)
     return arms
 
 

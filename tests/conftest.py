@@ -1,14 +1,15 @@
 """Eight emulated CPU devices, promotions as errors: what is silent elsewhere fails here.
 
-Nearly all of the suite's time is compilation, often of the same program: compiled programs are kept (a folder a worker, since jax writes
-them in place), LLVM optimises nothing, and fused loops are written by the older emitter, which takes half as long.
+Nearly all of the suite's time is compilation, often of the same program: compiled programs are kept (in one folder for all workers; jax
+writes them in place, so a half-written one is compiled again, with a warning that pyproject.toml ignores), LLVM optimises nothing, and
+fused loops are written by the older emitter, which takes half as long.
 """
 
 import os
 from importlib.metadata import version
 from pathlib import Path
 
-CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax" / os.environ.get("PYTEST_XDIST_WORKER", "alone")
+CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"
 FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
 if version("jaxlib").startswith("0.10."):  # a flag that XLA does not know ends the process
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")

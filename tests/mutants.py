@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,24 +112,25 @@ MUTANTS = [
 ]  # fmt: skip
 
 
+def faulty(mutant: Mutant) -> str:
+    """The file with the fault. ValueError when its line is not there exactly once."""
+    text = (ROOT / "active_learning" / mutant.file).read_text()
+    if text.count(mutant.old) != 1:
+        raise ValueError(f"{mutant.name}: its line occurs {text.count(mutant.old)} times in {mutant.file}")
+    return text.replace(mutant.old, mutant.new)
+
+
 def caught(mutant: Mutant) -> bool:
-    """Whether the tests fail on a copy of the project with the fault applied. Raises ValueError when it cannot be applied."""
+    """Whether the tests fail on a copy of the project with the fault applied. ValueError when they do not run."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         for part in ("active_learning", "tests", "configs", "docs"):
             shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
-        target = copy / "active_learning" / mutant.file
-        text = target.read_text()
-        if text.count(mutant.old) != 1:
-            raise ValueError(f"{mutant.name}: its line occurs {text.count(mutant.old)} times in {mutant.file}")
-        target.write_text(text.replace(mutant.old, mutant.new))
+        (copy / "active_learning" / mutant.file).write_text(faulty(mutant))
         command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"tests/{mutant.tests}"]
-        environment = (
-            {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax" / "alone")}
-            | os.environ
-            | {"PYTHONPATH": str(copy)}
-        )
+        cached = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax")}
+        environment = cached | os.environ | {"PYTHONPATH": str(copy)}
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
         if done.returncode not in (0, 1):
             raise ValueError(f"{mutant.name}: the tests did not run\n{done.stdout[-2000:]}")
@@ -139,10 +141,12 @@ def main() -> None:
     wanted = sys.argv[1:]
     chosen = [m for m in MUTANTS if not wanted or any(word in m.name for word in wanted)]
     survivors = []
-    for number, mutant in enumerate(chosen, 1):
-        ok = caught(mutant)
-        print(f"[{number}/{len(chosen)}] {'caught  ' if ok else 'SURVIVED'} {mutant.name}", flush=True)
-        survivors += [] if ok else [mutant.name]
+    for mutant in chosen:
+        faulty(mutant)  # all can be applied, before any is tried
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for number, (mutant, ok) in enumerate(zip(chosen, pool.map(caught, chosen), strict=True), 1):
+            print(f"[{number}/{len(chosen)}] {'caught  ' if ok else 'SURVIVED'} {mutant.name}", flush=True)
+            survivors += [] if ok else [mutant.name]
     if survivors:
         sys.exit(f"{len(survivors)} of {len(chosen)} faults were not caught: {', '.join(survivors)}")
     print(f"all {len(chosen)} faults caught")
