@@ -134,34 +134,23 @@ def final_arms(scale: Scale) -> list[Arm]:
 
 
 def tune_arms(scale: Scale) -> list[Arm]:
-    """What the choices were made on, evaluated on `tune` only: the window (fixed and `auto`) on two seeds; rates, score, temperature and
-    ratio on one."""
+    """What the window and uniform's rate were chosen on, evaluated on `tune` only: windows, fixed and `auto`, and three rates."""
     noisy = replace(base(scale), evaluate=Evaluate(sets=("tune",), subset=2500, gate="gate"))
-    plain, arms = uniform_of(noisy), []
-
-    def selecting(change: str, seeds: tuple[int, ...], config: Config = noisy, **select) -> None:
-        changed = replace(config, select=replace(config.select, **select))
-        arms.append(arm(changed, f"learnability, {change}", scale.deciding, seeds, scale))
-
+    plain, arms = replace(uniform_of(noisy), baseline=True), []
     for until in ("25 %", "40 %", "60 %", "80 %", "100 %", "auto"):
-        selecting(f"until {until}", (0, 1), until=until)
+        window = replace(noisy, select=replace(noisy.select, until=until))
+        arms.append(arm(window, f"learnability, until {until}", scale.deciding, (0, 1), scale))
     for rate in (5e-4, 1e-3, 2e-3):
         optim = replace(noisy.optim, learning_rate=rate)
-        arms.append(arm(replace(plain, optim=optim, baseline=True), f"uniform, rate {rate:g}", 1.0, (0,), scale))
-    for rate in (5e-4, 2e-3):  # elsewhere the config's own: 1e-3, 60 %
-        selecting(f"rate {rate:g}", (0,), replace(noisy, optim=replace(noisy.optim, learning_rate=rate)))
-    selecting("the paper's score", (0,), policy=policies.learnability)
-    for temperature in (0.25, 1.0):
-        selecting(f"T {temperature:g}", (0,), temperature=temperature)
-    selecting("ratio 8", (0,), ratio=8)
+        arms.append(arm(replace(plain, optim=optim), f"uniform, rate {rate:g}", 1.0, (0,), scale))
     return arms
 
 
 def keep(page: Path, name: str) -> None:
-    """The result and its figure, where README.md finds them."""
-    for folder, file in ((RESULTS, "report.json"), (DOCS, "figure.png")):
-        folder.mkdir(exist_ok=True)
-        shutil.copyfile(page / file, folder / f"{name}{Path(file).suffix}")
+    """The result and, of the final arms, the figure, where README.md and docs/ find them."""
+    shutil.copyfile(page / "report.json", RESULTS / f"{name}.json")
+    if name.endswith("final"):
+        shutil.copyfile(page / "figure.png", DOCS / f"{name}.png")
 
 
 def run(arms: list[Arm], out: Path, name: str, times: Path) -> Path:

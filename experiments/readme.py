@@ -121,6 +121,17 @@ def levels(result: dict) -> str:
     return "\n".join(lines)
 
 
+def tuned(result: dict) -> str:
+    """What was chosen among, from noise's phase `tune`: best first."""
+    lines = ["| arm | updates | seeds | accuracy on `tune`, % | wrong labels chosen, % |", f"|{' --- |' * 5}"]
+    rows = [(arm["name"], budget) for arm in result["arms"] for budget in arm["budgets"]]
+    for name, row in sorted(rows, key=lambda row: (row[1]["updates"], row[1]["final_mean"]), reverse=True):
+        spread = "" if row["final_sd"] is None else f" ± {_percent(row['final_sd'])}"
+        cells = [name, f"{row['updates']:,}", str(len(row["seeds"])), _percent(row["final_mean"]) + spread]
+        lines.append("| " + " | ".join([*cells, _percent(row["wrong_share_chosen"], 0)]) + " |")
+    return "\n".join(lines)
+
+
 def _mean(shares: list[float]) -> str:
     """In percent, with the standard deviation where there are several."""
     spread = f" ± {_percent(statistics.stdev(shares))}" if len(shares) > 1 else ""
@@ -140,6 +151,7 @@ TABLES = {
     "score_comparison_desk": policies,
     "amortisation_desk": levels,
     "flickr_desk_final": pairs,
+    "noise_desk_tune": tuned,
 }
 
 

@@ -149,7 +149,7 @@ def planted(seed: int) -> np.ndarray:
     return matrix
 
 
-@partial(jax.jit, static_argnames="sweeps")
+@partial(jax.jit, static_argnames="sweeps", compiler_options={"xla_backend_optimization_level": 3})
 def gibbs(matrix, key, sweeps: int):
     """Mean of the sum over the sub-batch in the later half of a chain that redraws one member after the other, given all others: chains
     of all (n, B, B) matrices at once."""
