@@ -154,6 +154,14 @@ def test_what_is_known_of_a_reference_that_is_not_trained_beforehand(data, score
     assert bill == {"accuracy": pytest.approx(own), "flops": 0.0, "seconds": 0.0, "steps": 0, "charged": True}
 
 
+def test_a_stored_loss_scores_as_the_reference_that_it_is_of():
+    recipe, batch = toy.recipe(), toy.batch(32)
+    state = al.init_state(recipe, jax.random.key(0), *map(toy.params, (1, 2, 3)))
+    loss = recipe.scorer.act_loss(recipe.scorer.apply(toy.params(3), batch, False), batch)
+    live, read = (al.select_step(recipe, state, given)[1] for given in (batch, batch | {"reference_loss": loss}))
+    np.testing.assert_allclose(read.scores, live.scores, rtol=1e-6, atol=1e-6)
+
+
 def test_each_example_is_scored_by_its_own_reference():
     recipe, batch = toy.recipe(), toy.batch(32)
     both = jax.tree.map(lambda a, b: jnp.stack([a, b]), toy.params(3), toy.params(4))
