@@ -4,7 +4,6 @@ import dataclasses
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import Float32, Int64
 
@@ -61,7 +60,7 @@ def check_own_runs(it) -> None:
         raise ConfigError(f"config.reference.part={reference.part!r}: no part is named so; parts: {', '.join(known)}")
     for fold, pool in pools.items():
         try:
-            resolve(reference_config(config, fold), pool, len(jax.devices()))
+            resolve(reference_config(config, fold), pool, it.mesh.size)
         except ConfigError as error:
             raise ConfigError(f"config.reference, as a run of its own: {error}") from error
 
