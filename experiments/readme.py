@@ -25,14 +25,18 @@ def _percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
+def _spread(mean: float, sd: float | None) -> str:
+    """In percent, with the standard deviation where there is one."""
+    return _percent(mean) + ("" if sd is None else f" ± {_percent(sd)}")
+
+
 def _row(arm: dict, budget: dict) -> str:
-    sd = "" if budget["final_sd"] is None else f" ± {_percent(budget['final_sd'])}"
     gap = budget["difference"]
     difference = "-" if gap is None else f"{100 * gap['mean']:+.1f}"
     if gap is not None and gap["standard_error"] is not None:
         difference += f" ± {_percent(gap['standard_error'])}" + ("" if gap["paired"] else " w")
     cells = [arm["name"] + measures.RULE[arm["counts"]], f"{budget['updates']:,}", str(len(budget["seeds"]))]
-    cells += [_percent(budget["final_mean"]) + sd, difference]
+    cells += [_spread(budget["final_mean"], budget["final_sd"]), difference]
     cells += [_percent(arm["reference_accuracy"]), _percent(budget["wrong_share_chosen"], 0)]
     return "| " + " | ".join(cells) + " |"
 
@@ -84,10 +88,9 @@ def views(result: dict) -> str:
     """What scorers lose that see a small view, from small_view."""
     lines = ["| | accuracy, % | scoring, FLOPs | total FLOPs over uniform's |", f"|{' --- |' * 4}"]
     for row in result["rows"]:
-        spread = "" if row["spread"] is None else f" ± {_percent(row['spread'])}"
         total = row["total_flops"] / result["rows"][0]["total_flops"]
         lines.append(
-            f"| {row['arm']} | {_percent(row['accuracy'])}{spread} | {row['scoring_flops']:.3g} | {total:.2f} |"
+            f"| {row['arm']} | {_spread(row['accuracy'], row['spread'])} | {row['scoring_flops']:.3g} | {total:.2f} |"
         )
     return "\n".join(lines)
 
@@ -98,12 +101,11 @@ def policies(result: dict) -> str:
     lines = [head, f"|{' --- |' * 7}"]
     for setting, rows in result["settings"].items():
         for row in rows:
-            spread = "" if row["sd"] is None else f" ± {_percent(row['sd'])}"
             cells = [
                 setting,
                 row["arm"],
                 str(len(row["seeds"])),
-                _percent(row["accuracy"]) + spread,
+                _spread(row["accuracy"], row["sd"]),
                 f"{row['flops']:.2f}",
             ]
             lines.append("| " + " | ".join([*cells, points(row["equal_updates"]), points(row["equal_flops"])]) + " |")
@@ -126,16 +128,13 @@ def tuned(result: dict) -> str:
     lines = ["| arm | updates | seeds | accuracy on `tune`, % | wrong labels chosen, % |", f"|{' --- |' * 5}"]
     rows = [(arm["name"], budget) for arm in result["arms"] for budget in arm["budgets"]]
     for name, row in sorted(rows, key=lambda row: (row[1]["updates"], row[1]["final_mean"]), reverse=True):
-        spread = "" if row["final_sd"] is None else f" ± {_percent(row['final_sd'])}"
-        cells = [name, f"{row['updates']:,}", str(len(row["seeds"])), _percent(row["final_mean"]) + spread]
+        cells = [name, f"{row['updates']:,}", str(len(row["seeds"])), _spread(row["final_mean"], row["final_sd"])]
         lines.append("| " + " | ".join([*cells, _percent(row["wrong_share_chosen"], 0)]) + " |")
     return "\n".join(lines)
 
 
 def _mean(shares: list[float]) -> str:
-    """In percent, with the standard deviation where there are several."""
-    spread = f" ± {_percent(statistics.stdev(shares))}" if len(shares) > 1 else ""
-    return _percent(statistics.fmean(shares)) + spread
+    return _spread(statistics.fmean(shares), measures.spread(shares))
 
 
 def pairs(rows: list[dict]) -> str:

@@ -47,3 +47,13 @@ def test_arms_that_pass_the_rule_by_less_than_the_spread_are_named():
     near, far = arm("near", budget(0.5), undecided=True), arm("far", budget(0.5))
     assert f"near: {measures.UNDECIDED}" in lines(near, far)
     assert not any(measures.UNDECIDED in line for line in lines(far))
+
+
+def test_what_was_chosen_among_is_listed_best_first_within_a_budget():
+    few, more = budget(0.5, sd=None), budget(0.4) | {"updates": 200, "wrong_share_chosen": 0.4}
+    low, high, long = arm("low", few | {"final_mean": 0.3}), arm("high", few), arm("long", more)
+    assert readme.tuned({"arms": [low, high, long]}).splitlines()[2:] == [
+        "| long | 200 | 2 | 40.0 ± 0.6 | 40 |",
+        "| high | 100 | 2 | 50.0 | - |",
+        "| low | 100 | 2 | 30.0 | - |",
+    ]
