@@ -1,6 +1,7 @@
 """`make mutants`: one-line faults, each applied to a copy of the code; the named tests must catch every one.
 
-A mutant that survives, or whose line is no longer there, fails the run with its name.
+A mutant that survives, or whose line is no longer there, fails the run with its name. So do tests that fail without any fault, since they
+would seem to catch everything.
 """
 
 import os
@@ -143,6 +144,9 @@ def main() -> None:
     survivors = []
     for mutant in chosen:
         faulty(mutant)  # all can be applied, before any is tried
+    tests = sorted({f"tests/{mutant.tests}" for mutant in chosen})
+    if subprocess.run([sys.executable, "-m", "pytest", "-n", str(os.cpu_count()), *tests], cwd=ROOT).returncode:
+        sys.exit("the tests fail without a fault: nothing could be said of any")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, (mutant, ok) in enumerate(zip(chosen, pool.map(caught, chosen), strict=True), 1):
             print(f"[{number}/{len(chosen)}] {'caught  ' if ok else 'SURVIVED'} {mutant.name}", flush=True)
