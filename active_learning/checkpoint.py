@@ -35,12 +35,16 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         for step in steps:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+            args = ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
+            )
             try:
                 found = self._manager.restore(step, args=args)
             except Exception as error:  # Orbax raises many kinds for a damaged file
                 LOG.warning(
-                    "checkpoint of step %d cannot be read (%s); trying an older one", step, str(error).splitlines()[0]
+                    "checkpoint of step %d cannot be read (%s); trying an older one",
+                    step,
+                    str(error).splitlines()[0],
                 )
                 continue
             for damaged in (newer for newer in steps if newer > step):
@@ -71,7 +75,11 @@ def load_params(run: Path, which: str = "learner") -> PyTree:
                 f"{run}: its references are cross-fitted, each a run of its own (fold0, fold1): name one of those"
             )
     folder = Path(run).absolute() / "checkpoints"
-    steps = sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True) if folder.is_dir() else []
+    steps = (
+        sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
+        if folder.is_dir()
+        else []
+    )
     if not steps:
         raise ConfigError(f"{run}: no checkpoint found there")
     saved = folder / str(steps[0]) / "state"
@@ -82,6 +90,8 @@ def load_params(run: Path, which: str = "learner") -> PyTree:
     wanted = {which: {"params": tree[which]["params"]}}
     # As plain arrays: the devices it was saved on may not be here.
     plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    found = reader.restore(saved, args=ocp.args.PyTreeRestore(wanted, restore_args=plain, partial_restore=True))
+    found = reader.restore(
+        saved, args=ocp.args.PyTreeRestore(wanted, restore_args=plain, partial_restore=True)
+    )
     reader.close()
     return found[which]["params"]

@@ -15,7 +15,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_UNITS = {"": "steps", "step": "steps", "epoch": "epochs", "example": "examples", "percent": "%", "%": "%"}
+_UNITS = {
+    "": "steps",
+    "step": "steps",
+    "epoch": "epochs",
+    "example": "examples",
+    "percent": "%",
+    "%": "%",
+}
 _DURATION = re.compile(r"\s*([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([A-Za-z]+|%)?\s*")
 _PLAIN = {"int": int, "float": float, "str": str, "bool": bool, "tuple": tuple}
 
@@ -24,7 +31,9 @@ class ConfigError(ValueError):
     """A config that cannot run; one line that names the key, what it holds and what was expected."""
 
 
-def to_steps(duration: str | int, key: str, *, batch_size: int, pool: int, total: int | None = None) -> int:
+def to_steps(
+    duration: str | int, key: str, *, batch_size: int, pool: int, total: int | None = None
+) -> int:
     """A duration in updates of the learner (rounded); examples and epochs are those the learner sees, `pool` examples are an epoch.
 
     Raises ConfigError naming `key` for an unknown unit, two durations at once, or a percentage where `total` is None.
@@ -33,20 +42,35 @@ def to_steps(duration: str | int, key: str, *, batch_size: int, pool: int, total
     found = _DURATION.fullmatch(text)
     if not found:
         several = len([m for m in re.finditer(r"[0-9]+\s*(?:[A-Za-z]+|%)", text)]) > 1
-        hint = "two durations, give one" if several else "expected a number with steps, epochs, examples or %"
+        hint = (
+            "two durations, give one"
+            if several
+            else "expected a number with steps, epochs, examples or %"
+        )
         raise ConfigError(f"{key}={text!r}: {hint}")
     number, unit = float(found[1]), (found[2] or "").lower()
     unit = _UNITS.get(unit, _UNITS.get(unit.removesuffix("s")))
     if unit is None:
-        raise ConfigError(f"{key}={text!r}: unknown unit {found[2]!r}, expected steps, epochs, examples or %")
+        raise ConfigError(
+            f"{key}={text!r}: unknown unit {found[2]!r}, expected steps, epochs, examples or %"
+        )
     if unit == "%" and total is None:
         raise ConfigError(f"{key}={text!r}: a share of what? give steps, epochs or examples")
-    scale = {"steps": 1.0, "epochs": pool / batch_size, "examples": 1.0 / batch_size, "%": (total or 0) / 100.0}
+    scale = {
+        "steps": 1.0,
+        "epochs": pool / batch_size,
+        "examples": 1.0 / batch_size,
+        "%": (total or 0) / 100.0,
+    }
     return round(number * scale[unit])
 
 
 def _fields(kind: type) -> dict[str, dataclasses.Field]:
-    return {f.name: f for f in dataclasses.fields(kind) if f.init and not (f.name in ("parent", "name") and f.kw_only)}
+    return {
+        f.name: f
+        for f in dataclasses.fields(kind)
+        if f.init and not (f.name in ("parent", "name") and f.kw_only)
+    }
 
 
 def _default(f: dataclasses.Field) -> Any:
@@ -112,8 +136,12 @@ def _checked(value: Any, f: dataclasses.Field, key: str) -> Any:
         return float(value)
     if wanted is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)  # a duration given as a bare number
-    if wanted in _PLAIN.values() and (not isinstance(value, wanted) or (wanted is int and isinstance(value, bool))):
-        raise ConfigError(f"{key}={value!r}: expected {wanted.__name__}, got {type(value).__name__}")
+    if wanted in _PLAIN.values() and (
+        not isinstance(value, wanted) or (wanted is int and isinstance(value, bool))
+    ):
+        raise ConfigError(
+            f"{key}={value!r}: expected {wanted.__name__}, got {type(value).__name__}"
+        )
     return value
 
 
@@ -128,7 +156,9 @@ def one_line(error: Exception) -> str:
     first, *trace = str(error).strip().splitlines()
     if not trace:
         return first
-    return f"{first.removesuffix(' Error whilst parsing config file:')} {trace[-1].partition(': ')[2]}"
+    return (
+        f"{first.removesuffix(' Error whilst parsing config file:')} {trace[-1].partition(': ')[2]}"
+    )
 
 
 def from_flags(argv: list[str]) -> tuple[Any, list[str]]:
@@ -140,7 +170,9 @@ def from_flags(argv: list[str]) -> tuple[Any, list[str]]:
     from ml_collections import config_flags
 
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", None, "config file", values, sys_argv=["", *argv])
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "config file", values, sys_argv=["", *argv]
+    )
     try:
         rest = values(["", *argv], known_only=True)[1:]
     except (flags.Error, AttributeError, TypeError, KeyError, OSError, ValueError) as error:
@@ -225,5 +257,7 @@ def differences(ours: Any, theirs: Any, key: str = "config") -> list[str]:
     """Dotted keys at which two JSON trees differ, with both values."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         names = sorted(set(ours) | set(theirs))
-        return [line for n in names for line in differences(ours.get(n), theirs.get(n), f"{key}.{n}")]
+        return [
+            line for n in names for line in differences(ours.get(n), theirs.get(n), f"{key}.{n}")
+        ]
     return [] if ours == theirs else [f"{key}: {theirs!r} there, {ours!r} here"]

@@ -12,15 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from active_learning import checkpoint, pair_figures
-from active_learning.build import build
+from active_learning import checkpoint
 from active_learning.config import ConfigError, from_json
-from active_learning.data.source import DataError
+from active_learning.data.sources.source import DataError
+from active_learning.evaluators import image_text
 from active_learning.settings import Pairs
+from active_learning.train.build import build
 
 
 def evaluate(
-    workdir: Path, sets: tuple[str, ...] = (), which: str = "learner", judgements: tuple[Path, ...] = ()
+    workdir: Path,
+    sets: tuple[str, ...] = (),
+    which: str = "learner",
+    judgements: tuple[Path, ...] = (),
 ) -> dict:
     """Figures of one model of the run on whole sets (default: the config's own). Raises ConfigError naming folder or key."""
     path = Path(workdir) / "config.json"
@@ -28,7 +32,9 @@ def evaluate(
         raise ConfigError(f"{workdir}: no run there (no config.json)")
     config = from_json(json.loads(path.read_text())["config"])
     if sets:
-        config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, sets=sets))
+        config = dataclasses.replace(
+            config, evaluate=dataclasses.replace(config.evaluate, sets=sets)
+        )
     it = build(config)
     params = checkpoint.load_params(workdir, which)
     model = it.recipe.learner if which == "learner" else it.recipe.scorer
@@ -41,11 +47,11 @@ def evaluate(
             names = it.data.class_names or tuple(str(k) for k in range(len(figures["per_class"])))
             out[name]["per_class"] = dict(zip(names, figures["per_class"], strict=True))
         if isinstance(config.task, Pairs):
-            out[name] |= pair_figures.classification(it, evaluator.embed, params, name)
+            out[name] |= image_text.classification(it, evaluator.embed, params, name)
     for file in judgements:
         if not isinstance(config.task, Pairs):
             raise ConfigError(f"--judgements={file}: config.task is no image-text task")
-        out[file.name] = pair_figures.judged(it, evaluator.embed, params, file)
+        out[file.name] = image_text.judged(it, evaluator.embed, params, file)
     return out
 
 
@@ -57,7 +63,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--judgements", type=Path, action="append", default=[])
     args = parser.parse_args(argv)
     try:
-        print(json.dumps(evaluate(args.workdir, tuple(args.sets), args.model, tuple(args.judgements)), indent=1))
+        print(
+            json.dumps(
+                evaluate(args.workdir, tuple(args.sets), args.model, tuple(args.judgements)),
+                indent=1,
+            )
+        )
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

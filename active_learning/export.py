@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from active_learning import checkpoint, siglip
+from active_learning import checkpoint
 from active_learning.config import ConfigError, from_json
-from active_learning.data.source import DataError
+from active_learning.data.sources.source import DataError
+from active_learning.models.weights import siglip
 from active_learning.settings import Pairs
 
 
@@ -23,7 +24,9 @@ def export(run: Path, out: Path, which: str = "learner") -> dict[str, tuple[int,
         raise ConfigError(f"{run}: no run there (no config.json)")
     config = from_json(json.loads(path.read_text())["config"])
     if not isinstance(config.task, Pairs):
-        raise ConfigError(f"{run}: no run on image-text pairs; only two-tower weights have a layout to export to")
+        raise ConfigError(
+            f"{run}: no run on image-text pairs; only two-tower weights have a layout to export to"
+        )
     module = config.learner if which == "learner" else config.scorer
     weights = siglip.to_weights(checkpoint.load_params(run, which), module)
     siglip.save(out, weights)
@@ -41,7 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{args.out}: {len(shapes)} arrays, {sum(int(np.prod(s)) for s in shapes.values()):,} numbers")
+    print(
+        f"{args.out}: {len(shapes)} arrays, {sum(int(np.prod(s)) for s in shapes.values()):,} numbers"
+    )
     return 0
 
 

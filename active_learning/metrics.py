@@ -113,7 +113,9 @@ def span(text: str | None) -> tuple[int, int]:
         return 0, 0
     found = re.fullmatch(r"(\d+):(\d+)", text)
     if found is None or int(found[1]) >= int(found[2]):
-        raise ConfigError(f"--profile={text}: expected START:STOP, two numbers of updates, START before STOP")
+        raise ConfigError(
+            f"--profile={text}: expected START:STOP, two numbers of updates, START before STOP"
+        )
     return int(found[1]), int(found[2])
 
 
@@ -148,4 +150,13 @@ def progress(name: str, step: int, total: int, rate: float, flops: float, values
     left = round(max(0, total - step) / rate) if rate > 0 else None
     eta = "?" if left is None else f"{left // 3600:02d}:{left // 60 % 60:02d}:{left % 60:02d}"
     shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items() if isinstance(v, float))
-    LOG.info("%s  %d/%d  %.1f updates/s  ETA %s  %.3g FLOPs  %s", name, step, total, rate, eta, flops, shown)
+    LOG.info(
+        "%s  %d/%d  %.1f updates/s  ETA %s  %.3g FLOPs  %s",
+        name,
+        step,
+        total,
+        rate,
+        eta,
+        flops,
+        shown,
+    )

@@ -23,11 +23,19 @@ from typing import Any
 import numpy as np
 
 from active_learning.config import ConfigError, differences, from_flags
-from active_learning.data import catalogue, images, shards, splits
-from active_learning.data.detect import listings_of, section_of
-from active_learning.data.disk import LARGEST, LIMIT, Listing, Problems, found_size, unique_ids
-from active_learning.data.source import DataError
-from active_learning.data.writers import RecordShard, TarShard, publish
+from active_learning.data import images, splits
+from active_learning.data.sources import shards, tfds
+from active_learning.data.sources.from_path import listings_of, section_of
+from active_learning.data.sources.on_disk import (
+    LARGEST,
+    LIMIT,
+    Listing,
+    Problems,
+    found_size,
+    unique_ids,
+)
+from active_learning.data.sources.source import DataError
+from active_learning.data.sources.writers import RecordShard, TarShard, publish
 
 JOURNAL = "prepare.jsonl"  # the plan, then a line for each finished shard; gone when all are
 SUMS = "SHA256SUMS"
@@ -54,7 +62,12 @@ class Options:
 
     def check(self) -> None:
         """Raises DataError naming the first option that cannot be."""
-        for name, least, most in (("size", 8, 4096), ("small", 4, 4096), ("quality", 1, 100), ("shard", 1, 10**7)):
+        for name, least, most in (
+            ("size", 8, 4096),
+            ("small", 4, 4096),
+            ("quality", 1, 100),
+            ("shard", 1, 10**7),
+        ):
             value = getattr(self, name)
             if not (least <= value <= most or (value == 0 and name in ("size", "small"))):
                 raise DataError(f"--{name}={value}: expected {least} .. {most}")
@@ -87,7 +100,10 @@ def parts_of(train: Listing, test: Listing | None, options: Options) -> list[Par
         n = len(listing.files)
         if n == 0:
             raise DataError(f"{listing.where}: no examples")
-        problems, keep = Problems(listing.where, n, notes=listing.notes, limit=options.unusable), np.ones(n, bool)
+        problems, keep = (
+            Problems(listing.where, n, notes=listing.notes, limit=options.unusable),
+            np.ones(n, bool),
+        )
         ids = unique_ids(listing, keep, problems)
         held = splits.held_out(ids, options.holdout)
         out.append(Part(name, listing, ids, np.flatnonzero(keep & ~held), problems))
@@ -104,7 +120,9 @@ def identity(parts: Sequence[Part]) -> str:
         for row in part.rows.tolist():
             digest.update(part.listing.files.name(row).encode() + b"\n")
         digest.update(
-            json.dumps({name: list(v) for name, v in sorted(part.listing.columns.items())}, default=str).encode()
+            json.dumps(
+                {name: list(v) for name, v in sorted(part.listing.columns.items())}, default=str
+            ).encode()
         )
     return digest.hexdigest()[:16]
 
@@ -116,10 +134,14 @@ def convert(blob: bytes, options: Options) -> tuple[bytes, bytes | None]:
     if not options.size or min(image.shape[:2]) <= options.size:
         return blob, small
     image = images.shrink(image, options.size)
-    return images.encode_png(image) if images.suffix(blob) == ".png" else images.encode(image, options.quality), small
+    return images.encode_png(image) if images.suffix(blob) == ".png" else images.encode(
+        image, options.quality
+    ), small
 
 
-def write_shard(path: Path, part: Part, rows: np.ndarray, options: Options, pool: ThreadPoolExecutor, bar) -> dict:
+def write_shard(
+    path: Path, part: Part, rows: np.ndarray, options: Options, pool: ThreadPoolExecutor, bar
+) -> dict:
     """One shard, in the order of `rows`; returns its line of the journal. Raises DataError when too many cannot be used."""
     files, columns, bad, written = part.listing.files, part.listing.columns, {}, 0
 
@@ -137,13 +159,21 @@ def write_shard(path: Path, part: Part, rows: np.ndarray, options: Options, pool
                     bad[files.name(row)] = made
                     part.problems.add(files.name(row), made)
                     continue
-                fields = {"id": int(part.ids[row])} | {n: v[row] for n, v in columns.items() if v[row] is not None}
+                fields = {"id": int(part.ids[row])} | {
+                    n: v[row] for n, v in columns.items() if v[row] is not None
+                }
                 shard.add(fields, *made)
                 written += 1
             bar.update(len(block))
         publish(shard)
     sums = {file.name: sha256(file) for file in shard.files}
-    return {"shard": path.name, "part": part.name, "examples": written, "unusable": bad, "sha256": sums}
+    return {
+        "shard": path.name,
+        "part": part.name,
+        "examples": written,
+        "unusable": bad,
+        "sha256": sums,
+    }
 
 
 def sha256(file: Path) -> str:
@@ -182,13 +212,19 @@ def _resume(out: Path, plan: dict) -> list[dict]:
     return [line for line in lines[1:] if all((out / name).exists() for name in line["sha256"])]
 
 
-def prepare(train: Listing, test: Listing | None, out: Path, options: Options, threads: int = 0) -> dict:
+def prepare(
+    train: Listing, test: Listing | None, out: Path, options: Options, threads: int = 0
+) -> dict:
     """Writes the shards and returns the manifest; called again it continues. Raises DataError naming option, file or folder."""
     from tqdm import tqdm
 
     options.check()
     parts = parts_of(train, test, options)
-    source = {"kind": train.kind, "where": os.path.basename(train.where.rstrip("/")), "hash": identity(parts)}
+    source = {
+        "kind": train.kind,
+        "where": os.path.basename(train.where.rstrip("/")),
+        "hash": identity(parts),
+    }
     plan = {"prepare": 1, "source": source, "options": dataclasses.asdict(options)}
     if (out / shards.MANIFEST).exists():
         done = json.loads((out / shards.MANIFEST).read_text())
@@ -221,7 +257,8 @@ def _finish(out: Path, plan: dict, parts: Sequence[Part], finished: list[dict]) 
     manifest = plan | {
         "class_names": list(parts[0].listing.class_names),
         "examples": {
-            part.name: sum(line["examples"] for line in finished if line["part"] == part.name) for part in parts
+            part.name: sum(line["examples"] for line in finished if line["part"] == part.name)
+            for part in parts
         },
         "unusable": {name: reason for one in problems for name, reason in one.found.items()},
         "sha256": sums,
@@ -239,21 +276,37 @@ def _arguments(rest: list[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("paths", nargs="+", type=str, metavar="SOURCE OUT", help="where the data are, and a new folder")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=str,
+        metavar="SOURCE OUT",
+        help="where the data are, and a new folder",
+    )
     for f in dataclasses.fields(Options):
         kind, meaning = type(f.default), f"{f.metadata['help']} ({f.default})"
-        parser.add_argument(f"--{f.name}", type=kind, default=f.default, metavar=kind.__name__.upper(), help=meaning)
-    parser.add_argument("--tfds", default="", metavar="NAME", help="write a set of TensorFlow Datasets instead")
+        parser.add_argument(
+            f"--{f.name}", type=kind, default=f.default, metavar=kind.__name__.upper(), help=meaning
+        )
+    parser.add_argument(
+        "--tfds", default="", metavar="NAME", help="write a set of TensorFlow Datasets instead"
+    )
     parser.add_argument("--threads", type=int, default=0, metavar="INT", help="0: one a core")
     return parser.parse_args(rest)
 
 
 def views(listing: Listing, small: int) -> str:
     """Flags with which scorers see the small views and the learner sees more; none where there are no views, or none that are smaller."""
-    size = found_size(listing.files, np.arange(len(listing.files)), listing.where, _USUAL) if small else 0
+    size = (
+        found_size(listing.files, np.arange(len(listing.files)), listing.where, _USUAL)
+        if small
+        else 0
+    )
     if size <= small:
         return ""
-    large = f" --config.data.size={size} --config.learner.patch=16" if size > LARGEST else ""  # smaller ones are found
+    large = (
+        f" --config.data.size={size} --config.learner.patch=16" if size > LARGEST else ""
+    )  # smaller ones are found
     return f" --config.data.small={small}{large}"
 
 
@@ -262,13 +315,18 @@ def run(argv: list[str]) -> str:
     config, rest = from_flags(argv)
     args = _arguments(rest)
     if len(args.paths) != (2 if config is None else 1):
-        raise ConfigError(f"expected {'SOURCE OUT' if config is None else 'OUT'}, got {' '.join(args.paths)}")
+        raise ConfigError(
+            f"expected {'SOURCE OUT' if config is None else 'OUT'}, got {' '.join(args.paths)}"
+        )
     section = section_of(args.paths[0]) if config is None else config.data
-    options, out = Options(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Options)}), Path(args.paths[-1])
+    options, out = (
+        Options(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Options)}),
+        Path(args.paths[-1]),
+    )
     if args.tfds:
         if options != Options():
             raise ConfigError(f"--tfds={args.tfds}: takes the images as they are, no other options")
-        folder = catalogue.write(args.tfds, *listings_of(section), out)
+        folder = tfds.write(args.tfds, *listings_of(section), out)
         where = f"--config.data.path={out} --config.data.name={args.tfds}"
         return f"{folder}\n  python -m active_learning.main --config=configs/tfds.py {where} --workdir=runs/mine"
     manifest = prepare(*listings_of(section), out, options, args.threads)

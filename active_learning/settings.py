@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from active_learning import policies
 from active_learning.config import ConfigError, Section, to_steps
+from active_learning.core import policies
 from active_learning.data.augment import Augmentation
 
 
@@ -21,7 +21,9 @@ class Split(Section):
     fold: int = field(
         default=-1, metadata={"late": True}
     )  # only this half (0 or 1) of train_on, by id: what a cross-fitted reference sees; -1: all of it
-    labels: Mapping[str, str] = field(default_factory=dict)  # label column of a part where it is not the source's own
+    labels: Mapping[str, str] = field(
+        default_factory=dict
+    )  # label column of a part where it is not the source's own
     seed: int = 0
 
 
@@ -80,12 +82,16 @@ class Evaluate(Section):
 
     every: str = "2 %"
     sets: tuple = ("test",)  # 'test', or parts of the split
-    subset: int = 2000  # fixed stratified subset of each set during the run; the whole set at the end
+    subset: int = (
+        2000  # fixed stratified subset of each set during the run; the whole set at the end
+    )
     batch_size: int = 1000
     also: Mapping[str, Any] = field(
         default_factory=dict, metadata={"late": True}
     )  # more sets by name: sources, whose test sets are used
-    gate: str = ""  # part on which online and reference are compared ('': none); `until='auto'` reads it
+    gate: str = (
+        ""  # part on which online and reference are compared ('': none); `until='auto'` reads it
+    )
 
 
 @dataclass(frozen=True)
@@ -117,13 +123,17 @@ class Pairs(Section):
 
     loss: str = "sigmoid"  # 'sigmoid' (SigLIP) or 'softmax' (CLIP)
     chunk: int = 0  # pairs of a block of the loss, 0: all at once
-    score_scale: float = 10.0  # l_act = - score_scale * image . text: at 1 the sampling would be nearly uniform
-    text: str = "captions"  # column of the data with a caption, or a list of them
-    tokenizer: str = (
-        ""  # tokenizer.json or NAME.model; '': a byte-level BPE as large as the text tower's, of these captions
+    score_scale: float = (
+        10.0  # l_act = - score_scale * image . text: at 1 the sampling would be nearly uniform
     )
-    pixels: str = "data"  # normalised by the 'data', or to (-1, 1) as published SigLIP models: 'unit'
-    exchanged: Mapping[str, float] = field(default_factory=dict)  # share of a part's pairs that get another's captions
+    text: str = "captions"  # column of the data with a caption, or a list of them
+    tokenizer: str = ""  # tokenizer.json or NAME.model; '': a byte-level BPE as large as the text tower's, of these captions
+    pixels: str = (
+        "data"  # normalised by the 'data', or to (-1, 1) as published SigLIP models: 'unit'
+    )
+    exchanged: Mapping[str, float] = field(
+        default_factory=dict
+    )  # share of a part's pairs that get another's captions
     classes: tuple = ()  # words: images whose captions mostly name one of them are used for zero-shot and few-shot figures
     templates: tuple = ("a photo of a {}.", "a {}.", "there is a {} in the picture.")
 
@@ -146,7 +156,9 @@ class Config(Section):
     select: Select = Select()
     reference: Reference = Reference()
     augment: bool = True  # random crop (4 px padding) and flip, keyed by (id, epoch)
-    augmentation: Augmentation = field(default=Augmentation(), metadata={"late": True})  # what `augment` does
+    augmentation: Augmentation = field(
+        default=Augmentation(), metadata={"late": True}
+    )  # what `augment` does
     label_smoothing: float = 0.0
     dtype: str = "float32"  # compute type; parameters, losses and scores are float32
     init_from: str = ""  # run folder whose learner's weights the learner starts from
@@ -160,7 +172,9 @@ class Config(Section):
     log: Log = Log()
     checkpoint: Checkpoint = Checkpoint()
     task: Any = field(default=Labels(), metadata={"late": True})
-    accumulate: int = field(default=1, metadata={"late": True})  # micro-batches that a gradient is summed from
+    accumulate: int = field(
+        default=1, metadata={"late": True}
+    )  # micro-batches that a gradient is summed from
 
 
 @dataclass(frozen=True)
@@ -189,15 +203,21 @@ def _check_reference(config: Config) -> None:
         raise ConfigError(f"config.reference.kind={kind!r} needs config.reference.path, {what}")
     seen = (*config.evaluate.sets, config.evaluate.gate)
     if kind == "trained" and policy.reads_reference and config.reference.part in seen:
-        raise ConfigError(f"config.reference.part={config.reference.part!r}: config.evaluate judges on it")
+        raise ConfigError(
+            f"config.reference.part={config.reference.part!r}: config.evaluate judges on it"
+        )
     if kind == "stored" and "reference" in policy.needs and policy.observe is not None:
         raise ConfigError(
             f"config.reference.kind='stored': policy {policy.name!r} reads more of the reference than its losses"
         )
     if kind == "online" and "reference" in policy.needs and "online" not in policy.needs:
-        raise ConfigError(f"config.reference.kind='online': policy {policy.name!r} trains no online model to copy")
+        raise ConfigError(
+            f"config.reference.kind='online': policy {policy.name!r} trains no online model to copy"
+        )
     if not 0 < policy.keep <= 1:
-        raise ConfigError(f"config.select.policy.keep={policy.keep}: expected a share of the pool in (0, 1]")
+        raise ConfigError(
+            f"config.select.policy.keep={policy.keep}: expected a share of the pool in (0, 1]"
+        )
     if policy.keep < 1 and kind not in ("trained", "loaded", "stored"):
         raise ConfigError(
             f"config.reference.kind={kind!r}: {policy.name!r} scores once, with a reference that exists before the run"
@@ -227,7 +247,9 @@ def _check_task(config: Config) -> None:
     task, policy = config.task, config.select.policy
     if not isinstance(task, Pairs):
         if policy.pairs:
-            raise ConfigError(f"config.select.policy: {policy.name!r} scores image-text pairs; set config.task")
+            raise ConfigError(
+                f"config.select.policy: {policy.name!r} scores image-text pairs; set config.task"
+            )
         return
     if config.augmentation.mixup:
         raise ConfigError(
@@ -246,15 +268,21 @@ def _check_task(config: Config) -> None:
             f"config.task.loss={task.loss!r}: {policy.name!r} needs 'sigmoid', the loss that is a sum over pairs"
         )
     if policy.joint and config.select.standardize:
-        raise ConfigError(f"config.select.standardize=True: {policy.name!r} has no single scores to standardize")
+        raise ConfigError(
+            f"config.select.standardize=True: {policy.name!r} has no single scores to standardize"
+        )
     if policy.pairs and config.reference.kind == "crossfitted":
-        raise ConfigError(f"config.reference.kind='crossfitted': {policy.name!r} compares pairs across both references")
+        raise ConfigError(
+            f"config.reference.kind='crossfitted': {policy.name!r} compares pairs across both references"
+        )
     if config.reference.kind == "stored" and policy.reads_reference:
         raise ConfigError(
             "config.reference.kind='stored': a score of a pair depends on the caption drawn; use 'loaded'"
         )
     if task.chunk and config.batch_size % task.chunk:
-        raise ConfigError(f"config.task.chunk={task.chunk}: must divide config.batch_size={config.batch_size}")
+        raise ConfigError(
+            f"config.task.chunk={task.chunk}: must divide config.batch_size={config.batch_size}"
+        )
 
 
 def _check_views(config: Config) -> None:
@@ -262,14 +290,24 @@ def _check_views(config: Config) -> None:
     if schedule not in ("exact", "ahead"):
         raise ConfigError(f"config.select.schedule={schedule!r}: expected 'exact' or 'ahead'")
     if config.small_view and not small:
-        raise ConfigError("config.small_view=True: there is no small view, config.data.small is not set")
+        raise ConfigError(
+            "config.small_view=True: there is no small view, config.data.small is not set"
+        )
     if small and not config.small_view and "learner" in config.select.policy.needs:
-        what = f"policy {config.select.policy.name!r} scores with the learner, which sees the full one"
-        raise ConfigError(f"config.data.small={small}: a small view is for the small models, but {what}")
+        what = (
+            f"policy {config.select.policy.name!r} scores with the learner, which sees the full one"
+        )
+        raise ConfigError(
+            f"config.data.small={small}: a small view is for the small models, but {what}"
+        )
 
 
 def _check_sizes(config: Config, pool: int) -> None:
-    policy, b, holds = config.select.policy, config.batch_size, f"but {config.split.train_on} holds {pool} examples"
+    policy, b, holds = (
+        config.select.policy,
+        config.batch_size,
+        f"but {config.split.train_on} holds {pool} examples",
+    )
     if policy.needs and config.select.ratio * b > pool:
         ratio = config.select.ratio
         raise ConfigError(f"config.select.ratio={ratio}: {ratio * b} candidates a step, {holds}")
@@ -288,7 +326,9 @@ def _check_evaluation(config: Config) -> None:
     if config.select.until != "auto":
         return
     if not evaluate.gate:
-        raise ConfigError("config.select.until='auto' needs a gate: name a part in config.evaluate.gate")
+        raise ConfigError(
+            "config.select.until='auto' needs a gate: name a part in config.evaluate.gate"
+        )
     if policy.needs and not {"online", "reference"} <= set(policy.needs):
         raise ConfigError(
             f"config.select.until='auto' compares the online model with the reference, and policy {policy.name!r} has not both"
@@ -303,7 +343,9 @@ def resolve(config: Config, pool: int, devices: int) -> Clock:
     if config.fsdp < 1 or devices % config.fsdp:
         raise ConfigError(f"config.fsdp={config.fsdp}: does not divide the {devices} devices")
     if ratio < 1:
-        raise ConfigError(f"config.select.ratio={ratio}: B = ratio * b candidates must be at least b, so ratio >= 1")
+        raise ConfigError(
+            f"config.select.ratio={ratio}: B = ratio * b candidates must be at least b, so ratio >= 1"
+        )
     if config.select.temperature <= 0:
         raise ConfigError(f"config.select.temperature={config.select.temperature}: must be > 0")
     if config.select.chunk and (b * ratio // devices) % config.select.chunk:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from active_learning import checkpoint, stored
-from active_learning.build import Part, Run, build
+from active_learning import checkpoint
 from active_learning.config import ConfigError, from_flags, from_json, name_of
-from active_learning.data.source import DataError
+from active_learning.data.sources.source import DataError
+from active_learning.references import stored
 from active_learning.settings import Config, Reference, Select
+from active_learning.train.build import Part, Run, build
 
 
 def store(
@@ -70,7 +71,9 @@ def default_file(config: Config, run: Path, model: str) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m active_learning.store_scores", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m active_learning.store_scores", description=__doc__
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--model", choices=("learner", "online", "reference"), default="learner")
     parser.add_argument("--out", type=Path)
@@ -81,7 +84,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{out}: {about['examples']} scores of model {about['model']}, {about['flops']:.3g} FLOPs once")
+    print(
+        f"{out}: {about['examples']} scores of model {about['model']}, {about['flops']:.3g} FLOPs once"
+    )
     return 0
 
 

@@ -1,6 +1,6 @@
 """ActiveCLIP (arXiv 2312.05328): a ViT-B/16 two-tower with the softmax loss on noisy web pairs, scored by ViT-Ti towers.
 
-    python -m active_learning.plan --config=configs/activeclip_vit_b.py --examples=1000000000
+    python -m active_learning.plan.__main__ --config=configs/activeclip_vit_b.py --examples=1000000000
     python -m active_learning.main --config=configs/activeclip_vit_b.py --config.data.path='DIR/train-{0000..9999}.tar' --workdir=runs/clip
 
 Half of each super-batch is kept, by the paper's l_act: the dot product of a pair's own embeddings. `:uniform` is plain training. Hardware:
@@ -12,9 +12,9 @@ Known from the paper: ViT-B/16 learner, small ViT scorers, ratio 2, a reference 
 Adam but its name, text towers, score scale, the number of examples, the split.
 """
 
-from active_learning import policies
 from active_learning.config import check_arm, section
-from active_learning.data.webdataset import WebDataset
+from active_learning.core import policies
+from active_learning.data.sources.webdataset import WebDataset
 from active_learning.models import VARIANTS, Text, TwoTower, ViT
 from active_learning.settings import Config, Optim, Pairs, Reference, Select, Split
 
@@ -46,7 +46,9 @@ def get_config(arm: str = "learnability"):
             tokenizer="sentencepiece.model",
             pixels="unit",
         ),  # (?)
-        split=section(Split, parts={"pool": 0.95, "reference": 0.05}),  # (?) a clean part of its own is better
+        split=section(
+            Split, parts={"pool": 0.95, "reference": 0.05}
+        ),  # (?) a clean part of its own is better
         learner=towers("B", scan=True, remat="dots"),
         scorer=towers("Ti", scan=True),
         batch_size=16_384,  # (?)

@@ -7,7 +7,7 @@ Published SigLIP weights as the reference; they fix the scorer's size, so that i
     ... --config=configs/activesiglip_vit_b.py:published --config.reference.path=webli_en_b16_224_63724782.npz
 
 Hardware as ActiveCLIP's. Expected, from the paper: about half of uniform's updates on noisy web pairs with a reference of cleaner pairs. With
-`published` the reference is free, but scorers as large as the learner are dear: ask `python -m active_learning.plan` first.
+`published` the reference is free, but scorers as large as the learner are dear: ask `python -m active_learning.plan.__main__` first.
 """
 
 from active_learning.config import check_arm, section

@@ -6,9 +6,9 @@ A fifth of the examples trains the reference, the rest is the pool. Hardware: an
 `configs/arrays.py:uniform` is the plain run beside it.
 """
 
-from active_learning import policies
 from active_learning.config import check_arm, section
-from active_learning.data.arrays import Arrays
+from active_learning.core import policies
+from active_learning.data.sources.arrays import Arrays
 from active_learning.models import ViT
 from active_learning.settings import Config, Optim, Reference, Select, Split
 
@@ -16,7 +16,9 @@ from active_learning.settings import Config, Optim, Reference, Select, Split
 def get_config(arm: str = "learnability"):
     check_arm(arm, "learnability", "uniform")
     uniform = arm == "uniform"
-    select = section(Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %")
+    select = section(
+        Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %"
+    )
     return section(
         Config,
         name="uniform" if uniform else "run",

@@ -1,6 +1,6 @@
 """The paper's own setting (arXiv 2312.05328): a ViT-L/16 at 224 px, scored by ViTs 50 or more times cheaper, half of each super-batch kept.
 
-    python -m active_learning.plan --config=configs/classact_vit_l.py --classes=18291 --examples=300000000
+    python -m active_learning.plan.__main__ --config=configs/classact_vit_l.py --classes=18291 --examples=300000000
     python -m active_learning.main --config=configs/classact_vit_l.py:ti --config.data.path=DIR --workdir=runs/vit_l
 
 Scorers by name after the colon: `ti` (default), `s`, `b`, `mu`, and `uniform` for plain training. Hardware: an accelerator pod; the paper's
@@ -12,9 +12,9 @@ scores on the plain view, a reference trained as long as the learner. Uncertain,
 augmentation, the shape of ViT-Mu (only that it is 1000 times smaller), the split. The paper's JFT-300M is private: bring arrays of your own.
 """
 
-from active_learning import policies
 from active_learning.config import check_arm, section
-from active_learning.data.arrays import Arrays
+from active_learning.core import policies
+from active_learning.data.sources.arrays import Arrays
 from active_learning.models import ViT
 from active_learning.settings import Config, Optim, Reference, Select, Split
 
@@ -22,7 +22,11 @@ SCORERS = {
     "ti": {"width": 192, "depth": 12, "heads": 3},
     "s": {"width": 384, "depth": 12, "heads": 6},
     "b": {"width": 768, "depth": 12, "heads": 12},
-    "mu": {"width": 64, "depth": 6, "heads": 1},  # (?) 0.3 M parameters beside the head and the positions
+    "mu": {
+        "width": 64,
+        "depth": 6,
+        "heads": 1,
+    },  # (?) 0.3 M parameters beside the head and the positions
 }
 
 
@@ -42,11 +46,18 @@ def get_config(scorer: str = "ti"):
         scorer=section(ViT, patch=16, scan=True, **small),
         batch_size=4096,  # (?)
         total="300000000 examples",
-        optim=section(Optim, learning_rate=1e-3, warmup="5 %", weight_decay=1e-4, b2=0.99),  # (?) but the rate
-        scorer_optim=section(Optim, learning_rate=1e-3, warmup="5 %", weight_decay=1e-4, b2=0.99),  # (?) but the rate
+        optim=section(
+            Optim, learning_rate=1e-3, warmup="5 %", weight_decay=1e-4, b2=0.99
+        ),  # (?) but the rate
+        scorer_optim=section(
+            Optim, learning_rate=1e-3, warmup="5 %", weight_decay=1e-4, b2=0.99
+        ),  # (?) but the rate
         select=select if scorer != "uniform" else section(Select),
         reference=section(
-            Reference, total="300000000 examples", batch_size=4096, optim=section(Optim, learning_rate=1e-3)
+            Reference,
+            total="300000000 examples",
+            batch_size=4096,
+            optim=section(Optim, learning_rate=1e-3),
         ),
         augment=True,  # (?)
         label_smoothing=0.1,

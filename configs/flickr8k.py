@@ -10,9 +10,9 @@ Reads tars in the WebDataset layout (train-*.tar, val-*.tar, test-*.tar) in $ACT
 
 import os
 
-from active_learning import policies
 from active_learning.config import check_arm, section
-from active_learning.data.webdataset import WebDataset
+from active_learning.core import policies
+from active_learning.data.sources.webdataset import WebDataset
 from active_learning.models import Text, TwoTower, ViT
 from active_learning.settings import Config, Evaluate, Optim, Pairs, Reference, Select, Split
 
@@ -67,7 +67,11 @@ def get_config(arm: str = "learnability"):
         scorer_optim=section(Optim, learning_rate=3e-3, warmup="10 %", weight_decay=0.01),
         select=section(Select) if uniform else select,
         reference=section(
-            Reference, total="300 steps", optim=section(Optim, learning_rate=3e-3, warmup="10 %", weight_decay=0.01)
+            Reference,
+            total="300 steps",
+            optim=section(Optim, learning_rate=3e-3, warmup="10 %", weight_decay=0.01),
         ),
-        evaluate=section(Evaluate, every="10 %", gate="" if uniform else "gate", also={"val": source("val")}),
+        evaluate=section(
+            Evaluate, every="10 %", gate="" if uniform else "gate", also={"val": source("val")}
+        ),
     )

@@ -13,15 +13,15 @@ Known from the paper: sizes, filter ratio 0.8 (B = 5 b), 16 chunks, sigmoid loss
 from dataclasses import replace
 from functools import partial
 
-from active_learning import pairwise, policies
 from active_learning.config import check_arm, section
+from active_learning.core import pair_scores, policies
 from active_learning.settings import Pairs, Reference, Select
 from configs import activeclip_vit_b
 
 BY_LEARNER = replace(
     policies.joint,
     name="joint by learner",
-    score=partial(pairwise.learnability, by="learner"),
+    score=partial(pair_scores.learnability, by="learner"),
     needs=("learner", "reference"),
 )
 
@@ -33,13 +33,22 @@ def get_config(arm: str = "joint"):
     config.name, config.baseline = "uniform" if uniform else f"JEST {arm}", uniform
     config.batch_size, config.total = 32_768, "4000000000 examples"
     config.task = section(
-        Pairs, loss="sigmoid", chunk=1024, text="caption", tokenizer="sentencepiece.model", pixels="unit"
+        Pairs,
+        loss="sigmoid",
+        chunk=1024,
+        text="caption",
+        tokenizer="sentencepiece.model",
+        pixels="unit",
     )
     if not uniform:
         policy = policies.joint if cheap else BY_LEARNER
-        config.select = section(Select, policy=policy, ratio=5, temperature=1.0, chunk=64)  # (?) temperature
+        config.select = section(
+            Select, policy=policy, ratio=5, temperature=1.0, chunk=64
+        )  # (?) temperature
         config.scorer = (
-            activeclip_vit_b.towers("Ti", keep=0.25, scan=True) if cheap else activeclip_vit_b.towers("B", scan=True)
+            activeclip_vit_b.towers("Ti", keep=0.25, scan=True)
+            if cheap
+            else activeclip_vit_b.towers("B", scan=True)
         )
         config.reference = section(Reference, total="1000000000 examples", batch_size=32_768)
     return config

@@ -3,16 +3,23 @@
 Hardware: two CPU cores, about a minute. `configs/shapes.py:uniform` is the plain run it is compared with.
 """
 
-from active_learning import policies
 from active_learning.config import check_arm, section
-from active_learning.data.shapes import Shapes
+from active_learning.core import policies
+from active_learning.data.sources.shapes import Shapes
 from active_learning.models import ViT
 from active_learning.settings import Config, Optim, Reference, Select, Split
 
 
 def get_config(arm: str = "learnability"):
     check_arm(arm, "learnability", "uniform")
-    select = section(Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %", chunk=128)
+    select = section(
+        Select,
+        policy=policies.cautious_learnability,
+        ratio=4,
+        temperature=0.5,
+        until="60 %",
+        chunk=128,
+    )
     return section(
         Config,
         name=arm,

@@ -8,16 +8,18 @@ most 64 px; larger: `--config.data.size=224 --config.learner.patch=16 --config.s
 `configs/tfds.py:uniform` is the plain run beside it.
 """
 
-from active_learning import policies
 from active_learning.config import check_arm, section
-from active_learning.data.catalogue import Tfds
+from active_learning.core import policies
+from active_learning.data.sources.tfds import Tfds
 from active_learning.models import ViT
 from active_learning.settings import Config, Optim, Reference, Select, Split
 
 
 def get_config(arm: str = "learnability"):
     check_arm(arm, "learnability", "uniform")
-    select = section(Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %")
+    select = section(
+        Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %"
+    )
     return section(
         Config,
         name=arm,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from active_learning import losses, optim
+from active_learning.core import losses, optim
 from active_learning.models import VARIANTS, ViT
 
 BATCH, SIZE, CLASSES = 16, 224, 1000
@@ -48,7 +48,9 @@ def steps(checkout: Path | None) -> tuple[dict[str, Callable[[], Any]], str]:
         return {}, f"{checkout}: no big_vision/models/vit.py there"
     sys.path.insert(0, str(checkout))
     try:
-        theirs = importlib.import_module("big_vision.models.vit").Model(CLASSES, variant="Ti/16", pool_type="gap")
+        theirs = importlib.import_module("big_vision.models.vit").Model(
+            CLASSES, variant="Ti/16", pool_type="gap"
+        )
     except ImportError as error:
         return {}, f"{checkout}: cannot be imported here ({error})"
     finally:
@@ -56,6 +58,10 @@ def steps(checkout: Path | None) -> tuple[dict[str, Callable[[], Any]], str]:
     ours = ViT(num_classes=CLASSES, patch=16, **VARIANTS["Ti"])
     adam = lambda: optim.adamw(1e-3, 10, 1000, 1e-4, 0.999, 1.0)  # noqa: E731
     return {
-        "ours": step_of(ours, lambda p, x: ours.apply({"params": p}, x, train=True)["logits"], adam()),
-        "theirs": step_of(theirs, lambda p, x: theirs.apply({"params": p}, x, train=True)[0], adam()),
+        "ours": step_of(
+            ours, lambda p, x: ours.apply({"params": p}, x, train=True)["logits"], adam()
+        ),
+        "theirs": step_of(
+            theirs, lambda p, x: theirs.apply({"params": p}, x, train=True)[0], adam()
+        ),
     }, ""

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from active_learning import cache, policies, replay, store_scores
+from active_learning import distributed, store_scores
 from active_learning.config import config_hash, freeze
-from active_learning.ledger import ACCOUNTS
+from active_learning.core import policies
+from active_learning.cost.ledger import ACCOUNTS
 from active_learning.metrics import LOG, show_log
 from active_learning.models import MLP, ViT
+from active_learning.references import replay
 from active_learning.report.charts import ACCOUNT_WORDS, LIGHT, save_svg
 from active_learning.settings import Config, Evaluate, Log, Reference, Select
 from configs import cifar10n
@@ -96,12 +98,16 @@ def modes(plain: Config, scale: Scale, out: Path) -> dict[str, dict]:
         log=replace(ours.log, chosen=True),
     )
     done = {"none": trained(full, out / "none")}
-    loaded = replace(ours, name="pretrained", reference=Reference(kind="loaded", path=str(made), charge=False))
+    loaded = replace(
+        ours, name="pretrained", reference=Reference(kind="loaded", path=str(made), charge=False)
+    )
     done["pretrained"] = trained(loaded, out / "pretrained")
     file = out / "scores.npz"
     if not file.exists():
         store_scores.store(made, full, out=file)
-    read = replace(full, name="foundation dataset", reference=Reference(kind="stored", path=str(file)))
+    read = replace(
+        full, name="foundation dataset", reference=Reference(kind="stored", path=str(file))
+    )
     done["foundation dataset"] = trained(read, out / "foundation")
     done["foundation dataset"]["overlap"] = overlap(out / "none", out / "foundation")
     replayed = replace(ours, name="replayed policy", select=Select(replay=str(out / "none")))
@@ -116,9 +122,12 @@ def finished(scale: Scale, out: Path, store: Path) -> dict[tuple[int, str], dict
         plain = base(scale, seed)
         groups[seed, "uniform"] = (plain, lambda plain, folder: {"none": trained(plain, folder)})
         for name, scorer in scale.scorers.items():
-            groups[seed, name] = (replace(plain, scorer=scorer), lambda ours, folder: modes(ours, scale, folder))
+            groups[seed, name] = (
+                replace(plain, scorer=scorer),
+                lambda ours, folder: modes(ours, scale, folder),
+            )
     done: dict[tuple[int, str], dict[str, dict]] = {}
-    cache.keep()
+    distributed.enable_compilation_cache()
     store.mkdir(parents=True, exist_ok=True)
     for wait in (False, True):  # what another process has at work is waited for last
         for (seed, name), (config, make) in groups.items():
@@ -182,22 +191,29 @@ def draw(result: dict, file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scale", choices=SCALES, default="desk")
     parser.add_argument("--out", type=Path, default=Path("runs/amortisation"))
-    parser.add_argument("--workers", type=int, default=1, help="processes that share the work, each on its own core")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that share the work, each on its own core"
+    )
     args = parser.parse_args()
     show_log()
     scale, out = SCALES[args.scale], args.out / args.scale
     with shared_by(args.workers):
         found = finished(
-            scale, out, out / "finished" if args.scale == "smoke" else RESULTS / f"amortisation_{args.scale}"
+            scale,
+            out,
+            out / "finished" if args.scale == "smoke" else RESULTS / f"amortisation_{args.scale}",
         )
     plain = [found[seed, "uniform"]["none"] for seed in scale.seeds]
     uniform = sum(plain[0]["flops"].values())
     rows = {
         name: {
-            level: summed([found[seed, name][level] for seed in scale.seeds], uniform, scale.judged) for level in LEVELS
+            level: summed([found[seed, name][level] for seed in scale.seeds], uniform, scale.judged)
+            for level in LEVELS
         }
         for name in scale.scorers
     }
@@ -214,7 +230,9 @@ def main() -> None:
     for name, levels in rows.items():
         for level, row in levels.items():
             accuracy = sum(row["accuracy"]) / len(row["accuracy"])
-            common = f"   {min(row['overlap']):.1%} of the live run's ids" if "overlap" in row else ""
+            common = (
+                f"   {min(row['overlap']):.1%} of the live run's ids" if "overlap" in row else ""
+            )
             print(
                 f"scorer {name:10s} {level:20s} {row['total']:5.2f} x uniform's FLOPs   accuracy {accuracy:.3f}{common}"
             )

@@ -18,10 +18,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from active_learning import cache, train
+from active_learning import distributed
 from active_learning.config import config_hash
 from active_learning.metrics import LOG
 from active_learning.settings import Config, reference_config
+from active_learning.train import loop
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,15 @@ class Arm:
             config = replace(self.config, seed=seed)
             if config.reference.path:
                 shared = f"{config.reference.path}-seed{seed}"
-                config = replace(config, reference=replace(config.reference, path=str(out / "references" / shared)))
+                config = replace(
+                    config,
+                    reference=replace(config.reference, path=str(out / "references" / shared)),
+                )
             slug = re.sub(r"[^a-z0-9.]+", "-", config.name.lower()).strip("-")
-            yield config, out / "runs" / f"{slug}-{self.budget:.2f}-seed{seed}-{config_hash(config)}"
+            yield (
+                config,
+                out / "runs" / f"{slug}-{self.budget:.2f}-seed{seed}-{config_hash(config)}",
+            )
 
 
 def show(arms: list[Arm]) -> None:
@@ -116,7 +123,7 @@ def _complete(summary: dict | None) -> bool:
 
 def trained(config: Config, folder: Path) -> dict:
     """The summary of a run, trained or found complete; SystemExit when it was asked to stop."""
-    summary = train.run(config, folder)
+    summary = loop.run(config, folder)
     if not _complete(summary):
         raise SystemExit(f"stopped at {folder}; the same command continues it")
     return summary
@@ -125,9 +132,9 @@ def trained(config: Config, folder: Path) -> dict:
 def _finished(config: Config, folder: Path, store: Path | None) -> dict:
     """The summary of a run that is complete: in its folder, packed in `store`, or after it has been run."""
     packed = None if store is None else store / f"{folder.name}.json.gz"
-    if packed is not None and packed.exists() and not _complete(train.read_summary(folder)):
+    if packed is not None and packed.exists() and not _complete(loop.read_summary(folder)):
         unpack(packed, folder)
-    if not _complete(train.read_summary(folder)):
+    if not _complete(loop.read_summary(folder)):
         if config.reference.path and config.reference.kind == "trained":
             path = Path(config.reference.path)
             with locked(path, wait=True):  # several arms share it
@@ -135,13 +142,13 @@ def _finished(config: Config, folder: Path, store: Path | None) -> dict:
         trained(config, folder)
     if packed is not None and not packed.exists():
         pack(folder, packed)
-    return train.read_summary(folder)
+    return loop.read_summary(folder)
 
 
 def run_all(arms: list[Arm], out: Path, store: Path | None = None) -> Iterator[list[Path]]:
     """Runs what is not complete yet, seed by seed, so that every arm has its first seed early. Yields the finished run folders after each
     seed, at the end all. `store`: where finished runs are packed, and taken from."""
-    cache.keep()
+    distributed.enable_compilation_cache()
     todo = sorted((run for arm in arms for run in arm.runs(out)), key=lambda run: run[0].seed)
     folders, elsewhere, start = [], [], time.monotonic()
 
@@ -154,7 +161,9 @@ def run_all(arms: list[Arm], out: Path, store: Path | None = None) -> Iterator[l
             summary = _finished(config, folder, store)
         spent, total = time.monotonic() - began, time.monotonic() - start
         headline = ("_full/accuracy", "_full/recall")
-        accuracy = next((v for k, v in summary["final"].items() if k.endswith(headline)), float("nan"))
+        accuracy = next(
+            (v for k, v in summary["final"].items() if k.endswith(headline)), float("nan")
+        )
         folders.append(folder)
         done = f"[{len(folders)}/{len(todo)}] {folder.name}"
         LOG.info("%s: %.4f  (%.0f s, %.0f min so far)", done, accuracy, spent, total / 60)

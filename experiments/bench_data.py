@@ -20,16 +20,19 @@ from pathlib import Path
 
 import numpy as np
 
-from active_learning.build import Part
 from active_learning.data import images
-from active_learning.data.detect import listings_of
-from active_learning.data.image_folder import ImageFolder
-from active_learning.data.records import ArrayRecords
-from active_learning.data.shapes import uniform
-from active_learning.data.source import Memory, Source
+from active_learning.data.sources.array_record import ArrayRecords
+from active_learning.data.sources.from_path import listings_of
+from active_learning.data.sources.image_folder import ImageFolder
+from active_learning.data.sources.shapes import uniform
+from active_learning.data.sources.source import Memory, Source
 from active_learning.prepare import Options, prepare
+from active_learning.train.build import Part
 
-PRESETS = {"smoke": {"photos": 24, "rows": 2_000, "rounds": 2}, "full": {"photos": 600, "rows": 50_000, "rounds": 21}}
+PRESETS = {
+    "smoke": {"photos": 24, "rows": 2_000, "rounds": 2},
+    "full": {"photos": 600, "rows": 50_000, "rounds": 21},
+}
 HEIGHT, WIDTH, SIZE, SMALL = 375, 500, 224, 64
 RATIO = 5
 
@@ -104,7 +107,9 @@ def bare_view(blob: bytes) -> np.ndarray:
         return images.decode_view(blob, SIZE)
     image = images.simplejpeg.decode_jpeg(blob, "RGB", fastdct=False, fastupsample=False)
     left = (WIDTH - HEIGHT) // 2
-    return images.cv2.resize(image[:, left : left + HEIGHT], (SIZE, SIZE), interpolation=images.cv2.INTER_AREA)
+    return images.cv2.resize(
+        image[:, left : left + HEIGHT], (SIZE, SIZE), interpolation=images.cv2.INTER_AREA
+    )
 
 
 def decode(folder: Path, rounds: int) -> dict:
@@ -121,10 +126,16 @@ def decode(folder: Path, rounds: int) -> dict:
     def bare(call: int) -> None:
         list(pool.map(lambda row: bare_view(blobs[row]), pick(call)))
 
-    seconds = interleaved({"bare": bare, "batch": lambda call: part.batch(pick(call), epochs)}, rounds)
+    seconds = interleaved(
+        {"bare": bare, "batch": lambda call: part.batch(pick(call), epochs)}, rounds
+    )
     pool.shutdown()
     rate = len(epochs) / float(np.median(seconds["batch"][:, 0]))
-    return {"share_of_bare_decoder": ratio(seconds, "bare", "batch"), "images_per_s": rate, "threads": threads}
+    return {
+        "share_of_bare_decoder": ratio(seconds, "bare", "batch"),
+        "images_per_s": rate,
+        "threads": threads,
+    }
 
 
 def candidates(folder: Path, prepared: Path, rounds: int) -> dict:
@@ -173,7 +184,9 @@ def bench(photos: int, rows: int, rounds: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", choices=PRESETS, default="full")
     parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     args = parser.parse_args()

@@ -17,7 +17,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from active_learning import contrastive, ledger, policies, scores, select
+from active_learning.core import contrastive, policies, scores, select
+from active_learning.cost import ledger
 from active_learning.models import VARIANTS, Text, TwoTower, ViT
 
 PRESETS = {"full": (32_768, 6_554, 768), "smoke": (1_024, 128, 64)}
@@ -48,14 +49,20 @@ def measure(size: int, b: int, width: int) -> dict:
     online, reference = (embeddings(size, width, seed) for seed in (0, 1))
     pairs, _ = policies.joint.score(scores.ScoreInputs(online=online, reference=reference), ())
     held = sum(leaf.nbytes for leaf in jax.tree.leaves((pairs.hard, pairs.easy)))
-    choose = jax.jit(partial(select.joint, b=b, chunks=16)).lower(jax.random.key(0), pairs).compile()
+    choose = (
+        jax.jit(partial(select.joint, b=b, chunks=16)).lower(jax.random.key(0), pairs).compile()
+    )
     began = time.perf_counter()
     chosen = jax.block_until_ready(choose(jax.random.key(0), pairs)).indices
     seconds = time.perf_counter() - began
     assert len(set(chosen.tolist())) == b
-    products = 2 * 2 * 2.0 * size * b * width  # two models, rows and columns, two FLOPs a multiply-add
+    products = (
+        2 * 2 * 2.0 * size * b * width
+    )  # two models, rows and columns, two FLOPs a multiply-add
     shape = (224, 224, 3)
-    costs = ledger.step_costs(tower("B").cost(shape), tower("Ti").cost(shape), policies.joint.needs, b, round(size / b))
+    costs = ledger.step_costs(
+        tower("B").cost(shape), tower("Ti").cost(shape), policies.joint.needs, b, round(size / b)
+    )
     return {
         "candidates": size, "chosen": b, "embedding": width, "seconds": round(seconds, 2),
         "embeddings_bytes": held, "peak_bytes": peak() - before, "peak_over_embeddings": round((peak() - before) / held, 2),
@@ -65,7 +72,9 @@ def measure(size: int, b: int, width: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", choices=PRESETS, default="full")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

@@ -17,11 +17,14 @@ import grain
 import numpy as np
 
 from active_learning.data import images
-from active_learning.data.image_folder import ImageFolder
-from active_learning.data.pipeline import Candidates, Loader
+from active_learning.data.loader import Candidates, Loader
+from active_learning.data.sources.image_folder import ImageFolder
 from experiments.bench_data import SIZE, interleaved, part_of, photo, ratio
 
-PRESETS = {"smoke": {"photos": 32, "batches": 2, "rounds": 2}, "full": {"photos": 300, "batches": 4, "rounds": 9}}
+PRESETS = {
+    "smoke": {"photos": 32, "batches": 2, "rounds": 2},
+    "full": {"photos": 300, "batches": 4, "rounds": 9},
+}
 BATCH = 32
 
 
@@ -56,16 +59,26 @@ def bench(photos: int, batches: int, rounds: int) -> dict:
             ours.close()
 
         def one(row: int) -> dict[str, np.ndarray]:
-            return {name: values[0] for name, values in part.batch(np.array([row]), np.zeros(1, np.int32)).items()}
+            return {
+                name: values[0]
+                for name, values in part.batch(np.array([row]), np.zeros(1, np.int32)).items()
+            }
 
         def theirs(call: int) -> None:
             rows, _ = Candidates(part, call).at(0, batches * BATCH)
             reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * BATCH)
-            for _ in grain.MapDataset.source(rows.tolist()).map(one).to_iter_dataset(reading).batch(BATCH):
+            for _ in (
+                grain.MapDataset.source(rows.tolist())
+                .map(one)
+                .to_iter_dataset(reading)
+                .batch(BATCH)
+            ):
                 pass
 
         seconds = interleaved({"source": source, "loader": loader, "grain": theirs}, rounds)
-    medians = {name: np.median(values, axis=0) / (batches * BATCH) for name, values in seconds.items()}
+    medians = {
+        name: np.median(values, axis=0) / (batches * BATCH) for name, values in seconds.items()
+    }
     return {
         "threads": threads,
         "rounds": rounds,
@@ -77,7 +90,9 @@ def bench(photos: int, batches: int, rounds: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", choices=PRESETS, default="full")
     parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     args = parser.parse_args()

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from active_learning.build import Run, build, first_state, loader_of
-from active_learning.recipe import Batch, Recipe, TrainState
-from active_learning.sharding import compiled
-from active_learning.step import select_step, uniform_step
+from active_learning.core.recipe import Batch, Recipe, TrainState
+from active_learning.core.sharding import compiled
+from active_learning.core.step import select_step, uniform_step
+from active_learning.train.build import Run, build, first_state, loader_of
 from experiments.bench_step import PRESETS, Step, interleaved, step_on
 
 
@@ -71,10 +71,14 @@ def calls_of(it: Run) -> dict[str, Callable[[], Any]]:
         "patches of floats": partial(jax.jit(lambda x: cut(x, patch)), floats(image)),
         "patches of bytes, then floats": partial(jax.jit(lambda x: floats(cut(x, patch))), image),
         "floats, then patches": partial(jax.jit(lambda x: cut(floats(x), patch)), image),
-        "scorers in turn": partial(jax.jit(lambda p, q, rows: (score(p, rows), score(q, rows))), *fresh, batch),
+        "scorers in turn": partial(
+            jax.jit(lambda p, q, rows: (score(p, rows), score(q, rows))), *fresh, batch
+        ),
         "scorers in one call": partial(jax.jit(jax.vmap(score, (0, None))), pair, batch),
         "scoring in chunks": partial(jax.jit(partial(select_step, it.recipe)), state, candidates),
-        "scoring all at once": partial(jax.jit(partial(select_step, replace(it.recipe, chunk=0))), state, candidates),
+        "scoring all at once": partial(
+            jax.jit(partial(select_step, replace(it.recipe, chunk=0))), state, candidates
+        ),
     }
 
 
@@ -94,13 +98,21 @@ def bench(rounds: int, repeats: int, preset: str) -> dict:
     (config,) = PRESETS[preset]().values()
     it = build(config)
     cpu: dict[str, list[float]] = {}
-    seconds = {name: np.array(t) for name, t in interleaved(calls_of(it), rounds, repeats, cpu).items()}
-    b, costs = config.batch_size, (it.learner.cost(it.task.image_shape), it.scorer.cost(it.task.image_shape))
+    seconds = {
+        name: np.array(t) for name, t in interleaved(calls_of(it), rounds, repeats, cpu).items()
+    }
+    b, costs = (
+        config.batch_size,
+        (it.learner.cost(it.task.image_shape), it.scorer.cost(it.task.image_shape)),
+    )
     rates = {
         name: b * cost.train / float(np.median(cpu[name]))
         for name, cost in zip(("learner update", "online update"), costs, strict=True)
     }
-    over = lambda of: {key: float(np.median(np.array(of[a]) / np.array(of[c]))) for key, (a, c) in QUOTIENTS.items()}  # noqa: E731
+    over = lambda of: {
+        key: float(np.median(np.array(of[a]) / np.array(of[c])))
+        for key, (a, c) in QUOTIENTS.items()
+    }  # noqa: E731
     return {
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "batch_size": b,
@@ -155,7 +167,9 @@ def table(result: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", choices=("smoke", "cpu"), default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--repeats", type=int, default=10, help="calls a round")

@@ -35,8 +35,8 @@ def tiny(batch_size: int, fsdp: int = 1):
     """A run without data on tiny models, over as many devices as asked for."""
     import jax
 
-    from active_learning import plan
     from active_learning.models import MLP
+    from active_learning.plan import __main__ as plan
     from experiments.bench_step import case
 
     config = case(MLP(width=64, depth=2), MLP(width=16, depth=1), batch_size)
@@ -49,11 +49,17 @@ def structure(it, found) -> dict:
     """What the compiler says of one device, and the largest thing that is gathered or reduced beside the images of a device."""
     import numpy as np
 
-    from active_learning import pod
+    from active_learning.plan import pod
 
     said = pod.figures(it, found, 0.5)
-    images = int(np.prod(it.task.image_shape)) * it.config.batch_size * said["ratio"] // it.mesh.size
-    merged = [c.bytes for c in found.moves if c.kind in ("all-gather", "all-reduce") and c.scope in pod.SELECTION]
+    images = (
+        int(np.prod(it.task.image_shape)) * it.config.batch_size * said["ratio"] // it.mesh.size
+    )
+    merged = [
+        c.bytes
+        for c in found.moves
+        if c.kind in ("all-gather", "all-reduce") and c.scope in pod.SELECTION
+    ]
     learner = [c for c in found.moves if c.scope not in pod.SELECTION]
     return said | {
         "images_bytes": images,
@@ -70,9 +76,9 @@ def choices(it) -> str:
     import jax
     import numpy as np
 
-    from active_learning import sharding
-    from active_learning.build import first_state
-    from active_learning.step import train_step
+    from active_learning.core import sharding
+    from active_learning.core.step import train_step
+    from active_learning.train.build import first_state
 
     state = first_state(it, it.scorer_task.init(it.scorer, jax.random.key(1)))
     place, everywhere = sharding.over_data(it.mesh), sharding.replicated(it.mesh)
@@ -85,8 +91,13 @@ def choices(it) -> str:
             "epoch": np.zeros(size, np.int32),
             "id": np.stack([np.zeros(size), np.arange(size) + n * size], axis=1).astype(np.uint32),
         }
-        batch = {k: jax.make_array_from_callback(v.shape, place, lambda at, v=v: v[at]) for k, v in whole.items()}
-        step = step or sharding.compiled(partial(train_step, it.recipe), state, batch, rest=everywhere)
+        batch = {
+            k: jax.make_array_from_callback(v.shape, place, lambda at, v=v: v[at])
+            for k, v in whole.items()
+        }
+        step = step or sharding.compiled(
+            partial(train_step, it.recipe), state, batch, rest=everywhere
+        )
         state, (_, chosen) = step(state, batch)
         digest.update(np.sort(np.asarray(chosen.ids)[:, 1]).tobytes())
     return digest.hexdigest()[:16]
@@ -94,7 +105,7 @@ def choices(it) -> str:
 
 def one_process() -> list[dict]:
     """Emulated devices: the same share of each, and the same choices of the same candidates."""
-    from active_learning import pod
+    from active_learning.plan import pod
 
     emulate(max(DEVICES))
     rows = []
@@ -103,7 +114,11 @@ def one_process() -> list[dict]:
         rows.append({"processes": 1, "devices": count} | structure(it, pod.compile_step(it)))
         rows[-1]["choices"] = choices(tiny(SHARE * max(DEVICES))(count))
     it = tiny(SHARE * max(DEVICES), fsdp=2)(max(DEVICES))
-    shared = {"processes": 1, "devices": max(DEVICES)} | structure(it, pod.compile_step(it)) | {"choices": choices(it)}
+    shared = (
+        {"processes": 1, "devices": max(DEVICES)}
+        | structure(it, pod.compile_step(it))
+        | {"choices": choices(it)}
+    )
     return [*rows, shared]
 
 
@@ -111,14 +126,16 @@ def process(port: str, rank: int) -> None:
     """One of two processes of 4 emulated devices each; the first prints its row."""
     import jax
 
-    from active_learning import pod
+    from active_learning.plan import pod
 
     emulate(max(DEVICES) // 2)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank)
     it = tiny(SHARE * max(DEVICES))(max(DEVICES))
     row = (
-        {"processes": 2, "devices": jax.device_count()} | structure(it, pod.compile_step(it)) | {"choices": choices(it)}
+        {"processes": 2, "devices": jax.device_count()}
+        | structure(it, pod.compile_step(it))
+        | {"choices": choices(it)}
     )
     if rank == 0:
         print(json.dumps(row))
@@ -129,7 +146,10 @@ def two_processes() -> dict:
         probe.bind(("localhost", 0))
         port = str(probe.getsockname()[1])
     command = [sys.executable, "-m", "experiments.bench_scaling", "--process", port]
-    both = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in (0, 1)]
+    both = [
+        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
     out = [one.communicate(timeout=600)[0] for one in both]
     if any(one.returncode for one in both):
         raise RuntimeError("one of the two processes failed")
@@ -138,8 +158,9 @@ def two_processes() -> dict:
 
 def pod_row(topology: str, ratio: int, fsdp: int) -> dict:
     """The paper's setting on a topology, 16 images of the learner a chip; where chips share the learner its plain update alone."""
-    from active_learning import plan, pod
     from active_learning.config import freeze
+    from active_learning.plan import __main__ as plan
+    from active_learning.plan import pod
     from configs import classact_vit_l
 
     devices = pod.devices_of(topology)
@@ -153,9 +174,14 @@ def pod_row(topology: str, ratio: int, fsdp: int) -> dict:
 
 def table(rows: list[dict]) -> list[str]:
     """Payload: what the learner's collectives reduce and gather; ring: what a device sends for it, (n - 1) / n of it once or twice."""
-    lines = ["MB a device            ratio  state+batch    temporary  learner payload  on a ring    selection"]
+    lines = [
+        "MB a device            ratio  state+batch    temporary  learner payload  on a ring    selection"
+    ]
     for row in rows:
-        where = row.get("topology") or f"{row['processes']} process x {row['devices'] // row['processes']}"
+        where = (
+            row.get("topology")
+            or f"{row['processes']} process x {row['devices'] // row['processes']}"
+        )
         where += "" if row["mesh"].get("fsdp", 1) == 1 else f", fsdp {row['mesh']['fsdp']}"
         mb = {name: row[name] / 1e6 for name in row if name.endswith("_bytes")}
         lines.append(
@@ -166,11 +192,20 @@ def table(rows: list[dict]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=("smoke", "full"), default="full", help="smoke: no pods")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--preset", choices=("smoke", "full"), default="full", help="smoke: no pods"
+    )
     parser.add_argument("--topologies", nargs="*", default=["v5e:4x4", "v5e:8x8", "v5e:16x16"])
     parser.add_argument("--ratio", type=int, default=2)
-    parser.add_argument("--fsdp", type=int, default=16, help="also the first topology, the learner shared by so many")
+    parser.add_argument(
+        "--fsdp",
+        type=int,
+        default=16,
+        help="also the first topology, the learner shared by so many",
+    )
     parser.add_argument("--process", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     args = parser.parse_args()
@@ -181,18 +216,29 @@ def main() -> None:
     file = args.out / "bench_scaling.json"
     result = {"emulated": [*one_process(), two_processes()], "pods": [], "skipped": None}
     if args.preset == "smoke" or importlib.util.find_spec("libtpu") is None:
-        result["skipped"] = "pods: smoke" if args.preset == "smoke" else "pods: no libtpu (pip install -e '.[plan]')"
+        result["skipped"] = (
+            "pods: smoke"
+            if args.preset == "smoke"
+            else "pods: no libtpu (pip install -e '.[plan]')"
+        )
         print(f"skipped {result['skipped']}")
     else:
-        for topology, fsdp in [(topology, 1) for topology in args.topologies] + [(args.topologies[0], args.fsdp)]:
+        for topology, fsdp in [(topology, 1) for topology in args.topologies] + [
+            (args.topologies[0], args.fsdp)
+        ]:
             began = time.process_time()
             result["pods"].append(pod_row(topology, args.ratio, fsdp))
-            print(f"{topology}, fsdp {fsdp}: {time.process_time() - began:.0f} s of CPU time", flush=True)
+            print(
+                f"{topology}, fsdp {fsdp}: {time.process_time() - began:.0f} s of CPU time",
+                flush=True,
+            )
             file.write_text(json.dumps(result, indent=1) + "\n")
     file.write_text(json.dumps(result, indent=1) + "\n")
     same = {row["choices"] for row in result["emulated"]}
     print("\n".join(table(result["emulated"] + result["pods"])))
-    print(f"choices on 1 to {max(DEVICES)} devices and 2 processes: {'the same' if len(same) == 1 else 'DIFFERENT'}")
+    print(
+        f"choices on 1 to {max(DEVICES)} devices and 2 processes: {'the same' if len(same) == 1 else 'DIFFERENT'}"
+    )
     if len(same) > 1:
         sys.exit(1)
 

@@ -19,15 +19,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from active_learning import flops, plan, pod, policies
-from active_learning.build import Run, build, first_state, loader_of, state_shapes
-from active_learning.data.shapes import Shapes
+from active_learning.core import policies
+from active_learning.core.select import gumbel_top_k
+from active_learning.core.sharding import compiled
+from active_learning.core.step import select_step, train_step, uniform_step
+from active_learning.cost import flops
+from active_learning.data.sources.shapes import Shapes
 from active_learning.models import ViT
 from active_learning.models.vit import VARIANTS
-from active_learning.select import gumbel_top_k
+from active_learning.plan import __main__ as plan
+from active_learning.plan import pod
 from active_learning.settings import Config, Select, Split
-from active_learning.sharding import compiled
-from active_learning.step import select_step, train_step, uniform_step
+from active_learning.train.build import Run, build, first_state, loader_of, state_shapes
 from experiments import against, scopes
 
 CANDIDATES = 65_536
@@ -38,7 +41,13 @@ def vit(variant: str, patch: int, attention: str = "xla") -> ViT:
 
 
 def case(
-    learner: ViT, scorer: ViT, b: int, size: int = 32, dtype: str = "float32", chunk: int = 0, train: int = 2000
+    learner: ViT,
+    scorer: ViT,
+    b: int,
+    size: int = 32,
+    dtype: str = "float32",
+    chunk: int = 0,
+    train: int = 2000,
 ) -> Config:
     """A config to time: drawn images, ratio 4; accuracy does not matter here."""
     return Config(
@@ -59,19 +68,30 @@ def accelerator(attention: str) -> dict[str, Config]:
         f"ViT-{large} / ViT-{small}": case(
             vit(large, 16, attention), vit(small, 16, attention), b, 224, "bfloat16", 256, 1500
         )
-        for large, small, b in (("B", "Ti", 256), ("L", "Ti", 128), ("L", "S", 128))  # without remat within 80 GB
+        for large, small, b in (
+            ("B", "Ti", 256),
+            ("L", "Ti", 128),
+            ("L", "S", 128),
+        )  # without remat within 80 GB
     }
 
 
 PRESETS: dict[str, Callable[[], dict[str, Config]]] = {
     "smoke": lambda: {
         "tiny": case(
-            ViT(width=32, depth=1, heads=2, patch=8), ViT(width=16, depth=1, heads=1, patch=8), 16, chunk=16, train=200
+            ViT(width=32, depth=1, heads=2, patch=8),
+            ViT(width=16, depth=1, heads=1, patch=8),
+            16,
+            chunk=16,
+            train=200,
         )
     },
     "cpu": lambda: {
         "width 128 / 32": case(
-            ViT(width=128, depth=3, heads=4, patch=8), ViT(width=32, depth=2, heads=1, patch=8), 128, chunk=128
+            ViT(width=128, depth=3, heads=4, patch=8),
+            ViT(width=32, depth=2, heads=1, patch=8),
+            128,
+            chunk=128,
         )
     },
     "gpu": lambda: accelerator("cudnn"),
@@ -116,14 +136,19 @@ def steps_of(it: Run) -> dict[str, Step]:
     scoring = jax.jit(partial(select_step, it.recipe)).lower(state, candidates).compile()
     return {
         "uniform": step_on(compiled(partial(uniform_step, it.recipe), state, batch), copy(), batch),
-        "active": step_on(compiled(partial(train_step, it.recipe), state, candidates), copy(), candidates),
+        "active": step_on(
+            compiled(partial(train_step, it.recipe), state, candidates), copy(), candidates
+        ),
         "scoring": step_on(scoring, state, candidates),
         "online": step_on(compiled(partial(uniform_step, small), online, batch), online, batch),
     }
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], Any]], rounds: int, repeats: int, cpu: dict[str, list[float]] | None = None
+    calls: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    repeats: int,
+    cpu: dict[str, list[float]] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds a call, round by round; the order turns from round to round, so that drift hits all alike. `cpu`: takes the seconds that
     this process's threads ran, which other processes on the machine do not lengthen."""
@@ -159,7 +184,9 @@ def scoring_memory(it: Run, ratio: int) -> int:
     """Temporary bytes of `select_step` at a ratio, from the compiler."""
     config = replace(it.config, select=replace(it.config.select, ratio=ratio))
     task = it.task
-    it = plan.assembled(config, task.image_shape, task.num_classes, 10**6, list(it.mesh.devices.flat))
+    it = plan.assembled(
+        config, task.image_shape, task.num_classes, 10**6, list(it.mesh.devices.flat)
+    )
     step = jax.jit(partial(select_step, it.recipe)).lower(state_shapes(it), pod.batch_shapes(it))
     return step.compile().memory_analysis().temp_size_in_bytes
 
@@ -174,16 +201,24 @@ def bench(name: str, config: Config, rounds: int, repeats: int) -> dict:
     figures["cpu"] = quotients(cpu, work["active"] / work["uniform"])
     median = {key: float(np.median(values)) for key, values in seconds.items()}
     peak = flops.PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    memory = {f"ratio {ratio}": scoring_memory(it, ratio) for ratio in (2, 10)} if config.select.chunk else {}
+    memory = (
+        {f"ratio {ratio}": scoring_memory(it, ratio) for ratio in (2, 10)}
+        if config.select.chunk
+        else {}
+    )
     return {
         "case": name,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "batch_size": config.batch_size,
         "ratio": config.select.ratio,
         "median_ms": {key: 1e3 * value for key, value in median.items()},
-        "spread": {key: float(np.ptp(values) / np.median(values)) for key, values in seconds.items()},
+        "spread": {
+            key: float(np.ptp(values) / np.median(values)) for key, values in seconds.items()
+        },
         "flops_per_second": {key: work[key] / median[key] for key in work},
-        "mfu": {key: work[key] / median[key] / peak / jax.device_count() for key in work} if peak else None,
+        "mfu": {key: work[key] / median[key] / peak / jax.device_count() for key in work}
+        if peak
+        else None,
         "shares": scopes.shares(steps["active"].text, steps["active"], repeats),
         "peak_bytes": {key: step.peak_bytes for key, step in steps.items()},
         "scoring_temporary_bytes": memory,
@@ -195,9 +230,15 @@ def bench(name: str, config: Config, rounds: int, repeats: int) -> dict:
 def selection_ms(rounds: int) -> float:
     """Median milliseconds of drawing 6,554 of 65,536 scores without replacement."""
     logits = jax.random.normal(jax.random.key(0), (CANDIDATES,))
-    draw = jax.jit(lambda key: gumbel_top_k(key, logits, CANDIDATES // 10)).lower(jax.random.key(0)).compile()
+    draw = (
+        jax.jit(lambda key: gumbel_top_k(key, logits, CANDIDATES // 10))
+        .lower(jax.random.key(0))
+        .compile()
+    )
     keys = iter(jax.random.split(jax.random.key(1), 10 * rounds + 1))
-    return 1e3 * float(np.median(interleaved({"draw": lambda: draw(next(keys))}, rounds, 10)["draw"]))
+    return 1e3 * float(
+        np.median(interleaved({"draw": lambda: draw(next(keys))}, rounds, 10)["draw"])
+    )
 
 
 def vit_b_share(milliseconds: float, rate: float) -> float:
@@ -212,11 +253,15 @@ def beside(checkout: Path | None, rounds: int) -> dict:
     if not calls:
         return {"skipped": why}
     cpu: dict[str, list[float]] = {}
-    seconds = {name: np.array(values) for name, values in interleaved(calls, rounds, 1, cpu).items()}
+    seconds = {
+        name: np.array(values) for name, values in interleaved(calls, rounds, 1, cpu).items()
+    }
     return {
         "batch_size": against.BATCH,
         "median_ms": {name: 1e3 * float(np.median(values)) for name, values in seconds.items()},
-        "spread": {name: float(np.ptp(values) / np.median(values)) for name, values in seconds.items()},
+        "spread": {
+            name: float(np.ptp(values) / np.median(values)) for name, values in seconds.items()
+        },
         "ours_over_theirs": float(np.median(seconds["ours"] / seconds["theirs"])),
         "ours_over_theirs_cpu": float(np.median(np.array(cpu["ours"]) / np.array(cpu["theirs"]))),
         "rounds": rounds,
@@ -238,14 +283,19 @@ def table(result: dict) -> list[str]:
             f"  in CPU time: integration {cpu['integration']:.3f}  efficiency {cpu['efficiency']:.3f} (time {cpu['active_over_uniform']:.3f}x)"
         )
         lines.append(
-            "  shares of the active step: " + "  ".join(f"{name} {share:.1%}" for name, share in one["shares"].items())
+            "  shares of the active step: "
+            + "  ".join(f"{name} {share:.1%}" for name, share in one["shares"].items())
         )
         if one["mfu"]:
-            lines.append("  MFU: " + "  ".join(f"{name} {value:.1%}" for name, value in one["mfu"].items()))
+            lines.append(
+                "  MFU: " + "  ".join(f"{name} {value:.1%}" for name, value in one["mfu"].items())
+            )
         peak, scoring = one["peak_bytes"], one["scoring_temporary_bytes"]
         lines.append(
             f"  memory: active {peak['active'] / 1e6:.0f} MB, uniform {peak['uniform'] / 1e6:.0f} MB"
-            + "".join(f", scoring at {name} {value / 1e6:.1f} MB" for name, value in scoring.items())
+            + "".join(
+                f", scoring at {name} {value / 1e6:.1f} MB" for name, value in scoring.items()
+            )
         )
     lines.append(
         f"selecting from {CANDIDATES:,} scores: {result['selection_65536_ms']:.2f} ms, "
@@ -263,7 +313,9 @@ def table(result: dict) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--repeats", type=int, default=10, help="calls a round")
@@ -278,7 +330,9 @@ def main() -> None:
         rate = result["cases"][0]["flops_per_second"]["uniform"]
         result["selection_over_vit_b_step"] = vit_b_share(result["selection_65536_ms"], rate)
         # After each case: what was measured is there when the time is up.
-        (args.out / f"bench_step_{args.preset}.json").write_text(json.dumps(result, indent=1) + "\n")
+        (args.out / f"bench_step_{args.preset}.json").write_text(
+            json.dumps(result, indent=1) + "\n"
+        )
     print("\n".join(table(result)))
 
 

@@ -23,12 +23,21 @@ def arms(steps: int) -> list[Arm]:
     config = freeze(shapes.get_config())
     config = replace(config, reference=replace(config.reference, path="shapes"))
     uniform = freeze(shapes.get_config("uniform"))
-    control = replace(uniform, baseline=False, split=replace(uniform.split, train_on=("reference",)))
+    control = replace(
+        uniform, baseline=False, split=replace(uniform.split, train_on=("reference",))
+    )
 
     def arm(config, name, budget):
-        seldom = {"evaluate": Evaluate(every="10 %", subset=1000), "checkpoint": Checkpoint(every="100 %")}
+        seldom = {
+            "evaluate": Evaluate(every="10 %", subset=1000),
+            "checkpoint": Checkpoint(every="100 %"),
+        }
         config = replace(config, data=replace(config.data, seed=SEED))
-        return Arm(replace(config, name=name, total=f"{round(budget * steps)} steps", **seldom), budget, (SEED,))
+        return Arm(
+            replace(config, name=name, total=f"{round(budget * steps)} steps", **seldom),
+            budget,
+            (SEED,),
+        )
 
     return [  # the longest first, so that both workers end together
         arm(config, "learnability", 1.0),
@@ -39,10 +48,16 @@ def arms(steps: int) -> list[Arm]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--steps", type=int, default=0, help="updates of the full budget (default: the config's)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that share the work, each on its own core")
+    parser.add_argument(
+        "--steps", type=int, default=0, help="updates of the full budget (default: the config's)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=2, help="processes that share the work, each on its own core"
+    )
     args = parser.parse_args()
     show_log()
     full = args.steps or int(freeze(shapes.get_config()).total.split()[0])

@@ -18,8 +18,8 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 
-from active_learning import policies
 from active_learning.config import freeze
+from active_learning.core import policies
 from active_learning.metrics import show_log
 from active_learning.models import MLP, Text, TwoTower
 from active_learning.report import measures
@@ -53,7 +53,13 @@ class Scale:
 SCALES = {
     "smoke": Scale(4, 4, (0.5,), ((1.0, 2.0),), (1.5, 2.0), (100,), (100,)),
     "desk": Scale(
-        600, 600, (0.2, 0.4), ((1.0, 1.93), (2.0, 3.63)), (1.51, 2.02), (110, 111), (110, 111, 112, 113, 114)
+        600,
+        600,
+        (0.2, 0.4),
+        ((1.0, 1.93), (2.0, 3.63)),
+        (1.51, 2.02),
+        (110, 111),
+        (110, 111, 112, 113, 114),
     ),
 }
 
@@ -61,9 +67,15 @@ SCALES = {
 def base(scale: Scale, arm: str, noisy: bool) -> Config:
     """An arm of the config at this scale, in setting (a) or (b)."""
     config = freeze(flickr8k.get_config(arm))
-    small = {"parts": {"pool": 560, "reference": 160, "gate": 20, "tune": 20}} if scale.steps < 50 else {}
+    small = (
+        {"parts": {"pool": 560, "reference": 160, "gate": 20, "tune": 20}}
+        if scale.steps < 50
+        else {}
+    )
     if small:
-        tiny = TwoTower(MLP(width=16, depth=1), Text(vocab=2048, context=16, width=16, depth=0, heads=1), 16, 16)
+        tiny = TwoTower(
+            MLP(width=16, depth=1), Text(vocab=2048, context=16, width=16, depth=0, heads=1), 16, 16
+        )
         reference = replace(config.reference, batch_size=32)
         config = replace(config, batch_size=32, learner=tiny, scorer=tiny, reference=reference)
     task = replace(config.task, loss="sigmoid" if arm.startswith("joint") else "softmax")
@@ -78,7 +90,10 @@ def base(scale: Scale, arm: str, noisy: bool) -> Config:
             total=f"{scale.reference_steps} steps",
         ),
         evaluate=replace(
-            config.evaluate, every="50 %" if scale.steps < 50 else "25 %", sets=("test", "val"), subset=500
+            config.evaluate,
+            every="50 %" if scale.steps < 50 else "25 %",
+            sets=("test", "val"),
+            subset=500,
         ),
         log=Log(every="5 %", probes=8),
     )
@@ -95,8 +110,12 @@ def uniform_of(config: Config, **split) -> Config:
     )
 
 
-def arm(config: Config, name: str, seeds: tuple[int, ...], scale: Scale, budget: float = 1.0) -> Arm:
-    return Arm(replace(config, name=name, total=f"{round(budget * scale.steps)} steps"), budget, seeds)
+def arm(
+    config: Config, name: str, seeds: tuple[int, ...], scale: Scale, budget: float = 1.0
+) -> Arm:
+    return Arm(
+        replace(config, name=name, total=f"{round(budget * scale.steps)} steps"), budget, seeds
+    )
 
 
 def with_select(config: Config, **select) -> Config:
@@ -156,7 +175,9 @@ def tune_arms(scale: Scale) -> list[Arm]:
     for noisy in (False, True):
         kind = "(b)" if noisy else "(a)"
         config = base(scale, "learnability", noisy)
-        config = replace(config, evaluate=Evaluate(sets=("tune",), every="20 %", gate="gate", batch_size=250))
+        config = replace(
+            config, evaluate=Evaluate(sets=("tune",), every="20 %", gate="gate", batch_size=250)
+        )
         arms.append(arm(uniform_of(config), f"{kind} uniform", (0,), scale))
         for ratio, scaled in ((5, 10.0), (2, 30.0), (5, 30.0)):
             task = replace(config.task, score_scale=scaled)
@@ -166,7 +187,10 @@ def tune_arms(scale: Scale) -> list[Arm]:
 
 
 def _spread(values: list[float]) -> dict[str, float | None]:
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+    return {
+        "mean": float(np.mean(values)),
+        "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+    }
 
 
 def _cell(value: dict | None, times: float = 1.0) -> str:
@@ -180,9 +204,16 @@ def row(folders: list[Path]) -> dict:
     """One line of the table: the runs of an arm at one budget."""
     found = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     about = json.loads((folders[0] / "config.json").read_text())
-    lines = [[json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in folders]
+    lines = [
+        [json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()]
+        for f in folders
+    ]
     shares = [
-        [(li["step"], li["select/wrong_share"]) for li in of if "select/wrong_share" in li and li.get("select/open")]
+        [
+            (li["step"], li["select/wrong_share"])
+            for li in of
+            if "select/wrong_share" in li and li.get("select/open")
+        ]
         for of in lines
     ]
     finals = [s["final"] for s in found]
@@ -198,11 +229,18 @@ def row(folders: list[Path]) -> dict:
         "log_rank_interval": np.percentile(images[draws].mean(axis=1), [2.5, 97.5]).tolist(),
         "log_rank_by_seed": [f[f"{test}/log_rank"] for f in finals],
         "recall": _spread([f[f"{test}/recall"] for f in finals]),
-        "val_log_rank": _spread([f["val_full/log_rank"] for f in finals]) if "val_full/log_rank" in finals[0] else None,
-        "val_recall": _spread([f["val_full/recall"] for f in finals]) if "val_full/recall" in finals[0] else None,
-        "reference_recall": float(np.mean(references)) if references and None not in references else None,
+        "val_log_rank": _spread([f["val_full/log_rank"] for f in finals])
+        if "val_full/log_rank" in finals[0]
+        else None,
+        "val_recall": _spread([f["val_full/recall"] for f in finals])
+        if "val_full/recall" in finals[0]
+        else None,
+        "reference_recall": float(np.mean(references))
+        if references and None not in references
+        else None,
         "exchanged_chosen": [
-            [step, float(np.mean([s[n][1] for s in shares]))] for n, (step, _) in enumerate(shares[0])
+            [step, float(np.mean([s[n][1] for s in shares]))]
+            for n, (step, _) in enumerate(shares[0])
         ],
         "lead": [
             [li["step"], li["gate/online_log_rank"] - li["gate/reference_log_rank"]]
@@ -244,7 +282,9 @@ def _level(rows: list[dict], r: dict) -> dict:
 
 
 def _counts(rows: list[dict], r: dict) -> bool | None:
-    return measures.row_counts(bool(r["exchanged_chosen"]), r["reference_recall"], _level(rows, r)["mean"])
+    return measures.row_counts(
+        bool(r["exchanged_chosen"]), r["reference_recall"], _level(rows, r)["mean"]
+    )
 
 
 def rule(rows: list[dict]) -> str:
@@ -254,7 +294,9 @@ def rule(rows: list[dict]) -> str:
         "log(1 + rank) was not kept."
     )
     levels = [(r, _level(rows, r)) for r in rows]
-    near = [r for r, own in levels if measures.undecided(r["reference_recall"], own["mean"], own["sd"])]
+    near = [
+        r for r, own in levels if measures.undecided(r["reference_recall"], own["mean"], own["sd"])
+    ]
     names = dict.fromkeys(r["arm"] for r in near)
     return words + (f"\n\n{'; '.join(names)}: {measures.UNDECIDED}" if names else "")
 
@@ -270,9 +312,15 @@ def saved(rows: list[dict]) -> str:
             reached.setdefault(r["arm"], r)
     for name, r in reached.items():
         beta = r["updates"] / full["updates"]
-        tried = measures.BetaBudget(beta, r["updates"], sum(other["arm"] == name for other in rows)).mark
+        tried = measures.BetaBudget(
+            beta, r["updates"], sum(other["arm"] == name for other in rows)
+        ).mark
         marks = measures.RULE[_counts(rows, r)] + (f" ({tried})" if tried else "")
-        marks += " (trained on the clean third as well, uniform is not)" if name.startswith("(a+)") else ""
+        marks += (
+            " (trained on the clean third as well, uniform is not)"
+            if name.startswith("(a+)")
+            else ""
+        )
         out.append(
             f"| {name}{marks} | {r['updates']} | {100 - 100 * beta:.0f} % | {100 - 100 * r['flops'] / full['flops']:.0f} % |"
         )
@@ -282,7 +330,10 @@ def saved(rows: list[dict]) -> str:
 COMPARED = (  # each claim, and what it has to beat
     ("(a+) learnability on pool + clean third", "(a) control: uniform on the clean third"),
     ("(b) easy reference", "uniform"),
-    ("(b+) easy reference, cross-fitted on pool + reference part", "(b) control: uniform on pool + reference part"),
+    (
+        "(b+) easy reference, cross-fitted on pool + reference part",
+        "(b) control: uniform on pool + reference part",
+    ),
 )
 
 
@@ -321,10 +372,16 @@ def figure(rows: list[dict], path: Path) -> None:
         left.plot(r["log_rank"]["mean"], place, "o", color=colour)
         if r["exchanged_chosen"] and r["updates"] == longest[r["arm"]]:
             line = plt.get_cmap("tab20")(len(right.lines) % 20)
-            right.plot(*zip(*r["exchanged_chosen"], strict=True), color=line, label=f"{r['arm']}, {r['updates']}")
+            right.plot(
+                *zip(*r["exchanged_chosen"], strict=True),
+                color=line,
+                label=f"{r['arm']}, {r['updates']}",
+            )
     left.axvline(rows[0]["log_rank"]["mean"], color="C7", linewidth=0.8, linestyle=":")
     left.set_yticks(
-        range(len(rows)), [f"{r['arm']}, {r['updates']} updates, seeds {len(r['seeds'])}" for r in rows], fontsize=8
+        range(len(rows)),
+        [f"{r['arm']}, {r['updates']} updates, seeds {len(r['seeds'])}" for r in rows],
+        fontsize=8,
     )
     left.invert_yaxis()
     left.set_xlabel("mean log(1 + rank) on test, lower is better; 95 % over images")
@@ -357,12 +414,18 @@ def kept(arms: list[Arm], out: Path, done: list[Path], name: str) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scale", choices=SCALES, default="desk")
     parser.add_argument("--phase", choices=("final", "tune"), default="final")
     parser.add_argument("--out", type=Path, default=Path("runs/flickr"))
-    parser.add_argument("--list", action="store_true", help="print the arms and their cost, run nothing")
-    parser.add_argument("--workers", type=int, default=1, help="processes that share the work, each on its own core")
+    parser.add_argument(
+        "--list", action="store_true", help="print the arms and their cost, run nothing"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that share the work, each on its own core"
+    )
     args = parser.parse_args()
     show_log()
     scale = SCALES[args.scale]
@@ -376,7 +439,9 @@ def main() -> None:
         for done in run_all(arms, out, packed):
             rows = kept(arms, out, done, name)
     metric = "test/recall" if args.phase == "final" else "tune/recall"
-    page = write(done, out / "report", metric, "Exchanged captions: uniform training and selection of pairs")
+    page = write(
+        done, out / "report", metric, "Exchanged captions: uniform training and selection of pairs"
+    )
     print("\n\n".join(part(rows) for part in (table, rule, saved, beside)))
     print(page / "index.html")
 

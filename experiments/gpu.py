@@ -27,12 +27,13 @@ import jax
 import numpy as np
 import optax
 
-from active_learning import cache, plan, sharding
+from active_learning.core import sharding
+from active_learning.core.recipe import init_state
+from active_learning.core.step import uniform_step
 from active_learning.models import ViT
 from active_learning.models.vit import stack_blocks, unstack_blocks
-from active_learning.recipe import init_state
+from active_learning.plan import __main__ as plan
 from active_learning.settings import Optim, Select
-from active_learning.step import uniform_step
 from experiments.bench_step import case, table
 
 LEAST = 60  # seconds: with less left nothing is started
@@ -64,7 +65,9 @@ OPTIONS = (
 def trained(learner: ViT, dtype: str, params: dict | None = None) -> tuple[np.ndarray, dict, dict]:
     """Losses of a few updates on the same batch, and the learner's parameters before (default: fresh ones) and after, unrolled."""
     config = case(learner, PLAIN, B, dtype=dtype)
-    config = replace(config, augment=False, select=Select(), optim=Optim(learning_rate=1e-2, warmup="0 steps"))
+    config = replace(
+        config, augment=False, select=Select(), optim=Optim(learning_rate=1e-2, warmup="0 steps")
+    )
     it = plan.assembled(config, (SIZE, SIZE, 3), CLASSES, 10**6, jax.devices()[:1])
     before = params
     if before is None:  # with a head that is not zero, so that every parameter has a gradient
@@ -83,7 +86,11 @@ def trained(learner: ViT, dtype: str, params: dict | None = None) -> tuple[np.nd
         state, figures = step(state, batch)
         losses.append(float(figures["loss"]))
     after = state.learner.params
-    return np.array(losses), jax.device_get(before), jax.device_get(unstack_blocks(after) if learner.scan else after)
+    return (
+        np.array(losses),
+        jax.device_get(before),
+        jax.device_get(unstack_blocks(after) if learner.scan else after),
+    )
 
 
 def check(options=OPTIONS) -> Iterator[dict]:
@@ -105,14 +112,18 @@ def _check(options) -> Iterator[dict]:
             continue
         gap = length(jax.tree.map(np.subtract, theirs, after)) / moved
         worst = {"loss": float(np.abs(ours / losses - 1).max()), "update": gap}
-        yield row | {"ok": worst["loss"] <= option.loss and worst["update"] <= option.update, "difference": worst}
+        yield row | {
+            "ok": worst["loss"] <= option.loss and worst["update"] <= option.update,
+            "difference": worst,
+        }
 
 
 def said(row: dict) -> str:
     if row["ok"] is None:
         return f"{row['option']:24s} not here: {row['why']}"
     figures = ", ".join(
-        f"{name} {value:.1e} (at most {row['tolerance'][name]:.0e})" for name, value in row["difference"].items()
+        f"{name} {value:.1e} (at most {row['tolerance'][name]:.0e})"
+        for name, value in row["difference"].items()
     )
     return f"{row['option']:24s} {'ok' if row['ok'] else 'WRONG'}: {figures}"
 
@@ -138,7 +149,10 @@ def run(deadline: float, environment: dict[str, str], *command: str) -> str:
 
 def summary(out: Path, preset: str, scale: str) -> Iterator[str]:
     """The figures of what was finished, as lines."""
-    steps, report = out / f"bench_step_{preset}.json", out / "noise" / scale / "final" / "report" / "report.json"
+    steps, report = (
+        out / f"bench_step_{preset}.json",
+        out / "noise" / scale / "final" / "report" / "report.json",
+    )
     if steps.exists():
         yield from table(json.loads(steps.read_text()))
     if report.exists():
@@ -146,14 +160,16 @@ def summary(out: Path, preset: str, scale: str) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scale", choices=("gpu", "smoke"), default="gpu")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--minutes", type=float, default=28, help="of the device, for everything")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
     args = parser.parse_args()
     deadline = time.monotonic() + 60 * args.minutes
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(cache.default())} | os.environ
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(distributed.default_cache())} | os.environ
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = (
         "false"  # of this process alone: the memory is for those that it starts
     )
@@ -161,7 +177,9 @@ def main() -> None:
     out = args.out / re.sub(r"[^a-z0-9]+", "-", kind.lower())
     out.mkdir(parents=True, exist_ok=True)
     rows = list(check())
-    (out / "correctness.json").write_text(json.dumps({"device": kind, "rows": rows}, indent=1) + "\n")
+    (out / "correctness.json").write_text(
+        json.dumps({"device": kind, "rows": rows}, indent=1) + "\n"
+    )
     print("\n".join(map(said, rows)), flush=True)
     if any(row["ok"] is False for row in rows if "fused" not in row["option"]):
         sys.exit("a step is wrong on this device: nothing is timed")
@@ -176,7 +194,14 @@ def main() -> None:
         }.items()
     }
     print(f"\n{kind}\n" + "\n".join(map(said, rows)))
-    print("\n".join([*(f"{name}: {what}" for name, what in became.items()), *summary(out, preset, args.scale)]))
+    print(
+        "\n".join(
+            [
+                *(f"{name}: {what}" for name, what in became.items()),
+                *summary(out, preset, args.scale),
+            ]
+        )
+    )
     if any(what.startswith("failed") for what in became.values()):
         sys.exit(1)
 

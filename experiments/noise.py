@@ -14,8 +14,8 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from active_learning import policies
 from active_learning.config import freeze
+from active_learning.core import policies
 from active_learning.metrics import show_log
 from active_learning.models import MLP
 from active_learning.report.__main__ import write
@@ -48,10 +48,24 @@ class Scale:
 SCALES = {
     "smoke": Scale(30, 40, (0.5, 1.0), 0.5, 0.6, 0.7, (200,), (200, 201)),
     "desk": Scale(
-        2400, 5000, (0.25, 0.33, 0.4, 0.5, 0.55, 0.65, 1.0), 0.5, 0.66, 0.85, (210, 211, 212), (210, 211, 212, 213, 214)
+        2400,
+        5000,
+        (0.25, 0.33, 0.4, 0.5, 0.55, 0.65, 1.0),
+        0.5,
+        0.66,
+        0.85,
+        (210, 211, 212),
+        (210, 211, 212, 213, 214),
     ),
     "gpu": Scale(
-        20_000, 30_000, (0.25, 0.33, 0.4, 0.5, 0.65, 1.0), 0.4, 0.5, 0.55, (200, 201, 202), (200, 201, 202, 203, 204)
+        20_000,
+        30_000,
+        (0.25, 0.33, 0.4, 0.5, 0.65, 1.0),
+        0.4,
+        0.5,
+        0.55,
+        (200, 201, 202),
+        (200, 201, 202, 203, 204),
     ),
 }
 
@@ -59,7 +73,11 @@ SCALES = {
 def base(scale: Scale) -> Config:
     """The headline arm of setting (i) at its full budget, before names, budgets and seeds."""
     config = freeze(cifar10n.get_config())
-    small = {"parts": {"pool": 600, "reference": 400, "gate": 100, "tune": 100}} if scale.steps < 100 else {}
+    small = (
+        {"parts": {"pool": 600, "reference": 400, "gate": 100, "tune": 100}}
+        if scale.steps < 100
+        else {}
+    )
     models = {"learner": MLP(width=64, depth=1), "scorer": MLP(width=16, depth=1)} if small else {}
     return replace(
         config,
@@ -90,7 +108,9 @@ def uniform_of(config: Config, **split) -> Config:
 def controls(config: Config) -> dict[str, Config]:
     """What keeps the headline honest, each by its name in the table."""
     whole = replace(config.select, until="100 %")
-    untrained = replace(config.reference, total="0 steps", path=f"{config.reference.path}-untrained")
+    untrained = replace(
+        config.reference, total="0 steps", path=f"{config.reference.path}-untrained"
+    )
     return {
         "learnability, no window": replace(config, select=whole),
         # The paper's score, in which the reference's weight is 1: online minus online is 0.
@@ -100,7 +120,9 @@ def controls(config: Config) -> dict[str, Config]:
             reference=replace(config.reference, kind="online"),
         ),
         "control: untrained reference": replace(config, reference=untrained),
-        "control: uniform on pool + reference part": uniform_of(config, train_on=("pool", "reference")),
+        "control: uniform on pool + reference part": uniform_of(
+            config, train_on=("pool", "reference")
+        ),
         YARDSTICK: uniform_of(config, labels={"pool": "label"}),
     }
 
@@ -117,16 +139,29 @@ def final_arms(scale: Scale) -> list[Arm]:
     arms += [arm(noisy, "learnability", 1.0, s.headline_seeds, s)]
     # A budget far from the deciding one shows the shape of the curve and needs one seed.
     others = [b for b in s.budgets if b not in (s.deciding, 1.0)]
-    arms += [arm(noisy, "learnability", b, s.seeds if abs(b - s.deciding) < 0.11 else s.seeds[:1], s) for b in others]
+    arms += [
+        arm(noisy, "learnability", b, s.seeds if abs(b - s.deciding) < 0.11 else s.seeds[:1], s)
+        for b in others
+    ]
     ahead = replace(noisy, select=replace(noisy.select, schedule="ahead"))
     arms += [arm(ahead, "learnability, chosen one update ahead", s.deciding, s.seeds, s)]
-    arms += [arm(uniform, "uniform", b, s.seeds, s) for b in sorted({s.deciding, s.equal_flops, s.equal_seconds})]
+    arms += [
+        arm(uniform, "uniform", b, s.seeds, s)
+        for b in sorted({s.deciding, s.equal_flops, s.equal_seconds})
+    ]
     name = "control: uniform on the reference's data"
-    arms += [arm(on_reference, name, b, s.seeds if b in (s.deciding, 1.0) else s.seeds[:1], s) for b in s.budgets]
+    arms += [
+        arm(on_reference, name, b, s.seeds if b in (s.deciding, 1.0) else s.seeds[:1], s)
+        for b in s.budgets
+    ]
     arms += [arm(config, name, 1.0, s.seeds, s) for name, config in controls(noisy).items()]
     # What a perfect filter of labels would reach in so few updates.
     arms += [arm(controls(noisy)[YARDSTICK], YARDSTICK, 0.4, s.seeds, s)]
-    clean = replace(noisy, split=replace(noisy.split, labels=CLEAN), reference=replace(noisy.reference, path="clean"))
+    clean = replace(
+        noisy,
+        split=replace(noisy.split, labels=CLEAN),
+        reference=replace(noisy.reference, path="clean"),
+    )
     on_clean = uniform_of(noisy, train_on=("reference",), labels=CLEAN)
     arms += [arm(clean, "(ii) learnability, clean reference", 1.0, s.seeds, s)]
     arms += [arm(on_clean, "(ii) control: uniform on the reference's clean data", 1.0, s.seeds, s)]
@@ -166,13 +201,23 @@ def run(arms: list[Arm], out: Path, name: str, times: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scale", choices=SCALES, default="desk")
     parser.add_argument("--phase", choices=("final", "tune"), default="final")
     parser.add_argument("--out", type=Path, default=Path("runs/noise"))
-    parser.add_argument("--list", action="store_true", help="print the arms and their cost, run nothing")
-    parser.add_argument("--times", action="store_true", help="measure the seconds of each kind of update, run nothing")
-    parser.add_argument("--workers", type=int, default=1, help="processes that share the work, each on its own core")
+    parser.add_argument(
+        "--list", action="store_true", help="print the arms and their cost, run nothing"
+    )
+    parser.add_argument(
+        "--times",
+        action="store_true",
+        help="measure the seconds of each kind of update, run nothing",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that share the work, each on its own core"
+    )
     args = parser.parse_args()
     show_log()
     scale, name = SCALES[args.scale], f"noise_{args.scale}"

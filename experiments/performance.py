@@ -11,7 +11,10 @@ from experiments import bench_parts, bench_scaling, bench_step, noise
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "experiments" / "results", ROOT / "docs" / "performance.md"
-PLAN = {2: "plan_classact_vit_l_v5e_16x16.txt", 5: "plan_classact_vit_l_v5e_16x16_ratio_5.txt"}  # by ratio
+PLAN = {
+    2: "plan_classact_vit_l_v5e_16x16.txt",
+    5: "plan_classact_vit_l_v5e_16x16_ratio_5.txt",
+}  # by ratio
 GIB = 2**30
 
 
@@ -52,7 +55,9 @@ def pod() -> str:
 
 def pods() -> dict[tuple[str, int], dict]:
     """Rows of the pods by (topology, fsdp)."""
-    return {(row["topology"], row["mesh"].get("fsdp", 1)): row for row in read("bench_scaling")["pods"]}
+    return {
+        (row["topology"], row["mesh"].get("fsdp", 1)): row for row in read("bench_scaling")["pods"]
+    }
 
 
 def shared() -> str:
@@ -103,7 +108,12 @@ def quotients(result: dict) -> list[tuple[str, str, str, str]]:
             f"{memory['ratio 10'] / memory['ratio 2'] - 1:+.1%}",
             "the scores and loop counters themselves",
         ),
-        ("selecting from 65,536", "20 ms", f"{result['selection_65536_ms']:.2f} ms", "one sort of the candidates"),
+        (
+            "selecting from 65,536",
+            "20 ms",
+            f"{result['selection_65536_ms']:.2f} ms",
+            "one sort of the candidates",
+        ),
         (
             "the same, of a ViT-B/16 update at b = 4,096",
             "1 %",
@@ -165,12 +175,16 @@ def of_noise(result: dict) -> list[tuple[str, str, str, str]]:
     bill = budgets[selected["beta_budget_updates"]]
     reference = bill["flops"]["reference_train"] / plain["total_flops"]
     # FLOP/s of the reference's updates over those of the learner's.
-    slower = (bill["flops"]["reference_train"] / noise.SCALES["desk"].reference_steps / seconds["reference"]) / (
-        plain["total_flops"] / plain["updates"] / seconds["uniform"]
-    )
+    slower = (
+        bill["flops"]["reference_train"]
+        / noise.SCALES["desk"].reference_steps
+        / seconds["reference"]
+    ) / (plain["total_flops"] / plain["updates"] / seconds["uniform"])
     (ahead,) = arms["learnability, chosen one update ahead"]["budgets"]
     exact = budgets[ahead["updates"]]
-    gap = measures.difference(*(dict(zip(b["seeds"], b["finals"], strict=True)) for b in (ahead, exact)))
+    gap = measures.difference(
+        *(dict(zip(b["seeds"], b["finals"], strict=True)) for b in (ahead, exact))
+    )
     error = "" if gap.error is None else f" ± {100 * gap.error:.1f}"
     return [
         (
@@ -191,8 +205,20 @@ def of_noise(result: dict) -> list[tuple[str, str, str, str]]:
 def targets() -> str:
     """Each target, the figure, and what would have to change to go further."""
     result = read("bench_step_cpu")
-    rows = [*quotients(result), *of_noise(read("noise_desk_final")), *big_vision(result["big_vision"]), *of_pods()]
-    rows.append(("quotients and MFU on a GPU", "1.03, 1.15 and 55 %", "not measured", "no accelerator was at hand"))
+    rows = [
+        *quotients(result),
+        *of_noise(read("noise_desk_final")),
+        *big_vision(result["big_vision"]),
+        *of_pods(),
+    ]
+    rows.append(
+        (
+            "quotients and MFU on a GPU",
+            "1.03, 1.15 and 55 %",
+            "not measured",
+            "no accelerator was at hand",
+        )
+    )
     head = "| figure | target | reached | what limits it |\n| --- | --- | --- | --- |\n"
     return head + "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

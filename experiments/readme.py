@@ -35,7 +35,11 @@ def _row(arm: dict, budget: dict) -> str:
     difference = "-" if gap is None else f"{100 * gap['mean']:+.1f}"
     if gap is not None and gap["standard_error"] is not None:
         difference += f" ± {_percent(gap['standard_error'])}" + ("" if gap["paired"] else " w")
-    cells = [arm["name"] + measures.RULE[arm["counts"]], f"{budget['updates']:,}", str(len(budget["seeds"]))]
+    cells = [
+        arm["name"] + measures.RULE[arm["counts"]],
+        f"{budget['updates']:,}",
+        str(len(budget["seeds"])),
+    ]
     cells += [_spread(budget["final_mean"], budget["final_sd"]), difference]
     cells += [_percent(arm["reference_accuracy"]), _percent(budget["wrong_share_chosen"], 0)]
     return "| " + " | ".join(cells) + " |"
@@ -50,10 +54,14 @@ def table(result: dict) -> str:
         if arm["updates_saved"] is None or arm["baseline"]:
             continue
         saved = (arm["updates_saved"], arm["total_flops_saved"], arm["wall_clock_saved"])
-        tried = measures.BetaBudget(arm["beta_budget"], arm["beta_budget_updates"], arm["budgets_tried"])
+        tried = measures.BetaBudget(
+            arm["beta_budget"], arm["beta_budget_updates"], arm["budgets_tried"]
+        )
         note = f" ({tried.mark})" if tried.mark else ""
         cells = ["-" if value is None else f"{_percent(value)} %" for value in saved]
-        lines.append(f"| {arm['name']}{measures.RULE[arm['counts']]}{note} | " + " | ".join(cells) + " |")
+        lines.append(
+            f"| {arm['name']}{measures.RULE[arm['counts']]}{note} | " + " | ".join(cells) + " |"
+        )
     return "\n".join([*lines, "", clock(result.get("step_seconds"))])
 
 
@@ -108,27 +116,47 @@ def policies(result: dict) -> str:
                 _spread(row["accuracy"], row["sd"]),
                 f"{row['flops']:.2f}",
             ]
-            lines.append("| " + " | ".join([*cells, points(row["equal_updates"]), points(row["equal_flops"])]) + " |")
+            lines.append(
+                "| "
+                + " | ".join([*cells, points(row["equal_updates"]), points(row["equal_flops"])])
+                + " |"
+            )
     return "\n".join(lines)
 
 
 def levels(result: dict) -> str:
     """What is paid at each level of amortisation, from amortisation."""
     head = "| scorer, of the learner's FLOPs | level | total FLOPs over uniform's | accuracy, % | ids chosen as by the live run, % |"
-    lines = [head, f"|{' --- |' * 5}", f"| - | uniform | 1.00 | {_mean(result['uniform']['accuracy'])} | - |"]
+    lines = [
+        head,
+        f"|{' --- |' * 5}",
+        f"| - | uniform | 1.00 | {_mean(result['uniform']['accuracy'])} | - |",
+    ]
     for scorer, rows in result["scorers"].items():
         for level, row in rows.items():
             common = _mean(row["overlap"]) if "overlap" in row else "-"
-            lines.append(f"| {scorer} | {level} | {row['total']:.2f} | {_mean(row['accuracy'])} | {common} |")
+            lines.append(
+                f"| {scorer} | {level} | {row['total']:.2f} | {_mean(row['accuracy'])} | {common} |"
+            )
     return "\n".join(lines)
 
 
 def tuned(result: dict) -> str:
     """What was chosen among, from noise's phase `tune`: best first."""
-    lines = ["| arm | updates | seeds | accuracy on `tune`, % | wrong labels chosen, % |", f"|{' --- |' * 5}"]
+    lines = [
+        "| arm | updates | seeds | accuracy on `tune`, % | wrong labels chosen, % |",
+        f"|{' --- |' * 5}",
+    ]
     rows = [(arm["name"], budget) for arm in result["arms"] for budget in arm["budgets"]]
-    for name, row in sorted(rows, key=lambda row: (row[1]["updates"], row[1]["final_mean"]), reverse=True):
-        cells = [name, f"{row['updates']:,}", str(len(row["seeds"])), _spread(row["final_mean"], row["final_sd"])]
+    for name, row in sorted(
+        rows, key=lambda row: (row[1]["updates"], row[1]["final_mean"]), reverse=True
+    ):
+        cells = [
+            name,
+            f"{row['updates']:,}",
+            str(len(row["seeds"])),
+            _spread(row["final_mean"], row["final_sd"]),
+        ]
         lines.append("| " + " | ".join([*cells, _percent(row["wrong_share_chosen"], 0)]) + " |")
     return "\n".join(lines)
 
@@ -167,7 +195,9 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):

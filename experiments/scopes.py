@@ -11,7 +11,16 @@ from typing import Any
 
 import jax
 
-SCOPES = ("score_learner", "score_online", "score_reference", "select", "take", "learner", "online", "reference")
+SCOPES = (
+    "score_learner",
+    "score_online",
+    "score_reference",
+    "select",
+    "take",
+    "learner",
+    "online",
+    "reference",
+)
 _NAMED = re.compile(r'%([\w.\-]+) = .*?metadata=\{op_name="([^"]*)"')
 
 
@@ -41,4 +50,8 @@ def shares_of(text: str, events: list[dict]) -> dict[str, float]:
         if operation and not re.match(r"while|call|conditional", operation):
             spent[scopes.get(operation, "rest")] += event["dur"]
     total = sum(spent.values())
-    return {name: spent[name] / total for name in sorted(spent, key=lambda name: -spent[name])} if total else {}
+    return (
+        {name: spent[name] / total for name in sorted(spent, key=lambda name: -spent[name])}
+        if total
+        else {}
+    )

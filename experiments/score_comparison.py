@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from active_learning import policies
 from active_learning.config import freeze
+from active_learning.core import policies
 from active_learning.metrics import show_log
 from active_learning.models import MLP
 from active_learning.report.charts import save_svg
@@ -45,7 +45,9 @@ class Scale:
     steps: int
     reference_steps: int
     seeds: tuple[int, ...]
-    more: dict[str, tuple[int, ...]]  # by setting: further seeds of uniform and of the recipe, for narrower intervals
+    more: dict[
+        str, tuple[int, ...]
+    ]  # by setting: further seeds of uniform and of the recipe, for narrower intervals
     parts: dict[str, int]
     judged: str  # the part that accuracy is of
     every: str  # between two evaluations
@@ -54,9 +56,21 @@ class Scale:
 
 TINY = {"learner": MLP(width=64, depth=1), "scorer": MLP(width=16, depth=1)}
 WHOLE = {"pool": 27_000, "reference": 18_000, "gate": 2_500, "tune": 2_500}
-MORE = {"noisy": (303, 304), "clean": tuple(range(303, 310))}  # five were not enough for 'no harm' on clean labels
+MORE = {
+    "noisy": (303, 304),
+    "clean": tuple(range(303, 310)),
+}  # five were not enough for 'no harm' on clean labels
 SCALES = {
-    "smoke": Scale(10, 10, (300,), {}, {"pool": 600, "reference": 400, "gate": 100, "tune": 100}, "tune", "50 %", TINY),
+    "smoke": Scale(
+        10,
+        10,
+        (300,),
+        {},
+        {"pool": 600, "reference": 400, "gate": 100, "tune": 100},
+        "tune",
+        "50 %",
+        TINY,
+    ),
     "desk": Scale(400, 1200, (300, 301, 302), MORE, WHOLE, "test", "50 %", {}),
 }
 
@@ -81,8 +95,15 @@ def arms(scale: Scale, setting: str) -> list[Arm]:
     plain = base(scale, setting)
 
     def arm(name: str, config: Config, budget: float = 1.0, more: bool = False) -> Arm:
-        named = replace(config, name=name, baseline=name == "uniform", total=f"{round(budget * scale.steps)} steps")
-        return Arm(named, budget, (*scale.seeds, *scale.more.get(setting, ())) if more else scale.seeds)
+        named = replace(
+            config,
+            name=name,
+            baseline=name == "uniform",
+            total=f"{round(budget * scale.steps)} steps",
+        )
+        return Arm(
+            named, budget, (*scale.seeds, *scale.more.get(setting, ())) if more else scale.seeds
+        )
 
     def scored(policy, **reference) -> Config:
         gate = "gate" if {"online", "reference"} <= set(policy.needs) else ""
@@ -109,7 +130,10 @@ def arms(scale: Scale, setting: str) -> list[Arm]:
         arm("learnability, co-trained reference", scored(learnability, kind="cotrained", path="")),
         arm("learnability, cross-fitted references", crossfitted),
         arm("control: scores of 0", scored(learnability, kind="online", path="")),
-        arm("control: uniform on pool + reference part", replace(unused, split=replace(plain.split, train_on=both))),
+        arm(
+            "control: uniform on pool + reference part",
+            replace(unused, split=replace(plain.split, train_on=both)),
+        ),
     ]
 
 
@@ -119,7 +143,11 @@ def interval(values: Iterable[float]) -> dict[str, float] | None:
     if len(values) < 2:
         return None
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return {"mean": float(values.mean()), "low": float(values.mean() - half), "high": float(values.mean() + half)}
+    return {
+        "mean": float(values.mean()),
+        "low": float(values.mean() - half),
+        "high": float(values.mean() + half),
+    }
 
 
 def points(found: dict[str, float] | None) -> str:
@@ -132,7 +160,11 @@ def points(found: dict[str, float] | None) -> str:
 def equal_flops(budgets: list[tuple[float, float]], flops: float) -> float | None:
     """Uniform's accuracy at `flops`, linear between its own budgets (FLOPs, accuracy); None outside of them."""
     known, accuracy = zip(*sorted(budgets), strict=True)
-    return float(np.interp(flops, known, accuracy)) if known[0] <= flops <= known[-1] * (1 + 1e-9) else None
+    return (
+        float(np.interp(flops, known, accuracy))
+        if known[0] <= flops <= known[-1] * (1 + 1e-9)
+        else None
+    )
 
 
 def _at(by_seed: dict[int, list], updates: int) -> dict[int, tuple[int, float, float]]:
@@ -140,14 +172,20 @@ def _at(by_seed: dict[int, list], updates: int) -> dict[int, tuple[int, float, f
     return {seed: run for seed, runs in by_seed.items() for run in runs if run[0] == updates}
 
 
-def compared(folders: list[Path], metric: str, updates: int, names: Iterable[str] = ()) -> list[dict]:
+def compared(
+    folders: list[Path], metric: str, updates: int, names: Iterable[str] = ()
+) -> list[dict]:
     """One row an arm, in the order of `names`: accuracy, FLOPs over uniform's, and the two paired differences, over the seeds that are
     complete."""
     found: dict[str, dict[int, list[tuple[int, float, float]]]] = {name: {} for name in names}
     for folder in folders:
-        about, summary = (json.loads((folder / name).read_text()) for name in ("config.json", "summary.json"))
+        about, summary = (
+            json.loads((folder / name).read_text()) for name in ("config.json", "summary.json")
+        )
         of_arm = found.setdefault(about["name"], {}).setdefault(about["seed"], [])
-        of_arm.append((about["total_steps"], total_flops(summary["flops"]), summary["final"][metric]))
+        of_arm.append(
+            (about["total_steps"], total_flops(summary["flops"]), summary["final"][metric])
+        )
     uniform, rows = found.get("uniform", {}), []
     plain = _at(uniform, updates)
     for name, by_seed in found.items():
@@ -155,7 +193,9 @@ def compared(folders: list[Path], metric: str, updates: int, names: Iterable[str
         if not mine:
             continue
         at_flops = [
-            None if (level := equal_flops([run[1:] for run in uniform[seed]], flops)) is None else accuracy - level
+            None
+            if (level := equal_flops([run[1:] for run in uniform[seed]], flops)) is None
+            else accuracy - level
             for seed, (_, flops, accuracy) in mine.items()
         ]
         accuracies = [run[2] for run in mine.values()]
@@ -184,10 +224,17 @@ def draw(settings: dict[str, list[dict]], file: Path) -> None:
     for axes, (setting, rows) in zip(panels, settings.items(), strict=True):
         for key, colour, shift in (("equal_updates", "C7", -0.15), ("equal_flops", "C0", 0.15)):
             known = [
-                (places[row["arm"]] + shift, row[key]) for row in rows if row["arm"] in places and row[key] is not None
+                (places[row["arm"]] + shift, row[key])
+                for row in rows
+                if row["arm"] in places and row[key] is not None
             ]
             for place, one in known:
-                axes.plot([100 * one["low"], 100 * one["high"]], [place, place], color=colour, linewidth=1.5)
+                axes.plot(
+                    [100 * one["low"], 100 * one["high"]],
+                    [place, place],
+                    color=colour,
+                    linewidth=1.5,
+                )
             at = [100 * one["mean"] for _, one in known], [place for place, _ in known]
             axes.plot(
                 *at,
@@ -215,11 +262,17 @@ def keep(settings: dict[str, list[dict]], scale: Scale, folder: Path, name: str)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scale", choices=SCALES, default="desk")
     parser.add_argument("--out", type=Path, default=Path("runs/score_comparison"))
-    parser.add_argument("--list", action="store_true", help="print the arms and their cost, run nothing")
-    parser.add_argument("--workers", type=int, default=1, help="processes that share the work, each on its own core")
+    parser.add_argument(
+        "--list", action="store_true", help="print the arms and their cost, run nothing"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that share the work, each on its own core"
+    )
     args = parser.parse_args()
     show_log()
     scale, name, smoke = SCALES[args.scale], f"score_comparison_{args.scale}", args.scale == "smoke"
@@ -240,13 +293,17 @@ def main() -> None:
                 *_, folders = run_all(now, args.out / args.scale / setting, packed)
                 done[setting] += folders
                 names = [arm.config.name for arm in todo]
-                settings[setting] = compared(done[setting], f"{scale.judged}_full/accuracy", scale.steps, names)
+                settings[setting] = compared(
+                    done[setting], f"{scale.judged}_full/accuracy", scale.steps, names
+                )
                 keep(settings, scale, args.out / args.scale if smoke else RESULTS, name)
     for setting, rows in settings.items():
         print(f"{setting} labels")
         for row in rows:
             gaps = f"{points(row['equal_updates']):22s} {points(row['equal_flops'])}"
-            print(f"  {row['arm']:42s} {100 * row['accuracy']:5.1f} %  {row['flops']:.2f} x FLOPs  {gaps}")
+            print(
+                f"  {row['arm']:42s} {100 * row['accuracy']:5.1f} %  {row['flops']:.2f} x FLOPs  {gaps}"
+            )
 
 
 if __name__ == "__main__":

@@ -16,11 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from active_learning import policies
-from active_learning.data.shapes import Shapes
+from active_learning.core import policies
+from active_learning.data.sources.shapes import Shapes
 from active_learning.metrics import show_log
 from active_learning.models import MLP, ViT
-from active_learning.settings import Checkpoint, Config, Evaluate, Log, Optim, Reference, Select, Split
+from active_learning.settings import (
+    Checkpoint,
+    Config,
+    Evaluate,
+    Log,
+    Optim,
+    Reference,
+    Select,
+    Split,
+)
 from experiments.arms import Arm, run_all, show
 
 
@@ -72,8 +81,14 @@ def arms(scale: Scale) -> list[Arm]:
     def arm(name: str, small: int = 0, **changes) -> Arm:
         path, rate = f"{small or scale.full}px", Optim(learning_rate=2e-3)
         reference = Reference(path=path, total=f"{scale.steps} steps", batch_size=32, optim=rate)
-        config = plain if not changes else replace(plain, select=replace(select, **changes), reference=reference)
-        return Arm(replace(config, name=name, data=replace(plain.data, small=small)), 1.0, scale.seeds)
+        config = (
+            plain
+            if not changes
+            else replace(plain, select=replace(select, **changes), reference=reference)
+        )
+        return Arm(
+            replace(config, name=name, data=replace(plain.data, small=small)), 1.0, scale.seeds
+        )
 
     return [
         arm("uniform"),
@@ -101,7 +116,9 @@ def row(name: str, summaries: list[dict]) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scale", choices=SCALES, default="desk")
     parser.add_argument("--out", type=Path, default=Path("runs/small_view"))
     args = parser.parse_args()
@@ -111,16 +128,27 @@ def main() -> None:
     show(todo)
     *_, folders = run_all(todo, out)
     runs = [
-        (json.loads((f / "config.json").read_text())["name"], json.loads((f / "summary.json").read_text()))
+        (
+            json.loads((f / "config.json").read_text())["name"],
+            json.loads((f / "summary.json").read_text()),
+        )
         for f in folders
     ]
-    rows = [row(arm.config.name, [s for name, s in runs if name == arm.config.name]) for arm in todo]
+    rows = [
+        row(arm.config.name, [s for name, s in runs if name == arm.config.name]) for arm in todo
+    ]
     for r in rows:
         spread = "" if r["spread"] is None else f" ± {100 * r['spread']:.1f}"
         print(
             f"{r['arm']:40s} {100 * r['accuracy']:5.1f}{spread} %  scoring {r['scoring_flops']:.3g} FLOPs  {r['train_seconds']:.0f} s"
         )
-    text = json.dumps({"full": scale.full, "small": scale.small, "updates": scale.steps, "rows": rows}, indent=1) + "\n"
+    text = (
+        json.dumps(
+            {"full": scale.full, "small": scale.small, "updates": scale.steps, "rows": rows},
+            indent=1,
+        )
+        + "\n"
+    )
     (out / "small_view.json").write_text(text)
     if args.scale != "smoke":
         (Path(__file__).parent / "results" / f"small_view_{args.scale}.json").write_text(text)

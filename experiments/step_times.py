@@ -10,9 +10,9 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from active_learning.build import build, first_state, loader_of
-from active_learning.schedule import Updates
 from active_learning.settings import Config, reference_config
+from active_learning.train.build import build, first_state, loader_of
+from active_learning.train.updates import Updates
 
 KINDS = ("uniform", "active", "ahead", "reference")
 
@@ -21,7 +21,9 @@ def _stepper(config: Config, kind: str) -> Callable[[int], None]:
     """Carries out updates of one kind, as the loop does; the figures of each are fetched while the next one runs."""
     active = kind in ("active", "ahead")
     if active:
-        config = replace(config, select=replace(config.select, schedule="ahead" if kind == "ahead" else "exact"))
+        config = replace(
+            config, select=replace(config.select, schedule="ahead" if kind == "ahead" else "exact")
+        )
     it = build(reference_config(config) if kind == "reference" else config)
     updates = Updates(it, loader_of(it, 0), restored=False)
     held = [first_state(it, it.scorer_task.init(it.scorer, jax.random.key(1)) if active else None)]

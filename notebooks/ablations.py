@@ -23,7 +23,9 @@ if importlib.util.find_spec("active_learning") is None:  # the installed jax sta
     import jax
 
     Path("constraints.txt").write_text(f"jax=={jax.__version__}\n")
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-c", "constraints.txt", SOURCE], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "-c", "constraints.txt", SOURCE], check=True
+    )
 
 # %%
 import os
@@ -37,8 +39,9 @@ RUNS = Path(tempfile.mkdtemp())
 import dataclasses
 import json
 
-from active_learning import policies, train
-from active_learning.data.shapes import Shapes
+from active_learning.core import policies
+from active_learning.train import loop
+from active_learning.data.sources.shapes import Shapes
 from active_learning.models import MLP
 from active_learning.settings import Config, Evaluate, Log, Reference, Select, Split
 
@@ -59,9 +62,11 @@ def run(select, scorer=32):
         evaluate=Evaluate(every="50 %"),
         log=Log(every="50 %", probes=0),
     )
-    chosen = f"{select.policy.name}-{select.ratio}-{select.temperature}-{select.until.replace(' ', '')}"
+    chosen = (
+        f"{select.policy.name}-{select.ratio}-{select.temperature}-{select.until.replace(' ', '')}"
+    )
     folder = RUNS / f"{chosen}-{scorer}"
-    summary = train.run(config, folder)
+    summary = loop.run(config, folder)
     first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
     flops = sum(summary["flops"].values()) / summary["flops"]["learner_train"]
     wrong = first.get("select/wrong_share", float("nan"))

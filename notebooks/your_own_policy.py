@@ -23,7 +23,9 @@ if importlib.util.find_spec("active_learning") is None:  # the installed jax sta
     import jax
 
     Path("constraints.txt").write_text(f"jax=={jax.__version__}\n")
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-c", "constraints.txt", SOURCE], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "-c", "constraints.txt", SOURCE], check=True
+    )
 
 # %%
 import os
@@ -39,7 +41,8 @@ RUNS = Path(tempfile.mkdtemp())
 # %%
 import jax.numpy as jnp
 
-from active_learning import Policy, losses
+from active_learning import Policy
+from active_learning.core import losses
 
 
 def observe(outputs, batch):
@@ -60,8 +63,9 @@ trusted = Policy("trusted learnability", score, needs=("online", "reference"), o
 # It goes where any policy goes, `select.policy`. Data: drawn shapes, 40 % of the labels wrong; all three arms share one small reference.
 
 # %%
-from active_learning import policies, train
-from active_learning.data.shapes import Shapes
+from active_learning.core import policies
+from active_learning.train import loop
+from active_learning.data.sources.shapes import Shapes
 from active_learning.models import MLP
 from active_learning.settings import Config, Evaluate, Log, Reference, Select, Split
 
@@ -75,7 +79,9 @@ def arm(policy):
         batch_size=64,
         total=f"{STEPS} steps",
         name=policy.name,
-        select=Select(policy=policy, ratio=4, temperature=0.5, until="60 %") if policy.needs else Select(),
+        select=Select(policy=policy, ratio=4, temperature=0.5, until="60 %")
+        if policy.needs
+        else Select(),
         reference=Reference(path=str(RUNS / "reference"), total=f"{STEPS} steps"),
         evaluate=Evaluate(every="10 %", gate="gate" if policy.needs else ""),
         log=Log(probes=0),
@@ -84,7 +90,7 @@ def arm(policy):
 
 results = {}
 for policy in (policies.uniform, policies.learnability, trusted):
-    results[policy.name] = train.run(arm(policy), RUNS / policy.name.replace(" ", "-"))
+    results[policy.name] = loop.run(arm(policy), RUNS / policy.name.replace(" ", "-"))
 for name, summary in results.items():
     accuracy, flops = summary["final"]["test_full/accuracy"], sum(summary["flops"].values())
     print(f"{name:22s} accuracy {accuracy:.3f}   total FLOPs {flops:.2e}")
@@ -101,7 +107,9 @@ figure, axes = plt.subplots(figsize=(6, 3.2))
 for name in results:
     lines = (RUNS / name.replace(" ", "-") / "metrics.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if "select/wrong_share" in row]
-    axes.plot([row["step"] for row in rows], [100 * row["select/wrong_share"] for row in rows], label=name)
+    axes.plot(
+        [row["step"] for row in rows], [100 * row["select/wrong_share"] for row in rows], label=name
+    )
 axes.set(xlabel="updates", ylabel="wrong labels among the chosen, %", ylim=(0, None))
 axes.legend(frameon=False)
 figure

@@ -9,7 +9,9 @@ import numpy as np
 
 _DEFINITION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = \(?(\w+)\[([\d,]*)\]", re.M)
 _DOT = re.compile(r"= (\w+)\[([\d,]*)\]\S* dot\(([^)]*)\), .*?lhs_contracting_dims=\{([\d,]*)\}")
-_CONVOLUTION = re.compile(r"= \w+\[([\d,]*)\]\S* convolution\(([^)]*)\),(.*?)dim_labels=\w+_(\w+)->")
+_CONVOLUTION = re.compile(
+    r"= \w+\[([\d,]*)\]\S* convolution\(([^)]*)\),(.*?)dim_labels=\w+_(\w+)->"
+)
 _DILATION = re.compile(r"lhs_dilate=([\dx]+)")
 
 
@@ -24,7 +26,10 @@ def _operands(text: str, shapes: dict[str, list[int]]) -> list[list[int]]:
 
 def _has_product_in_loop(text: str) -> bool:
     """Whether a loop's body, or what it calls, holds a product."""
-    bodies = {name: body for name, body in re.findall(r"^%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S)}
+    bodies = {
+        name: body
+        for name, body in re.findall(r"^%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S)
+    }
     todo, seen = re.findall(r" while\(.*?body=%?([\w.\-]+)", text), set()
     while todo:
         name = todo.pop()
@@ -37,7 +42,9 @@ def _has_product_in_loop(text: str) -> bool:
 def product_flops(text: str) -> float:
     """FLOPs of all `dot` and `convolution` instructions. Raises AssertionError when products hide in library calls or loops."""
     assert not _has_product_in_loop(text), "a product in a loop's body would be counted once"
-    assert "matmul" not in re.sub(r"metadata=\{[^}]*\}", "", text), "a product hides in a library call"
+    assert "matmul" not in re.sub(r"metadata=\{[^}]*\}", "", text), (
+        "a product hides in a library call"
+    )
     shapes = {name: _shape(shape) for name, _, shape in _DEFINITION.findall(text)}
     total = 0.0
     for _, out, operands, contracting in _DOT.findall(text):

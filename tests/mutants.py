@@ -117,7 +117,9 @@ def faulty(mutant: Mutant) -> str:
     """The file with the fault. ValueError when its line is not there exactly once."""
     text = (ROOT / "active_learning" / mutant.file).read_text()
     if text.count(mutant.old) != 1:
-        raise ValueError(f"{mutant.name}: its line occurs {text.count(mutant.old)} times in {mutant.file}")
+        raise ValueError(
+            f"{mutant.name}: its line occurs {text.count(mutant.old)} times in {mutant.file}"
+        )
     return text.replace(mutant.old, mutant.new)
 
 
@@ -129,7 +131,15 @@ def caught(mutant: Mutant) -> bool:
             shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
         (copy / "active_learning" / mutant.file).write_text(faulty(mutant))
-        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"tests/{mutant.tests}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            f"tests/{mutant.tests}",
+        ]
         cached = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax")}
         environment = cached | os.environ | {"PYTHONPATH": str(copy)}
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
@@ -145,14 +155,23 @@ def main() -> None:
     for mutant in chosen:
         faulty(mutant)  # all can be applied, before any is tried
     tests = sorted({f"tests/{mutant.tests}" for mutant in chosen})
-    if subprocess.run([sys.executable, "-m", "pytest", "-n", str(os.cpu_count()), *tests], cwd=ROOT).returncode:
+    if subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", str(os.cpu_count()), *tests], cwd=ROOT
+    ).returncode:
         sys.exit("the tests fail without a fault: nothing could be said of any")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number, (mutant, ok) in enumerate(zip(chosen, pool.map(caught, chosen), strict=True), 1):
-            print(f"[{number}/{len(chosen)}] {'caught  ' if ok else 'SURVIVED'} {mutant.name}", flush=True)
+        for number, (mutant, ok) in enumerate(
+            zip(chosen, pool.map(caught, chosen), strict=True), 1
+        ):
+            print(
+                f"[{number}/{len(chosen)}] {'caught  ' if ok else 'SURVIVED'} {mutant.name}",
+                flush=True,
+            )
             survivors += [] if ok else [mutant.name]
     if survivors:
-        sys.exit(f"{len(survivors)} of {len(chosen)} faults were not caught: {', '.join(survivors)}")
+        sys.exit(
+            f"{len(survivors)} of {len(chosen)} faults were not caught: {', '.join(survivors)}"
+        )
     print(f"all {len(chosen)} faults caught")
 
 

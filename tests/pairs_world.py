@@ -8,13 +8,28 @@ from pathlib import Path
 
 import numpy as np
 
-from active_learning import policies
+from active_learning.core import policies
 from active_learning.data import images
-from active_learning.data.webdataset import WebDataset
+from active_learning.data.sources.webdataset import WebDataset
 from active_learning.models import MLP, Text, TwoTower
-from active_learning.settings import Checkpoint, Config, Evaluate, Log, Optim, Pairs, Reference, Select, Split
+from active_learning.settings import (
+    Checkpoint,
+    Config,
+    Evaluate,
+    Log,
+    Optim,
+    Pairs,
+    Reference,
+    Select,
+    Split,
+)
 
-COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (120, 120, 120)}
+COLOURS = {
+    "red": (200, 30, 30),
+    "green": (30, 200, 30),
+    "blue": (30, 30, 200),
+    "grey": (120, 120, 120),
+}
 
 
 def write_tars(folder: Path, train: int = 96, test: int = 24, seed: int = 0) -> Path:
@@ -25,7 +40,11 @@ def write_tars(folder: Path, train: int = 96, test: int = 24, seed: int = 0) -> 
             for n in range(count):
                 name = list(COLOURS)[n % 4]
                 dark = rng.random() < 0.5
-                pixels = np.clip(np.array(COLOURS[name]) * (0.5 if dark else 1) + rng.normal(0, 8, (8, 8, 3)), 0, 255)
+                pixels = np.clip(
+                    np.array(COLOURS[name]) * (0.5 if dark else 1) + rng.normal(0, 8, (8, 8, 3)),
+                    0,
+                    255,
+                )
                 said = [
                     f"a {'dark' if dark else 'bright'} {name} square",
                     f"the {name} one is {'dark' if dark else 'bright'}",

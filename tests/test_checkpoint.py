@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from active_learning import checkpoint, sharding
+from active_learning import checkpoint
 from active_learning.config import ConfigError
+from active_learning.core import sharding
 from tests import toy
 
 
@@ -17,7 +18,9 @@ def saved(folder, steps=(1, 2), devices=8):
     keeper = checkpoint.Checkpoints(folder, keep=3)
     for step in steps:
         keeper.save(
-            step, jax.tree.map(lambda x: x, state.__class__(**{**vars(state), "step": jnp.int32(step)})), {"at": step}
+            step,
+            jax.tree.map(lambda x: x, state.__class__(**{**vars(state), "step": jnp.int32(step)})),
+            {"at": step},
         )
     keeper.close()
     return state
@@ -26,7 +29,9 @@ def saved(folder, steps=(1, 2), devices=8):
 @pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8), (4, 8)])
 def test_a_state_saved_on_one_number_of_devices_is_restored_on_another(tmp_path, before, after):
     state = saved(tmp_path, devices=before)
-    target = jax.device_put(toy.state(toy.recipe(), seed=9), sharding.replicated(toy.mesh_of(after)))
+    target = jax.device_put(
+        toy.state(toy.recipe(), seed=9), sharding.replicated(toy.mesh_of(after))
+    )
     keeper = checkpoint.Checkpoints(tmp_path)
     restored, meta = keeper.restore(target)
     keeper.close()
@@ -56,7 +61,9 @@ def test_a_damaged_newest_step_is_skipped(tmp_path):
 def test_when_no_step_can_be_read_the_folder_is_named(tmp_path):
     saved(tmp_path, steps=(1,))
     wide = toy.state(toy.recipe())
-    wide = wide.__class__(**{**vars(wide), "learner": wide.learner.__class__({"w": jnp.zeros((3, 3))})})
+    wide = wide.__class__(
+        **{**vars(wide), "learner": wide.learner.__class__({"w": jnp.zeros((3, 3))})}
+    )
     keeper = checkpoint.Checkpoints(tmp_path)
     with pytest.raises(ConfigError, match=rf"{tmp_path}: none of the checkpoints \[1\]"):
         keeper.restore(wide)
@@ -72,6 +79,10 @@ def test_an_empty_folder_has_nothing_to_restore(tmp_path):
 def test_parameters_of_one_model_alone(tmp_path):
     saved(tmp_path / "checkpoints")
     for which, seed in (("learner", 1), ("online", 2), ("reference", 3)):
-        jax.tree.map(np.testing.assert_array_equal, checkpoint.load_params(tmp_path, which), toy.host(toy.params(seed)))
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            checkpoint.load_params(tmp_path, which),
+            toy.host(toy.params(seed)),
+        )
     with pytest.raises(ConfigError, match="no checkpoint found"):
         checkpoint.load_params(tmp_path / "nowhere")

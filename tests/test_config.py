@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from active_learning import policies
 from active_learning.config import (
     ConfigError,
     config_hash,
@@ -20,7 +19,8 @@ from active_learning.config import (
     to_json,
     to_steps,
 )
-from active_learning.data.image_folder import ImageFolder
+from active_learning.core import policies
+from active_learning.data.sources.image_folder import ImageFolder
 from active_learning.settings import Config, Evaluate, Optim, Select, reference_config, resolve
 
 
@@ -31,7 +31,13 @@ class FakeData:
 
 
 def make(**changes):
-    return section(Config, data=section(FakeData), learner=section(FakeData), scorer=section(FakeData), **changes)
+    return section(
+        Config,
+        data=section(FakeData),
+        learner=section(FakeData),
+        scorer=section(FakeData),
+        **changes,
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +91,9 @@ def test_section_and_freeze_are_inverse():
 
 
 FILES = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
-from_file = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections
+from_file = pytest.mark.filterwarnings(
+    "ignore:the load_module:DeprecationWarning"
+)  # ml_collections
 
 
 def leaves(node, key="config"):
@@ -105,10 +113,16 @@ def test_a_flag_changes_every_number_text_and_switch(file):
     config, _ = from_flags([f"--config={file}"])
     before = dict(leaves(config))
     after = {
-        key: not value if isinstance(value, bool) else f"{value}x" if isinstance(value, str) else value + 1
+        key: not value
+        if isinstance(value, bool)
+        else f"{value}x"
+        if isinstance(value, str)
+        else value + 1
         for key, value in before.items()
     }
-    changed, rest = from_flags([f"--config={file}", *(f"--{key}={value}" for key, value in after.items()), "--more"])
+    changed, rest = from_flags(
+        [f"--config={file}", *(f"--{key}={value}" for key, value in after.items()), "--more"]
+    )
     assert len(before) > 60
     assert dict(leaves(changed)) == after
     assert rest == ["--more"]
@@ -117,7 +131,9 @@ def test_a_flag_changes_every_number_text_and_switch(file):
 @from_file
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_an_unknown_arm_is_one_line_that_names_the_known_ones(file):
-    with pytest.raises(ConfigError, match=r"^arm 'hardd' after the colon: expected one of .*uniform") as direct:
+    with pytest.raises(
+        ConfigError, match=r"^arm 'hardd' after the colon: expected one of .*uniform"
+    ) as direct:
         importlib.import_module(f"configs.{file.stem}").get_config("hardd")
     with pytest.raises(ConfigError) as error:
         from_flags([f"--config={file}:hardd"])
@@ -135,16 +151,23 @@ def test_an_unknown_key_in_a_config_file_is_one_line(tmp_path):
     )
     with pytest.raises(ConfigError) as error:
         from_flags([f"--config={file}"])
-    assert str(error.value) == f"flag --config={file}: 'bach_size' is no key of Config; did you mean 'batch_size'?"
+    assert (
+        str(error.value)
+        == f"flag --config={file}: 'bach_size' is no key of Config; did you mean 'batch_size'?"
+    )
 
 
 def test_an_unknown_key_names_its_near_neighbour():
-    with pytest.raises(ConfigError, match=r"'temperatur' is no key of Select; did you mean 'temperature'"):
+    with pytest.raises(
+        ConfigError, match=r"'temperatur' is no key of Select; did you mean 'temperature'"
+    ):
         section(Select, temperatur=1.0)
     tree = make()
     with tree.unlocked():
         tree.select.ration = 3
-    with pytest.raises(ConfigError, match=r"config\.select\.ration: unknown key; did you mean 'ratio'"):
+    with pytest.raises(
+        ConfigError, match=r"config\.select\.ration: unknown key; did you mean 'ratio'"
+    ):
         freeze(tree)
 
 
@@ -197,10 +220,13 @@ def test_json_round_trip_and_hash():
     assert config_hash(config) == config_hash(dataclasses.replace(config, name="other"))
     assert config_hash(config) != config_hash(dataclasses.replace(config, seed=1))
     one, other, larger = (
-        dataclasses.replace(config, data=ImageFolder(**k)) for k in ({}, {"threads": 3}, {"size": 32})
+        dataclasses.replace(config, data=ImageFolder(**k))
+        for k in ({}, {"threads": 3}, {"size": 32})
     )
     assert config_hash(one) == config_hash(other) != config_hash(larger)
-    assert config_hash(config) != config_hash(dataclasses.replace(config, select=Select(policy=policies.hard)))
+    assert config_hash(config) != config_hash(
+        dataclasses.replace(config, select=Select(policy=policies.hard))
+    )
 
 
 def test_differences_name_dotted_keys():
@@ -226,7 +252,11 @@ def test_a_key_that_came_later_changes_no_hash_until_it_is_used(tmp_path):
 
     config = world.config(tmp_path)
     said = to_json(config)
-    assert "replay" not in said["select"] and "fold" not in said["split"] and "keep" not in said["select"]["policy"]
+    assert (
+        "replay" not in said["select"]
+        and "fold" not in said["split"]
+        and "keep" not in said["select"]["policy"]
+    )
     assert from_json(said).select == config.select
     used = dataclasses.replace(config, split=dataclasses.replace(config.split, fold=1))
     assert to_json(used)["split"]["fold"] == 1

@@ -6,16 +6,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from active_learning import evaluate, train
+from active_learning import evaluate
 from active_learning.evaluators import Accuracy
+from active_learning.train import loop
 from tests import toy, world
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 100])
 def test_figures_do_not_depend_on_the_batch_size(batch_size):
     rows = toy.batch(32)
-    images, labels = np.asarray(rows["image"]), np.asarray(rows["label"]) % 4  # class 4 never occurs
-    figures = Accuracy(toy.model(0.1), toy.CLASSES, batch_size)(toy.params(1), {"image": images, "label": labels})
+    images, labels = (
+        np.asarray(rows["image"]),
+        np.asarray(rows["label"]) % 4,
+    )  # class 4 never occurs
+    figures = Accuracy(toy.model(0.1), toy.CLASSES, batch_size)(
+        toy.params(1), {"image": images, "label": labels}
+    )
     logits = np.asarray(toy.apply(toy.params(1), {"image": jnp.asarray(images)}, False)["logits"])
     hit = logits.argmax(axis=1) == labels
     per_class = [hit[labels == c].mean() for c in range(4)]
@@ -28,7 +34,7 @@ def test_figures_do_not_depend_on_the_batch_size(batch_size):
 
 def test_the_command_prints_what_the_run_ended_with(tmp_path, capsys):
     config = world.config(world.write_arrays(tmp_path))
-    summary = train.run(config, tmp_path / "run")
+    summary = loop.run(config, tmp_path / "run")
     assert evaluate.main([str(tmp_path / "run")]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["test"]["accuracy"] == pytest.approx(summary["final"]["test_full/accuracy"])

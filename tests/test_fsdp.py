@@ -11,31 +11,42 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import active_learning as al
-from active_learning import sharding
-from active_learning.build import over
-from active_learning.collectives import collectives
+from active_learning.core import sharding
 from active_learning.models import MLP, ViT
-from active_learning.tasks import Classification
+from active_learning.plan.hlo import collectives
+from active_learning.tasks.labels import Classification
+from active_learning.train.build import over
 from tests import toy
 
 B, b, STEPS = 64, 16, 4
 TASK = Classification(toy.CLASSES, (toy.SIDE, toy.SIDE, 3), (0.5,) * 3, (0.25,) * 3)
 WIDTH, DEPTH = 24, 3
-LARGE = ViT(num_classes=toy.CLASSES, width=WIDTH, depth=DEPTH, heads=2, patch=2, scan=True, remat="dots")
+LARGE = ViT(
+    num_classes=toy.CLASSES, width=WIDTH, depth=DEPTH, heads=2, patch=2, scan=True, remat="dots"
+)
 SMALL = MLP(num_classes=toy.CLASSES, width=8, depth=1)
 
 
 def recipe(mesh=None, large=LARGE, policy=al.policies.learnability) -> al.Recipe:
-    learner, scorer = TASK.model(large, optax.adamw(1e-2, eps=1e-3)), TASK.model(SMALL, optax.adamw(2e-2))
+    learner, scorer = (
+        TASK.model(large, optax.adamw(1e-2, eps=1e-3)),
+        TASK.model(SMALL, optax.adamw(2e-2)),
+    )
     if mesh is not None:
         learner = over(mesh, learner)
-    return al.Recipe(learner=learner, scorer=scorer, policy=policy, sub_batch_size=b, temperature=0.5, mesh=mesh)
+    return al.Recipe(
+        learner=learner, scorer=scorer, policy=policy, sub_batch_size=b, temperature=0.5, mesh=mesh
+    )
 
 
 def fresh(of: al.Recipe, large) -> al.TrainState:
     keys = jax.random.split(jax.random.key(0), 4)
     return al.init_state(
-        of, keys[0], TASK.init(large, keys[1]), online=TASK.init(SMALL, keys[2]), reference=TASK.init(SMALL, keys[3])
+        of,
+        keys[0],
+        TASK.init(large, keys[1]),
+        online=TASK.init(SMALL, keys[2]),
+        reference=TASK.init(SMALL, keys[3]),
     )
 
 
@@ -64,13 +75,19 @@ def alone():
 
 def test_a_shared_learner_chooses_the_same_ids_and_reaches_the_same_parameters(shared, alone):
     assert shared[1] == alone[1]
-    ours, theirs = (toy.host((state.learner.params, state.online.params)) for state, *_ in (shared, alone))
+    ours, theirs = (
+        toy.host((state.learner.params, state.online.params)) for state, *_ in (shared, alone)
+    )
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, theirs)
 
 
 def test_the_learner_and_its_moments_are_split_and_the_small_models_are_whole(shared):
     state = shared[0]
-    for tree in (state.learner.params, state.learner.opt_state[0].mu, state.learner.opt_state[0].nu):
+    for tree in (
+        state.learner.params,
+        state.learner.opt_state[0].mu,
+        state.learner.opt_state[0].nu,
+    ):
         up = tree["blocks"]["mlp"]["up"]
         assert up["kernel"].sharding.spec == P(None, "fsdp", None)
         assert up["kernel"].addressable_shards[0].data.shape == (DEPTH, WIDTH // 2, 4 * WIDTH)
@@ -81,16 +98,23 @@ def test_the_learner_and_its_moments_are_split_and_the_small_models_are_whole(sh
 
 def test_weights_are_gathered_layer_by_layer_and_images_or_activations_never(shared):
     moved = list(collectives(shared[2].as_text()))
-    (images,) = [c for c in moved if c.kind == "all-to-all" and c.bytes == 8 * toy.SIDE * toy.SIDE * 3]
+    (images,) = [
+        c for c in moved if c.kind == "all-to-all" and c.bytes == 8 * toy.SIDE * toy.SIDE * 3
+    ]
     assert images.scope == "take" and images.times == 0  # its rounds are known when the indices are
     square, long, ends = WIDTH * WIDTH, 4 * WIDTH * WIDTH, {12 * WIDTH, WIDTH * toy.CLASSES}
     gathered = [c for c in moved if c.kind == "all-gather" and c.scope == "learner"]
     in_layers = Counter(c.bytes // 4 for c in gathered if c.times == DEPTH)
-    assert in_layers == {square: 2 * 4, long: 2 * 2}  # of one layer, forward, and again where it is rematerialised
+    assert in_layers == {
+        square: 2 * 4,
+        long: 2 * 2,
+    }  # of one layer, forward, and again where it is rematerialised
     assert {c.bytes // 4 for c in gathered if c.times != DEPTH} == ends
     layer, vectors = 4 * square + 2 * long, 40 * WIDTH
     for c in moved:
-        assert c.kind in ("all-gather", "all-to-all") or c.bytes <= 4 * (layer + vectors), c  # gradients of a layer
+        assert c.kind in ("all-gather", "all-to-all") or c.bytes <= 4 * (layer + vectors), (
+            c
+        )  # gradients of a layer
         assert c.kind != "all-gather" or c.scope == "learner" or c.bytes <= 4 * B, c  # scores
         if c.kind == "all-reduce" and c.times == DEPTH and c.group == 8:
             assert c.bytes <= 4 * vectors, c  # those of matrices are split first

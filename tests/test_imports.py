@@ -33,7 +33,9 @@ def libraries(path: Path) -> set[str]:
     return top - {"active_learning", "__future__"} - set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("leaf", ["losses", "contrastive", "scores", "pairwise", "gradients", "select", "flops"])
+@pytest.mark.parametrize(
+    "leaf", ["losses", "contrastive", "scores", "pairwise", "gradients", "select", "flops"]
+)
 def test_leaves_import_nothing_of_ours(leaf):
     path = ROOT / f"{leaf}.py"
     assert ours(path) <= {"scores", "select", "losses", "contrastive"} - {leaf}
@@ -41,7 +43,18 @@ def test_leaves_import_nothing_of_ours(leaf):
 
 
 def test_the_step_gets_models_as_functions():
-    core = {"recipe", "observe", "reuse", "policies", "scores", "pairwise", "gradients", "select", "losses", "sharding"}
+    core = {
+        "recipe",
+        "observe",
+        "reuse",
+        "policies",
+        "scores",
+        "pairwise",
+        "gradients",
+        "select",
+        "losses",
+        "sharding",
+    }
     for name in ("step", "recipe", "observe", "reuse"):
         assert ours(ROOT / f"{name}.py") <= core
         assert libraries(ROOT / f"{name}.py") <= LIBRARIES | {"optax"}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import active_learning as al
-from active_learning import contrastive, pairwise, select, sharding
+from active_learning.core import contrastive, pair_scores, select, sharding
 from tests import toy
 
 B, D = 64, 8
@@ -30,7 +30,9 @@ class Dense(NamedTuple):
         return taken if columns is None else taken[:, columns]
 
 
-def said(seed: int, size: int = B, scale: float = 5.0, bias: float = -2.0) -> contrastive.Embeddings:
+def said(
+    seed: int, size: int = B, scale: float = 5.0, bias: float = -2.0
+) -> contrastive.Embeddings:
     keys = jax.random.split(jax.random.key(seed))
     image, text = (contrastive.normalize(jax.random.normal(key, (size, D))) for key in keys)
     return contrastive.Embeddings(image, text, jnp.full((size,), scale), jnp.full((size,), bias))
@@ -38,9 +40,9 @@ def said(seed: int, size: int = B, scale: float = 5.0, bias: float = -2.0) -> co
 
 def matrix_of(one: contrastive.Embeddings) -> np.ndarray:
     """Every term of the sigmoid loss, in float64."""
-    x = float(one.scale[0]) * np.asarray(one.image, np.float64) @ np.asarray(one.text, np.float64).T + float(
-        one.bias[0]
-    )
+    x = float(one.scale[0]) * np.asarray(one.image, np.float64) @ np.asarray(
+        one.text, np.float64
+    ).T + float(one.bias[0])
     return np.log1p(np.exp(-(2 * np.eye(len(x)) - 1) * x))
 
 
@@ -49,7 +51,9 @@ def slow_joint(key, matrix: np.ndarray, b: int, chunks: int, start: int) -> list
     chosen: list[int] = []
     for number in range(chunks):
         logits = np.diag(matrix) + matrix[:, chosen].sum(axis=1) + matrix[chosen].sum(axis=0)
-        logits = logits + np.asarray(jax.random.gumbel(jax.random.fold_in(key, number), (len(matrix),), jnp.float32))
+        logits = logits + np.asarray(
+            jax.random.gumbel(jax.random.fold_in(key, number), (len(matrix),), jnp.float32)
+        )
         logits[chosen] = -np.inf
         count = start if number == 0 else (b - start) // (chunks - 1)
         chosen += np.argsort(-logits, kind="stable")[:count].tolist()
@@ -58,24 +62,29 @@ def slow_joint(key, matrix: np.ndarray, b: int, chunks: int, start: int) -> list
 
 def test_pair_scores_are_the_terms_of_the_sigmoid_loss():
     online, reference = said(0), said(1)
-    pairs, _ = pairwise.learnability(al.ScoreInputs(online=online, reference=reference), ())
+    pairs, _ = pair_scores.learnability(al.ScoreInputs(online=online, reference=reference), ())
     expected = matrix_of(online) - matrix_of(reference)
     rows, columns = jnp.arange(5), jnp.arange(10, 30)
-    np.testing.assert_allclose(pairs.block(rows, columns), expected[:5, 10:30], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        pairs.block(rows, columns), expected[:5, 10:30], rtol=1e-4, atol=1e-5
+    )
     np.testing.assert_allclose(pairs.diag(), np.diag(expected), rtol=1e-4, atol=1e-5)
     loss = contrastive.sigmoid(online.image, online.text, online.scale[0], online.bias[0])
     hard = replace(pairs, easy=None)
     block = np.array(hard.block(None, None))
     np.fill_diagonal(block, hard.diag())
     np.testing.assert_allclose(block.sum(axis=1), loss, rtol=1e-5)
-    np.testing.assert_allclose(pairwise.own(pairwise.tempered(pairs, 0.5)), 2 * pairs.diag(), rtol=1e-6)
+    np.testing.assert_allclose(
+        pair_scores.own(pair_scores.tempered(pairs, 0.5)), 2 * pairs.diag(), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
-    ("b", "chunks", "first", "start"), [(32, 16, None, 2), (30, 4, None, 9), (32, 5, 0.5, 16), (7, 1, None, 7)]
+    ("b", "chunks", "first", "start"),
+    [(32, 16, None, 2), (30, 4, None, 9), (32, 5, 0.5, 16), (7, 1, None, 7)],
 )
 def test_joint_selection_is_the_formula(b, chunks, first, start):
-    pairs, _ = pairwise.learnability(al.ScoreInputs(online=said(0), reference=said(1)), ())
+    pairs, _ = pair_scores.learnability(al.ScoreInputs(online=said(0), reference=said(1)), ())
     key = jax.random.key(3)
     found = jax.jit(partial(select.joint, b=b, chunks=chunks, first=first, tile=3))(key, pairs)
     expected = slow_joint(key, matrix_of(said(0)) - matrix_of(said(1)), b, chunks, start)
@@ -100,7 +109,9 @@ def test_with_a_diagonal_matrix_it_is_independent_sampling_in_law():
     def law(those):  # of an unordered set, drawn one after the other without replacement
         if not those:
             return 1.0
-        return sum(p[i] / (p.sum() - sum(p[j] for j in those if j != i)) * law(those - {i}) for i in those)
+        return sum(
+            p[i] / (p.sum() - sum(p[j] for j in those if j != i)) * law(those - {i}) for i in those
+        )
 
     expected = np.array([law(frozenset(those)) for those in combinations(range(5), b)])
     counts = np.array([sets.count(those) for those in combinations(range(5), b)])
@@ -111,7 +122,7 @@ def test_with_a_diagonal_matrix_it_is_independent_sampling_in_law():
 
 
 def test_a_reference_that_copies_the_online_model_is_uniform_sampling():
-    pairs, _ = pairwise.learnability(al.ScoreInputs(online=said(0), reference=said(0)), ())
+    pairs, _ = pair_scores.learnability(al.ScoreInputs(online=said(0), reference=said(0)), ())
     assert not np.asarray(pairs.diag()).any()
     assert not np.asarray(pairs.block(None, jnp.arange(B))).any()
     keys = jax.random.split(jax.random.key(1), 4000)
@@ -124,12 +135,16 @@ def test_a_reference_that_copies_the_online_model_is_uniform_sampling():
 
 def test_devices_change_nothing_and_no_embedding_is_gathered():
     mesh = toy.mesh_of(8)
-    pairs, _ = pairwise.learnability(al.ScoreInputs(online=said(0, 512), reference=said(1, 512)), ())
+    pairs, _ = pair_scores.learnability(
+        al.ScoreInputs(online=said(0, 512), reference=said(1, 512)), ()
+    )
     choose = jax.jit(partial(select.joint, b=64, chunks=4))
     alone = choose(jax.random.key(0), pairs).indices
     over = jax.device_put((pairs.hard, pairs.easy), sharding.over_data(mesh))
-    compiled = choose.lower(jax.random.key(0), pairwise.PairScores(*over)).compile()
-    np.testing.assert_array_equal(compiled(jax.random.key(0), pairwise.PairScores(*over)).indices, alone)
+    compiled = choose.lower(jax.random.key(0), pair_scores.PairScores(*over)).compile()
+    np.testing.assert_array_equal(
+        compiled(jax.random.key(0), pair_scores.PairScores(*over)).indices, alone
+    )
     assert "f32[512,8]" not in compiled.as_text()
 
 
@@ -161,7 +176,10 @@ def gibbs(matrix, key, sweeps: int):
     outside = jnp.ones((n, SIZE)).at[rows[:, None], members].set(0.0)
 
     def redraw(carry, now):
-        (members, outside, odds), (slot, uniform) = carry, now  # odds: exp of what each would add, up to a factor
+        (members, outside, odds), (slot, uniform) = (
+            carry,
+            now,
+        )  # odds: exp of what each would add, up to a factor
         out = members[:, slot]
         odds, outside = odds / factor[rows, out], outside.at[rows, out].set(1.0)
         p = (odds * outside).reshape(n, 16, 16)
@@ -172,7 +190,11 @@ def gibbs(matrix, key, sweeps: int):
         rest = at - (blocks - sums)[rows, k]
         m = jnp.minimum(jnp.sum(jnp.cumsum(p[rows, k], axis=1) <= rest[:, None], axis=1), 15)
         new = 16 * k + m
-        return (members.at[:, slot].set(new), outside.at[rows, new].set(0.0), odds * factor[rows, new]), None
+        return (
+            members.at[:, slot].set(new),
+            outside.at[rows, new].set(0.0),
+            odds * factor[rows, new],
+        ), None
 
     def sweep(carry, key):
         members, outside = carry
@@ -183,7 +205,9 @@ def gibbs(matrix, key, sweeps: int):
         (members, outside, _), _ = jax.lax.scan(redraw, (members, outside, odds), draws)
         return (members, outside), 0.5 * jnp.sum(inside * (own + adds), axis=1)
 
-    _, sums = jax.lax.scan(sweep, (members, outside), jax.random.split(jax.random.fold_in(key, 1), sweeps))
+    _, sums = jax.lax.scan(
+        sweep, (members, outside), jax.random.split(jax.random.fold_in(key, 1), sweeps)
+    )
     return jnp.mean(sums[sweeps // 2 :], axis=0)
 
 
@@ -193,18 +217,24 @@ def test_joint_selection_gains_what_gibbs_sampling_gains_and_the_fake_does_not()
 
     def gains(choose):
         """Mean over 16 draws of the true sum over the sub-batch that `choose(key, matrix)` picks, for each seed."""
-        chosen = np.asarray(jax.jit(jax.vmap(lambda m: jax.vmap(lambda k: choose(k, m))(keys)))(scores))
-        return np.array([[m[np.ix_(c, c)].sum() for c in of] for m, of in zip(matrices, chosen, strict=True)]).mean(
-            axis=1
+        chosen = np.asarray(
+            jax.jit(jax.vmap(lambda m: jax.vmap(lambda k: choose(k, m))(keys)))(scores)
         )
+        return np.array(
+            [[m[np.ix_(c, c)].sum() for c in of] for m, of in zip(matrices, chosen, strict=True)]
+        ).mean(axis=1)
 
     def outer_difference(matrix):
         """The fake: per-example losses of online and reference, 2 d and d, whose difference is the diagonal d."""
         d = jnp.diagonal(matrix)
         return Dense(2 * d[:, None] - d[None])
 
-    chains = np.asarray(gibbs(jnp.concatenate([scores, scores]), jax.random.key(0), SWEEPS)).reshape(2, SEEDS)
-    np.testing.assert_allclose(chains[0], chains[1], rtol=0.001)  # they have forgotten where they started
+    chains = np.asarray(
+        gibbs(jnp.concatenate([scores, scores]), jax.random.key(0), SWEEPS)
+    ).reshape(2, SEEDS)
+    np.testing.assert_allclose(
+        chains[0], chains[1], rtol=0.001
+    )  # they have forgotten where they started
     uniform = gains(lambda k, m: select.gumbel_top_k(k, jnp.zeros(SIZE), CHOSEN).indices)
     share = lambda found: (found - uniform) / (chains.mean(axis=0) - uniform)  # noqa: E731
     together = gains(lambda k, m: select.joint(k, Dense(m), CHOSEN, chunks=CHUNKS).indices)

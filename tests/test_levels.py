@@ -10,17 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from active_learning import checkpoint, ledger, policies, store_scores, stored, train
-from active_learning.build import build, first_state
+from active_learning import checkpoint, store_scores
 from active_learning.config import ConfigError
-from active_learning.data.pipeline import Candidates
+from active_learning.core import policies
+from active_learning.core.step import select_step, train_step
+from active_learning.cost import ledger
+from active_learning.data.loader import Candidates
 from active_learning.models import MLP
-from active_learning.schedule import Updates
+from active_learning.references import stored
 from active_learning.settings import Log, Reference, Select, Split
-from active_learning.step import select_step, train_step
+from active_learning.train import loop
+from active_learning.train.build import build, first_state
+from active_learning.train.updates import Updates
 from tests import world
 from tests.hlo import product_flops
-from tests.test_train import ids, lines
+from tests.train.test_loop import ids, lines
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
 STEPS, WINDOW, RATIO, b, REFERENCE_STEPS = 24, 12, 4, 16, 20
@@ -76,9 +80,11 @@ def levels(data, tmp_path_factory):
 
     def run(level, **changes):
         config, folder = configured(data, name=level, **changes), out / level
-        summary = train.run(config, folder)
+        summary = loop.run(config, folder)
         inside = summary["window_steps"]
-        counted = compiled.get((level, True), 0.0) * inside + compiled[level, False] * (STEPS - inside)
+        counted = compiled.get((level, True), 0.0) * inside + compiled[level, False] * (
+            STEPS - inside
+        )
         if level == "none":
             counted += compiled["reference", False] * REFERENCE_STEPS
         found[level] = Level(config, folder, summary, counted)
@@ -87,8 +93,13 @@ def levels(data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Updates, "compile", counting)
         live = run("none")
-        run("pretrained", reference=Reference(kind="loaded", path=str(live / "reference"), charge=False))
-        file, _ = store_scores.store(live / "reference", found["none"].config, out=out / "scores.npz")
+        run(
+            "pretrained",
+            reference=Reference(kind="loaded", path=str(live / "reference"), charge=False),
+        )
+        file, _ = store_scores.store(
+            live / "reference", found["none"].config, out=out / "scores.npz"
+        )
         run("foundation dataset", reference=Reference(kind="stored", path=str(file)))
         run("replayed policy", select=Select(replay=str(live)))
         run("replayed by a larger learner", select=Select(replay=str(live)), learner=LARGER)
@@ -112,10 +123,17 @@ def test_the_ledger_of_a_run_is_the_closed_form_in_the_three_forward_convention(
         for name, module in (("learner", one.config.learner), ("scorer", one.config.scorer))
     }
     thrice = {name: 3 * cost.forward / cost.train for name, cost in costs.items()}
-    by = {"learner_train": thrice["learner"], "online_train": thrice["scorer"], "reference_train": thrice["scorer"]}
+    by = {
+        "learner_train": thrice["learner"],
+        "online_train": thrice["scorer"],
+        "reference_train": thrice["scorer"],
+    }
     bill = sum(value * by.get(account, 1.0) for account, value in one.summary["flops"].items())
     uniform = STEPS * b * 3 * costs["learner"].forward
-    r, window = costs["scorer"].forward / costs["learner"].forward, WINDOW / STEPS if scorers else 0.0
+    r, window = (
+        costs["scorer"].forward / costs["learner"].forward,
+        WINDOW / STEPS if scorers else 0.0,
+    )
     expected = ledger.closed_form(1.0, window, r, RATIO, kappa, scorers=scorers)
     assert bill / uniform == pytest.approx(expected, rel=0.01)
 
@@ -124,22 +142,31 @@ def test_stored_scores_choose_what_a_running_reference_chooses_and_cost_nothing(
     live, ours = levels["none"], levels["foundation dataset"]
     np.testing.assert_array_equal(ids(ours.folder), ids(live.folder))
     np.testing.assert_array_equal(ids(levels["pretrained"].folder), ids(live.folder))
-    assert ours.summary["flops"]["reference_score"] == ours.summary["flops"]["reference_train"] == 0.0
+    assert (
+        ours.summary["flops"]["reference_score"] == ours.summary["flops"]["reference_train"] == 0.0
+    )
     assert ours.summary["flops"]["online_score"] == live.summary["flops"]["online_score"] > 0
     for mine, theirs in zip(lines(ours.folder), lines(live.folder), strict=True):
         for name in ("gate/reference_accuracy", "gate/reference_loss"):
             assert mine.get(name, 0.0) == pytest.approx(theirs.get(name, 0.0), rel=1e-5)
 
 
-def test_fed_the_live_runs_state_stored_scores_choose_what_a_running_reference_chooses(data, levels):
+def test_fed_the_live_runs_state_stored_scores_choose_what_a_running_reference_chooses(
+    data, levels
+):
     """At each of 1,000 updates. The stored losses were computed by a program of their own, in other batches."""
     live = levels["none"].folder
     reference = Reference(kind="stored", path=str(live.parent / "scores.npz"))
     sharp = dataclasses.replace(SHARP, until="100 %")
-    it = build(world.config(data, total="1000 steps", select=sharp, reference=reference), jax.devices()[:1])
+    it = build(
+        world.config(data, total="1000 steps", select=sharp, reference=reference), jax.devices()[:1]
+    )
     part, size = it.data.train, RATIO * b
     stream = Candidates(part, it.config.seed)
-    when = [np.stack(values) for values in zip(*(stream.at(n * size, size) for n in range(1000)), strict=True)]
+    when = [
+        np.stack(values)
+        for values in zip(*(stream.at(n * size, size) for n in range(1000)), strict=True)
+    ]
     every = part.batch(np.arange(len(part)), np.zeros(len(part), np.int32))
     state = first_state(it, checkpoint.load_params(live, "reference"))
 
@@ -150,11 +177,15 @@ def test_fed_the_live_runs_state_stored_scores_choose_what_a_running_reference_c
         read, wrong = (select_step(it.recipe, state, one)[1].ids for one in (batch, of_others))
         del batch[stored.COLUMN]
         state, (_, chosen) = train_step(it.recipe, state, batch)
-        common = lambda ids: jnp.mean(jnp.any(jnp.all(ids[:, None] == chosen.ids[None], axis=-1), axis=-1))  # noqa: E731
+        common = lambda ids: jnp.mean(
+            jnp.any(jnp.all(ids[:, None] == chosen.ids[None], axis=-1), axis=-1)
+        )  # noqa: E731
         return state, (common(read), common(wrong))
 
     every = jax.device_put(every)
-    _, (read, wrong) = jax.jit(lambda state, when: jax.lax.scan(update, state, when))(state, tuple(when))
+    _, (read, wrong) = jax.jit(lambda state, when: jax.lax.scan(update, state, when))(
+        state, tuple(when)
+    )
     assert read.mean() >= 0.999
     assert wrong.mean() < 0.9  # the scores decide
 
@@ -164,17 +195,21 @@ def test_a_replay_trains_the_recorded_learner_and_runs_no_scorer(levels):
     live, ours = levels["none"], levels["replayed policy"]
     np.testing.assert_array_equal(ids(ours.folder), ids(live.folder))
     close(ours.folder, live.folder)
-    assert {account for account, value in ours.summary["flops"].items() if value} == {"learner_train"}
+    assert {account for account, value in ours.summary["flops"].items() if value} == {
+        "learner_train"
+    }
     assert ours.summary["flops"]["learner_train"] == live.summary["flops"]["learner_train"]
 
 
 def test_two_replays_are_equal_bit_for_bit_also_when_one_was_stopped(levels, tmp_path):
     first = levels["replayed policy"]
-    assert not train.run(first.config, tmp_path / "run", world.StopAfter(10))["complete"]
-    again = train.run(first.config, tmp_path / "run")
+    assert not loop.run(first.config, tmp_path / "run", world.StopAfter(10))["complete"]
+    again = loop.run(first.config, tmp_path / "run")
     np.testing.assert_array_equal(ids(tmp_path / "run"), ids(first.folder))
     jax.tree.map(
-        np.testing.assert_array_equal, checkpoint.load_params(tmp_path / "run"), checkpoint.load_params(first.folder)
+        np.testing.assert_array_equal,
+        checkpoint.load_params(tmp_path / "run"),
+        checkpoint.load_params(first.folder),
     )
     assert again["final"] == first.summary["final"]
 
@@ -192,9 +227,9 @@ def test_a_larger_learner_is_trained_on_recorded_choices_without_any_scorer(leve
 
 def test_importance_weights_are_replayed(data, tmp_path):
     select = Select(policy=policies.gradient_norm, ratio=4)
-    train.run(world.config(data, select=select, total="8 steps"), tmp_path / "first")
+    loop.run(world.config(data, select=select, total="8 steps"), tmp_path / "first")
     config = world.config(data, select=Select(replay=str(tmp_path / "first")), total="8 steps")
-    train.run(config, tmp_path / "second")
+    loop.run(config, tmp_path / "second")
     close(tmp_path / "second", tmp_path / "first")
     with np.load(next((tmp_path / "first" / "chosen").glob("*.npz"))) as more:
         assert more["weight"].std() > 0
@@ -204,7 +239,9 @@ def in_another_order(data, folder):
     """The same examples as in `data`, the last first."""
     for part in ("train", "test"):
         with np.load(data / f"{part}.npz") as columns:
-            np.savez(folder / f"{part}.npz", **{name: values[::-1] for name, values in columns.items()})
+            np.savez(
+                folder / f"{part}.npz", **{name: values[::-1] for name, values in columns.items()}
+            )
     return folder
 
 
@@ -217,7 +254,10 @@ def test_what_does_not_fit_is_refused(data, levels, tmp_path, tmp_path_factory):
         ({"select": Select(replay=str(tmp_path / "nowhere"))}, "no recorded choices there"),
         ({"data": dataclasses.replace(config.data, path=str(other))}, "recorded on other data"),
         ({"data": dataclasses.replace(config.data, path=str(turned))}, "recorded on other data"),
-        ({"split": Split(parts={"pool": 200, "gate": 40})}, r"replay: id \d+ and \d+ more are not among these 200"),
+        (
+            {"split": Split(parts={"pool": 200, "gate": 40})},
+            r"replay: id \d+ and \d+ more are not among these 200",
+        ),
         ({"batch_size": 8}, r"16 ids an update, but config\.batch_size=8"),
         ({"total": "25 steps"}, "24 updates are recorded, config.total needs 25"),
         ({"select": Select(policy=policies.hard, replay=str(folder))}, "policy must be uniform"),
@@ -227,6 +267,6 @@ def test_what_does_not_fit_is_refused(data, levels, tmp_path, tmp_path_factory):
     cases.append(({"select": Select(replay=str(damaged))}, "updates 0 to 00000012 are missing"))
     for changes, message in cases:
         with pytest.raises(ConfigError, match=message) as error:
-            train.run(dataclasses.replace(config, **changes), tmp_path / "run")
+            loop.run(dataclasses.replace(config, **changes), tmp_path / "run")
         assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()

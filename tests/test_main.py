@@ -11,9 +11,9 @@ import pytest
 from tests import world
 
 CONFIG = """
-from active_learning import policies
+from active_learning.core import policies
 from active_learning.config import section
-from active_learning.data.arrays import Arrays
+from active_learning.data.sources.arrays import Arrays
 from active_learning.models import MLP
 from active_learning.settings import Config, Evaluate, Reference, Select, Split
 
@@ -41,13 +41,20 @@ def config(tmp_path_factory):
 
 
 def command(config, workdir, *flags):
-    return [sys.executable, "-m", "active_learning.main", f"--config={config}", f"--workdir={workdir}", *flags]
+    return [
+        sys.executable,
+        "-m",
+        "active_learning.main",
+        f"--config={config}",
+        f"--workdir={workdir}",
+        *flags,
+    ]
 
 
 # A child for each command line, forked when what takes long to import is there and before any device is.
 FORKED = """
 import json, os, runpy, sys, tempfile
-import active_learning.train
+import active_learning.train.loop
 
 found = []
 for arguments in json.loads(sys.argv[1]):
@@ -79,7 +86,12 @@ WRONG = {
 def refused(config):
     """By flag: exit code, and what the process wrote to stderr."""
     lines = [command(config, config.parent / "run", flag)[3:] for flag in WRONG]
-    done = subprocess.run([sys.executable, "-c", FORKED, json.dumps(lines)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, json.dumps(lines)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return dict(zip(WRONG, json.loads(done.stdout), strict=True))
 
 
@@ -94,7 +106,9 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(config, refused, flag):
 
 
 def test_sigterm_saves_and_exits_0_and_the_same_command_continues(config, tmp_path):
-    long = command(config, tmp_path / "run", "--config.total=200000 steps", "--config.log.every=1 steps")
+    long = command(
+        config, tmp_path / "run", "--config.total=200000 steps", "--config.log.every=1 steps"
+    )
     process = subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 60

@@ -41,7 +41,8 @@ def test_every_cell_runs(name, monkeypatch, tmp_path):
         exec(compile(source, name, "exec"), space)
     plt.close("all")
     accuracies = [
-        s["final"]["test_full/accuracy"] if name == "your_own_policy" else s[0] for s in space["results"].values()
+        s["final"]["test_full/accuracy"] if name == "your_own_policy" else s[0]
+        for s in space["results"].values()
     ]
     assert len(accuracies) == {"your_own_policy": 3, "ablations": 4}[name]
     assert all(0 <= a <= 1 for a in accuracies)
@@ -52,7 +53,9 @@ def test_a_notebook_is_its_text_form(name):
     import jupytext
 
     text = jupytext.read(NOTEBOOKS / f"{name}.py")
-    assert ["".join(cell["source"]) for cell in text.cells if cell["cell_type"] == "code"] == cells(name)
+    assert ["".join(cell["source"]) for cell in text.cells if cell["cell_type"] == "code"] == cells(
+        name
+    )
 
 
 def test_the_policy_has_at_most_fifteen_lines():

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import active_learning as al
-from active_learning import train
 from active_learning.settings import Checkpoint, Evaluate, Log
+from active_learning.train import loop
 from experiments import gpu
 from tests import toy, world
 
@@ -18,7 +18,9 @@ def rows():
     return {row["option"]: row for row in gpu.check()}
 
 
-@pytest.mark.parametrize("option", [option.name for option in gpu.OPTIONS if "fused" not in option.name])
+@pytest.mark.parametrize(
+    "option", [option.name for option in gpu.OPTIONS if "fused" not in option.name]
+)
 def test_an_option_trains_what_the_plain_step_trains(rows, option):
     assert rows[option]["ok"], rows[option]
 
@@ -54,14 +56,16 @@ class Late:
 
 
 def test_the_loop_reads_figures_one_update_late(tmp_path, monkeypatch):
-    from active_learning.schedule import Updates
+    from active_learning.train.updates import Updates
 
     dispatched, original = [], Updates.__call__
 
     def watched(self, state, active, more):
         state, said = original(self, state, active, more)
         dispatched.append(len(dispatched) + 1)
-        late = {name: Late(value, dispatched[-1], dispatched) for name, value in said.figures.items()}
+        late = {
+            name: Late(value, dispatched[-1], dispatched) for name, value in said.figures.items()
+        }
         return state, said._replace(figures=late)
 
     monkeypatch.setattr(Updates, "__call__", watched)
@@ -70,5 +74,5 @@ def test_the_loop_reads_figures_one_update_late(tmp_path, monkeypatch):
         world.write_arrays(tmp_path), select=world.Select(), reference=world.Reference(), total="8 steps",
         evaluate=Evaluate(subset=60, **never), log=Log(**never), checkpoint=Checkpoint(**never),
     )  # fmt: skip
-    assert train.run(config, tmp_path / "run")["complete"]
+    assert loop.run(config, tmp_path / "run")["complete"]
     assert dispatched == list(range(1, 9))

@@ -11,11 +11,11 @@ from PIL import Image
 from active_learning import prepare as module
 from active_learning.config import from_flags
 from active_learning.data import images
-from active_learning.data.detect import listings_of, section_of
-from active_learning.data.image_folder import ImageFolder
-from active_learning.data.records import ArrayRecords
-from active_learning.data.source import DataError
-from active_learning.data.webdataset import WebDataset
+from active_learning.data.sources.array_record import ArrayRecords
+from active_learning.data.sources.from_path import listings_of, section_of
+from active_learning.data.sources.image_folder import ImageFolder
+from active_learning.data.sources.source import DataError
+from active_learning.data.sources.webdataset import WebDataset
 from active_learning.prepare import Options, main, prepare
 from tests.data.photos import COLOURS, blob, write_folder
 from tests.world import write_arrays
@@ -47,12 +47,16 @@ def test_the_same_examples_under_the_same_ids(tmp_path, format):
         for k, i in enumerate(source.ids):
             theirs, row = where[int(i)]
             at = np.array([k])
-            assert np.array_equal(source.gather(at)["image"], theirs.gather(np.array([row]))["image"])
+            assert np.array_equal(
+                source.gather(at)["image"], theirs.gather(np.array([row]))["image"]
+            )
             assert source.labels("label")[k] == theirs.labels("label")[row]
             small = images.cover(images.decode(theirs.files.read(int(theirs.rows[row]))), 8)
             seen = source.gather_small(at)["image_small"][0]
             assert np.abs(seen.astype(int) - small).mean() < 12  # a JPEG of 8 px
-    done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "out", capture_output=True, text=True)
+    done = subprocess.run(
+        ["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "out", capture_output=True, text=True
+    )
     assert done.returncode == 0 and done.stdout.count("OK") == len(manifest["sha256"])
 
 
@@ -82,9 +86,14 @@ def test_the_bytes_depend_on_neither_threads_nor_interruptions(tmp_path, format,
     written = first.stat().st_mtime_ns
     assert made(root, tmp_path / "two", **options) == whole
     assert first.stat().st_mtime_ns == written  # not made again
-    assert not list((tmp_path / "two").glob("*.part")) and not (tmp_path / "two" / "prepare.jsonl").exists()
+    assert (
+        not list((tmp_path / "two").glob("*.part"))
+        and not (tmp_path / "two" / "prepare.jsonl").exists()
+    )
     assert made(root, tmp_path / "two", **options) == whole  # complete: nothing to do
-    with pytest.raises(DataError, match=r"two: holds another preparation \(plan.options.small: 8 there, 4 here\)"):
+    with pytest.raises(
+        DataError, match=r"two: holds another preparation \(plan.options.small: 8 there, 4 here\)"
+    ):
         made(root, tmp_path / "two", **{**options, "small": 4})
 
 
@@ -134,10 +143,13 @@ def test_arrays_with_all_their_columns(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections
 @pytest.mark.parametrize(
-    ("side", "small", "seen"), [(300, 64, (224, 64)), (100, 16, (96, 16)), (48, 16, (48, 16)), (48, 48, (48, 0))]
+    ("side", "small", "seen"),
+    [(300, 64, (224, 64)), (100, 16, (96, 16)), (48, 16, (48, 16)), (48, 48, (48, 0))],
 )
 @pytest.mark.parametrize("format", KINDS)
-def test_the_command_it_ends_with_shows_the_learner_more_than_the_scorers(tmp_path, capsys, side, small, seen, format):
+def test_the_command_it_ends_with_shows_the_learner_more_than_the_scorers(
+    tmp_path, capsys, side, small, seen, format
+):
     for name in COLOURS:
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(2):
@@ -165,7 +177,10 @@ def test_the_command(tmp_path, capsys):
         ([str(tmp_path / "nowhere"), str(tmp_path / "x")], "nowhere: no such file or folder"),
         ([str(root), str(root), "--size=20"], "photos: not empty"),
         ([str(root), str(tmp_path / "x"), "--small=3"], "--small=3: expected 4 .. 4096"),
-        ([str(root), str(tmp_path / "x"), "--format=zip"], "--format=zip: expected array_record or tar"),
+        (
+            [str(root), str(tmp_path / "x"), "--format=zip"],
+            "--format=zip: expected array_record or tar",
+        ),
         ([str(root), str(tmp_path / "x"), "--holdout=1"], "--holdout=1.0"),
     ):
         capsys.readouterr()

@@ -18,7 +18,9 @@ def test_the_example_trains_a_model_of_ones_own():
             yield {
                 "image": rng.integers(0, 256, (256, 32, 32, 3)).astype(np.uint8),
                 "label": rng.integers(0, 10, 256).astype(np.int32),
-                "id": np.stack([np.zeros(256), np.arange(256) + 256 * step], axis=1).astype(np.uint32),
+                "id": np.stack([np.zeros(256), np.arange(256) + 256 * step], axis=1).astype(
+                    np.uint32
+                ),
             }
 
     scope = {"batches": batches()}
@@ -68,5 +70,9 @@ def test_the_performance_page_is_what_the_results_say(monkeypatch):
     measured = ("bench_step_cpu", "bench_parts_cpu", "bench_scaling", "noise_desk_final")
     for name in [name for name in measured if (performance.RESULTS / f"{name}.json").exists()]:
         with monkeypatch.context() as patch:
-            patch.setattr(performance, "read", lambda of, name=name: other(read(of)) if of == name else read(of))
+            patch.setattr(
+                performance,
+                "read",
+                lambda of, name=name: other(read(of)) if of == name else read(of),
+            )
             assert performance.filled(text) != text, name

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 import active_learning as al
-from active_learning import losses, sharding
+from active_learning.core import losses, sharding
 
 CLASSES, SIDE = 5, 4
 LEARNER_RATE, ONLINE_RATE = 0.5, 0.25
@@ -41,7 +41,9 @@ def batch(size: int, seed: int = 0) -> dict:
     rows = {
         "image": rng.integers(0, 256, (size, SIDE, SIDE, 3)).astype(np.uint8),
         "label": rng.integers(0, CLASSES, size).astype(np.int32),
-        "id": np.stack([np.full(size, seed), rng.permutation(size) + 1000], axis=-1).astype(np.uint32),
+        "id": np.stack([np.full(size, seed), rng.permutation(size) + 1000], axis=-1).astype(
+            np.uint32
+        ),
         "epoch": np.zeros(size, np.int32),
     }
     return {name: jnp.asarray(values) for name, values in rows.items()}
@@ -76,5 +78,7 @@ def mesh_of(count: int):
 
 def host(tree):
     """A pytree as NumPy, typed keys as their words."""
-    unwrap = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
+    unwrap = lambda x: (
+        jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    )  # noqa: E731
     return jax.device_get(jax.tree.map(unwrap, tree))

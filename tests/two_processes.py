@@ -8,16 +8,19 @@ from pathlib import Path
 
 import jax
 
-from active_learning import policies, processes, train
+from active_learning import distributed
+from active_learning.core import policies
 from active_learning.settings import Evaluate, Log, Select
-from tests import test_schedule, world
+from active_learning.train import loop
+from tests import world
+from tests.train import test_updates
 
 STOP = 4
 
 
 def alone(photos: Path):
     """Selecting ahead on small views: whatever a stop could lose."""
-    return test_schedule.config(photos, schedule="ahead")
+    return test_updates.config(photos, schedule="ahead")
 
 
 def both(arrays: Path):
@@ -34,9 +37,9 @@ def both(arrays: Path):
 def main(port: str, rank: str, photos: str, arrays: str, *folders: str) -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 4)
-    processes.start(f"localhost:{port}", 2, int(rank))
-    train.run(alone(Path(photos)), folders[0], world.StopAfter(STOP))
-    print(train.run(both(Path(arrays)), folders[1])["step"])
+    distributed.start(f"localhost:{port}", 2, int(rank))
+    loop.run(alone(Path(photos)), folders[0], world.StopAfter(STOP))
+    print(loop.run(both(Path(arrays)), folders[1])["step"])
 
 
 if __name__ == "__main__":

@@ -5,11 +5,20 @@ from pathlib import Path
 
 import numpy as np
 
-from active_learning import policies
-from active_learning.data.arrays import Arrays
+from active_learning.core import policies
+from active_learning.data.sources.arrays import Arrays
 from active_learning.models import MLP
-from active_learning.settings import Checkpoint, Config, Evaluate, Log, Optim, Reference, Select, Split
-from active_learning.train import Stop
+from active_learning.settings import (
+    Checkpoint,
+    Config,
+    Evaluate,
+    Log,
+    Optim,
+    Reference,
+    Select,
+    Split,
+)
+from active_learning.train.loop import Stop
 
 CLASSES = 4
 
@@ -20,10 +29,12 @@ def write_arrays(folder: Path, train: int = 600, test: int = 120, seed: int = 0)
     tint = rng.integers(40, 216, (CLASSES, 3))
     for part, count in (("train", train), ("test", test)):
         clean = rng.integers(0, CLASSES, count).astype(np.int32)
-        image = np.clip(tint[clean][:, None, None] + rng.normal(0, 60, (count, 8, 8, 3)), 0, 255).astype(np.uint8)
-        label = np.where(rng.random(count) < (1 / 3 if part == "train" else 0), (clean + 1) % CLASSES, clean).astype(
-            np.int32
-        )
+        image = np.clip(
+            tint[clean][:, None, None] + rng.normal(0, 60, (count, 8, 8, 3)), 0, 255
+        ).astype(np.uint8)
+        label = np.where(
+            rng.random(count) < (1 / 3 if part == "train" else 0), (clean + 1) % CLASSES, clean
+        ).astype(np.int32)
         np.savez(folder / f"{part}.npz", image=image, label=label, clean=clean)
     return folder
 

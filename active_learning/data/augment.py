@@ -23,23 +23,33 @@ GREY = 128.0  # what comes in from outside
 class Augmentation(Section):
     """What `config.augment` does to the sub-batch that is trained on; scorers and evaluation always see the plain view."""
 
-    crop: str = "pad"  # 'pad': shifted within a border of zeros; 'resized': a random part, resized; 'none'
+    crop: str = (
+        "pad"  # 'pad': shifted within a border of zeros; 'resized': a random part, resized; 'none'
+    )
     padding: int = 4  # px of that border
     area: tuple = (0.25, 1.0)  # share of the picture that a random part has, least and most
     flip: bool = True  # left to right, for half of the examples
     operations: int = 0  # random operations on each picture (RandAugment), 0: none
     magnitude: float = 0.5  # how strong they are, 0 .. 1
-    mixup: float = 0.0  # pictures and labels are mixed with shares from Beta(mixup, mixup), 0: never
+    mixup: float = (
+        0.0  # pictures and labels are mixed with shares from Beta(mixup, mixup), 0: never
+    )
 
     def check(self) -> None:
         """Raises ConfigError naming the first key that cannot be."""
         if self.crop not in ("pad", "resized", "none"):
-            raise ConfigError(f"config.augmentation.crop={self.crop!r}: expected 'pad', 'resized' or 'none'")
+            raise ConfigError(
+                f"config.augmentation.crop={self.crop!r}: expected 'pad', 'resized' or 'none'"
+            )
         if len(self.area) != 2 or not 0 < self.area[0] <= self.area[1] <= 1:
-            raise ConfigError(f"config.augmentation.area={self.area}: expected two shares in (0, 1], ascending")
+            raise ConfigError(
+                f"config.augmentation.area={self.area}: expected two shares in (0, 1], ascending"
+            )
         for key, most in (("padding", 4096), ("operations", 16), ("magnitude", 1), ("mixup", 1e3)):
             if not 0 <= getattr(self, key) <= most:
-                raise ConfigError(f"config.augmentation.{key}={getattr(self, key)}: expected 0 .. {most}")
+                raise ConfigError(
+                    f"config.augmentation.{key}={getattr(self, key)}: expected 0 .. {most}"
+                )
 
 
 def augmented(
@@ -52,15 +62,17 @@ def augmented(
     """Crop, flip and random operations, each by `settings`."""
     if settings.crop == "resized":
         keys = example_keys(jax.random.fold_in(key, 1), ids, epoch)
-        image = jax.vmap(lambda one, key: resized_crop(one, key, settings.area, settings.flip))(image, keys)
+        image = jax.vmap(lambda one, key: resized_crop(one, key, settings.area, settings.flip))(
+            image, keys
+        )
     else:
         padding = settings.padding if settings.crop == "pad" else 0
         image = augment(image, ids, epoch, key, crop_padding=padding, flip=settings.flip)
     if settings.operations:
         keys = example_keys(jax.random.fold_in(key, 2), ids, epoch)
-        image = jax.vmap(lambda one, key: random_operations(one, key, settings.operations, settings.magnitude))(
-            image, keys
-        )
+        image = jax.vmap(
+            lambda one, key: random_operations(one, key, settings.operations, settings.magnitude)
+        )(image, keys)
     return image
 
 
@@ -71,7 +83,9 @@ def resized_crop(
     height, width, channels = image.shape
     share, ratio, place, mirror = jax.random.split(key, 4)
     share = jax.random.uniform(share, (), minval=area[0], maxval=area[1])
-    ratio = jnp.exp(jax.random.uniform(ratio, (), minval=jnp.log(RATIO[0]), maxval=jnp.log(RATIO[1])))
+    ratio = jnp.exp(
+        jax.random.uniform(ratio, (), minval=jnp.log(RATIO[0]), maxval=jnp.log(RATIO[1]))
+    )
     part = jnp.minimum(jnp.sqrt(share * jnp.stack([1 / ratio, ratio])), 1.0)  # of height and width
     corner = jax.random.uniform(place, (2,)) * (1.0 - part)
     size = jnp.array([height, width], jnp.float32)
@@ -103,7 +117,9 @@ def random_operations(
     return _bytes(out)
 
 
-def operate(image: Float[Array, "H W C"], kind: Int[Array, ""], level: Float[Array, ""]) -> Float[Array, "H W C"]:
+def operate(
+    image: Float[Array, "H W C"], kind: Int[Array, ""], level: Float[Array, ""]
+) -> Float[Array, "H W C"]:
     """One operation of KINDS on values 0 .. 255, at `level` -1 .. 1 (its size is the strength)."""
     strength = jnp.abs(level)
     low, high = jnp.min(image, (0, 1), keepdims=True), jnp.max(image, (0, 1), keepdims=True)
@@ -122,14 +138,26 @@ def operate(image: Float[Array, "H W C"], kind: Int[Array, ""], level: Float[Arr
     return jnp.where(kind >= _GEOMETRIC, _moved(image, kind, level), jnp.clip(changed, 0.0, 255.0))
 
 
-def _moved(image: Float[Array, "H W C"], kind: Int[Array, ""], level: Float[Array, ""]) -> Float[Array, "H W C"]:
+def _moved(
+    image: Float[Array, "H W C"], kind: Int[Array, ""], level: Float[Array, ""]
+) -> Float[Array, "H W C"]:
     """Turned by up to 30 degrees, sheared by up to 0.3, or shifted by up to 0.3 of the size; bilinear."""
     height, width, _ = image.shape
     on = lambda name: jnp.where(kind == KINDS.index(name), level, 0.0)  # noqa: E731
     angle = on("rotate") * (jnp.pi / 6)
-    y, x = jnp.meshgrid(jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2, indexing="ij")
-    from_y = jnp.cos(angle) * y + (jnp.sin(angle) + 0.3 * on("shear y")) * x + 0.3 * height * on("shift y")
-    from_x = jnp.cos(angle) * x + (0.3 * on("shear x") - jnp.sin(angle)) * y + 0.3 * width * on("shift x")
+    y, x = jnp.meshgrid(
+        jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2, indexing="ij"
+    )
+    from_y = (
+        jnp.cos(angle) * y
+        + (jnp.sin(angle) + 0.3 * on("shear y")) * x
+        + 0.3 * height * on("shift y")
+    )
+    from_x = (
+        jnp.cos(angle) * x
+        + (0.3 * on("shear x") - jnp.sin(angle)) * y
+        + 0.3 * width * on("shift x")
+    )
     at = [from_y + (height - 1) / 2, from_x + (width - 1) / 2]
     sample = lambda plane: jax.scipy.ndimage.map_coordinates(plane, at, 1, "constant", GREY)  # noqa: E731
     return jax.vmap(sample, in_axes=2, out_axes=2)(image)
@@ -150,7 +178,9 @@ def mixed(batch: dict, name: str, key: Key[Array, ""], alpha: float, take: Calla
     share = jax.vmap(lambda key: jax.random.beta(jax.random.fold_in(key, 1), alpha, alpha))(keys)
     share = jnp.maximum(share, 1.0 - share)
     weight = share[:, None, None, None]
-    image = weight * batch[name].astype(jnp.float32) + (1.0 - weight) * other["image"].astype(jnp.float32)
+    image = weight * batch[name].astype(jnp.float32) + (1.0 - weight) * other["image"].astype(
+        jnp.float32
+    )
     return batch | {name: _bytes(image), "mixed_label": other["label"], "mix": share}
 
 

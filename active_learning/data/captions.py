@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer
 
 from active_learning.data.order import hash64
-from active_learning.data.source import DataError
+from active_learning.data.sources.source import DataError
 from active_learning.data.tokenizer import Tokenizer
 
 
@@ -27,7 +27,10 @@ class Captions:
         return self.tokenizer.encode(texts, self.tokens.shape[2])[0]
 
     def draw(
-        self, rows: Integer[np.ndarray, "b"], ids: Int64[np.ndarray, "b"], epochs: Integer[np.ndarray, "b"]
+        self,
+        rows: Integer[np.ndarray, "b"],
+        ids: Int64[np.ndarray, "b"],
+        epochs: Integer[np.ndarray, "b"],
     ) -> Int32[np.ndarray, "b context"]:
         """One caption of each row, a function of (id, epoch) alone."""
         return self.tokens[rows, self._place(rows, ids, epochs)].astype(np.int32)
@@ -37,7 +40,10 @@ class Captions:
 
     def drawn_text(self, rows: np.ndarray, ids: np.ndarray, epochs: np.ndarray) -> list[str]:
         """The words of what `draw` gives."""
-        return [self.texts[row][at] for row, at in zip(rows, self._place(rows, ids, epochs), strict=True)]
+        return [
+            self.texts[row][at]
+            for row, at in zip(rows, self._place(rows, ids, epochs), strict=True)
+        ]
 
 
 def words_of(source: Any, column: str) -> list[list[str]]:
@@ -51,8 +57,14 @@ def words_of(source: Any, column: str) -> list[list[str]]:
     texts = [[t for t in those if t.strip()] for those in texts]
     empty = [row for row, those in enumerate(texts) if not those]
     if empty:
-        name = source.files.name(int(source.rows[empty[0]])) if hasattr(source, "files") else f"example {empty[0]}"
-        raise DataError(f"config.data: {name} and {len(empty) - 1} more have no caption in column {column!r}")
+        name = (
+            source.files.name(int(source.rows[empty[0]]))
+            if hasattr(source, "files")
+            else f"example {empty[0]}"
+        )
+        raise DataError(
+            f"config.data: {name} and {len(empty) - 1} more have no caption in column {column!r}"
+        )
     return texts
 
 
@@ -80,7 +92,9 @@ def exchanged(ids: Int64[np.ndarray, "n"], share: float, seed: int = 0) -> Int64
 
 def named(texts: Sequence[Sequence[str]], words: Sequence[str]) -> Int64[np.ndarray, "n"]:
     """The class of each example: the one word that most of its captions name while fewer than half name any other; -1 for none."""
-    hits = np.array([[sum(_says(text, word) for text in those) for word in words] for those in texts])
+    hits = np.array(
+        [[sum(_says(text, word) for text in those) for word in words] for those in texts]
+    )
     half = np.array([len(those) for those in texts])[:, None] / 2
     most: Bool[np.ndarray, "n c"] = hits > half
     clear = (most.sum(axis=1) == 1) & ((hits >= half).sum(axis=1) == 1)

@@ -17,7 +17,9 @@ try:
 except ImportError:
     simplejpeg = None
 
-MAX_PIXELS = 50_000_000  # a larger image is refused from its header, before any memory is taken for it
+MAX_PIXELS = (
+    50_000_000  # a larger image is refused from its header, before any memory is taken for it
+)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -60,7 +62,9 @@ def cover(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "s 
     if side == size:
         return np.ascontiguousarray(square)
     if cv2 is not None:
-        return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
+        return cv2.resize(
+            square, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+        )
     how = Image.Resampling.BOX if side > size else Image.Resampling.BICUBIC
     return np.asarray(Image.fromarray(square).resize((size, size), how))
 
@@ -130,7 +134,9 @@ def _decode(blob: bytes, least: int) -> np.ndarray:
         raise
     except UnidentifiedImageError as error:
         raise BadImage("no image format that is known") from error
-    except Exception as error:  # decoders raise many kinds, a damaged file must cost one example and never the run
+    except (
+        Exception
+    ) as error:  # decoders raise many kinds, a damaged file must cost one example and never the run
         raise BadImage(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
 
 

@@ -47,7 +47,9 @@ class Order:
         self.n, self.seed = n, seed
         self._tables: OrderedDict[int, np.ndarray] = OrderedDict()
 
-    def positions(self, start: int, count: int) -> tuple[Int64[np.ndarray, "count"], Int32[np.ndarray, "count"]]:
+    def positions(
+        self, start: int, count: int
+    ) -> tuple[Int64[np.ndarray, "count"], Int32[np.ndarray, "count"]]:
         """Index and epoch at positions start .. start + count - 1."""
         indices, epochs = np.empty(count, np.int64), np.empty(count, np.int32)
         done = 0
@@ -96,7 +98,9 @@ class Interleaved:
     a group without rows.
     """
 
-    def __init__(self, groups: Sequence[Int64[np.ndarray, "_"]], weights: Sequence[float], seed: int):
+    def __init__(
+        self, groups: Sequence[Int64[np.ndarray, "_"]], weights: Sequence[float], seed: int
+    ):
         share = np.asarray(weights, np.float64) / np.sum(weights)
         self.counts = np.floor(share * BLOCK).astype(np.int64)
         rest = np.argsort(self.counts - share * BLOCK, kind="stable")[: BLOCK - self.counts.sum()]
@@ -104,13 +108,21 @@ class Interleaved:
         if not self.counts.all():
             raise ValueError(f"weights {list(weights)}: the smallest share is below 1 in {BLOCK}")
         self.groups, self.seed = groups, seed
-        self.orders = [Order(len(rows), int(hash64(seed, n)[0] >> np.uint64(1))) for n, rows in enumerate(groups)]
+        self.orders = [
+            Order(len(rows), int(hash64(seed, n)[0] >> np.uint64(1)))
+            for n, rows in enumerate(groups)
+        ]
         self._blocks: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
 
-    def positions(self, start: int, count: int) -> tuple[Int64[np.ndarray, "count"], Int32[np.ndarray, "count"]]:
+    def positions(
+        self, start: int, count: int
+    ) -> tuple[Int64[np.ndarray, "count"], Int32[np.ndarray, "count"]]:
         """Row and epoch at positions start .. start + count - 1."""
         first, last = start // BLOCK, (start + count - 1) // BLOCK
-        rows, epochs = (np.concatenate(parts) for parts in zip(*map(self._block, range(first, last + 1)), strict=True))
+        rows, epochs = (
+            np.concatenate(parts)
+            for parts in zip(*map(self._block, range(first, last + 1)), strict=True)
+        )
         begin = start - first * BLOCK
         return rows[begin : begin + count], epochs[begin : begin + count]
 

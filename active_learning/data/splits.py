@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, Integer
 
 from active_learning.data.order import hash64
-from active_learning.data.source import DataError
+from active_learning.data.sources.source import DataError
 
 
 def split(

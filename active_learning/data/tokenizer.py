@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32
 
-from active_learning.data.source import DataError
+from active_learning.data.sources.source import DataError
 
 KEY = "config.task.tokenizer"
 PAD, END = "<pad>", "<end>"
@@ -24,7 +24,9 @@ class Tokenizer:
     end: int
     about: str  # hash of the file, for provenance
 
-    def encode(self, texts: Sequence[str], context: int) -> tuple[Int32[np.ndarray, "n context"], int]:
+    def encode(
+        self, texts: Sequence[str], context: int
+    ) -> tuple[Int32[np.ndarray, "n context"], int]:
         """Token ids, cut to `context` with the end in the last place where a text is too long, and how many were cut."""
         out, cut = np.full((len(texts), context), self.pad, np.int32), 0
         for row, ids in enumerate(self.ids(texts)):
@@ -59,7 +61,9 @@ def load(path: str) -> Tokenizer:
         raise DataError(f"{KEY}={path!r}: no such file")
     read = {".json": of_json, ".model": of_sentencepiece}.get(file.suffix)
     if read is None:
-        raise DataError(f"{KEY}={path!r}: expected a Hugging Face tokenizer.json or a SentencePiece NAME.model")
+        raise DataError(
+            f"{KEY}={path!r}: expected a Hugging Face tokenizer.json or a SentencePiece NAME.model"
+        )
     try:
         return read(file.read_bytes())
     except DataError:
@@ -76,7 +80,9 @@ def of_json(blob: bytes) -> Tokenizer:
     found = [made.token_to_id(name) for name in (END, "<|endoftext|>", "</s>", "[SEP]", "<eos>")]
     end = next((i for i in found if i is not None), None)
     if end is None:
-        raise DataError(f"{KEY}: no token that ends a text ({END}, <|endoftext|>, </s>, [SEP] or <eos>)")
+        raise DataError(
+            f"{KEY}: no token that ends a text ({END}, <|endoftext|>, </s>, [SEP] or <eos>)"
+        )
     pads = [made.token_to_id(name) for name in (PAD, "[PAD]")]
     pad = next((i for i in pads if i is not None), end)
 
@@ -92,7 +98,9 @@ def of_sentencepiece(blob: bytes) -> Tokenizer:
     end = made.eos_id()
     if end < 0:
         raise DataError(f"{KEY}: the SentencePiece model has no end-of-sentence token")
-    return Tokenizer(lambda texts: made.encode(list(texts)), made.vocab_size(), end, end, _hash(blob))
+    return Tokenizer(
+        lambda texts: made.encode(list(texts)), made.vocab_size(), end, end, _hash(blob)
+    )
 
 
 def _hash(blob: bytes) -> str:
@@ -108,4 +116,6 @@ def _library(name: str):
                 importlib.import_module(f"tokenizers.{part}")
         return importlib.import_module(name)
     except ImportError as error:
-        raise DataError(f"{KEY}: reading it needs the package {name}: pip install -e '.[text]'") from error
+        raise DataError(
+            f"{KEY}: reading it needs the package {name}: pip install -e '.[text]'"
+        ) from error

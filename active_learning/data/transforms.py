@@ -7,7 +7,10 @@ from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 
 
 def normalize(
-    image: UInt8[Array, "B H W C"], mean: tuple[float, ...], std: tuple[float, ...], dtype=jnp.float32
+    image: UInt8[Array, "B H W C"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dtype=jnp.float32,
 ) -> Float[Array, "B H W C"]:
     """(image / 255 - mean) / std by channel, computed in float32 and returned in `dtype`.
 
@@ -15,17 +18,25 @@ def normalize(
     """
     channels = image.shape[-1]
     if len(mean) != channels or len(std) != channels:
-        raise ValueError(f"normalize: {len(mean)} means and {len(std)} deviations for images of {channels} channels")
+        raise ValueError(
+            f"normalize: {len(mean)} means and {len(std)} deviations for images of {channels} channels"
+        )
     scale = 1.0 / (255.0 * jnp.asarray(std, jnp.float32))
     shift = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
-    return (image.astype(jnp.float32) * scale[None, None, None] - shift[None, None, None]).astype(dtype)
+    return (image.astype(jnp.float32) * scale[None, None, None] - shift[None, None, None]).astype(
+        dtype
+    )
 
 
-def example_keys(key: Key[Array, ""], ids: UInt32[Array, "B 2"], epoch: Int[Array, "B"]) -> Key[Array, "B"]:
+def example_keys(
+    key: Key[Array, ""], ids: UInt32[Array, "B 2"], epoch: Int[Array, "B"]
+) -> Key[Array, "B"]:
     """One key an example, folded from both words of its id and its epoch."""
 
     def fold(words, turn):
-        return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1]), turn)
+        return jax.random.fold_in(
+            jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1]), turn
+        )
 
     return jax.vmap(fold)(ids, epoch)
 
@@ -58,7 +69,9 @@ def augment(
     return jax.vmap(one)(image, example_keys(key, ids, epoch))
 
 
-def resize(image: UInt8[Array | np.ndarray, "B H W C"], size: int) -> UInt8[Array | np.ndarray, "B size size C"]:
+def resize(
+    image: UInt8[Array | np.ndarray, "B H W C"], size: int
+) -> UInt8[Array | np.ndarray, "B size size C"]:
     """Square images of `size` px, the small view that scorers can read; anti-aliased. Raises ValueError for a size below 1.
 
     The exact mean of each block (halves up) where `size` divides height and width, else a triangle filter.
@@ -69,7 +82,9 @@ def resize(image: UInt8[Array | np.ndarray, "B H W C"], size: int) -> UInt8[Arra
     if (height, width) == (size, size):
         return image
     if height % size or width % size:
-        smooth = jax.image.resize(image.astype(jnp.float32), (batch, size, size, channels), "linear", antialias=True)
+        smooth = jax.image.resize(
+            image.astype(jnp.float32), (batch, size, size, channels), "linear", antialias=True
+        )
         return jnp.clip(jnp.round(smooth), 0, 255).astype(jnp.uint8)
     y, x = height // size, width // size
     blocks = image.reshape(batch, size, y, size, x, channels).astype(jnp.int32)

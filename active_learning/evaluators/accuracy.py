@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from active_learning import losses
-from active_learning.data.pipeline import mine, put
-from active_learning.recipe import Model
-from active_learning.sharding import replicated
+from active_learning.core import losses
+from active_learning.core.recipe import Model
+from active_learning.core.sharding import replicated
+from active_learning.data.loader import mine, put
 
 
 class Accuracy:
@@ -28,7 +28,11 @@ class Accuracy:
             hit = losses.accuracy(outputs["logits"], batch["label"]) * mask
             loss = model.act_loss(outputs, batch) * mask
             zero = jnp.zeros((num_classes,), jnp.float32)
-            return zero.at[batch["label"]].add(hit), zero.at[batch["label"]].add(mask), jnp.sum(loss)
+            return (
+                zero.at[batch["label"]].add(hit),
+                zero.at[batch["label"]].add(mask),
+                jnp.sum(loss),
+            )
 
         everywhere = None if placement is None else replicated(placement.mesh)
         self._count: Callable = jax.jit(count, out_shardings=everywhere)
@@ -37,7 +41,9 @@ class Accuracy:
         """Images and labels of these rows of a part."""
         return {"image": part.images(rows), "label": part.labels[rows]}
 
-    def __call__(self, params: PyTree, examples: dict[str, np.ndarray]) -> dict[str, float | list[float]]:
+    def __call__(
+        self, params: PyTree, examples: dict[str, np.ndarray]
+    ) -> dict[str, float | list[float]]:
         """accuracy, loss (nats), worst_class (lowest accuracy of a class that occurs), per_class (None where absent)."""
         images, labels = examples["image"], examples["label"]
         hits, seen, loss = np.zeros(self.num_classes), np.zeros(self.num_classes), 0.0

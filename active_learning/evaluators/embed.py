@@ -4,9 +4,9 @@ import jax
 import numpy as np
 from jaxtyping import Float32, PyTree
 
-from active_learning.data.pipeline import mine, put
-from active_learning.recipe import Model
-from active_learning.sharding import replicated
+from active_learning.core.recipe import Model
+from active_learning.core.sharding import replicated
+from active_learning.data.loader import mine, put
 
 
 class Embedder:
@@ -20,8 +20,12 @@ class Embedder:
         self.size, self.placement = -(-batch_size // devices) * devices, placement
         everywhere = None if placement is None else replicated(placement.mesh)
         embed = lambda params, batch: model.apply(params, batch, False)  # noqa: E731
-        self._images = jax.jit(lambda params, batch: embed(params, batch).image, out_shardings=everywhere)
-        self._texts = jax.jit(lambda params, batch: embed(params, batch).text, out_shardings=everywhere)
+        self._images = jax.jit(
+            lambda params, batch: embed(params, batch).image, out_shardings=everywhere
+        )
+        self._texts = jax.jit(
+            lambda params, batch: embed(params, batch).text, out_shardings=everywhere
+        )
 
     def images(self, params: PyTree, images: np.ndarray) -> Float32[np.ndarray, "n D"]:
         """Unit-norm embeddings of uint8 images."""

@@ -25,4 +25,8 @@ def few_shot(
     offset = y.mean(axis=0, keepdims=True)
     weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ (y - offset))
     said = classes[np.argmax((test[0] - mean) @ weights + offset, axis=1)]
-    return {"accuracy": float(np.mean(said == test[1])), "shots": float(shots), "examples": float(len(rows))}
+    return {
+        "accuracy": float(np.mean(said == test[1])),
+        "shots": float(shots),
+        "examples": float(len(rows)),
+    }

@@ -7,9 +7,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import kendalltau
 
-from active_learning.data.source import DataError
+from active_learning.data.sources.source import DataError
 
-Judgement = tuple[str, str, int, float]  # image, the image whose caption it is, number of the caption, mean score
+Judgement = tuple[
+    str, str, int, float
+]  # image, the image whose caption it is, number of the caption, mean score
 
 
 def read_judgements(path: Path) -> list[Judgement]:
@@ -26,14 +28,26 @@ def read_judgements(path: Path) -> list[Judgement]:
             try:
                 image, (owner, _, place) = cells[0], cells[1].partition("#")
                 scores = [float(v) for v in cells[2:5]]
-                expert = all(v == int(v) and 1 <= v <= 4 for v in scores) and len(cells) == 5 and "." not in cells[2]
-                out.append((image, owner, int(place), float(np.mean(scores)) if expert else scores[0]))
+                expert = (
+                    all(v == int(v) and 1 <= v <= 4 for v in scores)
+                    and len(cells) == 5
+                    and "." not in cells[2]
+                )
+                out.append(
+                    (image, owner, int(place), float(np.mean(scores)) if expert else scores[0])
+                )
             except (ValueError, IndexError) as error:
-                raise DataError(f"{path}: line {number} is no judgement: {line.strip()[:60]!r}") from error
+                raise DataError(
+                    f"{path}: line {number} is no judgement: {line.strip()[:60]!r}"
+                ) from error
     return out
 
 
-def agreement(similarity: Float[np.ndarray, "n"], judged: Float[np.ndarray, "n"]) -> dict[str, float]:
+def agreement(
+    similarity: Float[np.ndarray, "n"], judged: Float[np.ndarray, "n"]
+) -> dict[str, float]:
     """Kendall's tau-b and tau-c between a model's similarities and people's scores, and the number of judgements."""
-    tau = {kind: float(kendalltau(similarity, judged, variant=kind).statistic) for kind in ("b", "c")}
+    tau = {
+        kind: float(kendalltau(similarity, judged, variant=kind).statistic) for kind in ("b", "c")
+    }
     return {"tau_b": tau["b"], "tau_c": tau["c"], "judgements": float(len(judged))}

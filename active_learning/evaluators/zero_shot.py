@@ -22,7 +22,9 @@ def class_embeddings(
 
 
 def zero_shot(
-    images: Float[np.ndarray, "n D"], classes: Float[np.ndarray, "C D"], labels: Int[np.ndarray, "n"]
+    images: Float[np.ndarray, "n D"],
+    classes: Float[np.ndarray, "C D"],
+    labels: Int[np.ndarray, "n"],
 ) -> dict[str, float]:
     """accuracy, mean accuracy of the classes that occur, and what always answering the most frequent class would give."""
     hit = np.argmax(images @ classes.T, axis=1) == labels

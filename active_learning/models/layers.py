@@ -20,7 +20,9 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d_in"]) -> Float[Array, "*batch d_out"]:
-        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (x.shape[-1], self.features))
+        kernel = self.param(
+            "kernel", nn.initializers.xavier_uniform(), (x.shape[-1], self.features)
+        )
         rows = x.reshape(-1, x.shape[-1]) if self.flat else x
         out = jnp.dot(rows.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from active_learning import flops
+from active_learning.cost import flops
 from active_learning.models.layers import Dense
 
 
@@ -25,7 +25,9 @@ class MLP(nn.Module):
         features = x.astype(jnp.float32)
         if not self.num_classes:
             return {"features": features}
-        logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(features)
+        logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(
+            features
+        )
         return {"logits": logits, "features": features}
 
     def cost(self, image_shape: tuple[int, int, int]) -> flops.Cost:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from active_learning import flops
+from active_learning.cost import flops
 
 
 class ResidualBlock(nn.Module):
@@ -18,13 +18,23 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
         shortcut = x
-        for i, (kernel, stride, width) in enumerate(_convolutions(self.width, self.stride, self.bottleneck)):
-            x = nn.relu(nn.GroupNorm(num_groups=min(32, x.shape[-1] // 4), dtype=self.dtype, name=f"norm_{i}")(x))
+        for i, (kernel, stride, width) in enumerate(
+            _convolutions(self.width, self.stride, self.bottleneck)
+        ):
+            x = nn.relu(
+                nn.GroupNorm(
+                    num_groups=min(32, x.shape[-1] // 4), dtype=self.dtype, name=f"norm_{i}"
+                )(x)
+            )
             if i == 0 and (x.shape[-1] != _out(self.width, self.bottleneck) or self.stride > 1):
                 out, strides = _out(self.width, self.bottleneck), (self.stride, self.stride)
-                shortcut = nn.Conv(out, (1, 1), strides, use_bias=False, dtype=self.dtype, name="shortcut")(x)
+                shortcut = nn.Conv(
+                    out, (1, 1), strides, use_bias=False, dtype=self.dtype, name="shortcut"
+                )(x)
             strides = (stride, stride)
-            x = nn.Conv(width, (kernel, kernel), strides, use_bias=False, dtype=self.dtype, name=f"conv_{i}")(x)
+            x = nn.Conv(
+                width, (kernel, kernel), strides, use_bias=False, dtype=self.dtype, name=f"conv_{i}"
+            )(x)
         return x + shortcut
 
 
@@ -34,7 +44,11 @@ def _out(width: int, bottleneck: bool) -> int:
 
 def _convolutions(width: int, stride: int, bottleneck: bool) -> list[tuple[int, int, int]]:
     """(kernel, stride, filters) of a block's convolutions."""
-    return [(1, 1, width), (3, stride, width), (1, 1, 4 * width)] if bottleneck else [(3, stride, width), (3, 1, width)]
+    return (
+        [(1, 1, width), (3, stride, width), (1, 1, 4 * width)]
+        if bottleneck
+        else [(3, stride, width), (3, 1, width)]
+    )
 
 
 class ResNet(nn.Module):
@@ -64,15 +78,21 @@ class ResNet(nn.Module):
         if self.stem == "small":
             x = nn.Conv(self.width, (3, 3), use_bias=False, dtype=self.dtype, name="stem")(image)
         else:
-            x = nn.Conv(self.width, (7, 7), (2, 2), use_bias=False, dtype=self.dtype, name="stem")(image)
+            x = nn.Conv(self.width, (7, 7), (2, 2), use_bias=False, dtype=self.dtype, name="stem")(
+                image
+            )
             x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
         for width, stride, name in self._blocks():
             x = ResidualBlock(width, stride, self.bottleneck, self.dtype, name=name)(x)
-        x = nn.relu(nn.GroupNorm(num_groups=min(32, x.shape[-1] // 4), dtype=self.dtype, name="norm")(x))
+        x = nn.relu(
+            nn.GroupNorm(num_groups=min(32, x.shape[-1] // 4), dtype=self.dtype, name="norm")(x)
+        )
         features = jnp.mean(x, axis=(1, 2)).astype(jnp.float32)
         if not self.num_classes:
             return {"features": features}
-        logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(features)
+        logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(
+            features
+        )
         return {"logits": logits, "features": features}
 
     def _blocks(self) -> list[tuple[int, int, str]]:
@@ -89,7 +109,9 @@ class ResNet(nn.Module):
         height, width, channels = image_shape
         if self.stem == "imagenet":
             height, width = -(-height // 2), -(-width // 2)
-        total = flops.conv(height, width, 7 if self.stem == "imagenet" else 3, channels, self.width, first=True)
+        total = flops.conv(
+            height, width, 7 if self.stem == "imagenet" else 3, channels, self.width, first=True
+        )
         if self.stem == "imagenet":
             height, width = -(-height // 2), -(-width // 2)
         c_in = self.width

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from active_learning import flops
+from active_learning.cost import flops
 from active_learning.models.vit import blocks, blocks_cost, check_width
 
 
@@ -28,20 +28,29 @@ class Text(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, tokens: Int[Array, "B L"], *, train: bool = False) -> dict[str, Float[Array, "B D"]]:
+    def __call__(
+        self, tokens: Int[Array, "B L"], *, train: bool = False
+    ) -> dict[str, Float[Array, "B D"]]:
         check_width(self)
         if tokens.shape[1] != self.context:
             raise ValueError(f"{tokens.shape[1]} tokens, but context {self.context}")
         if self.pool not in ("mean", "last"):
             raise ValueError(f"pool {self.pool!r}: expected 'mean' or 'last'")
-        table = self.param("embed", nn.initializers.normal(self.width**-0.5), (self.vocab, self.width))
-        position = self.param("position", nn.initializers.normal(self.width**-0.5), (self.context, self.width))
+        table = self.param(
+            "embed", nn.initializers.normal(self.width**-0.5), (self.vocab, self.width)
+        )
+        position = self.param(
+            "position", nn.initializers.normal(self.width**-0.5), (self.context, self.width)
+        )
         x = table.astype(self.dtype)[tokens] + position[None].astype(self.dtype)
         x = nn.LayerNorm(dtype=self.dtype, name="norm")(blocks(self, x, flat=train))
         if self.pool == "last":
             return {"features": x[:, -1].astype(jnp.float32)}
         said = (tokens != self.pad).astype(jnp.float32)[:, :, None]
-        return {"features": jnp.sum(x.astype(jnp.float32) * said, axis=1) / jnp.maximum(said.sum(axis=1), 1.0)}
+        return {
+            "features": jnp.sum(x.astype(jnp.float32) * said, axis=1)
+            / jnp.maximum(said.sum(axis=1), 1.0)
+        }
 
     def cost(self) -> flops.Cost:
         """FLOPs per text; looking up embeddings is no product."""

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from active_learning import flops
-from active_learning.contrastive import Embeddings, normalize
+from active_learning.core.contrastive import Embeddings, normalize
+from active_learning.cost import flops
 from active_learning.models.layers import Dense
 
 
@@ -37,9 +37,19 @@ class TwoTower(nn.Module):
         size = (tokens if image is None else image).shape[0]
         scale = jnp.exp(self.param("t", lambda _: jnp.log(jnp.float32(self.scale))))
         bias = self.param("b", lambda _: jnp.float32(self.bias))
-        images = None if image is None else self._end("image_head", self.image_out, self.image(image, train=train))
-        texts = None if tokens is None else self._end("text_head", self.text_out, self.text(tokens, train=train))
-        return Embeddings(images, texts, jnp.broadcast_to(scale, (size,)), jnp.broadcast_to(bias, (size,)))
+        images = (
+            None
+            if image is None
+            else self._end("image_head", self.image_out, self.image(image, train=train))
+        )
+        texts = (
+            None
+            if tokens is None
+            else self._end("text_head", self.text_out, self.text(tokens, train=train))
+        )
+        return Embeddings(
+            images, texts, jnp.broadcast_to(scale, (size,)), jnp.broadcast_to(bias, (size,))
+        )
 
     def _end(self, name: str, width: int, outputs: dict[str, Array]) -> Float[Array, "B D"]:
         features = outputs["features"]
@@ -47,9 +57,14 @@ class TwoTower(nn.Module):
 
     def check(self) -> None:
         """Raises ValueError when the towers do not end with the same width."""
-        ends = [out or tower.width for out, tower in ((self.image_out, self.image), (self.text_out, self.text))]
+        ends = [
+            out or tower.width
+            for out, tower in ((self.image_out, self.image), (self.text_out, self.text))
+        ]
         if ends[0] != ends[1]:
-            raise ValueError(f"the image tower ends with {ends[0]} features, the text tower with {ends[1]}")
+            raise ValueError(
+                f"the image tower ends with {ends[0]} features, the text tower with {ends[1]}"
+            )
 
     def cost(self, image_shape: tuple[int, int, int]) -> flops.Cost:
         """FLOPs per pair, both towers; the loss's B products of D numbers a pair are left out (0.1 % of a ViT-B at B = 32,768)."""

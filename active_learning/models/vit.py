@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from active_learning import flops
+from active_learning.cost import flops
 from active_learning.models.layers import Dense
 
 # "mu" stands for the paper's smallest scorer, whose shape is not published.
@@ -36,14 +36,16 @@ class Attention(nn.Module):
     attend: str = "xla"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N D"], y: Float[Array, "B M D"] | None = None) -> Float[Array, "B N D"]:
+    def __call__(
+        self, x: Float[Array, "B N D"], y: Float[Array, "B M D"] | None = None
+    ) -> Float[Array, "B N D"]:
         width = x.shape[-1]
         y = x if y is None else y
 
         def project(name, of, bias=True):
-            return Dense(width, use_bias=bias, dtype=self.dtype, flat=self.flat, name=name)(of).reshape(
-                *of.shape[:2], self.heads, width // self.heads
-            )
+            return Dense(width, use_bias=bias, dtype=self.dtype, flat=self.flat, name=name)(
+                of
+            ).reshape(*of.shape[:2], self.heads, width // self.heads)
 
         query, key, value = project("query", x), project("key", y, bias=False), project("value", y)
         out = jax.nn.dot_product_attention(query, key, value, implementation=self.attend)
@@ -77,20 +79,33 @@ class Block(nn.Module):
         x = x + Attention(self.heads, self.dtype, self.flat, self.attend, name="attention")(
             nn.LayerNorm(dtype=self.dtype, name="norm_1")(x)
         )
-        x = x + Mlp(self.mlp_dim, self.dtype, self.flat, name="mlp")(nn.LayerNorm(dtype=self.dtype, name="norm_2")(x))
+        x = x + Mlp(self.mlp_dim, self.dtype, self.flat, name="mlp")(
+            nn.LayerNorm(dtype=self.dtype, name="norm_2")(x)
+        )
         return x, None
 
 
 def blocks(of, x: Float[Array, "B N D"], flat: bool) -> Float[Array, "B N D"]:
     """The Transformer of a module with the fields depth, heads, mlp_dim, width, scan, remat and dtype; called within its `__call__`."""
-    block = Block if of.remat == "off" else nn.remat(Block, prevent_cse=not of.scan, policy=_POLICIES[of.remat])
-    fields = {"heads": of.heads, "mlp_dim": of.mlp_dim or 4 * of.width, "dtype": of.dtype, "flat": flat}
+    block = (
+        Block
+        if of.remat == "off"
+        else nn.remat(Block, prevent_cse=not of.scan, policy=_POLICIES[of.remat])
+    )
+    fields = {
+        "heads": of.heads,
+        "mlp_dim": of.mlp_dim or 4 * of.width,
+        "dtype": of.dtype,
+        "flat": flat,
+    }
     fields["attend"] = getattr(of, "attention", "xla")
     if not of.scan:
         for layer in range(of.depth):
             x, _ = block(**fields, name=f"block_{layer}")(x)
         return x
-    scanned = nn.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=of.depth)
+    scanned = nn.scan(
+        block, variable_axes={"params": 0}, split_rngs={"params": True}, length=of.depth
+    )
     return scanned(**fields, name="blocks")(x, None)[0]
 
 
@@ -139,7 +154,9 @@ class ViT(nn.Module):
 
     def _kept(self, patches: int) -> np.ndarray:
         """Numbers of the patches that are kept."""
-        return np.unique(np.linspace(0, patches - 1, max(1, round(self.keep * patches))).round().astype(np.int32))
+        return np.unique(
+            np.linspace(0, patches - 1, max(1, round(self.keep * patches))).round().astype(np.int32)
+        )
 
     def _check(self, image_shape: tuple[int, ...]) -> None:
         height, width, _ = image_shape
@@ -160,14 +177,22 @@ class ViT(nn.Module):
         features = self._pool(x, flat=train).astype(jnp.float32)
         if not self.num_classes:
             return {"features": features}
-        logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(features)
+        logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(
+            features
+        )
         return {"logits": logits, "features": features}
 
     def _embed(self, image: Array, train: bool) -> Array:
         size, p = image.shape[0], self.patch
         rows, columns = image.shape[1] // p, image.shape[2] // p
-        x = image.reshape(size, rows, p, columns, p, -1).transpose(0, 1, 3, 2, 4, 5).reshape(size, rows * columns, -1)
-        position = self.param("position", nn.initializers.normal(self.width**-0.5), (rows * columns, self.width))
+        x = (
+            image.reshape(size, rows, p, columns, p, -1)
+            .transpose(0, 1, 3, 2, 4, 5)
+            .reshape(size, rows * columns, -1)
+        )
+        position = self.param(
+            "position", nn.initializers.normal(self.width**-0.5), (rows * columns, self.width)
+        )
         if self.keep < 1:
             kept = self._kept(rows * columns)
             x, position = x[:, kept], position[kept]
@@ -175,7 +200,9 @@ class ViT(nn.Module):
         x = x + position[None].astype(x.dtype)
         if self.pool == "cls":
             token = self.param("cls", nn.initializers.zeros, (1, 1, self.width))
-            x = jnp.concatenate([jnp.broadcast_to(token.astype(x.dtype), (size, 1, self.width)), x], axis=1)
+            x = jnp.concatenate(
+                [jnp.broadcast_to(token.astype(x.dtype), (size, 1, self.width)), x], axis=1
+            )
         return x
 
     def _pool(self, x: Array, flat: bool) -> Array:
@@ -200,20 +227,29 @@ class ViT(nn.Module):
         total = flops.dense(patches, self.patch**2 * image_shape[2], self.width, first=True)
         total = total + blocks_cost(self, tokens) + flops.dense(1, self.width, self.num_classes)
         if self.pool == "map":
-            total += flops.dense(tokens, self.width, 2 * self.width) + flops.dense(1, self.width, 2 * self.width)
+            total += flops.dense(tokens, self.width, 2 * self.width) + flops.dense(
+                1, self.width, 2 * self.width
+            )
             total += flops.attention(1, tokens, self.width) + 2 * flops.dense(1, self.width, hidden)
         return total
 
 
 def stack_blocks(params: dict) -> dict:
     """Parameters of the unrolled form (block_0, block_1, ...) in the layout of the scanned form (blocks, leading axis depth)."""
-    names = sorted((n for n in params if n.startswith("block_")), key=lambda n: int(n.removeprefix("block_")))
+    names = sorted(
+        (n for n in params if n.startswith("block_")), key=lambda n: int(n.removeprefix("block_"))
+    )
     rest = {n: v for n, v in params.items() if n not in names}
-    return rest | {"blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[n] for n in names))}
+    return rest | {
+        "blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[n] for n in names))
+    }
 
 
 def unstack_blocks(params: dict) -> dict:
     """The inverse of `stack_blocks`."""
     depth = jax.tree.leaves(params["blocks"])[0].shape[0]
     rest = {n: v for n, v in params.items() if n != "blocks"}
-    return rest | {f"block_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"]) for i in range(depth)}
+    return rest | {
+        f"block_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
+        for i in range(depth)
+    }

@@ -13,7 +13,11 @@ from active_learning.report.runs import RunError, load_runs
 
 
 def write(
-    paths: Sequence[str | Path], out: Path | None, metric: str, title: str, step_seconds: dict[str, float] | None = None
+    paths: Sequence[str | Path],
+    out: Path | None,
+    metric: str,
+    title: str,
+    step_seconds: dict[str, float] | None = None,
 ) -> Path:
     """Writes index.html, table.md, report.json and figure.png; returns their folder. `step_seconds`: see `runs.timed`.
 
@@ -26,8 +30,12 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.html").write_text(html, encoding="utf-8")
     (out / "table.md").write_text(tables.markdown(analysis, title), encoding="utf-8")
-    figures = tables.report(analysis, title) | {"step_seconds": step_seconds}  # null: the runs' own clocks
-    (out / "report.json").write_text(json.dumps(figures, indent=1, allow_nan=False), encoding="utf-8")
+    figures = tables.report(analysis, title) | {
+        "step_seconds": step_seconds
+    }  # null: the runs' own clocks
+    (out / "report.json").write_text(
+        json.dumps(figures, indent=1, allow_nan=False), encoding="utf-8"
+    )
     (out / "figure.png").write_bytes(charts.main_png(analysis, title))
     print(headline(analysis))
     return out
@@ -42,14 +50,22 @@ def default_out(paths: Sequence[str | Path]) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0, or 2 with one line on stderr when a run folder cannot be used."""
     parser = argparse.ArgumentParser(
-        prog="python -m active_learning.report", description="Run folders -> one HTML page, a table and JSON."
+        prog="python -m active_learning.report",
+        description="Run folders -> one HTML page, a table and JSON.",
     )
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="a run folder, or a folder that holds run folders at any depth"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a run folder, or a folder that holds run folders at any depth",
     )
-    parser.add_argument("--out", type=Path, help="where to write (default: 'report' next to the first run)")
     parser.add_argument(
-        "--metric", default="test/accuracy", help="evaluated metric, higher is better (default: %(default)s)"
+        "--out", type=Path, help="where to write (default: 'report' next to the first run)"
+    )
+    parser.add_argument(
+        "--metric",
+        default="test/accuracy",
+        help="evaluated metric, higher is better (default: %(default)s)",
     )
     parser.add_argument("--title", default="Active learning against uniform sampling")
     options = parser.parse_args(arguments)

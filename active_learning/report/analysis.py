@@ -114,7 +114,12 @@ class Analysis:
 
 
 SAVED = ("updates_saved", "total_flops_saved", "wall_clock_saved")
-LOWER_IS_BETTER = ("loss", "log_rank", "mean_rank", "median_rank")  # how evaluators' names of such figures end
+LOWER_IS_BETTER = (
+    "loss",
+    "log_rank",
+    "mean_rank",
+    "median_rank",
+)  # how evaluators' names of such figures end
 
 
 def analyse(runs: list[Run], metric: str = "test/accuracy") -> Analysis:
@@ -133,7 +138,9 @@ def analyse(runs: list[Run], metric: str = "test/accuracy") -> Analysis:
         against = _group(by_name[baseline_name][longest], metric, final_metric, None)
     arms = []
     for name, budgets in by_name.items():
-        groups = tuple(_group(budgets[budget], metric, final_metric, against) for budget in sorted(budgets))
+        groups = tuple(
+            _group(budgets[budget], metric, final_metric, against) for budget in sorted(budgets)
+        )
         arms.append(_arm(groups, name == baseline_name, against))
     arms.sort(key=lambda arm: not arm.baseline)
     return Analysis(
@@ -159,7 +166,9 @@ def _final_metric(runs: list[Run], metric: str) -> str:
 def _baseline_name(by_name: dict[str, dict[int, list[Run]]], final_metric: str) -> str | None:
     """The arm marked as baseline; of several the one with the highest final value, which is the hardest to beat."""
     marked = [
-        name for name, budgets in by_name.items() if any(run.baseline for group in budgets.values() for run in group)
+        name
+        for name, budgets in by_name.items()
+        if any(run.baseline for group in budgets.values() for run in group)
     ]
     return max(marked, key=lambda name: _level(by_name[name], final_metric), default=None)
 
@@ -174,7 +183,9 @@ def seed_curve(runs: list[Run], metric: str) -> Curve:
     steps = sorted(set.intersection(*map(set, points)))
     if not steps:
         raise RunError(f"{runs[0].path}: its seeds share no update at which {metric} was measured")
-    values, flops, seconds = np.array([[point[step] for step in steps] for point in points], float).transpose(2, 0, 1)
+    values, flops, seconds = np.array(
+        [[point[step] for step in steps] for point in points], float
+    ).transpose(2, 0, 1)
     sd = values.std(axis=0, ddof=1) if len(runs) > 1 else None
     return Curve(np.array(steps, float), values.mean(0), sd, flops.mean(0), seconds.mean(0))
 
@@ -182,12 +193,18 @@ def seed_curve(runs: list[Run], metric: str) -> Curve:
 def _points(run: Run, metric: str) -> dict[float, tuple[float, float, float]]:
     """Update -> (value, total FLOPs, seconds)."""
     lines = [line for line in run.lines if number(line.get(metric)) is not None]
-    return {line["step"]: (line[metric], total_flops(line["flops"]), line["train_seconds"]) for line in lines}
+    return {
+        line["step"]: (line[metric], total_flops(line["flops"]), line["train_seconds"])
+        for line in lines
+    }
 
 
 def _group(runs: list[Run], metric: str, final_metric: str, against: Group | None) -> Group:
     finals = {run.seed: run.final_value(final_metric) for run in runs}
-    same = against is not None and (runs[0].name, runs[0].total_steps) == (against.name, against.budget)
+    same = against is not None and (runs[0].name, runs[0].total_steps) == (
+        against.name,
+        against.budget,
+    )
     worst = final_metric.rsplit("/", 1)[0] + "/worst_class"
     return Group(
         name=runs[0].name,
@@ -207,7 +224,9 @@ def wrong_share(run: Run) -> float | None:
     rows, done = [], 0.0
     for line in run.lines:
         if number(line.get("select/wrong_share")) is not None:
-            rows.append((line["select/wrong_share"], line["examples"] - done, line.get("select/open", 1)))
+            rows.append(
+                (line["select/wrong_share"], line["examples"] - done, line.get("select/open", 1))
+            )
             done = line["examples"]
     rows = [row for row in rows if row[2]] or rows
     return measures.mean_share([row[0] for row in rows], np.cumsum([row[1] for row in rows]))
@@ -215,7 +234,12 @@ def wrong_share(run: Run) -> float | None:
 
 def _arm(groups: tuple[Group, ...], baseline: bool, against: Group | None) -> Arm:
     # A seed's budgets share one reference: each seed counts once.
-    references = {run.seed: run.reference for group in groups for run in group.runs if run.reference is not None}
+    references = {
+        run.seed: run.reference
+        for group in groups
+        for run in group.runs
+        if run.reference is not None
+    }
     accuracy = _mean([reference.accuracy for reference in references.values()])
     level = against.final if against else None
     counts = measures.row_counts(bool(references), accuracy, level)
@@ -227,18 +251,27 @@ def _arm(groups: tuple[Group, ...], baseline: bool, against: Group | None) -> Ar
     level_curve = float(against.curve.mean[-1])
     first = measures.stays_from(curve.step, curve.mean, level_curve)
     beta_curve = measures.beta_curve(curve.step, curve.mean, level_curve, full)
-    budget = measures.beta_budget({group.budget: group.final for group in groups}, against.final, full)
+    budget = measures.beta_budget(
+        {group.budget: group.final for group in groups}, against.final, full
+    )
     deciding = next((group for group in groups if group.budget == budget.budget), None)
     cost_flops = [run.total_flops for run in deciding.runs] if deciding else None
     cost_seconds = [run.train_seconds for run in deciding.runs] if deciding else None
-    flops, seconds = [run.total_flops for run in against.runs], [run.train_seconds for run in against.runs]
+    flops, seconds = (
+        [run.total_flops for run in against.runs],
+        [run.train_seconds for run in against.runs],
+    )
     saved = {
         "updates_saved": measures.updates_saved(budget.beta),
         "total_flops_saved": measures.total_flops_saved(cost_flops, flops),
         "wall_clock_saved": measures.wall_clock_saved(cost_seconds, seconds),
         "updates_saved_curve": measures.updates_saved_curve(beta_curve),
-        "total_flops_saved_curve": measures.total_flops_saved_curve(curve.step, curve.flops, first, flops),
-        "wall_clock_saved_curve": measures.wall_clock_saved_curve(curve.step, curve.seconds, first, seconds),
+        "total_flops_saved_curve": measures.total_flops_saved_curve(
+            curve.step, curve.flops, first, flops
+        ),
+        "wall_clock_saved_curve": measures.wall_clock_saved_curve(
+            curve.step, curve.seconds, first, seconds
+        ),
     }
     return replace(arm, beta_curve=beta_curve, reached_step=first, beta_budget=budget, saved=saved)
 
@@ -257,7 +290,9 @@ def _notes(runs: list[Run], arms: list[Arm], metric: str, final_metric: str) -> 
         notes.append(f"{which}; the comparison is with the strongest, {arms[0].name}.")
     whole = metric.replace("/", "_full/", 1)
     if final_metric == metric and any(run.final_value(whole) is not None for run in runs):
-        notes.append(f"The whole test set was not measured in every run: final values are {metric} on both sides.")
+        notes.append(
+            f"The whole test set was not measured in every run: final values are {metric} on both sides."
+        )
     devices = sorted({run.device for run in runs})
     if len(devices) > 1:
         notes.append(
@@ -271,27 +306,33 @@ def _notes(runs: list[Run], arms: list[Arm], metric: str, final_metric: str) -> 
 def _arm_notes(arm: Arm) -> list[str]:
     notes = []
     if arm.baseline and arm.beta_budget.beta is not None and arm.beta_budget.beta < 1:
-        sooner = (
-            f"{arm.name} itself reaches its full-budget value with {100 * arm.beta_budget.beta:.0f} % of the updates"
-        )
+        sooner = f"{arm.name} itself reaches its full-budget value with {100 * arm.beta_budget.beta:.0f} % of the updates"
         notes.append(
             f"{sooner}: the level is flat or noisy there, and a saving no larger than uniform’s own means nothing."
         )
     for group in arm.groups:
         keys = differing_keys(group.runs)
         if keys:
-            notes.append(f"{arm.name}, {group.budget:,} updates: its seeds also differ in {', '.join(keys[:4])}.")
+            notes.append(
+                f"{arm.name}, {group.budget:,} updates: its seeds also differ in {', '.join(keys[:4])}."
+            )
     references = [run.reference for group in arm.groups for run in group.runs if run.reference]
     loaded = [reference for reference in references if not reference.charged and reference.flops]
     if loaded:
         cost = f"{np.mean([r.flops for r in loaded]):.3g} FLOPs, {np.mean([r.seconds for r in loaded]):.3g} s"
-        notes.append(f"{arm.name}: its reference was loaded and its training is not charged ({cost}).")
+        notes.append(
+            f"{arm.name}: its reference was loaded and its training is not charged ({cost})."
+        )
     if references and arm.reference_accuracy is None:
-        notes.append(f"{arm.name}: its reference’s own accuracy is not known, so the level rule is not checked.")
+        notes.append(
+            f"{arm.name}: its reference’s own accuracy is not known, so the level rule is not checked."
+        )
     if arm.undecided:
         notes.append(f"{arm.name}: {measures.UNDECIDED}")
     if any(np.isnan(group.mean("train_seconds")) for group in arm.groups):
-        notes.append(f"{arm.name}: the time of its updates was not measured, so its wall-clock is unknown.")
+        notes.append(
+            f"{arm.name}: the time of its updates was not measured, so its wall-clock is unknown."
+        )
     recompute = arm.shown.account("recompute")
     if recompute:
         extra = f"recomputation, {recompute:.3g} FLOPs at {arm.shown.budget:,} updates"

@@ -38,7 +38,12 @@ COLOURS = {
 LIGHT = {name: light for name, (light, _) in COLOURS.items()}
 # Matplotlib writes real colours only: each name gets a stand-in that `to_svg` turns into var(--name).
 STAND_INS = {name: f"#0a0b{n:02x}" for n, name in enumerate(COLOURS)}
-LEVELS = {"replayed policy": 1, "foundation dataset": 3, "pretrained": 4, "none": 5}  # how many accounts are paid
+LEVELS = {
+    "replayed policy": 1,
+    "foundation dataset": 3,
+    "pretrained": 4,
+    "none": 5,
+}  # how many accounts are paid
 CLOCKS = {"updates": "updates of the learner", "flops": "total FLOPs", "seconds": "wall-clock"}
 ACCOUNT_WORDS = {
     "learner_train": "learner train", "online_score": "online score", "online_train": "online train",
@@ -53,7 +58,10 @@ def css_variables(dark: bool) -> str:
 
 def arm_colours(analysis: Analysis) -> dict[str, tuple[str, object]]:
     """Arm -> (colour name, line style), the same in every figure."""
-    styles = {arm.name: (f"arm{n % ARMS}", LINES[n // ARMS % len(LINES)]) for n, arm in enumerate(analysis.others)}
+    styles = {
+        arm.name: (f"arm{n % ARMS}", LINES[n // ARMS % len(LINES)])
+        for n, arm in enumerate(analysis.others)
+    }
     return styles | ({analysis.baseline.name: ("base", "-")} if analysis.baseline else {})
 
 
@@ -63,7 +71,9 @@ def save_svg(figure: Figure, file: Path) -> None:
         figure.savefig(file, metadata={"Date": None})
 
 
-def to_svg(name: str, label: str, size: tuple[float, float], draw: Callable[[Axes, dict[str, str]], None]) -> str:
+def to_svg(
+    name: str, label: str, size: tuple[float, float], draw: Callable[[Axes, dict[str, str]], None]
+) -> str:
     """Draws on one axes and returns inline SVG. `name` prefixes ids (they must differ in a page); `label`: for screen
     readers."""
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9.5}):
@@ -77,7 +87,9 @@ def to_svg(name: str, label: str, size: tuple[float, float], draw: Callable[[Axe
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)  # an inline SVG needs none, and no address stays in the page
+    svg = re.sub(
+        r' xmlns(:\w+)?="[^"]*"', "", svg
+    )  # an inline SVG needs none, and no address stays in the page
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     for key, stand_in in STAND_INS.items():
         svg = svg.replace(stand_in, f"var(--{key})")
@@ -119,21 +131,42 @@ def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: 
     """Accuracy against one clock: curve and band of each arm's longest budget, every budget's end, where the level is
     met."""
     styles = arm_colours(analysis)
-    ends = [number(group.clock(clock)) or 0.0 for arm in analysis.arms for group in arm.groups]  # 0: unknown
+    ends = [
+        number(group.clock(clock)) or 0.0 for arm in analysis.arms for group in arm.groups
+    ]  # 0: unknown
     scale, label = unit(clock, max(ends))
     for arm in analysis.arms:
         colour, line = styles[arm.name]
         _arm_curve(axes, arm, theme[colour], line, clock, scale)
         _arm_ends(axes, theme, arm, theme[colour], clock, scale)
         if arm.reached_step is not None and not arm.baseline:
-            x = arm.longest.curve.at(clock)[list(arm.longest.curve.step).index(arm.reached_step)] / scale
-            bar = {"marker": "|", "markersize": 13, "markeredgewidth": 2.2, "color": theme[colour], "zorder": 6}
+            x = (
+                arm.longest.curve.at(clock)[list(arm.longest.curve.step).index(arm.reached_step)]
+                / scale
+            )
+            bar = {
+                "marker": "|",
+                "markersize": 13,
+                "markeredgewidth": 2.2,
+                "color": theme[colour],
+                "zorder": 6,
+            }
             axes.plot([x], [100 * analysis.level_curve], **bar)
     if analysis.level is not None:
-        axes.axhline(100 * analysis.level, color=theme["ink"], linewidth=1.1, linestyle=(0, (1, 2.2)), zorder=1.5)
+        axes.axhline(
+            100 * analysis.level,
+            color=theme["ink"],
+            linewidth=1.1,
+            linestyle=(0, (1, 2.2)),
+            zorder=1.5,
+        )
         if abs(analysis.level - analysis.level_curve) > 0.002:
             axes.axhline(
-                100 * analysis.level_curve, color=theme["soft"], linewidth=0.8, linestyle=(0, (1, 2.2)), zorder=1.5
+                100 * analysis.level_curve,
+                color=theme["soft"],
+                linewidth=0.8,
+                linestyle=(0, (1, 2.2)),
+                zorder=1.5,
             )
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=_bottom(analysis))
@@ -146,7 +179,9 @@ def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: 
 def _arm_curve(axes: Axes, arm: Arm, colour: str, line, clock: str, scale: float) -> None:
     curve = arm.longest.curve
     x, mean = curve.at(clock) / scale, 100 * curve.mean
-    axes.plot(x, mean, color=colour, linestyle=line, linewidth=1.9, zorder=3 if arm.baseline else 3.5)
+    axes.plot(
+        x, mean, color=colour, linestyle=line, linewidth=1.9, zorder=3 if arm.baseline else 3.5
+    )
     if curve.sd is not None:
         low, high = mean - 100 * curve.sd, mean + 100 * curve.sd
         axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=2)
@@ -178,8 +213,14 @@ CROWDED = 7  # arms that one figure still shows apart
 
 def _readable(analysis: Analysis) -> Analysis:
     """Of many arms those with enough budgets for a figure of savings; all where there are none. The page has every arm."""
-    shown = tuple(arm for arm in analysis.arms if arm.baseline or (arm.beta_budget and arm.beta_budget.enough))
-    return replace(analysis, arms=shown) if len(analysis.arms) > CROWDED and len(shown) > 1 else analysis
+    shown = tuple(
+        arm for arm in analysis.arms if arm.baseline or (arm.beta_budget and arm.beta_budget.enough)
+    )
+    return (
+        replace(analysis, arms=shown)
+        if len(analysis.arms) > CROWDED and len(shown) > 1
+        else analysis
+    )
 
 
 def main_png(analysis: Analysis, title: str) -> bytes:
@@ -195,7 +236,9 @@ def main_png(analysis: Analysis, title: str) -> bytes:
         panels[0].set_ylabel(analysis.metric)
         rows = _legend_below(figure, panels[0], analysis)
         figure.set_figheight(4.5 + 0.22 * rows)
-        figure.suptitle(_plain(title), x=0.008, ha="left", color=LIGHT["ink"], fontsize=13, fontweight="bold")
+        figure.suptitle(
+            _plain(title), x=0.008, ha="left", color=LIGHT["ink"], fontsize=13, fontweight="bold"
+        )
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=160)
     return out.getvalue()
@@ -230,7 +273,15 @@ def draw_accounts(axes: Axes, theme: dict[str, str], analysis: Analysis) -> None
         left = 0.0
         for account in ACCOUNTS:
             width = arm.shown.account(account) / whole
-            axes.barh(row, width, left=left, height=0.56, color=theme[account], edgecolor=theme["paper"], linewidth=0.8)
+            axes.barh(
+                row,
+                width,
+                left=left,
+                height=0.56,
+                color=theme[account],
+                edgecolor=theme["paper"],
+                linewidth=0.8,
+            )
             left += width
         axes.annotate(
             f"{left:.2f}×", (left, row), xytext=(7, 0), textcoords="offset points", va="center", color=theme["ink"],
@@ -238,18 +289,26 @@ def draw_accounts(axes: Axes, theme: dict[str, str], analysis: Analysis) -> None
         )  # fmt: skip
     if analysis.baseline:
         axes.axvline(1.0, color=theme["ink"], linewidth=1.1, linestyle=(0, (1, 2.2)))
-    axes.set_yticks(range(len(arms)), [_plain(f"{arm.name} · {arm.shown.budget:,}") for arm in arms])
+    axes.set_yticks(
+        range(len(arms)), [_plain(f"{arm.name} · {arm.shown.budget:,}") for arm in arms]
+    )
     axes.tick_params(axis="y", labelcolor=theme["ink"])
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.grid(visible=False)
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
-    axes.set_xlabel("total FLOPs, baseline’s full budget = 1" if analysis.baseline else "total FLOPs, largest arm = 1")
+    axes.set_xlabel(
+        "total FLOPs, baseline’s full budget = 1"
+        if analysis.baseline
+        else "total FLOPs, largest arm = 1"
+    )
 
 
 def _whole(analysis: Analysis) -> float:
     totals = [arm.shown.mean("total_flops") for arm in analysis.arms]
-    return (analysis.baseline.longest.mean("total_flops") if analysis.baseline else max(totals)) or 1.0
+    return (
+        analysis.baseline.longest.mean("total_flops") if analysis.baseline else max(totals)
+    ) or 1.0
 
 
 def amortised(analysis: Analysis) -> dict[str, dict[str, float | None]]:
@@ -263,17 +322,24 @@ def amortised(analysis: Analysis) -> dict[str, dict[str, float | None]]:
     for arm in analysis.arms:
         runs = arm.shown.runs
         unknown = set[str]().union(*map(_not_told, runs))
-        loaded = [run.reference.flops if run.reference and not run.reference.charged else 0.0 for run in runs]
+        loaded = [
+            run.reference.flops if run.reference and not run.reference.charged else 0.0
+            for run in runs
+        ]
         sums = {name: sum(arm.shown.account(a) for a in ACCOUNTS[:n]) for name, n in LEVELS.items()}
         sums["none"] += float(np.mean(loaded))
-        costs[arm.name] = {name: None if name in unknown else value / whole for name, value in sums.items()}
+        costs[arm.name] = {
+            name: None if name in unknown else value / whole for name, value in sums.items()
+        }
     return costs
 
 
 def _not_told(run: Run) -> set[str]:
     """The levels that a run's accounts cannot tell the cost of: it did not do itself what would be paid for there."""
     needs, kind = run.setting("select.policy.needs", ()), run.setting("reference.kind", "trained")
-    names = {"replayed policy"} if "learner" in needs else set()  # its scoring is inside learner train
+    names = (
+        {"replayed policy"} if "learner" in needs else set()
+    )  # its scoring is inside learner train
     if run.setting("select.replay"):
         names |= set(LEVELS) - {"replayed policy"}
     if "reference" not in needs and run.setting("select.policy.keep", 1.0) == 1:
@@ -282,12 +348,16 @@ def _not_told(run: Run) -> set[str]:
         names |= {"pretrained", "none"}
     elif kind in ("cotrained", "online"):  # no reference is there before the run
         names |= {"foundation dataset", "pretrained"}
-    elif kind == "loaded" and run.setting("reference.path", "").endswith(".npz"):  # published weights
+    elif kind == "loaded" and run.setting("reference.path", "").endswith(
+        ".npz"
+    ):  # published weights
         names |= {"none"}
     return names
 
 
-def series(arm: Arm, value: Callable[[dict], float | None], bins: int = 60) -> tuple[np.ndarray, np.ndarray] | None:
+def series(
+    arm: Arm, value: Callable[[dict], float | None], bins: int = 60
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Seed means of a logged value over updates in the longest budget, in at most `bins` bins; None: never logged."""
     points = [(line["step"], value(line)) for run in arm.longest.runs for line in run.lines]
     points = [(step, y) for step, y in points if y is not None]
@@ -298,7 +368,9 @@ def series(arm: Arm, value: Callable[[dict], float | None], bins: int = 60) -> t
     cell = np.arange(distinct.size) * bins // max(bins, distinct.size)
     which = cell[np.searchsorted(distinct, steps)]
     cells = np.unique(which)
-    return np.array([steps[which == c].mean() for c in cells]), np.array([values[which == c].mean() for c in cells])
+    return np.array([steps[which == c].mean() for c in cells]), np.array(
+        [values[which == c].mean() for c in cells]
+    )
 
 
 def logged(*keys: str) -> Callable[[dict], float | None]:
@@ -323,7 +395,12 @@ def draw_series(
     for arm, steps, values in lines:
         colour, line = styles[arm.name]
         axes.plot(
-            steps, values, color=theme[colour], linestyle=line, linewidth=1.9, marker="o" if len(steps) == 1 else None
+            steps,
+            values,
+            color=theme[colour],
+            linestyle=line,
+            linewidth=1.9,
+            marker="o" if len(steps) == 1 else None,
         )
     axes.set_xlabel(CLOCKS["updates"])
     axes.set_xlim(left=0)
@@ -331,7 +408,9 @@ def draw_series(
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}{unit_word}"))
 
 
-def draw_histograms(axes: Axes, theme: dict[str, str], colour: str, scores: Sequence[tuple[int, np.ndarray]]) -> None:
+def draw_histograms(
+    axes: Axes, theme: dict[str, str], colour: str, scores: Sequence[tuple[int, np.ndarray]]
+) -> None:
     """Score distributions of one or two probes, early first (grey fill), late second (coloured outline)."""
     everything = np.concatenate([values[np.isfinite(values)] for _, values in scores])
     if everything.size == 0:

@@ -34,9 +34,13 @@ def headline(analysis: Analysis) -> str:
     arm = choose(analysis)
     level = f"{base.name}’s {percent(analysis.level)} after {base.longest.budget:,} updates"
     if arm is None:
-        ends = f"{base.name} ends at {percent(analysis.level)} after {base.longest.budget:,} updates"
+        ends = (
+            f"{base.name} ends at {percent(analysis.level)} after {base.longest.budget:,} updates"
+        )
         return f"Only the baseline is here: {ends}. There is nothing to compare it with."
-    many = f" (the best of {len(analysis.others)} arms compared)" if len(analysis.others) > 1 else ""
+    many = (
+        f" (the best of {len(analysis.others)} arms compared)" if len(analysis.others) > 1 else ""
+    )
     if arm.deciding is None:
         first = _not_reached(arm, level, len(analysis.others), analysis)
     else:
@@ -49,9 +53,13 @@ def headline(analysis: Analysis) -> str:
 
 def _not_reached(arm: Arm, level: str, arms: int, analysis: Analysis) -> str:
     last, base = arm.longest, analysis.baseline.longest
-    known = last.gap.error is not None and set(last.finals) == set(base.finals)  # else it is that of another mean
+    known = last.gap.error is not None and set(last.finals) == set(
+        base.finals
+    )  # else it is that of another mean
     error = f" ± {100 * last.gap.error:.1f}" if known else ""
-    who = f"{arm.name} did not reach" if arms == 1 else f"None of the {arms} arms that count reached"
+    who = (
+        f"{arm.name} did not reach" if arms == 1 else f"None of the {arms} arms that count reached"
+    )
     if arms > 1 and not all(other.counts is not False for other in analysis.others):
         who = "No arm that counts reached"
     nearest = "It" if arms == 1 else f"The nearest, {arm.name},"
@@ -88,7 +96,9 @@ def _cautions(analysis: Analysis, arm: Arm) -> list[str]:
             f"This does not count: {alone}, not below the {level} to reach, so one would ship the reference."
         )
     if arm.counts is None:
-        cautions.append("Whether this counts is unknown: the accuracy of its reference was not recorded.")
+        cautions.append(
+            "Whether this counts is unknown: the accuracy of its reference was not recorded."
+        )
     if arm.undecided:
         cautions.append(UNDECIDED)
     if arm.deciding is not None and not arm.beta_budget.enough:

@@ -17,7 +17,9 @@ RULE = {
     False: " (does not count: the reference alone is better)",
     None: " (rule not checked)",
 }  # by row_counts
-UNDECIDED = "The reference alone is within the spread of the level: whether this row counts is not decided."
+UNDECIDED = (
+    "The reference alone is within the spread of the level: whether this row counts is not decided."
+)
 Number = float | int
 Numbers = Sequence[Number] | np.ndarray
 
@@ -57,13 +59,17 @@ def stays_from(steps: Numbers, values: Numbers, level: Number) -> float | None:
     return float(steps[first]) if first < len(steps) else None
 
 
-def beta_curve(steps: Numbers, mean: Numbers, level: Number, baseline_updates: Number) -> float | None:
+def beta_curve(
+    steps: Numbers, mean: Numbers, level: Number, baseline_updates: Number
+) -> float | None:
     """First evaluated update from which the seed mean stays at or above the baseline's end, over its updates."""
     first = stays_from(steps, mean, level)
     return None if first is None else first / baseline_updates
 
 
-def beta_budget(finals: Mapping[int, Number], level: Number, baseline_updates: Number) -> BetaBudget:
+def beta_budget(
+    finals: Mapping[int, Number], level: Number, baseline_updates: Number
+) -> BetaBudget:
     """Shortest fully decayed budget whose seed-mean final value reaches `level`. `finals`: updates -> seed-mean final
     value."""
     reached = min((budget for budget, value in finals.items() if value >= level), default=None)
@@ -101,13 +107,17 @@ def updates_saved_curve(beta: float | None) -> float | None:
     return _saved(beta, 1.0)
 
 
-def total_flops_saved_curve(steps: Numbers, totals: Numbers, first: Number | None, baseline: Numbers) -> float | None:
+def total_flops_saved_curve(
+    steps: Numbers, totals: Numbers, first: Number | None, baseline: Numbers
+) -> float | None:
     """1 - seed-mean FLOPs spent at step `first` of the curve (`totals`: one a step) over those of the baseline's full
     budget."""
     return _saved(_at(steps, totals, first), float(np.mean(baseline)))
 
 
-def wall_clock_saved_curve(steps: Numbers, seconds: Numbers, first: Number | None, baseline: Numbers) -> float | None:
+def wall_clock_saved_curve(
+    steps: Numbers, seconds: Numbers, first: Number | None, baseline: Numbers
+) -> float | None:
     """1 - seed-mean seconds spent at step `first` of the curve over those of the baseline's full budget."""
     return _saved(_at(steps, seconds, first), float(np.mean(baseline)))
 
@@ -127,7 +137,11 @@ def difference(values: Mapping[int, Number], baseline: Mapping[int, Number]) -> 
         gaps = np.array([values[seed] - baseline[seed] for seed in common])
         return Difference(float(gaps.mean()), float(gaps.std(ddof=1) / math.sqrt(gaps.size)), True)
     a, b = np.array(list(values.values()), float), np.array(list(baseline.values()), float)
-    error = math.sqrt(a.var(ddof=1) / a.size + b.var(ddof=1) / b.size) if min(a.size, b.size) > 1 else None
+    error = (
+        math.sqrt(a.var(ddof=1) / a.size + b.var(ddof=1) / b.size)
+        if min(a.size, b.size) > 1
+        else None
+    )
     return Difference(float(a.mean() - b.mean()), error, False)
 
 
@@ -136,7 +150,9 @@ def spread(values: Numbers) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def row_counts(has_reference: bool, reference_accuracy: Number | None, level: Number | None) -> bool | None:
+def row_counts(
+    has_reference: bool, reference_accuracy: Number | None, level: Number | None
+) -> bool | None:
     """The level rule: the reference's own accuracy lies below the level to reach, else one would ship it.
 
     True without a reference; None when the rule cannot be checked (no level, or the reference's accuracy is unknown).
@@ -148,7 +164,9 @@ def row_counts(has_reference: bool, reference_accuracy: Number | None, level: Nu
     return reference_accuracy < level
 
 
-def undecided(reference_accuracy: Number | None, level: Number | None, level_sd: Number | None) -> bool:
+def undecided(
+    reference_accuracy: Number | None, level: Number | None, level_sd: Number | None
+) -> bool:
     """Whether a row passes the level rule by less than the level's own spread over seeds. False where it fails the rule (it does not count,
     by however little) and where something is unknown."""
     if reference_accuracy is None or level is None or level_sd is None:
@@ -160,4 +178,8 @@ def mean_share(shares: Numbers, examples: Numbers) -> float | None:
     """Share over a run from shares since the line before, each weighted by the examples (cumulative counts) it stands
     for."""
     weights = np.diff(np.asarray(examples, float), prepend=0.0)
-    return float(np.dot(shares, weights) / weights.sum()) if len(shares) and weights.sum() > 0 else None
+    return (
+        float(np.dot(shares, weights) / weights.sum())
+        if len(shares) and weights.sum() > 0
+        else None
+    )

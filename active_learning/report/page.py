@@ -37,7 +37,9 @@ def _note(text: str) -> str:
 
 def _opening(analysis: Analysis, title: str) -> str:
     runs = sum(len(group.runs) for arm in analysis.arms for group in arm.groups)
-    kicker = f"{_count(runs, 'run')} · {_count(len(analysis.arms), 'arm')} · {analysis.final_metric}"
+    kicker = (
+        f"{_count(runs, 'run')} · {_count(len(analysis.arms), 'arm')} · {analysis.final_metric}"
+    )
     return (
         f'<header><h1>{escape(title)}</h1><p class="lead">{escape(headline(analysis))}</p>'
         f'{_big_numbers(choose(analysis))}<p class="kicker">{escape(kicker)}</p></header>'
@@ -57,7 +59,9 @@ def _big_numbers(arm: Arm | None) -> str:
         if value is not None:
             lost = value < 0
             words = f"{'more' if lost else 'fewer' if key == 'updates_saved' else 'less'} {word}"
-            cells.append(f"<div{' class=lost' if lost else ''}><b>{percent(abs(value))}</b><span>{words}</span></div>")
+            cells.append(
+                f"<div{' class=lost' if lost else ''}><b>{percent(abs(value))}</b><span>{words}</span></div>"
+            )
     return f'<div class="numbers">{"".join(cells)}</div>'
 
 
@@ -66,7 +70,9 @@ def _legend(analysis: Analysis, arms: list[Arm]) -> str:
     for arm in arms:
         colour, line = styles[arm.name]
         dash = "solid" if line == "-" else "dashed"
-        words = " (baseline)" if arm.baseline else " (does not count)" if arm.counts is False else ""
+        words = (
+            " (baseline)" if arm.baseline else " (does not count)" if arm.counts is False else ""
+        )
         mark = f'<i style="border-top-color: var(--{colour}); border-top-style: {dash}"></i>'
         items.append(f"<li>{mark}{escape(arm.name + words)}</li>")
     return f'<ul class="legend">{"".join(items)}</ul>'
@@ -90,12 +96,12 @@ def _main_figure(analysis: Analysis) -> str:
         "Filled: the shortest that reaches the level.",
     ]
     if analysis.baseline:
-        words.append("The dotted line is the baseline’s final value; a bar on it marks where a curve stays above it.")
+        words.append(
+            "The dotted line is the baseline’s final value; a bar on it marks where a curve stays above it."
+        )
     words.append("Reference training that is charged comes first on the compute and time axes.")
     legend = _legend(analysis, list(analysis.arms))
-    return (
-        f'<h2>Accuracy on three clocks</h2>{legend}<div class="panels">{"".join(panels)}</div>{_note(" ".join(words))}'
-    )
+    return f'<h2>Accuracy on three clocks</h2>{legend}<div class="panels">{"".join(panels)}</div>{_note(" ".join(words))}'
 
 
 def _caveats(analysis: Analysis) -> str:
@@ -111,7 +117,9 @@ def _accounts(analysis: Analysis) -> str:
         lambda axes, theme: charts.draw_accounts(axes, theme, analysis),
     )
     words = charts.ACCOUNT_WORDS
-    items = "".join(f'<li><i class="box" style="background: var(--{a})"></i>{words[a]}</li>' for a in ACCOUNTS)
+    items = "".join(
+        f'<li><i class="box" style="background: var(--{a})"></i>{words[a]}</li>' for a in ACCOUNTS
+    )
     bars = _note(
         "FLOPs of each arm’s deciding budget (updates beside its name), or of its longest budget when none reaches the "
         "level, over the baseline’s full budget."
@@ -150,7 +158,10 @@ def _wrong_labels(analysis: Analysis) -> str:
     head = "<div><h2>Wrong labels among the chosen</h2>"
     lines = _lines(analysis, "select/wrong_share")
     if not lines:
-        return head + '<p class="none">Not logged in these runs (the true labels are unknown).</p></div>'
+        return (
+            head
+            + '<p class="none">Not logged in these runs (the true labels are unknown).</p></div>'
+        )
     pools = _lines(analysis, "pool/wrong_share")
     pool = float(pools[0][2].mean()) if pools else None
 
@@ -161,7 +172,9 @@ def _wrong_labels(analysis: Analysis) -> str:
         axes.set_ylim(bottom=0)
 
     dotted = f"Dotted: the pool’s share, {percent(pool / 100)}. " if pool is not None else ""
-    svg = charts.to_svg("wrong", "share of wrong labels among the chosen over updates", (5.2, 3.3), draw)
+    svg = charts.to_svg(
+        "wrong", "share of wrong labels among the chosen over updates", (5.2, 3.3), draw
+    )
     note = _note(f"{dotted}Longest budgets, seed means; lower is better.")
     return f"{head}{note}{_legend(analysis, [line[0] for line in lines])}{svg}</div>"
 
@@ -176,7 +189,9 @@ def _lead(analysis: Analysis) -> str:
         charts.draw_series(axes, theme, analysis, lines, "")
         axes.axhline(0.0, color=theme["ink"], linewidth=1.1)
 
-    svg = charts.to_svg("lead", "accuracy of the reference less that of the online model", (5.2, 3.3), draw)
+    svg = charts.to_svg(
+        "lead", "accuracy of the reference less that of the online model", (5.2, 3.3), draw
+    )
     note = _note(
         "Points of gate accuracy by which the reference is ahead of the online model. Selection pays while it is; "
         "below zero the score is noise."
@@ -186,7 +201,10 @@ def _lead(analysis: Analysis) -> str:
 
 def _lead_in_loss(analysis: Analysis) -> str:
     """The same on the gate's loss; empty when it was not logged."""
-    lines = [(arm, at, v / 100) for arm, at, v in _lines(analysis, "gate/online_loss", "gate/reference_loss")]
+    lines = [
+        (arm, at, v / 100)
+        for arm, at, v in _lines(analysis, "gate/online_loss", "gate/reference_loss")
+    ]
     if not lines:
         return ""
 
@@ -194,10 +212,10 @@ def _lead_in_loss(analysis: Analysis) -> str:
         charts.draw_series(axes, theme, analysis, lines, "")
         axes.axhline(0.0, color=theme["ink"], linewidth=1.1)
 
-    svg = charts.to_svg("lead-loss", "loss of the online model less that of the reference", (5.2, 3.3), draw)
-    return (
-        f"{_note('The same in loss (nats a gate example): what an average learnability score has left to say.')}{svg}"
+    svg = charts.to_svg(
+        "lead-loss", "loss of the online model less that of the reference", (5.2, 3.3), draw
     )
+    return f"{_note('The same in loss (nats a gate example): what an average learnability score has left to say.')}{svg}"
 
 
 def _images(analysis: Analysis) -> str:
@@ -223,7 +241,10 @@ def _images(analysis: Analysis) -> str:
         folded = f"<details><summary>{escape(where)}</summary>{body}</details>"
         parts.append(folded if parts else f"<h3>{escape(where)}</h3>{body}")
     if not parts:
-        return head + '<p class="none">No probe was stored inside a selection window of these runs.</p>'
+        return (
+            head
+            + '<p class="none">No probe was stored inside a selection window of these runs.</p>'
+        )
     note = _note(
         "The candidates with the highest and the lowest scores in the first and the last probe while selection was on. "
         "Red frame: the label is wrong. Hover for the score."
@@ -232,7 +253,12 @@ def _images(analysis: Analysis) -> str:
 
 
 def _footer(analysis: Analysis) -> str:
-    devices = sorted({run.device for arm in analysis.arms for group in arm.groups for run in group.runs})
-    budgets = [(arm.name, ", ".join(f"{g.budget:,} × {len(g.runs)}" for g in arm.groups)) for arm in analysis.arms]
+    devices = sorted(
+        {run.device for arm in analysis.arms for group in arm.groups for run in group.runs}
+    )
+    budgets = [
+        (arm.name, ", ".join(f"{g.budget:,} × {len(g.runs)}" for g in arm.groups))
+        for arm in analysis.arms
+    ]
     words = f"Device: {', '.join(devices)}. Budgets × seeds: {'; '.join(f'{name}: {made}' for name, made in budgets)}."
     return f"<footer>{escape(words)} All figures are also in report.json.</footer>"

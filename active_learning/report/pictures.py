@@ -28,20 +28,32 @@ def strips(run: Run, probes: list[Probe]) -> str:
     parts = []
     for probe, when in zip(probes, ("early", "late"), strict=False):
         when = when if len(probes) == 2 else "the only probe"
-        titles = ("chosen", "rejected") if any(probe.texts) else ("most preferred", "least preferred")
+        titles = (
+            ("chosen", "rejected") if any(probe.texts) else ("most preferred", "least preferred")
+        )
         for words, side, texts in zip(titles, (probe.top, probe.bottom), probe.texts, strict=True):
-            parts.append(_strip(f"{words}, {when}", f"update {probe.step:,}", side, texts, run.class_names))
+            parts.append(
+                _strip(f"{words}, {when}", f"update {probe.step:,}", side, texts, run.class_names)
+            )
     return "".join(parts)
 
 
-def _strip(title: str, when: str, side: tuple[np.ndarray, ...], texts: tuple[str, ...], names: tuple[str, ...]) -> str:
+def _strip(
+    title: str,
+    when: str,
+    side: tuple[np.ndarray, ...],
+    texts: tuple[str, ...],
+    names: tuple[str, ...],
+) -> str:
     images, labels, truths, scores = side
     known = truths[:SHOWN] >= 0
     wrong = known & (labels[:SHOWN] != truths[:SHOWN])
     what = "captions of another image" if texts else "labels wrong"
     share = f" · {wrong.sum()} of {known.sum()} {what}" if known.any() else ""
     said = [_said(*row, names) for row in zip(labels, truths, strict=True)]
-    said = [f"{text} (another's)" if w else text for text, w in zip(texts, wrong, strict=False)] or said
+    said = [
+        f"{text} (another's)" if w else text for text, w in zip(texts, wrong, strict=False)
+    ] or said
     cells = [_cell(*row) for row in zip(images[:SHOWN], said, wrong.tolist(), scores, strict=False)]
     return (
         f'<div class="strip"><h4>{escape(title)} <span>{escape(when)}{share}</span></h4>'
@@ -51,7 +63,11 @@ def _strip(title: str, when: str, side: tuple[np.ndarray, ...], texts: tuple[str
 
 def _said(label, truth, names: tuple[str, ...]) -> str:
     wrong = truth >= 0 and label != truth
-    return f"labelled {_class(label, names)}, is {_class(truth, names)}" if wrong else _class(label, names)
+    return (
+        f"labelled {_class(label, names)}, is {_class(truth, names)}"
+        if wrong
+        else _class(label, names)
+    )
 
 
 def _cell(image: np.ndarray, caption: str, wrong: bool, score) -> str:
@@ -69,9 +85,14 @@ def _class(label, names: tuple[str, ...]) -> str:
 def png(image: np.ndarray) -> str:
     """(H, W, C) uint8 with 1, 3 or 4 channels as base64 PNG."""
     if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or image.dtype != np.uint8:
-        raise RunError(f"a probe's images must be uint8 (H, W, 1, 3 or 4), not {image.dtype} {image.shape}")
+        raise RunError(
+            f"a probe's images must be uint8 (H, W, 1, 3 or 4), not {image.dtype} {image.shape}"
+        )
     out = io.BytesIO()
     imsave(
-        out, np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image, format="png", metadata={"Software": None}
+        out,
+        np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image,
+        format="png",
+        metadata={"Software": None},
     )
     return base64.b64encode(out.getvalue()).decode()

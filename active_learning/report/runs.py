@@ -100,7 +100,9 @@ def total_flops(flops: dict[str, float]) -> float:
     return float(sum(flops[account] for account in ACCOUNTS))
 
 
-def load_runs(paths: Iterable[Path | str], step_seconds: dict[str, float] | None = None) -> list[Run]:
+def load_runs(
+    paths: Iterable[Path | str], step_seconds: dict[str, float] | None = None
+) -> list[Run]:
     """Every run under `paths` (run folders, or folders that hold run folders at any depth), each once, in a stable
     order; with `step_seconds` their clocks are `timed`."""
     runs = [read_run(folder) for folder in find_folders(paths)]
@@ -132,7 +134,9 @@ def find_folders(paths: Iterable[Path | str]) -> list[Path]:
                 already |= Path(folder).resolve() in found
                 found.setdefault(Path(folder).resolve(), Path(folder))
         if len(found) == before and not already:
-            raise RunError(f"{path}: no run folder here or below (a run folder holds {', '.join(FILES)})")
+            raise RunError(
+                f"{path}: no run folder here or below (a run folder holds {', '.join(FILES)})"
+            )
     return list(found.values())
 
 
@@ -147,7 +151,10 @@ def read_run(folder: Path) -> Run:
         raise RunError(f"{folder}/config.json: no 'config' object")
     summary = _object(folder / "summary.json")
     total = _integer(saved, "total_steps", folder / "config.json")
-    if summary.get("complete") is not True or _integer(summary, "step", folder / "summary.json") < total:
+    if (
+        summary.get("complete") is not True
+        or _integer(summary, "step", folder / "summary.json") < total
+    ):
         raise RunError(f"{folder}: not finished ({summary.get('step', '?')} of {total} updates)")
     lines = _lines(folder / "metrics.jsonl")
     return Run(
@@ -167,7 +174,9 @@ def read_run(folder: Path) -> Run:
         device=str(summary.get("device") or "unknown"),
         class_names=tuple(map(str, saved.get("class_names") or config.get("class_names") or ())),
         config=config,
-        probes={int(p.stem): p for p in sorted((folder / "probe").glob("*.npz")) if p.stem.isdigit()},
+        probes={
+            int(p.stem): p for p in sorted((folder / "probe").glob("*.npz")) if p.stem.isdigit()
+        },
     )
 
 
@@ -191,7 +200,10 @@ def timed(run: Run, seconds: dict[str, float]) -> Run:
 def _kind_in_window(run: Run) -> str:
     """The kind of a run's updates while selection is on; "" where other models score than in those that are measured."""
     needs = run.setting("select.policy.needs", ("online", "reference"))
-    if set(needs) != {"online", "reference"} or run.setting("reference.kind", "trained") not in ("trained", "loaded"):
+    if set(needs) != {"online", "reference"} or run.setting("reference.kind", "trained") not in (
+        "trained",
+        "loaded",
+    ):
         return ""
     return "ahead" if run.setting("select.schedule") == "ahead" else "active"
 
@@ -201,7 +213,9 @@ def read_probe(step: int, path: Path) -> Probe:
     try:
         with np.load(path) as arrays:
             parts = ("image", "label", "truth", "score")
-            top, bottom = (tuple(arrays[f"{part}_{side}"] for part in parts) for side in ("top", "bottom"))
+            top, bottom = (
+                tuple(arrays[f"{part}_{side}"] for part in parts) for side in ("top", "bottom")
+            )
             texts = (tuple(map(str, arrays.get(f"text_{side}", ()))) for side in ("top", "bottom"))
             return Probe(step, np.asarray(arrays["scores"], np.float64), top, bottom, tuple(texts))
     except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -212,7 +226,9 @@ def read_probe(step: int, path: Path) -> Probe:
 
 def probes_in_window(run: Run) -> list[Probe]:
     """The first and the last probe taken while selection was on: two, one (they are the same) or none."""
-    steps = sorted(step for step in run.probes if run.window_steps is None or step <= run.window_steps)
+    steps = sorted(
+        step for step in run.probes if run.window_steps is None or step <= run.window_steps
+    )
     return [read_probe(step, run.probes[step]) for step in dict.fromkeys(steps[:1] + steps[-1:])]
 
 

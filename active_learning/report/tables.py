@@ -25,14 +25,20 @@ def rows(analysis: Analysis) -> list[list[str]]:
 def _row(arm: Arm, group: Group) -> list[str]:
     last, decides = group is arm.longest, group is arm.shown
     judged = arm.beta_budget is not None
-    remark = {False: " (does not count)", None: " (rule not checked)" if judged else "", True: ""}[arm.counts]
+    remark = {False: " (does not count)", None: " (rule not checked)" if judged else "", True: ""}[
+        arm.counts
+    ]
     name = arm.name + remark
     gap = "–"
     if group.gap is not None:
         kind = " p" if group.gap.paired else " w"
         error = "" if group.gap.error is None else f" ± {100 * group.gap.error:.2f}{kind}"
         gap = f"{100 * group.gap.mean:+.2f}".replace("-", "−") + (error or " (one seed)")
-    final = percent(group.final, 2)[:-2] + ("" if group.sd is None else f" ± {100 * group.sd:.2f}") + " %"
+    final = (
+        percent(group.final, 2)[:-2]
+        + ("" if group.sd is None else f" ± {100 * group.sd:.2f}")
+        + " %"
+    )
     return [
         name, f"{group.budget:,}", str(len(group.runs)), final, gap,
         percent(arm.reference_accuracy),
@@ -58,13 +64,18 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return (
+        f"{minutes} min {rest:02d} s"
+        if minutes < 100
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+    )
 
 
 def markdown(analysis: Analysis, title: str) -> str:
     """The headline, the table and the caveats as Markdown."""
     lines = [
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (list(COLUMNS), *rows(analysis))
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+        for row in (list(COLUMNS), *rows(analysis))
     ]
     lines.insert(1, "|" + " --- |" * len(COLUMNS))
     notes = [f"- {note}" for note in (*analysis.notes, legend(analysis))]
@@ -77,10 +88,16 @@ def html_table(analysis: Analysis) -> str:
     body = []
     for arm in analysis.arms:
         for n, group in enumerate(arm.groups):
-            kinds = [("first", n == 0), ("void", arm.counts is False), ("decides", group is arm.deciding)]
+            kinds = [
+                ("first", n == 0),
+                ("void", arm.counts is False),
+                ("decides", group is arm.deciding),
+            ]
             name, *cells = _row(arm, group)
             classes = " ".join(kind for kind, on in kinds if on)
-            body.append(f'<tr class="{classes}"><th scope="row">{escape(name)}</th>{"".join(map(_cell, cells))}</tr>')
+            body.append(
+                f'<tr class="{classes}"><th scope="row">{escape(name)}</th>{"".join(map(_cell, cells))}</tr>'
+            )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     return f'<div class="scroll wide" tabindex="0">{table}</div>'
 

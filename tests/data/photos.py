@@ -11,7 +11,9 @@ COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
 
 def picture(name: str, number: int, height: int = 20, width: int = 24) -> np.ndarray:
     rng = np.random.default_rng([*name.encode(), number])
-    return np.clip(np.array(COLOURS[name]) + rng.normal(0, 25, (height, width, 3)), 0, 255).astype(np.uint8)
+    return np.clip(np.array(COLOURS[name]) + rng.normal(0, 25, (height, width, 3)), 0, 255).astype(
+        np.uint8
+    )
 
 
 def blob(name: str, number: int, kind: str = "PNG") -> bytes:

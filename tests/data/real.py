@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from active_learning.data.arrays import ENVIRONMENT, Arrays
+from active_learning.data.sources.arrays import ENVIRONMENT, Arrays
 
 
 def real(name: str, **fields) -> Arrays:

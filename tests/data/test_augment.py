@@ -6,11 +6,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from active_learning import losses, sharding
-from active_learning.build import build
 from active_learning.config import ConfigError, config_hash, to_json
-from active_learning.data.augment import KINDS, Augmentation, augmented, mixed, operate, resized_crop
+from active_learning.core import losses, sharding
+from active_learning.data.augment import (
+    KINDS,
+    Augmentation,
+    augmented,
+    mixed,
+    operate,
+    resized_crop,
+)
 from active_learning.data.transforms import augment
+from active_learning.train.build import build
 from tests import world
 
 KEY = jax.random.key(3)
@@ -46,7 +53,9 @@ def test_no_image_moves_between_devices():
     mesh = sharding.make_mesh()
     placed = jax.device_put((IMAGE, IDS, EPOCH), sharding.over_data(mesh))
     compiled = every.lower(*placed).compile()
-    assert not re.findall(r"(all-gather|all-reduce|all-to-all|collective-permute)", compiled.as_text())
+    assert not re.findall(
+        r"(all-gather|all-reduce|all-to-all|collective-permute)", compiled.as_text()
+    )
     np.testing.assert_array_equal(compiled(*placed), every(IMAGE, IDS, EPOCH))
 
 
@@ -58,7 +67,10 @@ def test_a_resized_part_keeps_straight_lines_and_its_area():
     keys = jax.random.split(KEY, 200)
     cut = jax.jit(jax.vmap(lambda key: resized_crop(ramp, key, (0.25, 0.5), True)))
     parts = np.asarray(cut(keys), float)
-    across, down = parts[:, 32, 60, 0] - parts[:, 32, 3, 0], parts[:, 60, 32, 1] - parts[:, 3, 32, 1]
+    across, down = (
+        parts[:, 32, 60, 0] - parts[:, 32, 3, 0],
+        parts[:, 60, 32, 1] - parts[:, 3, 32, 1],
+    )
     width, height = np.abs(across) / 3 / 57, down / 3 / 57  # shares of the picture's sides
     assert 0.23 < (width * height).min() < 0.3 and 0.45 < (width * height).max() < 0.52
     assert (height > 0).all() and 0.3 < (across < 0).mean() < 0.7  # mirrored, never upside down
@@ -95,10 +107,15 @@ def test_turns_and_shifts_go_where_they_should():
     dot[10, 16] = 255.0  # right of the centre
 
     def at(name, level):
-        out = np.asarray(operate(jnp.asarray(dot), jnp.int32(KINDS.index(name)), jnp.float32(level)))[..., 0]
+        out = np.asarray(
+            operate(jnp.asarray(dot), jnp.int32(KINDS.index(name)), jnp.float32(level))
+        )[..., 0]
         return np.unravel_index(np.argmax(np.where(out == 128, 0, out)), out.shape)
 
-    assert {at("rotate", 1.0), at("rotate", -1.0)} == {(13, 15), (7, 15)}  # by 30 degrees: 6 cos, 6 sin
+    assert {at("rotate", 1.0), at("rotate", -1.0)} == {
+        (13, 15),
+        (7, 15),
+    }  # by 30 degrees: 6 cos, 6 sin
     assert at("shift x", 1.0)[0] == 10 and abs(at("shift x", 1.0)[1] - 16) == 6
     assert at("shear y", 1.0)[1] == 16 and at("shear y", 1.0)[0] != 10
 
@@ -122,7 +139,11 @@ def test_mixup_by_hand_and_by_the_set_of_examples():
 def test_the_loss_of_a_mixed_example(tmp_path):
     it = build(world.config(world.write_arrays(tmp_path)))
     logits = jnp.asarray(RNG.normal(size=(3, 4)), jnp.float32)
-    batch = {"label": jnp.array([0, 1, 2]), "mixed_label": jnp.array([3, 1, 0]), "mix": jnp.array([0.75, 0.5, 1.0])}
+    batch = {
+        "label": jnp.array([0, 1, 2]),
+        "mixed_label": jnp.array([3, 1, 0]),
+        "mix": jnp.array([0.75, 0.5, 1.0]),
+    }
     own, other = (losses.softmax_xent(logits, batch[name]) for name in ("label", "mixed_label"))
     np.testing.assert_allclose(
         it.recipe.learner.learn_loss({"logits": logits}, batch),
@@ -132,12 +153,18 @@ def test_the_loss_of_a_mixed_example(tmp_path):
 
 
 def test_the_pairs_are_the_same_on_one_and_on_two_devices(tmp_path):
-    config = world.config(world.write_arrays(tmp_path), augmentation=Augmentation(crop="none", mixup=0.2))
+    config = world.config(
+        world.write_arrays(tmp_path), augmentation=Augmentation(crop="none", mixup=0.2)
+    )
     seen = []
     for count in (1, 2):
         it = build(config, jax.devices()[:count])
         batch = it.data.train.batch(np.arange(16), np.zeros(16, np.int64))
-        seen.append(jax.device_get(jax.jit(it.recipe.augment)(jax.device_put(batch, sharding.over_data(it.mesh)), KEY)))
+        seen.append(
+            jax.device_get(
+                jax.jit(it.recipe.augment)(jax.device_put(batch, sharding.over_data(it.mesh)), KEY)
+            )
+        )
     for name in ("image", "mixed_label", "mix"):
         np.testing.assert_array_equal(seen[0][name], seen[1][name])
     assert (seen[0]["image"] != batch["image"]).any()

@@ -7,15 +7,14 @@ import zlib
 import numpy as np
 import pytest
 
-from active_learning.data import disk
-from active_learning.data.arrays import Arrays
-from active_learning.data.image_folder import ImageFolder
-from active_learning.data.records import ArrayRecords
-from active_learning.data.source import DataError
-from active_learning.data.webdataset import WebDataset
+from active_learning.data.sources.array_record import ArrayRecords
+from active_learning.data.sources.arrays import Arrays
+from active_learning.data.sources.image_folder import ImageFolder
+from active_learning.data.sources.source import DataError
+from active_learning.data.sources.webdataset import WebDataset
+from tests.data.sources.test_array_record import write as write_records
+from tests.data.sources.test_webdataset import examples, write_tar
 from tests.data.test_images import photo, save
-from tests.data.test_records import write as write_records
-from tests.data.test_webdataset import examples, write_tar
 from tests.world import write_arrays
 
 RNG = np.random.default_rng(0)
@@ -37,9 +36,16 @@ def hurt(content: bytes, number: int) -> bytes:
 
 def bomb(width: int, height: int) -> bytes:
     """A PNG of a few bytes that claims a picture of this size."""
-    chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))  # noqa: E731
+    chunk = lambda name, data: (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    )  # noqa: E731
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(10_000_000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + head
+        + chunk(b"IDAT", zlib.compress(bytes(10_000_000)))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +62,14 @@ def counted(source) -> tuple[int, int]:
 
 def test_damaged_files(tmp_path):
     whole = [save(photo(40, 48), kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")]
-    wrong = [b"", b"text", b"PK\x03\x04" + bytes(200), b"%PDF-1.7\n", b"\x80\x04cos\nsystem\n", bytes(5000)]
+    wrong = [
+        b"",
+        b"text",
+        b"PK\x03\x04" + bytes(200),
+        b"%PDF-1.7\n",
+        b"\x80\x04cos\nsystem\n",
+        bytes(5000),
+    ]
     wrong += [bomb(60_000, 60_000), bomb(30_000, 1_000), bomb(0, 5), bomb(2**31 - 1, 2**31 - 1)]
     blobs = [hurt(whole[n % len(whole)], n) for n in range(780)] + wrong
     (tmp_path / "a").mkdir()
@@ -68,7 +81,9 @@ def test_damaged_files(tmp_path):
     used, _ = counted(source.train)
     more, reported = counted(source.test)  # one count for both
     assert used + more + reported == 791 and reported > 300
-    assert set(source.train.problems.found) >= {f"a/{n}.jpg" for n in range(780, 790)} | {"a/790.jpg"}
+    assert set(source.train.problems.found) >= {f"a/{n}.jpg" for n in range(780, 790)} | {
+        "a/790.jpg"
+    }
     assert time.perf_counter() - began < 60
 
 
@@ -93,8 +108,18 @@ def test_damaged_shards_and_archives(tmp_path):
     outcomes = []
     for n in range(70):
         for content, file, section in (
-            (tar, "x.tar", WebDataset(path=str(tmp_path / "x.tar"), size=16, label="", cache=str(tmp_path / "c"))),
-            (records, "x.array_record", ArrayRecords(path=str(tmp_path / "x.array_record"), size=16, label="")),
+            (
+                tar,
+                "x.tar",
+                WebDataset(
+                    path=str(tmp_path / "x.tar"), size=16, label="", cache=str(tmp_path / "c")
+                ),
+            ),
+            (
+                records,
+                "x.array_record",
+                ArrayRecords(path=str(tmp_path / "x.array_record"), size=16, label=""),
+            ),
             (archive, "train.npz", Arrays(path=str(tmp_path))),
         ):
             (tmp_path / file).write_bytes(hurt(content, n))

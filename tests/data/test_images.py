@@ -15,7 +15,9 @@ from active_learning.data.images import BadImage, cover, decode, decode_small, d
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Smooth colours, different in every corner, so that JPEG keeps them and no rotation looks like another."""
     y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
-    return np.stack([40 + 180 * y, 30 + 150 * x, 200 - 120 * x * y + 10 * np.sin(seed + 9 * x)], -1).astype(np.uint8)
+    return np.stack(
+        [40 + 180 * y, 30 + 150 * x, 200 - 120 * x * y + 10 * np.sin(seed + 9 * x)], -1
+    ).astype(np.uint8)
 
 
 def save(image, kind: str, mode: str | None = None, **options) -> bytes:
@@ -111,9 +113,14 @@ def test_other_bytes_and_bombs_are_errors(library):
         with pytest.raises(BadImage):
             decode(blob)
     head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))  # noqa: E731
+    chunk = lambda name, data: (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    )  # noqa: E731
     bomb = (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
     )
     with pytest.raises(BadImage, match="60000 x 60000"):
         decode(bomb)
@@ -127,7 +134,9 @@ def test_other_bytes_and_bombs_are_errors(library):
 def test_cover_is_the_centre_square(library):
     image = photo(30, 50)
     assert np.array_equal(cover(image, 30), image[:, 10:40])
-    blocks = np.repeat(np.repeat(np.arange(16, dtype=np.uint8).reshape(4, 4, 1) * 10, 5, 0), 5, 1).repeat(3, 2)
+    blocks = np.repeat(
+        np.repeat(np.arange(16, dtype=np.uint8).reshape(4, 4, 1) * 10, 5, 0), 5, 1
+    ).repeat(3, 2)
     assert np.array_equal(cover(blocks, 4), blocks[::5, ::5])
     assert cover(photo(5, 9), 24).shape == (24, 24, 3)
     assert np.array_equal(decode_view(save(image, "PNG"), 30), image[:, 10:40])

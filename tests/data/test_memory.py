@@ -7,10 +7,10 @@ import tracemalloc
 
 import numpy as np
 
-from active_learning.build import Part
-from active_learning.data.image_folder import ImageFolder
-from active_learning.data.pipeline import Candidates
-from active_learning.data.webdataset import WebDataset
+from active_learning.data.loader import Candidates
+from active_learning.data.sources.image_folder import ImageFolder
+from active_learning.data.sources.webdataset import WebDataset
+from active_learning.train.build import Part
 from tests.data.photos import write_folder
 
 IMAGES = 100_000
@@ -43,7 +43,9 @@ def test_an_index_of_many_images(tmp_path):
     tracemalloc.start()
     try:
         listing, _ = section.listings()
-        assert len(listing.files) == IMAGES and listing.files.name(IMAGES - 1) == "train.tar/00099999"
+        assert (
+            len(listing.files) == IMAGES and listing.files.name(IMAGES - 1) == "train.tar/00099999"
+        )
         assert held() < 250 * IMAGES  # bytes an image: its name, its places, its id
     finally:
         tracemalloc.stop()

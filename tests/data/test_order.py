@@ -54,7 +54,9 @@ def test_places_are_uniform(way):
     expected = epochs / n
     assert ((counts - expected) ** 2 / expected).sum() < 140  # 81 degrees of freedom: p = 5e-5
     follows = np.mean(indices[:, 1:] == (indices[:, :-1] + 1) % n)
-    assert follows == pytest.approx(1 / (n - 1), abs=0.01)  # neighbours stay neighbours no more often than by chance
+    assert follows == pytest.approx(
+        1 / (n - 1), abs=0.01
+    )  # neighbours stay neighbours no more often than by chance
 
 
 def test_memory_is_two_tables_or_none():
@@ -64,8 +66,14 @@ def test_memory_is_two_tables_or_none():
     assert list(tables._tables) == [5, 2]
     huge = Order(10**12, 0)
     indices, epochs = huge.positions(3 * 10**12 - 50, 100)
-    assert not huge._tables and len(np.unique(indices)) == 100 and (np.unique(epochs) == [2, 3]).all()
-    assert indices.min() >= 0 and indices.max() < 10**12 and np.abs(indices.mean() / 10**12 - 0.5) < 0.15
+    assert (
+        not huge._tables and len(np.unique(indices)) == 100 and (np.unique(epochs) == [2, 3]).all()
+    )
+    assert (
+        indices.min() >= 0
+        and indices.max() < 10**12
+        and np.abs(indices.mean() / 10**12 - 0.5) < 0.15
+    )
 
 
 def test_no_examples():

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from active_learning.data.source import DataError
+from active_learning.data.sources.source import DataError
 from active_learning.data.splits import check_disjoint, split
 
 LABELS = np.repeat([0, 1, 2, 5], [500, 300, 199, 1])[np.random.default_rng(0).permutation(1000)]
@@ -15,7 +15,12 @@ def counts(rows):
 
 def test_sizes_are_exact_and_parts_disjoint():
     parts = split(LABELS, {"pool": 541, "reference": 360, "gate": 50, "tune": 17})
-    assert {name: len(rows) for name, rows in parts.items()} == {"pool": 541, "reference": 360, "gate": 50, "tune": 17}
+    assert {name: len(rows) for name, rows in parts.items()} == {
+        "pool": 541,
+        "reference": 360,
+        "gate": 50,
+        "tune": 17,
+    }
     assert list(parts) == ["pool", "reference", "gate", "tune"]
     assert len(np.unique(np.concatenate(list(parts.values())))) == 968
     for rows in parts.values():
@@ -23,7 +28,9 @@ def test_sizes_are_exact_and_parts_disjoint():
 
 
 def test_strata_by_largest_remainder():
-    np.testing.assert_array_equal(counts(split(LABELS, {"a": 100})["a"]), [50, 30, 20, 0])  # of 50, 30, 19.9, 0.1
+    np.testing.assert_array_equal(
+        counts(split(LABELS, {"a": 100})["a"]), [50, 30, 20, 0]
+    )  # of 50, 30, 19.9, 0.1
     np.testing.assert_array_equal(counts(split(LABELS, {"a": 10})["a"]), [5, 3, 2, 0])
     np.testing.assert_array_equal(
         counts(split(LABELS, {"a": 3})["a"]), [1, 1, 1, 0]
@@ -54,7 +61,9 @@ def test_seeds_draw_other_examples():
 
 
 def test_sizes_that_do_not_fit():
-    with pytest.raises(DataError, match=r"^split: pool=900, gate=101 are 1001 examples, but there are 1000$"):
+    with pytest.raises(
+        DataError, match=r"^split: pool=900, gate=101 are 1001 examples, but there are 1000$"
+    ):
         split(LABELS, {"pool": 900, "gate": 101})
     with pytest.raises(DataError, match="'gate' has size -1"):
         split(LABELS, {"gate": -1})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from active_learning.data import captions, tokenizer
-from active_learning.data.source import DataError
+from active_learning.data.sources.source import DataError
 
 TEXTS = ["A dog runs.", "Two dogs run in the snow!", "a boy in a red shirt"]
 
@@ -58,7 +58,8 @@ def test_files_of_both_kinds_are_read_by_name(tmp_path, blob):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"), [("x.txt", b"", "expected a Hugging Face"), ("x.json", b"{", "cannot be read")]
+    ("name", "content", "message"),
+    [("x.txt", b"", "expected a Hugging Face"), ("x.json", b"{", "cannot be read")],
 )
 def test_what_is_no_tokenizer_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
@@ -69,7 +70,9 @@ def test_what_is_no_tokenizer_is_named(tmp_path, name, content, message):
 
 
 def test_captions_are_drawn_evenly_and_by_id_and_epoch(blob):
-    those = captions.tokenise([["a dog", "two dogs", "snow"], ["a boy"]], tokenizer.of_json(blob), 8)
+    those = captions.tokenise(
+        [["a dog", "two dogs", "snow"], ["a boy"]], tokenizer.of_json(blob), 8
+    )
     n = 3000
     drawn = those.draw(np.zeros(n, np.int64), np.arange(n), np.zeros(n, np.int64))
     shares = [np.mean((drawn == those.tokens[0, k][None]).all(axis=1)) for k in range(3)]

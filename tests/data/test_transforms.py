@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from active_learning import sharding
+from active_learning.core import sharding
 from active_learning.data.transforms import augment, normalize, resize
 
 KEY = jax.random.key(3)
@@ -14,16 +14,27 @@ KEY = jax.random.key(3)
 def batch(n=24, size=12, channels=3):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (n, size, size, channels), dtype=np.uint8)
-    return jnp.asarray(image), jnp.asarray(rng.integers(0, 2**32, (n, 2), dtype=np.uint32)), jnp.zeros(n, jnp.int32)
+    return (
+        jnp.asarray(image),
+        jnp.asarray(rng.integers(0, 2**32, (n, 2), dtype=np.uint32)),
+        jnp.zeros(n, jnp.int32),
+    )
 
 
 def crops(image, padding):
     """All crops of the zero-padded image, plain and mirrored, as bytes -> (top, left, mirrored)."""
     h, w = image.shape[:2]
     padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-    windows = {(t, x): padded[t : t + h, x : x + w] for t in range(2 * padding + 1) for x in range(2 * padding + 1)}
+    windows = {
+        (t, x): padded[t : t + h, x : x + w]
+        for t in range(2 * padding + 1)
+        for x in range(2 * padding + 1)
+    }
     plain = {window.tobytes(): (*where, 0) for where, window in windows.items()}
-    return plain | {np.ascontiguousarray(window[:, ::-1]).tobytes(): (*where, 1) for where, window in windows.items()}
+    return plain | {
+        np.ascontiguousarray(window[:, ::-1]).tobytes(): (*where, 1)
+        for where, window in windows.items()
+    }
 
 
 def test_normalize_against_numpy():
@@ -32,7 +43,9 @@ def test_normalize_against_numpy():
     np.testing.assert_allclose(normalize(image, mean, std), expected, atol=2e-6)
     half = normalize(image, mean, std, jnp.bfloat16)
     assert half.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(half, normalize(image, mean, std).astype(jnp.bfloat16))  # rounded once, at the end
+    np.testing.assert_array_equal(
+        half, normalize(image, mean, std).astype(jnp.bfloat16)
+    )  # rounded once, at the end
 
 
 def test_normalize_wants_a_value_for_each_channel():
@@ -45,23 +58,35 @@ def test_augment_is_a_crop_and_a_flip_of_each_image():
     for padding, flip in ((4, True), (2, False), (0, True), (0, False)):
         out = np.asarray(augment(image, ids, epoch, KEY, crop_padding=padding, flip=flip))
         assert out.dtype == np.uint8
-        found = [crops(np.asarray(i), padding)[o.tobytes()] for i, o in zip(image, out, strict=True)]
+        found = [
+            crops(np.asarray(i), padding)[o.tobytes()] for i, o in zip(image, out, strict=True)
+        ]
         assert {mirrored for *_, mirrored in found} == ({0, 1} if flip else {0})
 
 
 def test_offsets_and_flips_are_uniform():
-    image, n, padding = np.random.default_rng(1).integers(0, 256, (5, 5, 3), dtype=np.uint8), 4000, 1
+    image, n, padding = (
+        np.random.default_rng(1).integers(0, 256, (5, 5, 3), dtype=np.uint8),
+        4000,
+        1,
+    )
     ids = jnp.stack([jnp.zeros(n, jnp.uint32), jnp.arange(n, dtype=jnp.uint32)], axis=1)
     out = np.asarray(
         augment(
-            jnp.asarray(np.broadcast_to(image, (n, 5, 5, 3))), ids, jnp.zeros(n, jnp.int32), KEY, crop_padding=padding
+            jnp.asarray(np.broadcast_to(image, (n, 5, 5, 3))),
+            ids,
+            jnp.zeros(n, jnp.int32),
+            KEY,
+            crop_padding=padding,
         )
     )
     known = crops(image, padding)
     found = np.array([known[o.tobytes()] for o in out])
     counts = np.unique(found, axis=0, return_counts=True)[1]
     assert len(counts) == 18  # 3 x 3 offsets, mirrored or not
-    assert ((counts - n / 18) ** 2 / (n / 18)).sum() < 45  # chi-square with 17 degrees of freedom: p = 0.0002
+    assert (
+        (counts - n / 18) ** 2 / (n / 18)
+    ).sum() < 45  # chi-square with 17 degrees of freedom: p = 0.0002
 
 
 def test_augment_follows_the_id_and_not_the_place():
@@ -93,7 +118,9 @@ def test_augment_moves_nothing_between_devices():
     image, ids, epoch = batch(8 * mesh.size)
     placed = jax.device_put((image, ids, epoch), sharding.over_data(mesh))
     compiled = jax.jit(augment).lower(*placed, KEY).compile()
-    assert not re.findall(r"(all-gather|all-reduce|all-to-all|collective-permute)", compiled.as_text())
+    assert not re.findall(
+        r"(all-gather|all-reduce|all-to-all|collective-permute)", compiled.as_text()
+    )
     out = compiled(*placed, KEY)
     assert out.sharding.spec[0] == sharding.DATA_AXIS
     np.testing.assert_array_equal(out, augment(image, ids, epoch, KEY))

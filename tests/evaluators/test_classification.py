@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from active_learning.data.source import DataError
+from active_learning.data.sources.source import DataError
 from active_learning.evaluators import Embedder, few_shot, human, zero_shot
 
 
@@ -16,7 +16,9 @@ class Words(Embedder):
         pass
 
     def texts(self, params, tokens):
-        found = np.stack([(tokens == ord(letter)).sum(axis=1) for letter in "cd"], axis=1).astype(np.float32)
+        found = np.stack([(tokens == ord(letter)).sum(axis=1) for letter in "cd"], axis=1).astype(
+            np.float32
+        )
         return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-8)
 
 
@@ -46,7 +48,8 @@ def test_few_shot_is_ridge_regression_and_uses_so_many_examples():
     assert found["accuracy"] > 0.95
     # two points: w is known in closed form, x^T y / (x^T x + penalty), and its sign decides
     tiny = few_shot.few_shot(
-        (np.array([[1.0], [-1.0]]), np.array([0, 1])), (np.array([[0.1], [-0.1], [3.0]]), np.array([0, 1, 1]))
+        (np.array([[1.0], [-1.0]]), np.array([0, 1])),
+        (np.array([[0.1], [-0.1], [3.0]]), np.array([0, 1, 1])),
     )
     assert tiny["accuracy"] == pytest.approx(2 / 3)
 

@@ -5,16 +5,20 @@ import json
 import numpy as np
 import pytest
 
-from active_learning import replay
+from active_learning.references import replay
 from experiments import amortisation
 
 
 def recorded(folder, ids, start=0):
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"batch_size": 4, "total_steps": 3, "data": {"hash": "x"}}))
+    (folder / "config.json").write_text(
+        json.dumps({"batch_size": 4, "total_steps": 3, "data": {"hash": "x"}})
+    )
     ids = np.array(ids, np.uint64)
     replay.write(
-        folder / "chosen", start, replay.Choices(ids, np.zeros(ids.shape, np.int32), np.ones(ids.shape, np.float32))
+        folder / "chosen",
+        start,
+        replay.Choices(ids, np.zeros(ids.shape, np.int32), np.ones(ids.shape, np.float32)),
     )
     return folder
 
@@ -28,8 +32,16 @@ def test_the_overlap_counts_ids_of_the_same_update_in_any_order(tmp_path):
 
 
 def test_means_over_seeds_keep_every_seeds_overlap():
-    run = {"final": {"tune_full/accuracy": 0.5}, "flops": dict.fromkeys((*amortisation.ACCOUNTS, "recompute"), 2.0)}
+    run = {
+        "final": {"tune_full/accuracy": 0.5},
+        "flops": dict.fromkeys((*amortisation.ACCOUNTS, "recompute"), 2.0),
+    }
     run |= {"train_seconds": 3.0}
     row = amortisation.summed([run | {"overlap": 1.0}, run | {"overlap": 0.5}], 4.0, "tune")
-    assert (row["overlap"], row["total"], row["accuracy"], row["seconds"]) == ([1.0, 0.5], 3.0, [0.5, 0.5], 3.0)
+    assert (row["overlap"], row["total"], row["accuracy"], row["seconds"]) == (
+        [1.0, 0.5],
+        3.0,
+        [0.5, 0.5],
+        3.0,
+    )
     assert "overlap" not in amortisation.summed([run], 4.0, "tune")

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from active_learning import policies
 from active_learning.config import config_hash
+from active_learning.core import policies
 from active_learning.settings import Select
 from experiments import arms
 from tests import world
@@ -28,7 +28,9 @@ def ran(monkeypatch):
         return summary
 
     monkeypatch.setattr(
-        arms.train, "run", lambda config, folder: arms.train.read_summary(folder) or run(config, folder)
+        arms.train,
+        "run",
+        lambda config, folder: arms.train.read_summary(folder) or run(config, folder),
     )
     return folders
 
@@ -42,7 +44,13 @@ def some(folder):
 
 def test_seed_by_seed_after_the_reference_they_share(tmp_path, ran):
     first, every = [list(found) for found in arms.run_all(some(tmp_path), tmp_path)]
-    assert [folder.name.split("-")[0] for folder in ran] == ["shared", "chosen", "shared", "chosen", "plain"]
+    assert [folder.name.split("-")[0] for folder in ran] == [
+        "shared",
+        "chosen",
+        "shared",
+        "chosen",
+        "plain",
+    ]
     assert (len(first), len(every)) == (1, 3)
     assert "chosen-0.50-seed0" in first[0].name
 

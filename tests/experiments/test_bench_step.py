@@ -22,6 +22,8 @@ def test_quotients_by_hand():
 def test_rounds_are_interleaved_and_the_first_call_is_not_timed(monkeypatch):
     clock, order = itertools.count(), []
     monkeypatch.setattr(bench_step.time, "perf_counter", lambda: float(next(clock)))
-    seconds = interleaved({name: lambda name=name: order.append(name) for name in "ab"}, rounds=2, repeats=2)
+    seconds = interleaved(
+        {name: lambda name=name: order.append(name) for name in "ab"}, rounds=2, repeats=2
+    )
     assert order == ["a", "b", *"aabb", *"bbaa"]
     assert seconds == {"a": [0.5, 0.5], "b": [0.5, 0.5]}  # the clock ticks once a reading

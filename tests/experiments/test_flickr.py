@@ -27,7 +27,9 @@ UNIFORM = short("uniform", 100, 10.0, 5.0, selects=False)
 def test_what_is_saved_is_read_off_the_shortest_budget_that_reaches_uniform():
     budgets = ((100, 14.0, 4.0), (20, 4.0, 5.1), (40, 7.0, 4.9), (70, 9.0, 4.5))
     rows = [UNIFORM, *(short("chosen", *budget, own=0.01) for budget in budgets)]
-    found = flickr.saved([*rows, short("worse", 90, 9.0, 5.1), short("joint, sigmoid", 40, 1.0, 1.0)])
+    found = flickr.saved(
+        [*rows, short("worse", 90, 9.0, 5.1), short("joint, sigmoid", 40, 1.0, 1.0)]
+    )
     assert found.splitlines()[2:] == ["| chosen | 40 | 60 % | 30 % |"]
 
 
@@ -50,17 +52,35 @@ def test_what_is_saved_says_what_a_reader_must_know():
 
 def test_the_rule_is_that_of_a_rows_own_loss_and_what_it_leaves_open_is_named():
     sigmoid = short("uniform, sigmoid", 100, 10.0, 5.0, recall=0.03, selects=False)
-    rows = [UNIFORM, sigmoid, short("(a) joint", 100, 9.0, 4.0, own=0.025), short("(a) soft", 100, 9.0, 4.0, own=0.025)]
-    rows += [short("(b) near", 100, 9.0, 4.0, own=0.017), short("(b) far", 100, 9.0, 4.0, own=0.015)]
+    rows = [
+        UNIFORM,
+        sigmoid,
+        short("(a) joint", 100, 9.0, 4.0, own=0.025),
+        short("(a) soft", 100, 9.0, 4.0, own=0.025),
+    ]
+    rows += [
+        short("(b) near", 100, 9.0, 4.0, own=0.017),
+        short("(b) far", 100, 9.0, 4.0, own=0.015),
+    ]
     judged, near = flickr.rule(rows).split("\n\n")
     assert "by recall" in judged
     assert near == f"(b) near: {measures.UNDECIDED}"
     assert "\n" not in flickr.rule(rows[:2])
     full = {"seeds": [0], "log_rank_interval": [4.0, 5.0], "val_log_rank": None, "val_recall": None}
-    named = [line.split(" | ")[0] for line in flickr.table([r | full for r in rows]).splitlines()[2:]]
+    named = [
+        line.split(" | ")[0] for line in flickr.table([r | full for r in rows]).splitlines()[2:]
+    ]
     better = " (does not count: the reference alone is better)"
     assert named == [
-        f"| {name}" for name in ("uniform", "uniform, sigmoid", "(a) joint", "(a) soft" + better, "(b) near", "(b) far")
+        f"| {name}"
+        for name in (
+            "uniform",
+            "uniform, sigmoid",
+            "(a) joint",
+            "(a) soft" + better,
+            "(b) near",
+            "(b) far",
+        )
     ]
 
 
@@ -68,7 +88,13 @@ def test_a_claim_is_set_against_the_control_that_costs_as_much():
     (claim, control), *_ = flickr.COMPARED
 
     def row(arm, updates, flops, by_seed):
-        return {"arm": arm, "updates": updates, "flops": flops, "seeds": [0, 1, 2], "log_rank_by_seed": by_seed}
+        return {
+            "arm": arm,
+            "updates": updates,
+            "flops": flops,
+            "seeds": [0, 1, 2],
+            "log_rank_by_seed": by_seed,
+        }
 
     rows = [
         row(claim, 100, 200.0, [5.0, 5.1, 5.2]),
@@ -77,7 +103,9 @@ def test_a_claim_is_set_against_the_control_that_costs_as_much():
     ]
     line = flickr.beside(rows).splitlines()[2]
     # differences -0.1, 0, -0.2: standard error 0.057735, t = 4.3027
-    assert line == f"| {claim}, 100 | 2.00e+02 | {control}, 190 | 1.90e+02 | -0.100 [-0.348, +0.148] |"
+    assert (
+        line == f"| {claim}, 100 | 2.00e+02 | {control}, 190 | 1.90e+02 | -0.100 [-0.348, +0.148] |"
+    )
 
 
 def test_every_claim_has_its_control_and_arms_share_references():
@@ -89,7 +117,9 @@ def test_every_claim_has_its_control_and_arms_share_references():
     }
     assert len({(n, one.budget) for n, one in zip(names, arms, strict=True)}) == len(arms)
     assert all(
-        one.config.task.loss == "sigmoid" for one in arms if "joint" in one.config.name or "sigmoid" in one.config.name
+        one.config.task.loss == "sigmoid"
+        for one in arms
+        if "joint" in one.config.name or "sigmoid" in one.config.name
     )
 
 
@@ -97,9 +127,14 @@ def test_a_row_is_the_mean_of_its_runs(tmp_path):
     for seed, value in ((0, 5.0), (1, 6.0)):
         folder = tmp_path / f"seed{seed}"
         folder.mkdir()
-        final = {"test_full/log_rank": value, "test_full/recall": 0.01, "test_full/per_image": [value] * 4}
+        final = {
+            "test_full/log_rank": value,
+            "test_full/recall": 0.01,
+            "test_full/per_image": [value] * 4,
+        }
         accounts = dict.fromkeys(
-            ("learner_train", "online_score", "online_train", "reference_score", "reference_train"), 2.0
+            ("learner_train", "online_score", "online_train", "reference_score", "reference_train"),
+            2.0,
         )
         summary = {
             "final": final,
@@ -108,8 +143,15 @@ def test_a_row_is_the_mean_of_its_runs(tmp_path):
             "reference": {"accuracy": 0.02},
         }
         (folder / "summary.json").write_text(json.dumps(summary))
-        (folder / "config.json").write_text(json.dumps({"name": "arm", "seed": seed, "total_steps": 7}))
-        line = {"step": 1, "select/wrong_share": 0.2 + 0.2 * seed, "select/open": 1.0, "test/log_rank": value}
+        (folder / "config.json").write_text(
+            json.dumps({"name": "arm", "seed": seed, "total_steps": 7})
+        )
+        line = {
+            "step": 1,
+            "select/wrong_share": 0.2 + 0.2 * seed,
+            "select/open": 1.0,
+            "test/log_rank": value,
+        }
         (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     found = flickr.row([tmp_path / "seed0", tmp_path / "seed1"])
     assert found["log_rank"] == {"mean": 5.5, "sd": np.sqrt(0.5)}

@@ -5,23 +5,40 @@ from experiments import readme
 
 
 def budget(mean, sd=0.006, paired=True, error=0.004):
-    gap = None if error is None else {"mean": mean - 0.465, "standard_error": error, "paired": paired}
-    few = {"updates": 100, "seeds": [0, 1], "final_mean": mean, "final_sd": sd, "wrong_share_chosen": None}
+    gap = (
+        None if error is None else {"mean": mean - 0.465, "standard_error": error, "paired": paired}
+    )
+    few = {
+        "updates": 100,
+        "seeds": [0, 1],
+        "final_mean": mean,
+        "final_sd": sd,
+        "wrong_share_chosen": None,
+    }
     return few | {"difference": gap}
 
 
 def arm(name, *budgets, saved=(0.2, 0.1, None), counts=True, undecided=False, baseline=False):
     keys = dict(zip(("updates_saved", "total_flops_saved", "wall_clock_saved"), saved, strict=True))
     tried = {"budgets_tried": len(budgets), "beta_budget": 0.8, "beta_budget_updates": 100}
-    rule = {"counts": counts, "counts_undecided": undecided, "reference_accuracy": None, "baseline": baseline}
+    rule = {
+        "counts": counts,
+        "counts_undecided": undecided,
+        "reference_accuracy": None,
+        "baseline": baseline,
+    }
     return {"name": name, "budgets": list(budgets)} | keys | tried | rule
 
 
-UNIFORM = arm("uniform", budget(0.4), budget(0.465, error=None), baseline=True)  # the level: 46.5 ± 0.6
+UNIFORM = arm(
+    "uniform", budget(0.4), budget(0.465, error=None), baseline=True
+)  # the level: 46.5 ± 0.6
 
 
 def lines(*arms):
-    return readme.table({"arms": [UNIFORM, *arms], "level": 0.465, "headline": "Saved."}).splitlines()
+    return readme.table(
+        {"arms": [UNIFORM, *arms], "level": 0.465, "headline": "Saved."}
+    ).splitlines()
 
 
 def test_what_is_saved_carries_the_number_of_budgets_and_the_rule():

@@ -16,8 +16,17 @@ def test_shares_by_hand():
     def event(name, microseconds):
         return {"name": name, "dur": microseconds, "args": {"hlo_op": name}}
 
-    events = [event("dot.1", 30.0), event("dot.1", 30.0), event("fusion.2", 20.0), event("copy.3", 20.0)]
-    events += [event("while.4", 500.0), {"name": "python", "dur": 900.0, "args": {}}, {"name": "a mark"}]
+    events = [
+        event("dot.1", 30.0),
+        event("dot.1", 30.0),
+        event("fusion.2", 20.0),
+        event("copy.3", 20.0),
+    ]
+    events += [
+        event("while.4", 500.0),
+        {"name": "python", "dur": 900.0, "args": {}},
+        {"name": "a mark"},
+    ]
     assert shares_of(TEXT, events) == {
         "learner": pytest.approx(0.6), "score_online": pytest.approx(0.2), "rest": pytest.approx(0.2)
     }  # fmt: skip

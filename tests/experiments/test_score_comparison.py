@@ -11,9 +11,13 @@ from experiments import score_comparison
 def write(folder, name, seed, updates, flops, accuracy):
     folder = folder / f"{name}-{updates}-{seed}"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"name": name, "seed": seed, "total_steps": updates}))
+    (folder / "config.json").write_text(
+        json.dumps({"name": name, "seed": seed, "total_steps": updates})
+    )
     bill = dict.fromkeys(ACCOUNTS, flops / len(ACCOUNTS)) | {"recompute": 99.0}
-    (folder / "summary.json").write_text(json.dumps({"flops": bill, "final": {"test_full/accuracy": accuracy}}))
+    (folder / "summary.json").write_text(
+        json.dumps({"flops": bill, "final": {"test_full/accuracy": accuracy}})
+    )
     return folder
 
 
@@ -26,8 +30,12 @@ def test_uniform_at_the_same_flops_lies_between_its_own_budgets():
 
 
 def test_the_interval_is_students():
-    found = score_comparison.interval([1.0, 2.0, 3.0])  # t = 4.3027 with 2 degrees of freedom, standard error 0.57735
-    assert (found["mean"], found["low"], found["high"]) == pytest.approx((2.0, -0.4841, 4.4841), abs=1e-4)
+    found = score_comparison.interval(
+        [1.0, 2.0, 3.0]
+    )  # t = 4.3027 with 2 degrees of freedom, standard error 0.57735
+    assert (found["mean"], found["low"], found["high"]) == pytest.approx(
+        (2.0, -0.4841, 4.4841), abs=1e-4
+    )
     assert score_comparison.interval([1.0]) is None
 
 
@@ -44,5 +52,7 @@ def test_an_arm_is_compared_with_uniform_of_its_own_seed(tmp_path):
     assert (hard["seeds"], hard["flops"]) == ([0, 1], pytest.approx(1.5))
     assert hard["equal_updates"]["mean"] == pytest.approx(0.04)
     assert hard["equal_flops"]["mean"] == pytest.approx(-0.01)
-    rows = score_comparison.compared(folders, "test_full/accuracy", 10, ("hard", "not run", "uniform"))
+    rows = score_comparison.compared(
+        folders, "test_full/accuracy", 10, ("hard", "not run", "uniform")
+    )
     assert [row["arm"] for row in rows] == ["hard", "uniform"]

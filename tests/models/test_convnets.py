@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from active_learning import losses
+from active_learning.core import losses
 from active_learning.models import MLP, ResNet
 from tests.hlo import product_flops
 
@@ -25,11 +25,20 @@ def test_cost_is_what_the_compiled_step_runs(module):
     assert set(variables) == {"params"}  # no mutable state
     params = variables["params"]
     cost = module.cost(IMAGES.shape[1:])
-    forward = jax.jit(lambda p: module.apply({"params": p}, IMAGES)["logits"]).lower(params).compile().as_text()
+    forward = (
+        jax.jit(lambda p: module.apply({"params": p}, IMAGES)["logits"])
+        .lower(params)
+        .compile()
+        .as_text()
+    )
     assert product_flops(forward) / len(IMAGES) == pytest.approx(cost.forward, rel=0.005)
 
     def loss(params):
-        return jnp.mean(losses.softmax_xent(module.apply({"params": params}, IMAGES, train=True)["logits"], LABELS))
+        return jnp.mean(
+            losses.softmax_xent(
+                module.apply({"params": params}, IMAGES, train=True)["logits"], LABELS
+            )
+        )
 
     train = jax.jit(jax.value_and_grad(loss)).lower(params).compile().as_text()
     assert product_flops(train) / len(IMAGES) == pytest.approx(cost.train, rel=0.005)
@@ -50,7 +59,9 @@ def test_shapes_and_uniform_start(module):
     assert out["features"].dtype == jnp.float32
 
 
-@pytest.mark.parametrize(("fields", "message"), [({"stem": "big"}, "stem 'big'"), ({"width": 6}, "width 6 is not")])
+@pytest.mark.parametrize(
+    ("fields", "message"), [({"stem": "big"}, "stem 'big'"), ({"width": 6}, "width 6 is not")]
+)
 def test_errors_name_the_field(fields, message):
     with pytest.raises(ValueError, match=message):
         ResNet(num_classes=10, **fields).init(jax.random.key(0), IMAGES)

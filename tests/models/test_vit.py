@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from active_learning import losses
+from active_learning.core import losses
 from active_learning.models import VARIANTS, ViT
 from active_learning.models.vit import stack_blocks, unstack_blocks
 from tests.hlo import product_flops
@@ -26,7 +26,11 @@ def params_of(module: ViT):
 
 def loss_and_grads(module: ViT, params, train: bool = True):
     def loss(params):
-        return jnp.mean(losses.softmax_xent(module.apply({"params": params}, IMAGES, train=train)["logits"], LABELS))
+        return jnp.mean(
+            losses.softmax_xent(
+                module.apply({"params": params}, IMAGES, train=train)["logits"], LABELS
+            )
+        )
 
     return jax.jit(jax.value_and_grad(loss))(params)
 
@@ -37,7 +41,9 @@ def assert_same(ours, theirs, rtol=1e-4, atol=1e-6):
 
 def test_flat_products_train_the_same_function_that_is_evaluated():
     params = params_of(SMALL)
-    assert_same(loss_and_grads(SMALL, params, train=True), loss_and_grads(SMALL, params, train=False))
+    assert_same(
+        loss_and_grads(SMALL, params, train=True), loss_and_grads(SMALL, params, train=False)
+    )
 
 
 @pytest.mark.parametrize("remat", ["full", "dots"])
@@ -54,7 +60,11 @@ def test_stacked_parameters_are_those_of_the_scanned_module():
     scanned = dataclasses.replace(SMALL, scan=True)
     shapes = jax.tree.map(jnp.shape, scanned.init(jax.random.key(0), IMAGES)["params"])
     assert jax.tree.map(jnp.shape, stack_blocks(params_of(SMALL))) == shapes
-    jax.tree.map(np.testing.assert_array_equal, unstack_blocks(stack_blocks(params_of(SMALL))), params_of(SMALL))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        unstack_blocks(stack_blocks(params_of(SMALL))),
+        params_of(SMALL),
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,11 +80,20 @@ def test_cost_is_what_the_compiled_step_runs(fields):
     module = ViT(num_classes=10, **fields)
     params = module.init(jax.random.key(1), IMAGES)["params"]
     cost = module.cost(IMAGES.shape[1:])
-    forward = jax.jit(lambda p: module.apply({"params": p}, IMAGES)["logits"]).lower(params).compile().as_text()
+    forward = (
+        jax.jit(lambda p: module.apply({"params": p}, IMAGES)["logits"])
+        .lower(params)
+        .compile()
+        .as_text()
+    )
     assert product_flops(forward) / len(IMAGES) == pytest.approx(cost.forward, rel=0.005)
 
     def loss(params):
-        return jnp.mean(losses.softmax_xent(module.apply({"params": params}, IMAGES, train=True)["logits"], LABELS))
+        return jnp.mean(
+            losses.softmax_xent(
+                module.apply({"params": params}, IMAGES, train=True)["logits"], LABELS
+            )
+        )
 
     train = jax.jit(jax.value_and_grad(loss)).lower(params).compile().as_text()
     assert product_flops(train) / len(IMAGES) == pytest.approx(cost.train, rel=0.005)
@@ -86,7 +105,9 @@ def test_recomputation_is_charged_as_the_blocks_run_again():
     block = 2 * 16 * 32 * (4 * 32 + 2 * 4 * 32) + 2 * 2 * 16 * 16 * 32
     assert full.recompute == 2 * block
     assert plain.recompute == 0.0
-    assert dataclasses.replace(SMALL, remat="dots").cost(shape).recompute == 2 * (2 * 2 * 16 * 16 * 32)
+    assert dataclasses.replace(SMALL, remat="dots").cost(shape).recompute == 2 * (
+        2 * 2 * 16 * 16 * 32
+    )
     assert full.train == plain.train
 
 
@@ -113,9 +134,13 @@ def test_outputs_are_float32_and_bfloat16_is_close(pool):
     exact = module.apply({"params": params}, IMAGES)
     assert exact["logits"].shape == (4, 10)
     assert exact["features"].shape == (4, 32)
-    half = dataclasses.replace(module, dtype="bfloat16").apply({"params": params}, IMAGES.astype(jnp.bfloat16))
+    half = dataclasses.replace(module, dtype="bfloat16").apply(
+        {"params": params}, IMAGES.astype(jnp.bfloat16)
+    )
     assert half["logits"].dtype == half["features"].dtype == jnp.float32
-    np.testing.assert_allclose(half["logits"], exact["logits"], atol=0.05 * float(jnp.std(exact["logits"])) * 3)
+    np.testing.assert_allclose(
+        half["logits"], exact["logits"], atol=0.05 * float(jnp.std(exact["logits"])) * 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +171,9 @@ def test_fused_attention_is_asked_for_where_it_is_wanted(monkeypatch):
     asked.clear()
     fused = dataclasses.replace(SMALL, attention="cudnn").apply({"params": params}, IMAGES)
     assert asked == ["cudnn"] * SMALL.depth
-    np.testing.assert_array_equal(fused["logits"], SMALL.apply({"params": params}, IMAGES)["logits"])
+    np.testing.assert_array_equal(
+        fused["logits"], SMALL.apply({"params": params}, IMAGES)["logits"]
+    )
 
 
 def test_starting_predictions_are_uniform():

@@ -6,8 +6,8 @@ import re
 import pytest
 from matplotlib.figure import Figure
 
-from active_learning import policies
 from active_learning.config import to_json
+from active_learning.core import policies
 from active_learning.report import charts
 from active_learning.report.__main__ import main
 from active_learning.report.analysis import analyse
@@ -15,7 +15,13 @@ from active_learning.report.runs import load_runs
 from active_learning.settings import Reference, Select
 from tests.report.folders import write_run, write_uniform
 
-FIVE = {"learner_train": 50.0, "online_score": 1.0, "online_train": 2.0, "reference_score": 4.0, "reference_train": 8.0}
+FIVE = {
+    "learner_train": 50.0,
+    "online_score": 1.0,
+    "online_train": 2.0,
+    "reference_score": 4.0,
+    "reference_train": 8.0,
+}
 KINDS = {  # a select and a reference section, accounts that such a run leaves empty, and what it tells of the four levels
     "trained": (Select(policy=policies.learnability), Reference(), (), (50, 53, 57, 65)),
     "stored": (
@@ -30,9 +36,19 @@ KINDS = {  # a select and a reference section, accounts that such a run leaves e
         ("reference_train",),
         (50, 53, 57, None),
     ),
-    "co-trained": (Select(policy=policies.learnability), Reference(kind="cotrained"), (), (50, None, None, 65)),
+    "co-trained": (
+        Select(policy=policies.learnability),
+        Reference(kind="cotrained"),
+        (),
+        (50, None, None, 65),
+    ),
     "replayed": (Select(replay="run"), Reference(), tuple(FIVE)[1:], (50, None, None, None)),
-    "rho": (Select(policy=policies.rho), Reference(), ("online_score", "online_train"), (None, 50, 54, 62)),
+    "rho": (
+        Select(policy=policies.rho),
+        Reference(),
+        ("online_score", "online_train"),
+        (None, 50, 54, 62),
+    ),
     "hard_learner": (
         Select(policy=policies.hard_learner),
         Reference(kind="stored"),
@@ -52,7 +68,9 @@ KINDS = {  # a select and a reference section, accounts that such a run leaves e
 def test_a_level_that_a_run_says_nothing_of_has_no_cost(tmp_path, name):
     select, reference, empty, expected = KINDS[name]
     folder = write_run(write_uniform(tmp_path), name, 50, 1, [0.3, 0.6])
-    config, summary = (json.loads((folder / file).read_text()) for file in ("config.json", "summary.json"))
+    config, summary = (
+        json.loads((folder / file).read_text()) for file in ("config.json", "summary.json")
+    )
     config["config"] = {"select": to_json(select), "reference": to_json(reference)}
     summary["flops"] = FIVE | dict.fromkeys(empty, 0.0)
     (folder / "config.json").write_text(json.dumps(config))
@@ -60,7 +78,9 @@ def test_a_level_that_a_run_says_nothing_of_has_no_cost(tmp_path, name):
     assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     page, told = ((tmp_path / "out" / file).read_text() for file in ("index.html", "report.json"))
     told = json.loads(told)["amortisation"][name]
-    assert list(told.values()) == [None if value is None else pytest.approx(value / 100) for value in expected]
+    assert list(told.values()) == [
+        None if value is None else pytest.approx(value / 100) for value in expected
+    ]
     cells = re.search(rf'<th scope="row">{name}</th>((?:<td>[^<]*</td>){{4}})</tr>', page)[1]
     words = ["–" if value is None else f"{value / 100:.2f}×" for value in expected]
     assert re.findall("<td>([^<]*)</td>", cells) == words
@@ -71,7 +91,9 @@ def drawn(monkeypatch):
     """The figures that are saved."""
     figures, save = [], Figure.savefig
     monkeypatch.setattr(
-        Figure, "savefig", lambda self, *args, **words: (figures.append(self), save(self, *args, **words))
+        Figure,
+        "savefig",
+        lambda self, *args, **words: (figures.append(self), save(self, *args, **words)),
     )
     return figures
 
@@ -87,7 +109,8 @@ def test_of_many_arms_the_figure_shows_those_with_enough_budgets(tmp_path, drawn
 
 
 @pytest.mark.parametrize(
-    ("names", "columns"), [(["a", "b", "c"], 4), ([f"control: {'long ' * 7}name {n}" for n in range(10)], 3)]
+    ("names", "columns"),
+    [(["a", "b", "c"], 4), ([f"control: {'long ' * 7}name {n}" for n in range(10)], 3)],
 )
 def test_every_name_of_the_figures_legend_is_inside_it(tmp_path, drawn, names, columns):
     write_uniform(tmp_path)
@@ -100,7 +123,9 @@ def test_every_name_of_the_figures_legend_is_inside_it(tmp_path, drawn, names, c
     texts = [text.get_window_extent() for text in legend.get_texts()]
     assert [text.get_text() for text in legend.get_texts()] == ["uniform", *names]
     assert len({round(text.x0) for text in texts}) == columns
-    assert all(figure.bbox.x0 <= text.x0 and text.x1 <= figure.bbox.x1 and text.y0 >= 0 for text in texts)
+    assert all(
+        figure.bbox.x0 <= text.x0 and text.x1 <= figure.bbox.x1 and text.y0 >= 0 for text in texts
+    )
 
 
 def test_a_figure_written_twice_is_the_same_file(tmp_path):
@@ -109,4 +134,6 @@ def test_a_figure_written_twice_is_the_same_file(tmp_path):
         figure.add_subplot().plot([0, 1], "o", label="points")
         (tmp_path / folder).mkdir()
         charts.save_svg(figure, tmp_path / folder / "figure.svg")
-    assert (tmp_path / "first" / "figure.svg").read_bytes() == (tmp_path / "second" / "figure.svg").read_bytes()
+    assert (tmp_path / "first" / "figure.svg").read_bytes() == (
+        tmp_path / "second" / "figure.svg"
+    ).read_bytes()

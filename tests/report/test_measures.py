@@ -23,7 +23,13 @@ def test_beta_curve_is_over_the_baselines_updates():
 
 def test_beta_budget_is_the_shortest_budget_that_reaches():
     found = measures.beta_budget({200: 0.3, 400: 0.5, 600: 0.48, 800: 0.6}, 0.5, 800)
-    assert (found.beta, found.budget, found.tried, found.enough, found.mark) == (0.5, 400, 4, True, "")
+    assert (found.beta, found.budget, found.tried, found.enough, found.mark) == (
+        0.5,
+        400,
+        4,
+        True,
+        "",
+    )
 
 
 def test_beta_budget_with_few_budgets_is_marked():

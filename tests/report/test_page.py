@@ -24,7 +24,15 @@ def uniform(tmp_path):
 def four_budgets(root, reference=REFERENCE, name="learn", seeds=(1, 2)):
     for seed in seeds:
         for steps, end in ((20, 0.3), (40, 0.45), (60, 0.52), (80, 0.6)):
-            write_run(root, name, steps, seed, [0.1, 0.51, 0.2, end], reference=reference, probe=steps == 80)
+            write_run(
+                root,
+                name,
+                steps,
+                seed,
+                [0.1, 0.51, 0.2, end],
+                reference=reference,
+                probe=steps == 80,
+            )
 
 
 def arm(root, name):
@@ -42,10 +50,18 @@ def test_savings_of_an_arm_that_reaches(uniform):
     assert found.counts is True
     # The longest budget touches 0.5 at update 40, drops, and stays from update 80 only.
     assert found.beta_curve == 0.8
-    assert (found.beta_budget.beta, found.beta_budget.budget, found.beta_budget.mark) == (0.6, 60, "")
+    assert (found.beta_budget.beta, found.beta_budget.budget, found.beta_budget.mark) == (
+        0.6,
+        60,
+        "",
+    )
     # 60 updates: 60 + 10 (reference) FLOPs of 100; 6 s of 10 s. The curve at update 80: 90 of 100.
     expected = {"updates_saved": 0.4, "total_flops_saved": 0.3, "wall_clock_saved": 0.4}
-    curve = {"updates_saved_curve": 0.2, "total_flops_saved_curve": 0.1, "wall_clock_saved_curve": 0.2}
+    curve = {
+        "updates_saved_curve": 0.2,
+        "total_flops_saved_curve": 0.1,
+        "wall_clock_saved_curve": 0.2,
+    }
     assert found.saved == pytest.approx(expected | curve)
     text = headline(analyse(load_runs([uniform])))
     assert "40.0 % fewer updates, 30.0 % less total compute and 40.0 % less wall-clock time" in text
@@ -57,17 +73,23 @@ def test_an_arm_that_reaches_and_drops_has_saved_nothing(uniform):
     found = arm(uniform, "drops")
     assert found.beta_curve is None and found.beta_budget.beta is None
     assert set(found.saved.values()) == {None}
-    assert headline(analyse(load_runs([uniform]))).startswith("Nothing was saved: drops did not reach uniform’s 50.0 %")
+    assert headline(analyse(load_runs([uniform]))).startswith(
+        "Nothing was saved: drops did not reach uniform’s 50.0 %"
+    )
 
 
 def test_the_distance_to_the_level_is_that_of_the_printed_means(uniform):
     for seed in (1, 2):  # uniform's own: 0.48 and 0.52
         write_run(uniform, "learn", 100, seed, [0.3, 0.49])
-    assert "It ended 1.0 ± 2.0 points below it after 100 updates" in headline(analyse(load_runs([uniform])))
+    assert "It ended 1.0 ± 2.0 points below it after 100 updates" in headline(
+        analyse(load_runs([uniform]))
+    )
     # With a third seed of uniform the level is 0.53; the pairs of common seeds are still at 0.49 and 0.5.
     write_run(uniform, "uniform", 100, 3, [0.3, 0.3, 0.3, 0.59], baseline=True)
     assert arm(uniform, "learn").longest.gap.mean == pytest.approx(-0.01)
-    assert "It ended 4.0 points below it after 100 updates" in headline(analyse(load_runs([uniform])))
+    assert "It ended 4.0 points below it after 100 updates" in headline(
+        analyse(load_runs([uniform]))
+    )
 
 
 def test_cheaper_in_updates_but_dearer_in_compute_is_said(uniform):
@@ -86,7 +108,9 @@ def test_an_arm_that_needs_as_long_saved_no_updates(uniform):
 
 def test_each_seed_has_one_reference_however_many_budgets(uniform):
     for steps, seed, own in ((50, 1, 0.4), (80, 1, 0.4), (80, 2, 0.2)):
-        write_run(uniform, "learn", steps, seed, [0.3, 0.6], reference=REFERENCE | {"accuracy": own})
+        write_run(
+            uniform, "learn", steps, seed, [0.3, 0.6], reference=REFERENCE | {"accuracy": own}
+        )
     assert analyse(load_runs([uniform])).others[0].reference_accuracy == pytest.approx(0.3)
 
 
@@ -98,7 +122,9 @@ def test_a_row_whose_reference_is_as_good_as_the_level_does_not_count(uniform):
     assert 'class="numbers"' not in page  # no big figures for it
     # An arm that counts leads, even when it saved nothing.
     write_run(uniform, "honest", 100, 1, [0.3, 0.4], reference=REFERENCE)
-    assert headline(analyse(load_runs([uniform]))).startswith("Nothing was saved: No arm that counts reached")
+    assert headline(analyse(load_runs([uniform]))).startswith(
+        "Nothing was saved: No arm that counts reached"
+    )
     assert json.loads((uniform / "out" / "report.json").read_text())["arms"][1]["counts"] is False
 
 
@@ -107,8 +133,13 @@ def test_a_reference_within_the_spread_of_the_level_is_noted(uniform, own, said)
     four_budgets(uniform, REFERENCE | {"accuracy": own})  # the level: 0.5, spread 0.028
     assert ("learn: " + measures.UNDECIDED in analyse(load_runs([uniform])).notes) is said
     page = build(uniform)
-    assert page.count(measures.UNDECIDED) == (2 if said else 0)  # in the headline and among the notes
-    assert json.loads((uniform / "out" / "report.json").read_text())["arms"][1]["counts_undecided"] is said
+    assert page.count(measures.UNDECIDED) == (
+        2 if said else 0
+    )  # in the headline and among the notes
+    assert (
+        json.loads((uniform / "out" / "report.json").read_text())["arms"][1]["counts_undecided"]
+        is said
+    )
 
 
 def test_notes_on_a_reference_that_is_not_charged(uniform):
@@ -142,7 +173,10 @@ def test_seeds_that_differ_in_more_than_the_seed_are_noted(uniform):
         config = json.loads((folder / "config.json").read_text())
         config["config"]["optim"] = {"lr": 0.1 * seed}
         (folder / "config.json").write_text(json.dumps(config))
-    assert "mixed, 50 updates: its seeds also differ in optim.lr." in analyse(load_runs([uniform])).notes
+    assert (
+        "mixed, 50 updates: its seeds also differ in optim.lr."
+        in analyse(load_runs([uniform])).notes
+    )
 
 
 def test_wrong_share_counts_the_window_only(tmp_path):
@@ -158,7 +192,12 @@ def test_one_seed_without_probe_reference_or_gate(tmp_path):
     write_run(tmp_path, "uniform", 100, 1, [0.2, 0.5], baseline=True)
     write_run(tmp_path, "learn", 100, 1, [0.3, 0.6])
     page = build(tmp_path)
-    for words in ("One seed only", "No probe was stored", "no gate was evaluated", "the true labels are unknown"):
+    for words in (
+        "One seed only",
+        "No probe was stored",
+        "no gate was evaluated",
+        "the true labels are unknown",
+    ):
         assert words in page
 
 
@@ -170,14 +209,20 @@ def test_a_single_run_still_makes_a_page(tmp_path, baseline):
 
 
 def test_without_amortisation_a_loaded_reference_is_paid_for(uniform):
-    write_run(uniform, "learn", 50, 1, [0.3, 0.6], reference=REFERENCE | {"flops": 0.0, "charged": False})
-    folder = write_run(uniform, "loaded", 50, 1, [0.3, 0.6], reference=REFERENCE | {"flops": 0.0, "charged": False})
+    write_run(
+        uniform, "learn", 50, 1, [0.3, 0.6], reference=REFERENCE | {"flops": 0.0, "charged": False}
+    )
+    folder = write_run(
+        uniform, "loaded", 50, 1, [0.3, 0.6], reference=REFERENCE | {"flops": 0.0, "charged": False}
+    )
     summary = json.loads((folder / "summary.json").read_text())
     summary["reference"]["flops"] = 30.0
     (folder / "summary.json").write_text(json.dumps(summary))
     costs = charts.amortised(analyse(load_runs([uniform])))
     assert costs["loaded"] == pytest.approx(costs["learn"] | {"none": 0.8})  # 50 + 30 over 100
-    assert arm(uniform, "loaded").saved["total_flops_saved"] == 0.5  # what the run itself was charged
+    assert (
+        arm(uniform, "loaded").saved["total_flops_saved"] == 0.5
+    )  # what the run itself was charged
 
 
 class Balanced(HTMLParser):
@@ -188,7 +233,9 @@ class Balanced(HTMLParser):
         self.open, self.fetched = [], []
 
     def handle_starttag(self, tag, attrs):
-        self.fetched += [v for k, v in attrs if k in ("src", "href", "xlink:href", "srcset", "data") and v]
+        self.fetched += [
+            v for k, v in attrs if k in ("src", "href", "xlink:href", "srcset", "data") and v
+        ]
         assert tag not in ("script", "link", "iframe")
         if tag not in VOID:
             self.open.append(tag)
@@ -203,7 +250,12 @@ class Balanced(HTMLParser):
 def test_the_page_is_self_contained_and_well_formed(uniform):
     four_budgets(uniform)
     page = build(uniform)
-    assert "http:" not in page and "https:" not in page and "@import" not in page and "//fonts" not in page
+    assert (
+        "http:" not in page
+        and "https:" not in page
+        and "@import" not in page
+        and "//fonts" not in page
+    )
     parser = Balanced()
     parser.feed(page)
     assert parser.open == []
@@ -256,17 +308,32 @@ def test_json_and_markdown_hold_the_numbers(uniform):
     build(uniform, "--title", "Title")
     report = json.loads((uniform / "out" / "report.json").read_text())
     learn = report["arms"][1]
-    assert (report["baseline"], report["level"], report["baseline_updates"]) == ("uniform", 0.5, 100)
+    assert (report["baseline"], report["level"], report["baseline_updates"]) == (
+        "uniform",
+        0.5,
+        100,
+    )
     assert (learn["beta_budget"], learn["beta_curve"], learn["budgets_tried"]) == (0.6, 0.8, 4)
     assert learn["budgets"][-1]["curve"]["total_flops"] == [30.0, 50.0, 70.0, 90.0]
-    assert learn["budgets"][2]["difference"]["standard_error"] == pytest.approx(0.02)  # gaps 0.04 and 0
+    assert learn["budgets"][2]["difference"]["standard_error"] == pytest.approx(
+        0.02
+    )  # gaps 0.04 and 0
     # 60 updates and the reference's 10, over 100; a replayed policy pays the learner only
     assert report["amortisation"]["learn"]["none"] == pytest.approx(0.7)
     assert report["amortisation"]["learn"]["replayed policy"] == pytest.approx(0.6)
     table = (uniform / "out" / "table.md").read_text()
     row = next(line for line in table.splitlines() if line.startswith("| learn | 60 |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[3:11] == ["52.00 ± 0.00 %", "+2.00 ± 2.00 p", "40.0 %", "", "0.600", "40.0 %", "30.0 %", "40.0 %"]
+    assert cells[3:11] == [
+        "52.00 ± 0.00 %",
+        "+2.00 ± 2.00 p",
+        "40.0 %",
+        "",
+        "0.600",
+        "40.0 %",
+        "30.0 %",
+        "40.0 %",
+    ]
     assert (uniform / "out" / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 

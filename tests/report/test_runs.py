@@ -5,14 +5,26 @@ import json
 import numpy as np
 import pytest
 
-from active_learning import policies
 from active_learning.config import to_json
+from active_learning.core import policies
 from active_learning.evaluators.retrieval import figures
 from active_learning.report.__main__ import main, write
-from active_learning.report.runs import RunError, find_folders, load_runs, probes_in_window, read_run
+from active_learning.report.runs import (
+    RunError,
+    find_folders,
+    load_runs,
+    probes_in_window,
+    read_run,
+)
 from active_learning.settings import Reference, Select
 
-FLOPS = {"learner_train": 1.0, "online_score": 2.0, "online_train": 3.0, "reference_score": 4.0, "reference_train": 5.0}
+FLOPS = {
+    "learner_train": 1.0,
+    "online_score": 2.0,
+    "online_train": 3.0,
+    "reference_score": 4.0,
+    "reference_train": 5.0,
+}
 
 
 @pytest.fixture
@@ -22,13 +34,24 @@ def make(tmp_path):
     def write(folder="run", config=None, **summary):
         path = tmp_path / folder
         path.mkdir(parents=True)
-        settings = {"name": "uniform", "seed": 0, "total_steps": 20, "baseline": True} | (config or {})
+        settings = {"name": "uniform", "seed": 0, "total_steps": 20, "baseline": True} | (
+            config or {}
+        )
         clocks = {"flops": FLOPS, "train_seconds": 1.5}
         lines = [
-            {"step": s, "examples": 4 * s, "candidates": 8 * s, "test/accuracy": s / 100} | clocks for s in (10, 20)
+            {"step": s, "examples": 4 * s, "candidates": 8 * s, "test/accuracy": s / 100} | clocks
+            for s in (10, 20)
         ]
-        end = {"complete": True, "step": 20, "examples": 80, "candidates": 160, "final": {"test_full/accuracy": 0.3}}
-        (path / "config.json").write_text(json.dumps({"config": {}, "hash": "h", "class_names": ["a", "b"]} | settings))
+        end = {
+            "complete": True,
+            "step": 20,
+            "examples": 80,
+            "candidates": 160,
+            "final": {"test_full/accuracy": 0.3},
+        }
+        (path / "config.json").write_text(
+            json.dumps({"config": {}, "hash": "h", "class_names": ["a", "b"]} | settings)
+        )
         (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (path / "summary.json").write_text(json.dumps(end | clocks | summary))
         return path
@@ -39,7 +62,13 @@ def make(tmp_path):
 def test_reads_a_run(make):
     reference = {"accuracy": 0.25, "flops": 7.0, "seconds": 2.0, "charged": True}
     run = read_run(make(reference=reference, window_steps=15, device="cpu"))
-    assert (run.name, run.seed, run.total_steps, run.baseline, run.window_steps) == ("uniform", 0, 20, True, 15)
+    assert (run.name, run.seed, run.total_steps, run.baseline, run.window_steps) == (
+        "uniform",
+        0,
+        20,
+        True,
+        15,
+    )
     assert run.total_flops == 15.0
     assert run.flops["recompute"] == 0.0
     assert run.final_value("test_full/accuracy") == 0.3
@@ -62,7 +91,10 @@ def test_a_clock_made_of_step_times(make, tmp_path):
 
 
 def settings(kind="trained", policy=policies.learnability, **select):
-    chosen = {"select": to_json(Select(policy=policy, **select)), "reference": to_json(Reference(kind=kind))}
+    chosen = {
+        "select": to_json(Select(policy=policy, **select)),
+        "reference": to_json(Reference(kind=kind)),
+    }
     return {"config": chosen}
 
 
@@ -91,11 +123,25 @@ def test_updates_that_were_not_measured_make_the_clock_unknown(make, tmp_path, c
     write([tmp_path], tmp_path / "out", "test/accuracy", "Title", seconds)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     uniform, chosen = report["arms"]
-    assert (uniform["budgets"][0]["train_seconds"], chosen["budgets"][0]["train_seconds"]) == (20 * 2.0, None)
+    assert (uniform["budgets"][0]["train_seconds"], chosen["budgets"][0]["train_seconds"]) == (
+        20 * 2.0,
+        None,
+    )
     assert chosen["budgets"][0]["curve"]["train_seconds"] == [None, None]
-    assert (chosen["updates_saved"], chosen["wall_clock_saved"], chosen["wall_clock_saved_curve"]) == (0.0, None, None)
-    assert "a: the time of its updates was not measured, so its wall-clock is unknown." in report["notes"]
-    row = next(line for line in (tmp_path / "out" / "table.md").read_text().splitlines() if line.startswith("| a |"))
+    assert (
+        chosen["updates_saved"],
+        chosen["wall_clock_saved"],
+        chosen["wall_clock_saved_curve"],
+    ) == (0.0, None, None)
+    assert (
+        "a: the time of its updates was not measured, so its wall-clock is unknown."
+        in report["notes"]
+    )
+    row = next(
+        line
+        for line in (tmp_path / "out" / "table.md").read_text().splitlines()
+        if line.startswith("| a |")
+    )
     assert row.split(" | ")[14] == "–"
 
 
@@ -183,12 +229,17 @@ def test_a_metric_of_which_less_is_better_is_refused(make, capsys):
     (path / "metrics.jsonl").write_text("".join(json.dumps(line | values) + "\n" for line in lines))
     for metric in values:
         assert main([str(path), "--metric", metric]) == 2
-        assert f"--metric {metric}: a metric where higher is better is needed" in capsys.readouterr().err
+        assert (
+            f"--metric {metric}: a metric where higher is better is needed"
+            in capsys.readouterr().err
+        )
 
 
 def probe_arrays():
     sides = {
-        f"{part}_{side}": np.zeros(3, np.int32) for part in ("label", "truth", "score") for side in ("top", "bottom")
+        f"{part}_{side}": np.zeros(3, np.int32)
+        for part in ("label", "truth", "score")
+        for side in ("top", "bottom")
     }
     images = {f"image_{side}": np.zeros((3, 4, 4, 3), np.uint8) for side in ("top", "bottom")}
     return {"scores": np.zeros(8, np.float32)} | sides | images

@@ -1,0 +1,22 @@
+"""Per-example losses: always (B,) float32, never reduced. The mean is taken in one place, `gradients.value_and_grad`."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def softmax_xent(
+    logits: Float[Array, "B C"], labels: Int[Array, "B"], smoothing: float = 0.0
+) -> Float[Array, "B"]:
+    """Softmax cross-entropy of integer labels, in nats.
+
+    `smoothing` s replaces the one-hot target by (1 - s) * onehot + s / C (the paper trains with s = 0.1 and scores with s = 0).
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    hit = jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+    return -(1.0 - smoothing) * hit - smoothing * jnp.mean(log_p, axis=-1)
+
+
+def accuracy(logits: Float[Array, "B C"], labels: Int[Array, "B"]) -> Float[Array, "B"]:
+    """1.0 where the largest logit is the label's, else 0.0."""
+    return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)

@@ -1,0 +1,157 @@
+"""From a position to a batch on the devices: read ahead in a thread, each process its own rows.
+
+What is at a position depends on (seed, position) only, never on the number of threads, processes or batches read ahead.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Int32, Int64
+
+AHEAD = 2  # batches that are read (and placed on the devices) before they are asked for
+
+
+class Loaded(NamedTuple):
+    """A batch on the devices; on the host the row numbers within the part, and the epochs, of all its examples."""
+
+    batch: dict[str, jax.Array]
+    rows: Int64[np.ndarray, "k"]
+    epochs: Int32[np.ndarray, "k"]
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """An endless sequence of examples of a part, any position of which is reached at once, from any thread."""
+
+    part: Any
+
+    def at(
+        self, position: int, count: int
+    ) -> tuple[Int64[np.ndarray, "k"], Int32[np.ndarray, "k"]]:
+        """Row numbers and epochs of the `count` examples from `position` on."""
+        ...
+
+    def read(self, position: int, count: int, mine: Any, small: bool) -> dict[str, np.ndarray]:
+        """The examples of `at(position, count)` that `mine` (what indexes an array) picks; `small`: in their small view."""
+        ...
+
+
+class Candidates:
+    """The examples of a part, epoch after epoch, each in an order of its own."""
+
+    def __init__(self, part, seed: int):
+        self.part, self.order, self._lock = part, part.order(seed), threading.Lock()
+
+    def at(
+        self, position: int, count: int
+    ) -> tuple[Int64[np.ndarray, "k"], Int32[np.ndarray, "k"]]:
+        with self._lock:  # an order keeps tables
+            return self.order.positions(position, count)
+
+    def read(self, position: int, count: int, mine: Any, small: bool) -> dict[str, np.ndarray]:
+        rows, epochs = self.at(position, count)
+        return self.part.batch(rows[mine], epochs[mine], small)
+
+
+def mine(placement: jax.sharding.Sharding | None, count: int) -> Any:
+    """What this process reads of `count` rows: an index of the rows that its devices hold, in their order."""
+    if jax.process_count() == 1 or placement is None:
+        return slice(None)
+    spans = {
+        place[0].indices(count)[:2]
+        for place in placement.addressable_devices_indices_map((count,)).values()
+    }
+    return np.concatenate([np.arange(*span) for span in sorted(spans)])
+
+
+def put(
+    batch: dict[str, np.ndarray], placement: jax.sharding.Sharding | None, count: int
+) -> dict[str, jax.Array]:
+    """The global batch of `count` rows on the devices, of which this process brings those that are `mine`."""
+    if jax.process_count() == 1 or placement is None:
+        return jax.device_put(batch, placement)
+    place = jax.make_array_from_process_local_data
+    return {name: place(placement, rows, (count, *rows.shape[1:])) for name, rows in batch.items()}
+
+
+class Loader:
+    """The batches of a stream, one after the other, `ahead` of them read before they are asked for (0: none).
+
+    `position` counts the examples handed out, not those read ahead, and is all there is to save. It may be set: what was read for other
+    positions, or at another size, is dropped. `waited`: seconds in which neither a batch nor, so says `busy`, the devices were ready.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        placement: jax.sharding.Sharding | None,
+        position: int = 0,
+        ahead: int = AHEAD,
+    ):
+        self.stream, self.placement, self.position, self.ahead = stream, placement, position, ahead
+        self.waited = 0.0
+        self.busy: Callable[[], bool] = lambda: False
+        # Two batches are read at a time: while the last images of one are decoded, the other's keep all decoding threads busy.
+        self._ahead, self._second = (
+            ThreadPoolExecutor(2, "loader-ahead"),
+            ThreadPoolExecutor(1, "loader-second"),
+        )
+        self._coming: deque[tuple[tuple, Future]] = (
+            deque()
+        )  # (position, count, small), what is there
+
+    def next(self, count: int, small: bool = False) -> Loaded:
+        """The next `count` examples. Raises what reading them raised."""
+        self._fill(count, small, max(1, self.ahead))
+        loaded = self.wait(self._coming[0][1])
+        self._coming.popleft()
+        self.position += count
+        self._fill(count, small, self.ahead)
+        return loaded
+
+    def peek(self, count: int, small: bool = False) -> Loaded:
+        """What `next` will return; the position stays, and waiting is not counted."""
+        self._fill(count, small, max(1, self.ahead))
+        return self._coming[0][1].result()
+
+    def look(self, find: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Future:
+        """A second look: the full batch of the rows (of the part) and epochs that `find`, called in a thread of its own, returns."""
+
+        def read() -> dict[str, jax.Array]:
+            rows, epochs = find()
+            here = mine(self.placement, len(rows))
+            return put(self.stream.part.batch(rows[here], epochs[here]), self.placement, len(rows))
+
+        return self._second.submit(read)
+
+    def wait(self, future: Future) -> Any:
+        """The future's result; counts the waiting while the devices are not busy."""
+        while not future.done():
+            busy, began = self.busy(), time.perf_counter()
+            wait([future], 1e-3 if busy else None)
+            self.waited += 0.0 if busy else time.perf_counter() - began
+        return future.result()
+
+    def close(self) -> None:
+        """Ends the threads; nothing more is read."""
+        self._ahead.shutdown(cancel_futures=True)
+        self._second.shutdown(cancel_futures=True)
+
+    def _fill(self, count: int, small: bool, size: int) -> None:
+        if self._coming and self._coming[0][0] != (self.position, count, small):
+            for _, future in self._coming:
+                future.cancel()
+            self._coming.clear()
+        for n in range(len(self._coming), size):
+            what = (self.position + n * count, count, small)
+            self._coming.append((what, self._ahead.submit(self._load, *what)))
+
+    def _load(self, position: int, count: int, small: bool) -> Loaded:
+        batch = self.stream.read(position, count, mine(self.placement, count), small)
+        return Loaded(put(batch, self.placement, count), *self.stream.at(position, count))

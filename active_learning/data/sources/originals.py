@@ -1,0 +1,105 @@
+"""The original files of two well-known sets, as their authors publish them: Fashion-MNIST (idx) and CIFAR-10 (binary version)."""
+
+import gzip
+import io
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from active_learning.config import Section
+from active_learning.data.sources.source import DataError, Memory, Opened
+
+FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+IDX = {"train": "train", "test": "t10k"}  # first part of the files' names
+ARCHIVE = "cifar-10-binary.tar.gz"
+
+
+@dataclass(frozen=True)
+class Originals(Section):
+    """`path`: a folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz, or with cifar-10-binary.tar.gz. ids are places in the files."""
+
+    path: str = ""
+    label: str = "label"
+
+    def open(self) -> Opened:
+        """Reads both parts into memory. Raises DataError naming the file."""
+        folder = Path(self.path).expanduser()
+        kind, read, names = (
+            ("cifar10", _cifar, CIFAR)
+            if (folder / ARCHIVE).exists()
+            else ("fashion_mnist", _idx, FASHION)
+        )
+        about = {"kind": kind}
+        train, test = (
+            Memory(*read(folder, part), len(names), "", names, about, f"{kind} {part}")
+            for part in ("train", "test")
+        )
+        return Opened(train, test, self.label)
+
+
+def there(folder: Path) -> bool:
+    """Whether a folder holds original files."""
+    return (folder / ARCHIVE).exists() or (folder / _names("train")[0]).exists()
+
+
+def _names(part: str) -> tuple[str, str]:
+    return f"{IDX[part]}-images-idx3-ubyte.gz", f"{IDX[part]}-labels-idx1-ubyte.gz"
+
+
+def _idx(folder: Path, part: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    images, labels = (read_idx(folder / name) for name in _names(part))
+    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+        raise DataError(
+            f"{folder}: images {images.shape} and labels {labels.shape} do not belong together"
+        )
+    return images[..., None], {"label": labels.astype(np.int32)}
+
+
+def read_idx(file: Path) -> np.ndarray:
+    """An idx file of uint8: zeros, type and rank in four bytes, a big-endian size an axis, the values. Raises DataError naming it."""
+    try:
+        content = gzip.decompress(file.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: no such file") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file}: not a readable gzip file ({error})") from error
+    rank = content[3] if content[:3] == b"\x00\x00\x08" and len(content) > 3 else 0
+    shape = tuple(int.from_bytes(content[4 + 4 * k : 8 + 4 * k], "big") for k in range(rank))
+    if not 1 <= rank <= 3 or len(content) != 4 + 4 * rank + int(np.prod(shape)):
+        raise DataError(f"{file}: no idx file of unsigned bytes")
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+def _cifar(folder: Path, part: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    names = [f"data_batch_{n}.bin" for n in range(1, 6)] if part == "train" else ["test_batch.bin"]
+    file, found = folder / ARCHIVE, {}
+    try:
+        with tarfile.open(file) as archive:
+            for member in archive:
+                if (name := member.name.rpartition("/")[2]) in names:
+                    found[name] = archive.extractfile(member).read()
+    except (OSError, EOFError, zlib.error, tarfile.TarError, AttributeError) as error:
+        raise DataError(f"{file}: not a readable archive ({error})") from error
+    out = io.BytesIO()
+    for name in names:
+        if not found.get(name) or len(found[name]) % 3073:
+            raise DataError(f"{file}: {name} is missing, or no whole number of 3,073-byte records")
+        out.write(found[name])
+    rows = np.frombuffer(out.getvalue(), np.uint8).reshape(-1, 3073)
+    image = np.ascontiguousarray(rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    return image, {"label": rows[:, 0].astype(np.int32)}

@@ -1,0 +1,71 @@
+"""Writes examples into one shard, a tar or an ArrayRecord file: the same examples give the same bytes."""
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from active_learning.data import images
+from active_learning.data.sources import array_record
+
+Fields = dict[str, Any]  # `id` and the columns
+
+
+class RecordShard:
+    """NAME.array_record, and NAME.array_record.small for the small views."""
+
+    suffix = array_record.SUFFIX
+
+    def __init__(self, path: Path, small: bool):
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        self.files = [path, Path(f"{path}.small")] if small else [path]
+        self._writers = [
+            ArrayRecordWriter(f"{file}.part", array_record.OPTIONS) for file in self.files
+        ]
+
+    def add(self, fields: Fields, image: bytes, small: bytes | None) -> None:
+        self._writers[0].write(array_record.pack(fields, image))
+        if small is not None:
+            self._writers[1].write(small)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            if writer.is_open():
+                writer.close()
+
+
+class TarShard:
+    """NAME.tar in the WebDataset layout: ID.jpg (or the image's own suffix), ID.json, ID.small.jpg."""
+
+    suffix = ".tar"
+
+    def __init__(self, path: Path, small: bool):
+        self.files = [path]
+        self._tar = tarfile.open(f"{path}.part", "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+
+    def add(self, fields: Fields, image: bytes, small: bytes | None) -> None:
+        key = f"{fields['id']:012d}"
+        self._member(key + images.suffix(image), image)
+        self._member(f"{key}.json", json.dumps(fields, ensure_ascii=False).encode())
+        if small is not None:
+            self._member(f"{key}.small.jpg", small)
+
+    def _member(self, name: str, content: bytes) -> None:
+        info = tarfile.TarInfo(name)  # no time, no owner: the bytes depend on the examples alone
+        info.size = len(content)
+        self._tar.addfile(info, io.BytesIO(content))
+
+    def close(self) -> None:
+        self._tar.close()
+
+
+def publish(shard: RecordShard | TarShard) -> None:
+    """Closes a shard and gives its files their names, the first one last: where it is, everything is."""
+    shard.close()
+    for file in reversed(shard.files):
+        with open(f"{file}.part", "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(f"{file}.part", file)

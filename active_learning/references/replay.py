@@ -1,0 +1,110 @@
+"""Replay: train on what another run chose, in its order, with no scorer at all (the paper's fully amortised policy).
+
+A run with `log.chosen=True` leaves chosen/FROM.npy (ids, uint64 (steps, b), in training order) and beside it chosen/FROM.npz (epoch int32
+and weight float32 of each). `select.replay` names its folder.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64, Integer, UInt64
+
+from active_learning.config import ConfigError
+
+KEY = "config.select.replay"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a run trained on, update by update."""
+
+    ids: UInt64[np.ndarray, "steps b"]
+    epochs: Int32[np.ndarray, "steps b"]
+    weights: Float32[np.ndarray, "steps b"]
+
+
+def write(folder: Path, first: int, choices: Choices) -> None:
+    """Writes the choices of the updates from `first` on; a file of the same first update is replaced."""
+    folder.mkdir(exist_ok=True)
+    np.save(folder / f"{first:08d}.npy", choices.ids)
+    np.savez(folder / f"{first:08d}.npz", epoch=choices.epochs, weight=choices.weights)
+
+
+def read(run: Path, batch_size: int, total: int, data_hash: str) -> Choices:
+    """The recorded choices of a run. ConfigError names what does not fit: folder, data set, batch size, number of updates."""
+    files = sorted((run / "chosen").glob("*.npy"))
+    if not files or not (run / "config.json").exists():
+        raise ConfigError(
+            f"{KEY}={str(run)!r}: no recorded choices there; its run needs log.chosen=True"
+        )
+    theirs = json.loads((run / "config.json").read_text())["data"].get("hash")
+    if theirs != data_hash:
+        raise ConfigError(
+            f"{KEY}={str(run)!r}: recorded on other data (hash {theirs} there, {data_hash} here)"
+        )
+    rows: dict[str, list] = {"ids": [], "epochs": [], "weights": []}
+    for file in files:
+        at, beside = len(rows["ids"]), file.with_suffix(".npz")
+        if int(file.stem) > at or not beside.exists():
+            what = (
+                f"updates {at} to {file.stem} are missing"
+                if beside.exists()
+                else f"{beside.name} is missing"
+            )
+            raise ConfigError(f"{KEY}={str(run)!r}: {what}")
+        with np.load(beside) as more:
+            for name, values in (
+                ("ids", np.load(file)),
+                ("epochs", more["epoch"]),
+                ("weights", more["weight"]),
+            ):
+                rows[name][int(file.stem) :] = list(
+                    values
+                )  # a run that died wrote some updates twice
+    found = Choices(**{name: np.stack(values) for name, values in rows.items()})
+    if found.ids.shape[1] != batch_size:
+        raise ConfigError(
+            f"{KEY}={str(run)!r}: {found.ids.shape[1]} ids an update, but config.batch_size={batch_size}"
+        )
+    if len(found.ids) < total:
+        raise ConfigError(
+            f"{KEY}={str(run)!r}: {len(found.ids)} updates are recorded, config.total needs {total}"
+        )
+    return found
+
+
+def rows_of(
+    ids: Int64[np.ndarray, "n"], wanted: Integer[np.ndarray, "*shape"], key: str
+) -> Int64[np.ndarray, "*shape"]:
+    """Row numbers of the wanted ids among `ids`. ConfigError naming `key` and the first id that is not there."""
+    order = np.argsort(ids, kind="stable")
+    wanted = wanted.astype(np.int64)
+    places = order[np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)]
+    if len(missing := wanted[ids[places] != wanted]):
+        raise ConfigError(
+            f"{key}: id {missing.flat[0]} and {len(missing) - 1} more are not among these {len(ids)} examples"
+        )
+    return places
+
+
+class Replay:
+    """The stream (`data.pipeline.Stream`) of recorded choices: update n gets the b examples of update n, with their epochs and weights."""
+
+    def __init__(self, part, choices: Choices):
+        self.part, self.choices = part, choices
+        self.rows = rows_of(part.source.ids[part.indices], choices.ids, KEY)
+
+    def at(
+        self, position: int, count: int
+    ) -> tuple[Int64[np.ndarray, "b"], Int32[np.ndarray, "b"]]:
+        """`position` is update * b, `count` is b."""
+        return self.rows[position // count], self.choices.epochs[position // count]
+
+    def read(self, position: int, count: int, mine, small: bool) -> dict[str, np.ndarray]:
+        """The batch also carries `weight`, (b,) float32."""
+        rows, epochs = self.at(position, count)
+        return self.part.batch(rows[mine], epochs[mine], small) | {
+            "weight": self.choices.weights[position // count][mine]
+        }

@@ -1,0 +1,120 @@
+"""The plan: bills and break-even by hand, the printed plan with a probe, and what cannot be planned."""
+
+import dataclasses
+
+import pytest
+
+from active_learning.core import policies
+from active_learning.cost import ledger
+from active_learning.cost.flops import Cost
+from active_learning.plan import __main__ as plan
+from active_learning.settings import Reference, Select, reference_config
+from active_learning.train import loop
+from active_learning.train.build import build
+from tests import world
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax"),
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),  # ml_collections
+]
+LEARNER, SCORER = Cost(1000.0), Cost(20.0)
+BILL = plan.Bill(
+    1000, 1000, 8, 2, LEARNER, SCORER, policies.learnability, "trained", 1000 * 8 * SCORER.train
+)
+
+
+@pytest.mark.parametrize("ratio", [2, 5, 10])
+def test_break_even_is_the_closed_form_in_the_three_forward_convention(ratio):
+    assert BILL.break_even(ratio, "none") == pytest.approx(ledger.break_even(0.02, ratio, 1.0))
+    assert BILL.break_even(ratio, "pretrained") == pytest.approx(
+        ledger.break_even(0.02, ratio, 0.0)
+    )
+    assert BILL.break_even(ratio, "foundation dataset") == pytest.approx(
+        ledger.break_even(0.02, ratio, 0.0, scorers=1)
+    )
+    assert BILL.break_even(ratio, "replayed policy") == 1.0
+
+
+def test_a_window_and_a_larger_scorer_by_hand():
+    half = dataclasses.replace(BILL, window=500)
+    extra = 0.5 * (2 * 2 * 20 + 3 * 20) / 3000
+    assert half.break_even(2, "pretrained") == pytest.approx(1 / (1 + extra))
+    assert BILL.break_even(2, "none", Cost(100.0)) == pytest.approx(ledger.break_even(0.1, 2, 1.0))
+    cotrained = dataclasses.replace(BILL, kind="cotrained", reference=0.0)
+    assert cotrained.break_even(2, "none") == pytest.approx(
+        1 / (1 + (2 * 2 * 20 + 3 * 20 + 2 * 60) / 3000)
+    )
+    assert cotrained.break_even(2, "pretrained") == BILL.break_even(2, "pretrained")
+
+
+def test_the_bill_of_a_config_is_that_of_its_run(tmp_path):
+    data = world.write_arrays(tmp_path)
+    config = world.config(data)
+    it = build(config)
+    bill = plan.bill_of(config, it.learner, it.scorer, 400, (8, 8, 3))
+    assert bill.accounts() == loop.run(config, tmp_path / "run")["flops"]
+
+
+def test_the_bill_of_a_loaded_reference_is_what_its_run_cost(tmp_path):
+    data = world.write_arrays(tmp_path)
+    trained = loop.run(reference_config(world.config(data)), tmp_path / "reference")
+    for charge, paid in ((True, ledger.total(trained["flops"])), (False, 0.0)):
+        loaded = Reference(kind="loaded", path=str(tmp_path / "reference"), charge=charge)
+        it = build(world.config(data, reference=loaded))
+        bill = plan.bill_of(it.config, it.learner, it.scorer, len(it.data.train), (8, 8, 3))
+        assert bill.reference == paid
+
+
+def test_it_prints_a_plan_with_a_probe_and_a_verdict(tmp_path, capsys):
+    data = world.write_arrays(tmp_path)
+    config = world.config(data)
+    loop.run(reference_config(config), tmp_path / "reference")
+    it = build(config)
+    found = plan.probe(it, tmp_path / "reference")
+    assert found.agreement_truth > 0.25 and 0.2 < found.wrong_pool < 0.4
+    assert 0 < found.effective_share <= 1
+    bill = plan.bill_of(config, it.learner, it.scorer, 400, (8, 8, 3))
+    text = "\n".join([*plan.findings(found), *plan.verdict(bill, found, 4)])
+    assert f"accuracy on the gate                 {found.gate_accuracy:.1%}" in text
+    assert f"less than {bill.break_even(4, 'none'):.0%} of uniform's updates" in text
+    assert "below 15x little is left to save" in text
+    assert "it avoids wrong labels" in text or "does not avoid" in text
+    noise = dataclasses.replace(
+        found, agreement=0.3, effective_share=0.95, wrong_chosen=found.wrong_pool
+    )
+    text = "\n".join(plan.verdict(bill, noise, 4))
+    assert (
+        "its scores are noise" in text
+        and "nearly uniform" in text
+        and "does not avoid wrong labels" in text
+    )
+
+
+def test_the_papers_setting_is_planned_without_its_data(capsys, monkeypatch):
+    monkeypatch.delenv("ACTIVE_LEARNING_DATA", raising=False)
+    assert (
+        plan.main(["--config=configs/classact_vit_l.py", "--classes=18291", "--examples=300000000"])
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert "planned for 300,000,000 images of 224 px in 18,291 classes" in said
+    assert "beta unknown" in said
+    (row,) = [
+        line.split() for line in said.splitlines() if line.split()[:3] == ["ViT-Ti", "49x", "2"]
+    ]
+    assert float(row[3]) == pytest.approx(0.94, abs=0.011)  # the paper's ratio and scorer
+
+
+def test_uniform_has_nothing_to_break_even(tmp_path):
+    config = world.config(world.write_arrays(tmp_path), select=Select(), reference=Reference())
+    it = build(config)
+    bill = plan.bill_of(config, it.learner, it.scorer, 400, (8, 8, 3))
+    assert list(plan.verdict(bill, None, 4))[-1].startswith("verdict: plain training")
+    assert bill.accounts()["reference_train"] == 0.0
+
+
+def test_what_cannot_be_planned_is_one_line(capsys):
+    assert plan.main([]) == 2
+    assert capsys.readouterr().err == "error: --config=FILE is missing: the config to plan\n"
+    assert plan.main(["--config=configs/shapes.py", "--config.batchsize=3"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

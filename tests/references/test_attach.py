@@ -1,0 +1,309 @@
+"""Stored, co-trained, cross-fitted references and the filtered pool: what they score, what they cost, what is refused."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import active_learning as al
+from active_learning import checkpoint, store_scores
+from active_learning.config import ConfigError
+from active_learning.core import policies
+from active_learning.cost import ledger
+from active_learning.data import splits
+from active_learning.data.sources.source import DataError
+from active_learning.evaluate import evaluate
+from active_learning.references import attach, stored
+from active_learning.settings import Reference, Select, Split, reference_config
+from active_learning.train import build, loop
+from tests import toy, world
+from tests.core.test_policies import LEARNER, RATIO, SCORER, SHAPE, TASK, B, images, step_and_state
+from tests.hlo import product_flops
+from tests.train.test_loop import ids
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return world.write_arrays(tmp_path_factory.mktemp("arrays"))
+
+
+@pytest.fixture(scope="module")
+def reference(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "reference"
+    loop.run(reference_config(world.config(data)), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scores(data, reference, tmp_path_factory):
+    file = tmp_path_factory.mktemp("scores") / "scores.npz"
+    return store_scores.store(reference, world.config(data), out=file)
+
+
+def with_stored(data, file, **expected):
+    return world.config(data, reference=Reference(kind="stored", path=str(file), **expected))
+
+
+def test_stored_losses_are_the_live_ones(data, reference, scores):
+    it = build.build(with_stored(data, scores[0]))
+    params = checkpoint.load_params(reference)
+    rows = np.arange(0, 400, 7)
+    batch = jax.device_put(it.data.train.batch(rows, np.zeros(len(rows), np.int32)))
+    expected = it.recipe.scorer.act_loss(it.recipe.scorer.apply(params, batch, False), batch)
+    np.testing.assert_allclose(batch[stored.COLUMN], expected, atol=1e-5)
+    assert scores[1]["model"] == stored.model_hash(params)
+    assert (scores[1]["view"], scores[1]["dtype"], scores[1]["examples"]) == (
+        "plain 8x8x3",
+        "float32",
+        600,
+    )
+
+
+def test_the_command_writes_beside_the_data(data, reference, capsys):
+    assert store_scores.main([str(reference)]) == 0
+    said = capsys.readouterr().out
+    assert "600 scores of model" in said
+    assert next(data.glob("scores-*.npz")).with_suffix(".json").exists()
+    assert store_scores.main([str(data / "nowhere")]) == 2
+    assert "no run there" in capsys.readouterr().err
+
+
+def test_stored_scores_that_do_not_fit_are_refused(data, scores, tmp_path, tmp_path_factory):
+    file, about = scores
+    found = stored.read(file, about["data"], about["view"])
+
+    def changed(name, **changes):
+        path = tmp_path / f"{name}.npz"
+        stored.write(path, dataclasses.replace(found, **changes))
+        return path
+
+    half = {name: getattr(found, name)[:300] for name in ("ids", "labels", "loss", "hit")}
+    damaged = changed("damaged")
+    damaged.write_bytes(damaged.read_bytes()[:-8])
+    cases = [
+        (tmp_path / "none.npz", DataError, "no none.npz there"),
+        (damaged, DataError, "damaged or replaced"),
+        (
+            changed("view", about=found.about | {"view": "plain 9x9x3"}),
+            DataError,
+            "scores of another view",
+        ),
+        (changed("data", about=found.about | {"data": "0"}), DataError, "scores of another data"),
+        (changed("half", **half), ConfigError, "are not among these 300 examples"),
+        (changed("labels", labels=(found.labels + 1) % 4), DataError, "was scored with label"),
+    ]
+    cases = [(with_stored(data, path), *rest) for path, *rest in cases]
+    of_another = "scores of another model .* there, 00ff in this config"
+    cases.append((with_stored(data, file, model="00ff"), DataError, of_another))
+    for config, error, message in cases:
+        with pytest.raises(error, match=message) as said:
+            loop.run(config, tmp_path / "run")
+        assert "\n" not in str(said.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_go_on_with_other_scores(data, reference, scores, tmp_path):
+    config = with_stored(
+        data, scores[0], model=stored.model_hash(checkpoint.load_params(reference))
+    )
+    about = build.build(config).data.provenance
+    assert about["scores"] == scores[1]["sha256"][:16]
+    loop.claim(tmp_path / "run", config, {"data": about})
+    (tmp_path / "run" / "metrics.jsonl").touch()  # it has begun
+    loop.claim(tmp_path / "run", config, {"data": about})
+    for key, what in (("scores", "stored scores"), ("hash", "data")):
+        with pytest.raises(ConfigError, match=f"run: its run began with other {what} "):
+            loop.claim(tmp_path / "run", config, {"data": about | {key: "0"}})
+
+
+def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data):
+    it = build.build(world.config(data, reference=Reference(kind="cotrained")))
+    assert it.costs["reference_train"] == 64 * it.scorer.cost((8, 8, 3)).train
+    step = lambda model, params: model.optimizer.update(
+        params, model.optimizer.init(params), params
+    )[0]  # noqa: E731
+    ones = {"w": jnp.ones(3)}
+    np.testing.assert_allclose(
+        step(it.recipe.reference, ones)["w"], 2 * step(it.recipe.scorer, ones)["w"], rtol=1e-5
+    )
+    model = toy.model(0.125)
+    recipe = toy.recipe(reference=model)
+    state, batch = toy.state(recipe), toy.batch(32)
+    after, (metrics, chosen) = jax.jit(partial(al.train_step, recipe))(state, batch)
+    by_hand, _ = al.step._descend(model, state.reference, batch, jnp.ones(32), 1)
+    np.testing.assert_allclose(
+        after.reference.params["w"], by_hand.params["w"], rtol=1e-5, atol=1e-7
+    )
+    frozen = al.select_step(toy.recipe(), toy.state(toy.recipe()), batch)[1]
+    np.testing.assert_allclose(
+        chosen.scores, frozen.scores, rtol=1e-5, atol=1e-6
+    )  # scored before it is trained
+    assert "reference_loss" in metrics
+
+
+def test_cross_fitted_references_score_only_what_they_have_not_seen(data, tmp_path):
+    config = world.config(
+        data, reference=Reference(kind="crossfitted", total="6 steps", batch_size=16)
+    )
+    it = build.build(config)
+    mine = it.data.train.source.ids[it.data.train.indices]
+    scored_by = it.data.train.columns["scored_by"]
+    for k in range(2):
+        theirs = build.build(reference_config(config, k)).data.train
+        seen = theirs.source.ids[theirs.indices]
+        assert not set(seen.tolist()) & set(mine[scored_by == k].tolist())
+        assert set(seen.tolist()) | set(mine[scored_by == k].tolist()) == set(mine.tolist())
+    summary = loop.run(config, tmp_path / "run")
+    assert summary["flops"]["reference_score"] == 2 * summary["flops"]["online_score"]
+    assert summary["flops"]["reference_train"] == 2 * 6 * 16 * it.scorer.cost((8, 8, 3)).train
+    own = [
+        loop.read_summary(tmp_path / "run" / "reference" / f"fold{k}")["final"] for k in range(2)
+    ]
+    assert summary["reference"]["accuracy"] == np.mean([one["test_full/accuracy"] for one in own])
+    with pytest.raises(ConfigError, match="its references are cross-fitted"):
+        checkpoint.load_params(tmp_path / "run", "reference")
+    with pytest.raises(
+        DataError, match="'trained on by reference 1' and 'scored by reference 1' share 1 ids"
+    ):
+        attach.check_unseen(
+            [np.array([1]), np.array([2, 3])], np.array([1, 2, 3]), np.array([1, 0, 1])
+        )
+
+
+def test_what_is_known_of_a_reference_that_is_not_trained_beforehand(data, scores, tmp_path):
+    stored_bill = loop.run(with_stored(data, scores[0]), tmp_path / "stored")["reference"]
+    assert stored_bill == {
+        "accuracy": None,
+        "flops": 0.0,
+        "seconds": 0.0,
+        "steps": 0,
+        "charged": False,
+    }
+    config = world.config(data, reference=Reference(kind="cotrained"))
+    bill = loop.run(config, tmp_path / "along")["reference"]
+    own = evaluate(tmp_path / "along", which="reference")["test"]["accuracy"]
+    assert bill == {
+        "accuracy": pytest.approx(own),
+        "flops": 0.0,
+        "seconds": 0.0,
+        "steps": 0,
+        "charged": True,
+    }
+
+
+def test_a_stored_loss_scores_as_the_reference_that_it_is_of():
+    recipe, batch = toy.recipe(), toy.batch(32)
+    running, other = (
+        al.init_state(recipe, jax.random.key(0), *map(toy.params, (1, 2, seed))) for seed in (3, 4)
+    )
+    loss = recipe.scorer.act_loss(recipe.scorer.apply(toy.params(3), batch, False), batch)
+    read = al.select_step(recipe, other, batch | {"reference_loss": loss})[
+        1
+    ]  # the state's reference is not asked
+    np.testing.assert_allclose(
+        read.scores, al.select_step(recipe, running, batch)[1].scores, rtol=1e-6, atol=1e-6
+    )
+
+
+def test_each_example_is_scored_by_its_own_reference():
+    recipe, batch = toy.recipe(), toy.batch(32)
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), toy.params(3), toy.params(4))
+    state = al.init_state(recipe, jax.random.key(0), toy.params(1), toy.params(2), both)
+    by = jnp.arange(32) % 2
+    chosen = al.select_step(recipe, state, batch | {"scored_by": by})[1]
+    alone = [
+        al.select_step(
+            recipe, al.init_state(recipe, jax.random.key(0), *map(toy.params, (1, 2, seed))), batch
+        )[1].scores
+        for seed in (3, 4)
+    ]
+    np.testing.assert_allclose(chosen.scores, np.where(by == 0, *alone), rtol=1e-6)
+
+
+def compiled_flops(step, state, batch) -> float:
+    return product_flops(jax.jit(step).lower(state, batch).compile().as_text())
+
+
+@pytest.mark.parametrize("kind", ["stored", "cotrained", "crossfitted"])
+def test_the_ledger_charges_what_each_kind_of_reference_runs(kind):
+    import optax
+
+    changes = {"reference": TASK.model(SCORER, optax.sgd(0.1))} if kind == "cotrained" else {}
+    # an augmented view: on the plain one the compiler shares the forward pass between scoring and training the reference
+    changes |= {"augment": lambda batch, key: batch | {"image": batch["image"][:, ::-1]}}
+    step, state = step_and_state(policies.learnability, **changes)
+    batch, rows = images(RATIO * B), jnp.arange(RATIO * B)
+    if kind == "stored":
+        batch |= {"reference_loss": jnp.ones(rows.shape)}
+    if kind == "crossfitted":
+        twice = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), state.reference)
+        state, batch = dataclasses.replace(state, reference=twice), batch | {"scored_by": rows % 2}
+    costs = ledger.step_costs(
+        LEARNER.cost(SHAPE), SCORER.cost(SHAPE), ("online", "reference"), B, RATIO, kind
+    )
+    assert compiled_flops(step, state, batch) == pytest.approx(sum(costs.values()), rel=0.005)
+
+
+def test_the_pool_is_filtered_once_by_the_reference(data, reference, scores, tmp_path):
+    select = Select(policy=dataclasses.replace(policies.offline_filter, keep=0.25))
+    config = world.config(
+        data, select=select, reference=Reference(kind="loaded", path=str(reference))
+    )
+    it = build.build(config)
+    assert not loop.run(config, tmp_path / "run", world.StopAfter(7))["complete"]
+    summary = loop.run(config, tmp_path / "run")
+    losses, _ = stored.score_all(it.recipe.scorer, checkpoint.load_params(reference), it.data.train)
+    pool = it.data.train.source.ids[it.data.train.indices]
+    allowed = set(pool[np.argsort(losses)[:100]].tolist())
+    assert set(ids(tmp_path / "run").ravel().tolist()) <= allowed
+    assert summary["flops"]["reference_score"] == 400 * it.scorer.cost((8, 8, 3)).forward
+    assert summary["flops"]["online_score"] == 0.0
+    free = loop.run(
+        dataclasses.replace(config, reference=Reference(kind="stored", path=str(scores[0]))),
+        tmp_path / "b",
+    )
+    assert free["flops"]["reference_score"] == 0.0
+    np.testing.assert_array_equal(ids(tmp_path / "b"), ids(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("select", "reference", "message"),
+    [
+        (Select(), Reference(kind="stolen"), "expected one of trained, loaded, stored"),
+        (
+            Select(policy=policies.easy_reference),
+            Reference(kind="online"),
+            "trains no online model to copy",
+        ),
+        (
+            Select(policy=policies.learnability),
+            Reference(kind="stored"),
+            "needs config.reference.path, a file",
+        ),
+        (
+            Select(policy=policies.offline_filter),
+            Reference(kind="cotrained"),
+            "scores once, with a reference that exists",
+        ),
+        (
+            Select(policy=dataclasses.replace(policies.offline_filter, keep=0.0)),
+            Reference(),
+            r"keep=0\.0: expected a share",
+        ),
+    ],
+)
+def test_references_that_cannot_be_are_refused(data, tmp_path, select, reference, message):
+    with pytest.raises(ConfigError, match=message):
+        loop.run(world.config(data, select=select, reference=reference), tmp_path / "run")
+
+
+def test_folds_are_halves_by_id():
+    fold = splits.fold_of(np.arange(10_000))
+    assert set(fold.tolist()) == {0, 1}
+    assert abs(fold.mean() - 0.5) < 0.02
+    assert Split().fold == -1

@@ -1,0 +1,262 @@
+"""Image-text pairs end to end: from tars to retrieval figures, in the one loop."""
+
+import dataclasses
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from active_learning.config import ConfigError, config_hash, from_json, to_json
+from active_learning.core import policies
+from active_learning.core.step import select_step
+from active_learning.data.sources.source import DataError
+from active_learning.evaluate import evaluate
+from active_learning.models import Text, TwoTower, ViT
+from active_learning.models.weights import siglip
+from active_learning.settings import Evaluate, Pairs, Reference, Select, Split
+from active_learning.tasks import captions
+from active_learning.train import loop
+from active_learning.train.build import build, first_state, loader_of
+from active_learning.train.recorder import Notes
+from tests import pairs_world, world
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return pairs_world.write_tars(tmp_path_factory.mktemp("pairs"))
+
+
+def test_a_run_from_the_tars_to_figures(folder, tmp_path):
+    config = pairs_world.config(folder)
+    summary = loop.run(config, tmp_path / "a")
+    assert summary["complete"]
+    assert 0 <= summary["final"]["test_full/recall"] <= 1
+    assert summary["reference"]["accuracy"] is not None
+    lines = [
+        json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert any("gate/online_log_rank" in line for line in lines)
+    noisy = [line["pool/wrong_share"] for line in lines if "pool/wrong_share" in line]
+    assert np.mean(noisy) == pytest.approx(0.5, abs=0.13)
+    found = evaluate(tmp_path / "a")["test"]
+    assert found["log_rank"] == pytest.approx(summary["final"]["test_full/log_rank"], rel=1e-5)
+
+
+def test_exchanged_captions_follow_the_config_and_only_there(folder):
+    it = build(pairs_world.config(folder))
+    assert it.data.parts["pool"].wrong.mean() == 0.5
+    assert not it.data.parts["reference"].wrong.any()
+    assert not it.data.parts["test"].wrong.any()
+    assert it.data.train.wrong.sum() == 32
+    again = build(
+        pairs_world.config(
+            folder, split=Split(parts={"pool": 64, "reference": 16, "gate": 8, "tune": 8}, fold=1)
+        )
+    )
+    ids = it.data.train.source.ids[it.data.train.indices]
+    there = dict(zip(ids, it.data.train.caption_of, strict=True))
+    half = again.data.train
+    assert all(
+        there[i] == c for i, c in zip(half.source.ids[half.indices], half.caption_of, strict=True)
+    )
+
+
+def test_the_tokens_of_a_batch_are_those_of_its_captions_by_id_and_epoch(folder):
+    part = build(pairs_world.config(folder)).data.train
+    rows, zeros = np.arange(8), np.zeros(8, np.int32)
+    first, second = part.batch(rows, zeros), part.batch(rows[::-1], zeros)
+    np.testing.assert_array_equal(first["tokens"], second["tokens"][::-1])
+    epochs = np.arange(20)
+    seen = {part.batch(rows[:1], epochs[e : e + 1])["tokens"].tobytes() for e in epochs}
+    assert len(seen) == 2
+    assert first["tokens"].dtype == np.int32
+    whose = part.caption_of[rows]
+    assert all(
+        (part.captions.tokens[whose[i]] == first["tokens"][i][None]).all(axis=1).any() for i in rows
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": Pairs(loss="hinge")}, "config.task.loss='hinge'"),
+        ({"task": Pairs(exchanged={"nowhere": 0.5})}, "no part is named 'nowhere'"),
+        ({"task": Pairs(text="words")}, "no text column 'words'|no column"),
+        ({"task": Pairs(tokenizer="/nowhere/x.json")}, "no such file"),
+        ({"scorer": pairs_world.towers(context=12)}, "config.scorer.text.context=12"),
+        (
+            {"scorer": pairs_world.towers(vocab=260)},
+            r"config.scorer.text.vocab=260: the tokenizer has \d+ tokens",
+        ),
+        ({"learner": pairs_world.towers().image}, "config.learner: MLP has no text tower"),
+        ({"task": Pairs(chunk=5)}, "config.task.chunk=5"),
+        ({"reference": Reference(kind="stored", path="x")}, "depends on the caption drawn"),
+    ],
+)
+def test_what_cannot_run_is_one_clear_line(folder, changes, message):
+    with pytest.raises((ConfigError, DataError), match=message):
+        build(pairs_world.config(folder, **changes))
+
+
+def test_a_pair_without_a_caption_is_named(tmp_path):
+    pairs_world.write_tars(tmp_path, 24, 8)
+    blob = (tmp_path / "train-0.tar").read_bytes()
+    empty = blob.replace(
+        b'["a dark red square", "the red one is dark"]',
+        b'["                 ", "                   "]',
+    )
+    assert empty != blob
+    (tmp_path / "train-0.tar").write_bytes(empty)
+    with pytest.raises(DataError, match=r"train0\d+.* have no caption in column 'captions'"):
+        build(
+            pairs_world.config(
+                tmp_path,
+                split=Split(parts={"pool": 16, "reference": 8}),
+                evaluate=Evaluate(),
+                select=Select(ratio=1),
+            )
+        )
+
+
+def test_a_reference_of_another_tokenizer_is_refused(tmp_path, folder):
+    data = build(pairs_world.config(folder)).data
+    (tmp_path / "config.json").write_text(json.dumps({"data": {"tokenizer": "other"}}))
+    with pytest.raises(ConfigError, match="trained with tokenizer other"):
+        captions.check_reference(tmp_path, data)
+
+
+def test_the_task_is_a_late_key_and_survives_json(folder, tmp_path):
+    config = world.config(tmp_path)
+    assert "task" not in to_json(config)
+    pair = pairs_world.config(folder)
+    assert from_json(json.loads(json.dumps(to_json(pair)))) == pair
+    assert config_hash(pair) != config_hash(
+        dataclasses.replace(pair, task=Pairs(loss="softmax", exchanged={"pool": 0.5}))
+    )
+    assert pair.select.policy is policies.learnability
+
+
+def test_both_losses_give_finite_gradients_over_devices(folder):
+    found = {}
+    for count in (1, 8):
+        it = build(pairs_world.config(folder), jax.devices()[:count])
+        params = it.task.init(it.learner, jax.random.key(0))
+        batch = {
+            k: jnp.asarray(v)
+            for k, v in it.data.train.batch(np.arange(16), np.zeros(16, np.int32)).items()
+            if k in ("image", "tokens")
+        }
+        model = it.recipe.learner
+        loss = lambda p, m=model, b=batch: m.learn_loss(m.apply(p, b, True), b).mean()  # noqa: E731
+        found[count] = jax.device_get(jax.jit(jax.value_and_grad(loss))(params))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), found[1], found[8]
+    )
+
+
+VIT_TOWERS = TwoTower(
+    ViT(width=8, depth=1, heads=2, patch=4),
+    Text(vocab=320, context=8, width=8, depth=1, heads=2),
+    0,
+    8,
+)
+JOINT = Select(policy=policies.joint, ratio=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"select": JOINT, "task": Pairs(loss="softmax")},
+            "config.task.loss='softmax': 'joint' needs 'sigmoid'",
+        ),
+        (
+            {"select": Select(policy=policies.offline_filter)},
+            "'offline_filter' filters by losses of labels",
+        ),
+        (
+            {"select": JOINT, "reference": Reference(kind="crossfitted")},
+            "compares pairs across both references",
+        ),
+        (
+            {"select": dataclasses.replace(JOINT, standardize=True)},
+            "no single scores to standardize",
+        ),
+        ({"accumulate": 3}, "config.accumulate=3: must divide"),
+    ],
+)
+def test_what_joint_selection_cannot_do_is_one_clear_line(folder, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        build(pairs_world.config(folder, **changes))
+
+
+def test_a_joint_policy_on_labels_is_refused(tmp_path):
+    config = world.config(world.write_arrays(tmp_path), select=dataclasses.replace(JOINT, ratio=4))
+    with pytest.raises(ConfigError, match=r"scores image-text pairs; set config.task"):
+        build(config)
+
+
+@pytest.mark.parametrize(
+    "policy", [policies.joint, policies.pair_learnability], ids=lambda p: p.name
+)
+def test_choices_by_pairs_are_the_same_on_eight_devices(folder, policy):
+    config = pairs_world.config(
+        folder, select=dataclasses.replace(JOINT, policy=policy), task=Pairs(chunk=8)
+    )
+    chosen = {}
+    for count in (1, 8):
+        it = build(config, jax.devices()[:count])
+        reference = it.task.init(it.scorer, jax.random.key(7))
+        batch, *_ = loader_of(it, 0).next(32)
+        found = jax.jit(partial(select_step, it.recipe))(first_state(it, reference), batch)[1]
+        assert len(np.unique(found.indices)) == 16
+        chosen[count] = sorted(np.asarray(found.indices).tolist())
+    assert chosen[1] == chosen[8]
+
+
+def test_published_weights_are_a_reference_and_cost_nothing(folder, tmp_path):
+    config = pairs_world.config(
+        folder, scorer=VIT_TOWERS, evaluate=Evaluate(subset=8, batch_size=8)
+    )
+    it = build(config)
+    weights = siglip.to_weights(it.task.init(it.scorer, jax.random.key(3)), it.scorer)
+    siglip.save(tmp_path / "w.npz", weights)
+    summary, params = captions.published(it, tmp_path / "w.npz")
+    assert sum(summary["flops"].values()) == 0
+    loaded = Reference(kind="loaded", path=str(tmp_path / "w.npz"))
+    done = loop.run(
+        dataclasses.replace(config, reference=loaded, total="1 steps"), tmp_path / "run"
+    )
+    assert done["reference"] == {
+        "accuracy": None,
+        "flops": 0.0,
+        "seconds": 0.0,
+        "steps": 0,
+        "charged": True,
+    }
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        params,
+        jax.device_get(it.task.init(it.scorer, jax.random.key(3))),
+    )
+    siglip.save(tmp_path / "w.npz", weights | {"params/t": np.zeros(2)})
+    with pytest.raises(
+        ConfigError, match=r"config.reference.path=.*params/t is \(2,\), expected \(1,\)"
+    ):
+        captions.published(it, tmp_path / "w.npz")
+
+
+def test_nearly_uniform_sampling_is_warned_of_once(folder, tmp_path, caplog):
+    it = build(pairs_world.config(folder))
+    notes = Notes(it, tmp_path, 0)
+    with caplog.at_level("WARNING"):
+        for _ in range(2):
+            notes._values = {"select/ess": [0.99]}
+            notes.summary()
+    said = "the sampling is nearly uniform (effective share 0.990 of the super-batch): lower config.select.temperature"
+    assert [r.message for r in caplog.records] == [f"{said}, or raise config.task.score_scale"]
