@@ -104,7 +104,7 @@ def filtered(it, params, workdir: Path):
             paid = len(train) * it.scorer.cost(it.scorer_task.image_shape).forward
         np.savez(file, id=kept_ids(it, losses), flops=paid, seconds=time.monotonic() - began)
 
-    distributed.on_first(lambda: None if file.exists() else choose())
+    distributed.run_on_primary(lambda: None if file.exists() else choose())
     with np.load(file) as found:
         ids, paid, seconds = found["id"], float(found["flops"]), float(found["seconds"])
     rows = np.flatnonzero(np.isin(train.source.ids[train.indices], ids))

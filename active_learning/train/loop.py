@@ -39,7 +39,7 @@ class Stop:
     def asked(self) -> bool:
         if jax.process_count() > 1 and not self._asked:
             self._looks += 1
-            self._asked = distributed.told_to_stop(self._looks)
+            self._asked = distributed.preemption_reached(self._looks)
         return self._asked
 
     def __enter__(self):
@@ -150,7 +150,7 @@ def run(
     it = build(config)
     attach.check_own_runs(it)
     about = _about(it)
-    distributed.on_first(lambda: claim(workdir, config, about))
+    distributed.run_on_primary(lambda: claim(workdir, config, about))
     if (done := read_summary(workdir)) is not None and done["complete"]:
         LOG.info("%s: complete already", workdir)
         return done
@@ -243,7 +243,7 @@ class _Training:
         board = it.config.log.tensorboard
         self.writer = (
             metrics.Writer(workdir, self.ledger.step, board)
-            if distributed.first()
+            if distributed.is_primary()
             else metrics.NoWriter()
         )
         self.evaluation = Evaluation(it)
@@ -277,7 +277,7 @@ class _Training:
     def run(self, profile: tuple[int, int]) -> dict:
         """Steps to the end of the run or to SIGTERM; saves in either case."""
         traced = metrics.Profile(
-            self.workdir / "profile", *(profile if distributed.first() else (0, 0))
+            self.workdir / "profile", *(profile if distributed.is_primary() else (0, 0))
         )
         try:
             complete = self._steps(traced)
@@ -296,9 +296,9 @@ class _Training:
             self.writer.close()
             self.checkpoints.close()
         summary = _summary(self.it, self.ledger, final, self.reference, complete)
-        if distributed.first():
+        if distributed.is_primary():
             (self.workdir / "summary.json").write_text(json.dumps(summary, indent=1))
-        distributed.meet("summary")
+        distributed.barrier("summary")
         return summary
 
     def _steps(self, traced: metrics.Profile) -> bool:
@@ -345,7 +345,7 @@ class _Training:
         for name, value in (figures | scored).items():
             if not np.isfinite(value):
                 raise NonFinite(f"{self.it.config.name}: {name} is {value} at update {step}")
-        if distributed.first():
+        if distributed.is_primary():
             self.notes.add(step, figures, said.chosen, said.rows, said.epochs)
 
     def _due(self, every: int) -> bool:
