@@ -50,7 +50,7 @@ def filter_pool(experiment: Any, params: PyTree | None, workdir: Path) -> tuple[
         ids, seconds = kept_ids(train, fraction, losses), time.monotonic() - began
         np.savez(file, id=ids, flops=flops, seconds=seconds)
 
-    distributed.on_first(lambda: None if file.exists() else choose())
+    distributed.run_on_primary(lambda: None if file.exists() else choose())
     with np.load(file) as saved:
         ids, flops, seconds = saved["id"], float(saved["flops"]), float(saved["seconds"])
     kept = train.select(np.flatnonzero(np.isin(train.ids, ids)))
