@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 
-
 from active_learning.config import (
     FORMAT,
     ConfigError,
