@@ -21,6 +21,11 @@ _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of the first of several processes."
 )
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_DISTRIBUTED = flags.DEFINE_string(
+    "distributed",
+    "auto",
+    "auto: join the processes that flags, environment or launcher describe; off; or HOST:PORT.",
+)
 _PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
@@ -30,18 +35,34 @@ def main(argv: list[str]) -> None:
     from active_learning import distributed
     from active_learning.config import ConfigError, freeze
     from active_learning.data.sources.source import DataError
-    from active_learning.metrics import show_log, span
+    from active_learning.metrics import (
+        StorageError,
+        checked_folder,
+        exit_code,
+        show_log,
+        span,
+        write_failure,
+    )
     from active_learning.train import loop
 
     try:
+        show_log()
         config, profile = freeze(_CONFIG.value), span(_PROFILE.value)
+        workdir = checked_folder(_WORKDIR.value, "--workdir", checkpoints=True)
         distributed.enable_compilation_cache(_CACHE.value)
-        distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value, _DISTRIBUTED.value)
         show_log(quiet=not distributed.is_primary())
-        summary = loop.run(config, _WORKDIR.value, profile=profile)
-    except (ConfigError, DataError, loop.NonFinite) as error:
+        summary = loop.run(config, workdir, profile=profile)
+    except (ConfigError, DataError, StorageError, loop.NonFinite) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        distributed.leave(exit_code(error))
+    except OSError as error:
+        error = write_failure(error.filename or _WORKDIR.value, error)
+        print(f"error: {error}", file=sys.stderr)
+        distributed.leave(exit_code(error))
+    except KeyboardInterrupt:
+        print("interrupted before the first update", file=sys.stderr)
+        distributed.leave(130)
     if distributed.is_primary():
         state = "complete" if summary["complete"] else "stopped, the same command continues it"
         print(

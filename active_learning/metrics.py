@@ -185,7 +185,9 @@ class Writer:
 
     def __init__(self, workdir: Path, resume_step: int = 0, tensorboard: bool = False):
         self.path = workdir / "metrics.jsonl"
-        kept = {key: line for key, line in _metric_lines(self.path).items() if key[0] <= resume_step}
+        kept = {
+            key: line for key, line in _metric_lines(self.path).items() if key[0] <= resume_step
+        }
         self._there = {key for key in kept if key[0] == resume_step}
         write_atomic(self.path, "".join(line + "\n" for line in kept.values()))
         self._file = self.path.open("a")

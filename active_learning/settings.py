@@ -109,7 +109,7 @@ class Checkpoint(Section):
     """Orbax checkpoints of the train state with the data position and the ledger."""
 
     every: str = "20 %"
-    keep: int = 1
+    keep: int = 2
 
 
 @dataclass(frozen=True)

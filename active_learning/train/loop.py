@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import signal
 from pathlib import Path
 
 import jax
@@ -13,50 +12,20 @@ from active_learning.config import ConfigError, config_hash, differences, name_o
 from active_learning.core.recipe import TrainState
 from active_learning.cost.ledger import Ledger, total
 from active_learning.data import splits
-from active_learning.metrics import LOG
+from active_learning.metrics import LOG, write_atomic
 from active_learning.references import attach
 from active_learning.settings import Config, reference_config
 from active_learning.tasks import captions
 from active_learning.train import overview, recorder
 from active_learning.train.build import Run, build, first_state, loader_of, matching
 from active_learning.train.evaluation import Evaluation
+from active_learning.train.run_folder import read_summary, write_summary
+from active_learning.train.signals import PreemptionGuard
 from active_learning.train.updates import Updates, with_pending
 
 
 class NonFinite(RuntimeError):
     """The loss (or a score) is no longer a number; the message names the step."""
-
-
-class Stop:
-    """SIGTERM asks the loop to save and return, of several processes all at the same update, whichever got the signal.
-
-    Outside the block the former handler is back.
-    """
-
-    _asked, _looks, _former = False, 0, None
-
-    @property
-    def asked(self) -> bool:
-        if jax.process_count() > 1 and not self._asked:
-            self._looks += 1
-            self._asked = distributed.preemption_reached(self._looks)
-        return self._asked
-
-    def __enter__(self):
-        if jax.process_count() > 1:
-            return self  # the processes' own handler tells them all
-        with contextlib.suppress(
-            ValueError
-        ):  # not in the main thread: somebody else handles signals
-            self._former = signal.signal(signal.SIGTERM, self._ask)
-        return self
-
-    def _ask(self, *_):
-        self._asked = True
-
-    def __exit__(self, *_):
-        if self._former is not None:
-            signal.signal(signal.SIGTERM, self._former)
 
 
 def claim(workdir: Path, config: Config, extra: dict) -> None:
@@ -65,7 +34,11 @@ def claim(workdir: Path, config: Config, extra: dict) -> None:
     path, begun = workdir / "config.json", _begun(workdir)
     ours = {"config": to_json(config), "hash": config_hash(config)} | extra
     if path.exists() and begun:
-        theirs = json.loads(path.read_text())
+        try:
+            theirs = json.loads(path.read_bytes())
+            theirs["hash"], theirs["data"].get, theirs["config"]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ConfigError(f"{path}: unreadable ({error}); restore it from a copy") from error
         if theirs["hash"] != ours["hash"]:
             what = "; ".join(differences(ours["config"], theirs["config"])[:3])
             raise ConfigError(f"{workdir}: holds a run of another config ({what})")
@@ -79,17 +52,20 @@ def claim(workdir: Path, config: Config, extra: dict) -> None:
     if begun:
         raise ConfigError(f"{workdir}: not empty and no run of ours (no config.json)")
     workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(ours, indent=1))
+    write_atomic(path, json.dumps(ours, indent=1))
 
 
 def _begun(workdir: Path) -> bool:
     """Whether the folder holds more than what is there before a run's first update: its config and its reference."""
     return workdir.is_dir() and any(
-        path.name not in ("config.json", "reference") for path in workdir.iterdir()
+        path.name not in ("config.json", "reference") and not path.name.startswith(".")
+        for path in workdir.iterdir()
     )
 
 
-def reference_of(config: Config, it: Run, workdir: Path, stop: Stop) -> tuple[dict, dict] | None:
+def reference_of(
+    config: Config, it: Run, workdir: Path, stop: PreemptionGuard
+) -> tuple[dict, dict] | None:
     """The reference's (summary, parameters): loaded from any run of ours, or trained in its own run folder, or found there complete.
     Of cross-fitted references the sums of their bills and their parameters with a leading axis.
 
@@ -113,7 +89,9 @@ def reference_of(config: Config, it: Run, workdir: Path, stop: Stop) -> tuple[di
     return (summary, checkpoint.load_params(folder)) if summary["complete"] else None
 
 
-def _crossfitted(config: Config, it: Run, folder: Path, stop: Stop) -> tuple[dict, dict] | None:
+def _crossfitted(
+    config: Config, it: Run, folder: Path, stop: PreemptionGuard
+) -> tuple[dict, dict] | None:
     folders = [folder / f"fold{k}" for k in range(splits.FOLDS)]
     found = [run(reference_config(config, k), path, stop) for k, path in enumerate(folders)]
     if not all(summary["complete"] for summary in found):
@@ -133,13 +111,11 @@ def _crossfitted(config: Config, it: Run, folder: Path, stop: Stop) -> tuple[dic
     )
 
 
-def read_summary(workdir: Path) -> dict | None:
-    path = workdir / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
 def run(
-    config: Config, workdir: Path | str, stop: Stop | None = None, profile: tuple[int, int] = (0, 0)
+    config: Config,
+    workdir: Path | str,
+    stop: PreemptionGuard | None = None,
+    profile: tuple[int, int] = (0, 0),
 ) -> dict:
     """Trains to the end, or until SIGTERM, and returns the summary; called again with the same folder it continues where it stopped.
     Of the updates from profile[0] to before profile[1] a trace is written.
@@ -147,16 +123,21 @@ def run(
     Raises ConfigError or DataError before any compilation, NonFinite with the step's number.
     """
     workdir = Path(workdir)
-    it = build(config)
-    attach.check_own_runs(it)
+    identity = {"config": config_hash(config), "code": distributed.code_version()}
+    distributed.check_same(identity, workdir)
+    with distributed.agreement("data"):
+        it = build(config)
+        attach.check_own_runs(it)
+    distributed.check_same({"data": str(it.data.provenance["hash"])})
     about = _about(it)
     distributed.run_on_primary(lambda: claim(workdir, config, about))
-    if (done := read_summary(workdir)) is not None and done["complete"]:
+    done = distributed.run_on_primary(lambda: _complete(workdir))
+    if done is not None:
         LOG.info("%s: complete already", workdir)
         return done
     for line in overview.lines(it):
         LOG.info("%s: %s", config.name, line)
-    with contextlib.nullcontext(stop) if stop else Stop() as stop:
+    with contextlib.nullcontext(stop) if stop else PreemptionGuard() as stop:
         reference, params, once = None, None, (0.0, 0.0)
         reads = config.select.policy.reads_reference
         if reads and config.reference.kind in (
@@ -182,6 +163,17 @@ def run(
         if config.select.policy.keep < 1:
             it, *once = attach.filtered(it, params, workdir)
         return _Training(it, workdir, stop, reference, params, once).run(profile)
+
+
+def _complete(workdir: Path) -> dict | None:
+    """The summary of a complete run whose newest checkpoint is intact."""
+    summary = read_summary(workdir)
+    if summary is None or not summary["complete"]:
+        return None
+    if (damage := checkpoint.newest_damage(workdir)) is not None:
+        LOG.warning("%s: complete, but its checkpoint is damaged (%s)", workdir, damage)
+        return None
+    return summary
 
 
 def _about(it: Run) -> dict:
@@ -217,7 +209,9 @@ def _summary(it: Run, ledger: Ledger, final: dict, reference: dict | None, compl
 class _Training:
     """One run in progress: the state, its ledger and clocks, and what is done between steps."""
 
-    def __init__(self, it: Run, workdir: Path, stop: Stop, reference: dict | None, params, once):
+    def __init__(
+        self, it: Run, workdir: Path, stop: PreemptionGuard, reference: dict | None, params, once
+    ):
         self.it, self.workdir, self.stop, self.reference = it, workdir, stop, reference
         self.checkpoints = checkpoint.Checkpoints(
             workdir / "checkpoints", it.config.checkpoint.keep
@@ -235,6 +229,9 @@ class _Training:
         self.loader = loader_of(it, position)
         self.updates = Updates(it, self.loader, restored=self.ledger.step > 0)
         self.watch = metrics.Stopwatch(self.ledger.train_seconds)
+        self.save_clock = checkpoint.CheckpointClock(
+            it.clock.checkpoint, self.ledger.train_seconds, self.ledger.step == 0
+        )
         self.first_step, self.first_seconds = self.ledger.step, self.ledger.train_seconds
         self.logged = (
             0.0,
@@ -284,20 +281,21 @@ class _Training:
             final = {}
             for line in overview.problem_lines(self.it):
                 LOG.info("%s: %s", self.it.config.name, line)
+            self._save()  # before the final evaluation, which can be repeated
             if complete:
                 final = self.evaluation.full(self.state)
                 if self.reference is not None and self.it.config.reference.kind == "cotrained":
                     self.reference["final"] = self.evaluation.full_reference(self.state)
                 self.writer.write(self.ledger.as_dict(), final)
-            self._save()
         finally:
-            traced.close(self.state)
-            self.loader.close()
-            self.writer.close()
-            self.checkpoints.close()
+            with contextlib.ExitStack() as closing:  # all are closed, whichever fails
+                closing.callback(self.checkpoints.close)
+                closing.callback(self.writer.close)
+                closing.callback(self.loader.close)
+                closing.callback(traced.close, self.state)
         summary = _summary(self.it, self.ledger, final, self.reference, complete)
         if distributed.is_primary():
-            (self.workdir / "summary.json").write_text(json.dumps(summary, indent=1))
+            write_summary(self.workdir, summary)
         distributed.barrier("summary")
         return summary
 
@@ -307,7 +305,7 @@ class _Training:
         if self._gate_decides and self.ledger.step < self.window:
             self.evaluation.gate(self.state)  # compiles, off the clock
         self.watch.start()
-        while self.ledger.step < clock.total and not self.stop.asked:
+        while self.ledger.step < clock.total and not self.stop.requested:
             active = self.ledger.step < self.window
             if not self.updates.compiled(active):
                 self._fetch(late)
@@ -355,7 +353,8 @@ class _Training:
         """Logging, evaluation and checkpoints, off the training clock. Returns what is still to be fetched."""
         clock, config = self.it.clock, self.it.config
         log, evaluate = self._due(clock.log), self._due(clock.evaluate)
-        if not (log or evaluate or self._due(clock.checkpoint)):
+        save = self.save_clock.due(self.ledger.step, self.watch.elapsed())
+        if not (log or evaluate or save or self.ledger.step == clock.total):
             return late
         self._fetch(late)
         with self.watch.paused():
@@ -373,7 +372,7 @@ class _Training:
                 metrics.progress(
                     config.name, self.ledger.step, clock.total, rate, self.ledger.total, values
                 )
-            if self._due(clock.checkpoint) and self.ledger.step < clock.total:
+            if save and self.ledger.step < clock.total:
                 self._save()
         return None
 
