@@ -4,13 +4,14 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from active_learning.config import ConfigError, import_for_configs
 from active_learning.data.sources.source import DataError
-from active_learning.metrics import StorageError, exit_code
+from active_learning.metrics import NonFiniteError, StorageError, exit_code, write_failure
 
 # What a command answers with one line; anything else is a fault of the program.
-EXPECTED = (ConfigError, DataError, StorageError)
+EXPECTED = (ConfigError, DataError, StorageError, NonFiniteError)
 
 
 def add_import_flag(parser: argparse.ArgumentParser) -> None:
@@ -46,4 +47,11 @@ def guarded(command: Callable[[], None]) -> int:
         return exit_code(error)
     except BrokenPipeError:  # The reader of our output has closed it, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        failure = write_failure(Path(error.filename or "."), error)
+        print(f"error: {failure}", file=sys.stderr)
+        return exit_code(failure)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0

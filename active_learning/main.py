@@ -46,13 +46,12 @@ def main(argv: list[str]) -> None:
             _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, mode=_DISTRIBUTED.value
         )
         show_log(quiet=not distributed.is_primary())
-        with distributed.agreement("run"):
-            summary = loop.run(config, workdir, profile=profile)
+        summary = loop.run(config, workdir, profile=profile)
         if distributed.is_primary():
             state = "complete" if summary["complete"] else "stopped; rerun the same command to resume"
             print(f"{workdir}: {state} at update {summary['step']}  {_scalars(summary['final'])}")
 
-    sys.exit(cli.guarded(command))
+    distributed.leave(cli.guarded(command))
 
 
 def _stray_word(word: str) -> str:
