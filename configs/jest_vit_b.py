@@ -35,15 +35,15 @@ def get_config(arm: str = "joint"):
     config.task = section(
         Pairs,
         loss="sigmoid",
-        chunk=1024,
+        loss_chunk=1024,
         text="caption",
         tokenizer="sentencepiece.model",
-        pixels="unit",
+        pixel_norm="symmetric",
     )
     if not uniform:
         policy = policies.joint if cheap else BY_LEARNER
         config.select = section(
-            Select, policy=policy, ratio=5, temperature=1.0, chunk=64
+            Select, policy=policy, ratio=5, temperature=1.0, score_chunk=64
         )  # (?) temperature
         config.scorer = (
             activeclip_vit_b.towers("Ti", keep=0.25, scan=True)

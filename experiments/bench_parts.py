@@ -112,12 +112,12 @@ def bench(rounds: int, repeats: int, preset: str) -> dict:
     over = lambda of: {
         key: float(np.median(np.array(of[a]) / np.array(of[c])))
         for key, (a, c) in QUOTIENTS.items()
-    }  # noqa: E731
+    }
     return {
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "batch_size": b,
         "ratio": config.select.ratio,
-        "chunk": config.select.chunk,
+        "chunk": config.select.score_chunk,
         "median_ms": {name: 1e3 * float(np.median(values)) for name, values in seconds.items()},
         "flops_per_second": rates,  # of CPU time, as the quotients of the table
         "quotients": over(seconds),

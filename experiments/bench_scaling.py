@@ -167,7 +167,7 @@ def pod_row(topology: str, ratio: int, fsdp: int) -> dict:
     config = classact_vit_l.get_config("ti" if fsdp == 1 else "uniform")
     config.batch_size, config.fsdp = 16 * len(devices), fsdp
     if fsdp == 1:
-        config.select.ratio, config.select.chunk = ratio, 16
+        config.select.ratio, config.select.score_chunk = ratio, 16
     it = plan.assembled(freeze(config), (224, 224, 3), 1000, 1_281_167, devices)
     return {"topology": topology} | structure(it, pod.compile_step(it))
 

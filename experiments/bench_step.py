@@ -58,7 +58,7 @@ def case(
         batch_size=b,
         total="1000 steps",
         dtype=dtype,
-        select=Select(policy=policies.learnability, ratio=4, chunk=chunk),
+        select=Select(policy=policies.learnability, ratio=4, score_chunk=chunk),
     )
 
 
@@ -203,7 +203,7 @@ def bench(name: str, config: Config, rounds: int, repeats: int) -> dict:
     peak = flops.PEAK_FLOPS.get(jax.devices()[0].device_kind)
     memory = (
         {f"ratio {ratio}": scoring_memory(it, ratio) for ratio in (2, 10)}
-        if config.select.chunk
+        if config.select.score_chunk
         else {}
     )
     return {

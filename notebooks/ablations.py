@@ -39,11 +39,12 @@ RUNS = Path(tempfile.mkdtemp())
 import dataclasses
 import json
 
+from active_learning.references import Trained
 from active_learning.core import policies
 from active_learning.train import loop
 from active_learning.data.sources.shapes import Shapes
 from active_learning.models import MLP
-from active_learning.settings import Config, Evaluate, Log, Reference, Select, Split
+from active_learning.settings import Config, Evaluate, Log, Select, Split
 
 BASE = Select(policy=policies.learnability, ratio=4, temperature=0.5, until="60 %")
 
@@ -58,9 +59,9 @@ def run(select, scorer=32):
         batch_size=64,
         total=f"{STEPS} steps",
         select=select,
-        reference=Reference(path=str(RUNS / f"reference-{scorer}"), total=f"{STEPS} steps"),
+        reference=Trained(path=str(RUNS / f"reference-{scorer}"), total=f"{STEPS} steps"),
         evaluate=Evaluate(every="50 %"),
-        log=Log(every="50 %", probes=0),
+        log=Log(every="50 %", snapshots=0),
     )
     chosen = (
         f"{select.policy.name}-{select.ratio}-{select.temperature}-{select.until.replace(' ', '')}"
@@ -69,8 +70,13 @@ def run(select, scorer=32):
     summary = loop.run(config, folder)
     first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
     flops = sum(summary["flops"].values()) / summary["flops"]["learner_train"]
-    wrong = first.get("select/wrong_share", float("nan"))
-    return summary["final"]["test_full/accuracy"], flops, first.get("select/ess", 1.0), wrong
+    wrong = first.get("select/corrupted_fraction", float("nan"))
+    return (
+        summary["final"]["test_full/accuracy"],
+        flops,
+        first.get("select/ess_fraction", 1.0),
+        wrong,
+    )
 
 
 uniform = run(Select())

@@ -41,6 +41,7 @@ RUNS = Path(tempfile.mkdtemp())
 # %%
 import jax.numpy as jnp
 
+from active_learning.references import Trained
 from active_learning import Policy
 from active_learning.core import losses
 
@@ -67,7 +68,7 @@ from active_learning.core import policies
 from active_learning.train import loop
 from active_learning.data.sources.shapes import Shapes
 from active_learning.models import MLP
-from active_learning.settings import Config, Evaluate, Log, Reference, Select, Split
+from active_learning.settings import Config, Evaluate, Log, Select, Split
 
 
 def arm(policy):
@@ -82,9 +83,9 @@ def arm(policy):
         select=Select(policy=policy, ratio=4, temperature=0.5, until="60 %")
         if policy.needs
         else Select(),
-        reference=Reference(path=str(RUNS / "reference"), total=f"{STEPS} steps"),
+        reference=Trained(path=str(RUNS / "reference"), total=f"{STEPS} steps"),
         evaluate=Evaluate(every="10 %", gate="gate" if policy.needs else ""),
-        log=Log(probes=0),
+        log=Log(snapshots=0),
     )
 
 
@@ -106,9 +107,11 @@ import matplotlib.pyplot as plt
 figure, axes = plt.subplots(figsize=(6, 3.2))
 for name in results:
     lines = (RUNS / name.replace(" ", "-") / "metrics.jsonl").read_text().splitlines()
-    rows = [row for row in map(json.loads, lines) if "select/wrong_share" in row]
+    rows = [row for row in map(json.loads, lines) if "select/corrupted_fraction" in row]
     axes.plot(
-        [row["step"] for row in rows], [100 * row["select/wrong_share"] for row in rows], label=name
+        [row["step"] for row in rows],
+        [100 * row["select/corrupted_fraction"] for row in rows],
+        label=name,
     )
 axes.set(xlabel="updates", ylabel="wrong labels among the chosen, %", ylim=(0, None))
 axes.legend(frameon=False)

@@ -80,5 +80,5 @@ def host(tree):
     """A pytree as NumPy, typed keys as their words."""
     unwrap = lambda x: (
         jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    )  # noqa: E731
+    )
     return jax.device_get(jax.tree.map(unwrap, tree))

@@ -153,7 +153,7 @@ def test_memory_of_the_gradient_is_flat_in_the_number_of_chunks():
     def chunked(image, text, wrap=jax.checkpoint):
         block = lambda rows, part: jnp.sum(
             jax.nn.softplus(SCALE * contrastive.products(rows, part) + BIAS), axis=1
-        )  # noqa: E731
+        )
         return contrastive._over_columns(block, image, text, chunk)
 
     few, many = (temporaries(chunked, rows, count * chunk) for count in (4, 32))

@@ -69,6 +69,6 @@ def test_a_pairwise_loss_by_micro_batches_alone_would_be_another_gradient():
 def test_a_step_with_accumulation_is_the_step_without():
     states = []
     for parts in (1, 4):
-        recipe = toy.recipe(accumulate=parts)
+        recipe = toy.recipe(grad_accum_steps=parts)
         states.append(toy.host(al.train_step(recipe, toy.state(recipe), toy.batch(32))[0]))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), *states)

@@ -137,7 +137,7 @@ def test_weights_follow_their_rows_through_the_permutation():
     eight = jax.jit(partial(al.select_step, spread))(state, sharded)[1]
     by_row = lambda chosen: dict(
         zip(chosen.indices.tolist(), np.asarray(chosen.weights).tolist(), strict=True)
-    )  # noqa: E731
+    )
     assert by_row(one).keys() == by_row(eight).keys()
     for row, weight in by_row(one).items():
         assert by_row(eight)[row] == pytest.approx(weight, rel=1e-4)

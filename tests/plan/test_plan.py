@@ -8,7 +8,8 @@ from active_learning.core import policies
 from active_learning.cost import ledger
 from active_learning.cost.flops import Cost
 from active_learning.plan import __main__ as plan
-from active_learning.settings import Reference, Select, reference_config
+from active_learning.references import Loaded, Trained
+from active_learning.settings import Select, reference_config
 from active_learning.train import loop
 from active_learning.train.build import build
 from tests import world
@@ -59,7 +60,7 @@ def test_the_bill_of_a_loaded_reference_is_what_its_run_cost(tmp_path):
     data = world.write_arrays(tmp_path)
     trained = loop.run(reference_config(world.config(data)), tmp_path / "reference")
     for charge, paid in ((True, ledger.total(trained["flops"])), (False, 0.0)):
-        loaded = Reference(kind="loaded", path=str(tmp_path / "reference"), charge=charge)
+        loaded = Loaded(path=str(tmp_path / "reference"), charge=charge)
         it = build(world.config(data, reference=loaded))
         bill = plan.bill_of(it.config, it.learner, it.scorer, len(it.data.train), (8, 8, 3))
         assert bill.reference == paid
@@ -106,7 +107,7 @@ def test_the_papers_setting_is_planned_without_its_data(capsys, monkeypatch):
 
 
 def test_uniform_has_nothing_to_break_even(tmp_path):
-    config = world.config(world.write_arrays(tmp_path), select=Select(), reference=Reference())
+    config = world.config(world.write_arrays(tmp_path), select=Select(), reference=Trained())
     it = build(config)
     bill = plan.bill_of(config, it.learner, it.scorer, 400, (8, 8, 3))
     assert list(plan.verdict(bill, None, 4))[-1].startswith("verdict: plain training")

@@ -14,7 +14,8 @@ import active_learning as al
 from active_learning.config import ConfigError
 from active_learning.core.step import follow_step
 from active_learning.data.sources.source import join_id
-from active_learning.settings import Checkpoint, Evaluate, Optim, Reference, Select
+from active_learning.references import Trained
+from active_learning.settings import Checkpoint, Evaluate, Optim, Select
 from active_learning.train import loop
 from active_learning.train.build import build, first_state, loader_of
 from active_learning.train.updates import Updates, with_pending
@@ -39,7 +40,7 @@ def config(folder, **changes):
         "batch_size": b,
         "total": f"{STEPS} steps",
         "select": chosen_by(schedule=schedule),
-        "reference": Reference(),
+        "reference": Trained(),
         "scorer_optim": Optim(
             learning_rate=0.03, warmup="0 steps"
         ),  # every update of the online model changes who is chosen
