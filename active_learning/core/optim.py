@@ -14,7 +14,10 @@ def warmup_cosine(learning_rate: float, warmup: int, total: int) -> optax.Schedu
 def adamw(
     learning_rate: float, warmup: int, total: int, weight_decay: float, b2: float, clip: float
 ) -> optax.GradientTransformation:
-    """Clip by global norm (0: off), then AdamW; biases, norms' scales and other vectors are not decayed."""
+    """AdamW after clipping by global norm (`clip`=0: no clipping).
+
+    Arrays with fewer than two axes (biases, scales of norms) are not decayed.
+    """
     adam = optax.adamw(
         warmup_cosine(learning_rate, warmup, total),
         b2=b2,
