@@ -214,11 +214,11 @@ def _check_reference(config: Config) -> None:
         raise ConfigError(
             f"config.reference.kind='online': policy {policy.name!r} trains no online model to copy"
         )
-    if not 0 < policy.keep <= 1:
+    if not 0 < policy.pool_fraction <= 1:
         raise ConfigError(
-            f"config.select.policy.keep={policy.keep}: expected a share of the pool in (0, 1]"
+            f"config.select.policy.pool_fraction={policy.pool_fraction}: expected a share of the pool in (0, 1]"
         )
-    if policy.keep < 1 and kind not in ("trained", "loaded", "stored"):
+    if policy.pool_fraction < 1 and kind not in ("trained", "loaded", "stored"):
         raise ConfigError(
             f"config.reference.kind={kind!r}: {policy.name!r} scores once, with a reference that exists before the run"
         )
@@ -226,7 +226,7 @@ def _check_reference(config: Config) -> None:
 
 def _check_reuse(config: Config) -> None:
     policy = config.select.policy
-    if not policy.reuse:
+    if not policy.reuse_forward:
         return
     if policy.needs != ("learner",) or policy.observe is not None or isinstance(config.task, Pairs):
         raise ConfigError(
@@ -246,7 +246,7 @@ def _check_reuse(config: Config) -> None:
 def _check_task(config: Config) -> None:
     task, policy = config.task, config.select.policy
     if not isinstance(task, Pairs):
-        if policy.pairs:
+        if policy.needs_embeddings:
             raise ConfigError(
                 f"config.select.policy: {policy.name!r} scores image-text pairs; set config.task"
             )
@@ -259,19 +259,19 @@ def _check_task(config: Config) -> None:
         raise ConfigError(f"config.task.loss={task.loss!r}: expected 'sigmoid' or 'softmax'")
     if task.pixels not in ("data", "unit"):
         raise ConfigError(f"config.task.pixels={task.pixels!r}: expected 'data' or 'unit'")
-    if policy.keep < 1:
+    if policy.pool_fraction < 1:
         raise ConfigError(
             f"config.select.policy: {policy.name!r} filters by losses of labels, image-text pairs have none"
         )
-    if policy.joint and task.loss != "sigmoid":
+    if policy.is_joint and task.loss != "sigmoid":
         raise ConfigError(
             f"config.task.loss={task.loss!r}: {policy.name!r} needs 'sigmoid', the loss that is a sum over pairs"
         )
-    if policy.joint and config.select.standardize:
+    if policy.is_joint and config.select.standardize:
         raise ConfigError(
             f"config.select.standardize=True: {policy.name!r} has no single scores to standardize"
         )
-    if policy.pairs and config.reference.kind == "crossfitted":
+    if policy.needs_embeddings and config.reference.kind == "crossfitted":
         raise ConfigError(
             f"config.reference.kind='crossfitted': {policy.name!r} compares pairs across both references"
         )
@@ -313,9 +313,9 @@ def _check_sizes(config: Config, pool: int) -> None:
         raise ConfigError(f"config.select.ratio={ratio}: {ratio * b} candidates a step, {holds}")
     if b > pool:
         raise ConfigError(f"config.batch_size={b}: {holds}")
-    if round(policy.keep * pool) < b:
-        few = f"{round(policy.keep * pool)} of {pool} examples are less than a batch"
-        raise ConfigError(f"config.select.policy.keep={policy.keep}: {few}")
+    if round(policy.pool_fraction * pool) < b:
+        few = f"{round(policy.pool_fraction * pool)} of {pool} examples are less than a batch"
+        raise ConfigError(f"config.select.policy.pool_fraction={policy.pool_fraction}: {few}")
 
 
 def _check_evaluation(config: Config) -> None:

@@ -70,7 +70,7 @@ def run(select, scorer=32):
     first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
     flops = sum(summary["flops"].values()) / summary["flops"]["learner_train"]
     wrong = first.get("select/wrong_share", float("nan"))
-    return summary["final"]["test_full/accuracy"], flops, first.get("select/ess", 1.0), wrong
+    return summary["final"]["test_full/accuracy"], flops, first.get("select/ess_fraction", 1.0), wrong
 
 
 uniform = run(Select())

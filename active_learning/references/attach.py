@@ -83,7 +83,7 @@ def check_own_runs(it) -> None:
 
 def kept_ids(it, losses: Float32[np.ndarray, "n"]) -> Int64[np.ndarray, "k"]:
     """Ids of the share `keep` of the training part with the lowest reference loss, ascending; ties go to the lower row."""
-    train, count = it.data.train, round(it.recipe.policy.keep * len(it.data.train))
+    train, count = it.data.train, round(it.recipe.policy.pool_fraction * len(it.data.train))
     rows = np.argsort(losses, kind="stable")[:count]
     return np.sort(train.source.ids[train.indices[rows]])
 

@@ -118,7 +118,7 @@ class Contrastive:
             return module.apply({"params": params}, image, batch.get("tokens"), train=train)
 
         def act(outputs: Embeddings, batch: Batch) -> Float[Array, "B"]:
-            return self.score_scale * contrastive.dot(outputs.image, outputs.text)
+            return self.score_scale * contrastive.negative_dot(outputs.image, outputs.text)
 
         return Model(apply, self._learn_loss, act, optimizer, pairwise=True)
 
@@ -127,7 +127,7 @@ class Contrastive:
             (outputs.scale[0],) if self.loss == "softmax" else (outputs.scale[0], outputs.bias[0])
         )
         function = contrastive.info_nce if self.loss == "softmax" else contrastive.sigmoid
-        over_rows = sharding.by_rows(partial(function, chunk=self.chunk), self.mesh, rows=2)
+        over_rows = sharding.shard_map_rows(partial(function, chunk=self.chunk), self.mesh, rows=2)
         return over_rows(outputs.image, outputs.text, *scalars)
 
     def init(self, module: Any, key: Key[Array, ""]) -> PyTree:

@@ -198,7 +198,7 @@ def loader_of(it: "Run", position: int) -> Loader:
         if it.choices is None
         else replay.Replay(train, it.choices)
     )
-    return Loader(stream, sharding.over_data(it.mesh), position)
+    return Loader(stream, sharding.batch_sharding(it.mesh), position)
 
 
 def _also(config: Config) -> dict:
@@ -387,12 +387,12 @@ def assemble(config: Config, clock: Clock, task, scorer_task, devices: list[jax.
         sub_batch_size=config.batch_size,
         temperature=config.select.temperature,
         standardize=config.select.standardize,
-        chunk=config.select.chunk,
+        score_chunk=config.select.chunk,
         augment=partial(_augment, settings=config.augmentation, mesh=several)
         if config.augment
         else _plain,
         mesh=several,
-        accumulate=config.accumulate,
+        grad_accum_steps=config.accumulate,
         **_reference_of(config, clock, scorer_task, scorer),
     )
     costs = [_cost(*one) for one in (("learner", learner, task), ("scorer", scorer, scorer_task))]
@@ -400,7 +400,7 @@ def assemble(config: Config, clock: Clock, task, scorer_task, devices: list[jax.
         costs = [cost + flops.Cost(recompute=cost.forward) for cost in costs]
     b, ratio, kind = config.batch_size, config.select.ratio, config.reference.kind
     per_step = [
-        ledger.step_costs(*costs, policy.needs, b, ratio, kind, policy.reuse),
+        ledger.step_costs(*costs, policy.needs, b, ratio, kind, policy.reuse_forward),
         ledger.step_costs(*costs, (), b, ratio, kind),
     ]
     return Run(config, clock, None, task, recipe, learner, scorer, *per_step, mesh, scorer_task)
@@ -428,7 +428,7 @@ def first_state(run: Run, reference=None) -> TrainState:
         saved = checkpoint.load_params(Path(run.config.init_from))
         saved = matching(saved, like, f"config.init_from={run.config.init_from}")
     shapes = jax.eval_shape(partial(_fresh, run), saved, reference)
-    make = jax.jit(partial(_fresh, run), out_shardings=sharding.shardings_of(shapes, run.mesh))
+    make = jax.jit(partial(_fresh, run), out_shardings=sharding.state_shardings(shapes, run.mesh))
     return make(saved, reference)
 
 
@@ -443,7 +443,7 @@ def state_shapes(run: Run) -> TrainState:
             )
     shapes = jax.eval_shape(partial(_fresh, run), None, reference)
     place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)  # noqa: E731
-    return jax.tree.map(place, shapes, sharding.shardings_of(shapes, run.mesh))
+    return jax.tree.map(place, shapes, sharding.state_shardings(shapes, run.mesh))
 
 
 def matching(params, like, key: str):

@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from active_learning.core.recipe import TrainState
-from active_learning.core.sharding import over_data
+from active_learning.core.sharding import batch_sharding
 from active_learning.data import splits
 from active_learning.train.build import Run, subset
 
@@ -15,7 +15,7 @@ class Evaluation:
 
     def __init__(self, it: Run):
         self.it, self.settings = it, it.config.evaluate
-        shared = self.settings.batch_size, over_data(it.mesh)
+        shared = self.settings.batch_size, batch_sharding(it.mesh)
         self._learner = it.task.evaluator(it.recipe.learner, *shared)
         self._scorer = it.task.evaluator(it.recipe.scorer, *shared)
         self._cached: dict[tuple, tuple] = {}

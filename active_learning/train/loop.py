@@ -179,7 +179,7 @@ def run(
                 jax.eval_shape(lambda: it.scorer_task.init(it.scorer, jax.random.key(0))),
                 "config.reference",
             )
-        if config.select.policy.keep < 1:
+        if config.select.policy.pool_fraction < 1:
             it, *once = attach.filtered(it, params, workdir)
         return _Training(it, workdir, stop, reference, params, once).run(profile)
 

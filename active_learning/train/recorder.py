@@ -68,12 +68,12 @@ class Notes:
         """Means since the last call."""
         means = {name: float(np.mean(values)) for name, values in self._values.items()}
         policy = self.it.recipe.policy
-        if means.get("select/ess", 0.0) > NEARLY_UNIFORM and not self._warned and not policy.joint:
+        if means.get("select/ess_fraction", 0.0) > NEARLY_UNIFORM and not self._warned and not policy.is_joint:
             self._warned = True
-            by_product = self.it.data.train.captions is not None and not policy.pairs
+            by_product = self.it.data.train.captions is not None and not policy.needs_embeddings
             LOG.warning(
                 "the sampling is nearly uniform (effective share %.3f of the super-batch): lower config.select.temperature%s",
-                means["select/ess"],
+                means["select/ess_fraction"],
                 ", or raise config.task.score_scale" if by_product else "",
             )
         self._values = {}

@@ -1,8 +1,8 @@
 """How an update is carried out: selection and training in one jit, or in two, with a second look at what was chosen in between.
 
 exact            train_step
-exact, deferred  select_step on the small views, the chosen rows are read in full, follow_step
-ahead            select_step for update n + 1 (by the online model after update n - 1), follow_step for update n: selection, and reading
+exact, deferred  select_step on the small views, the chosen rows are read in full, train_on_selection
+ahead            select_step for update n + 1 (by the online model after update n - 1), train_on_selection for update n: selection, and reading
                  what it chose, hide behind the training; the choice for n + 1 is `TrainState.pending`
 """
 
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from active_learning.core.recipe import Chosen, TrainState
-from active_learning.core.sharding import compiled, replicated
-from active_learning.core.step import follow_step, select_step, train_step, uniform_step
+from active_learning.core.sharding import aot_compile, replicated
+from active_learning.core.step import select_step, train_on_selection, train_step, uniform_step
 from active_learning.data.loader import Loaded, Loader
 from active_learning.data.sources.source import join_id
 from active_learning.train.build import Run
@@ -94,9 +94,9 @@ class Updates:
             full = self._look(chosen, batch)
             examples, step = (
                 [batch.batch, chosen, None if full is None else full.result()],
-                follow_step,
+                train_on_selection,
             )
-        run = compiled(partial(step, recipe), state, *examples, rest=everywhere)
+        run = aot_compile(partial(step, recipe), state, *examples, rest=everywhere)
         self._compiled["train" if active else "uniform"] = run
 
     def __call__(self, state: TrainState, active: bool, more: bool) -> tuple[TrainState, Said]:

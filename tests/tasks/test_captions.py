@@ -256,7 +256,7 @@ def test_nearly_uniform_sampling_is_warned_of_once(folder, tmp_path, caplog):
     notes = Notes(it, tmp_path, 0)
     with caplog.at_level("WARNING"):
         for _ in range(2):
-            notes._values = {"select/ess": [0.99]}
+            notes._values = {"select/ess_fraction": [0.99]}
             notes.summary()
     said = "the sampling is nearly uniform (effective share 0.990 of the super-batch): lower config.select.temperature"
     assert [r.message for r in caplog.records] == [f"{said}, or raise config.task.score_scale"]
