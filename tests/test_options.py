@@ -38,7 +38,7 @@ def test_a_wrong_option_is_found():
 
 
 def test_nothing_in_the_step_calls_the_host():
-    recipe = toy.recipe(chunk=4)
+    recipe = toy.recipe(score_chunk=4)
     program = str(jax.make_jaxpr(partial(al.train_step, recipe))(toy.state(recipe), toy.batch(32)))
     assert "callback" not in program and "device_put" not in program.replace("device_put[", "")
 

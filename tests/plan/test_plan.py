@@ -73,7 +73,7 @@ def test_it_prints_a_plan_with_a_probe_and_a_verdict(tmp_path, capsys):
     it = build(config)
     found = plan.probe(it, tmp_path / "reference")
     assert found.agreement_truth > 0.25 and 0.2 < found.wrong_pool < 0.4
-    assert 0 < found.effective_share <= 1
+    assert 0 < found.ess_fraction <= 1
     bill = plan.bill_of(config, it.learner, it.scorer, 400, (8, 8, 3))
     text = "\n".join([*plan.findings(found), *plan.verdict(bill, found, 4)])
     assert f"accuracy on the gate                 {found.gate_accuracy:.1%}" in text
@@ -81,7 +81,7 @@ def test_it_prints_a_plan_with_a_probe_and_a_verdict(tmp_path, capsys):
     assert "below 15x little is left to save" in text
     assert "it avoids wrong labels" in text or "does not avoid" in text
     noise = dataclasses.replace(
-        found, agreement=0.3, effective_share=0.95, wrong_chosen=found.wrong_pool
+        found, agreement=0.3, ess_fraction=0.95, wrong_chosen=found.wrong_pool
     )
     text = "\n".join(plan.verdict(bill, noise, 4))
     assert (

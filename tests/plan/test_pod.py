@@ -195,6 +195,6 @@ def test_layers_are_counted_from_one_and_two(run):
     unrolled = dataclasses.replace(config, learner=dataclasses.replace(vit, scan=False))
     it = plan.assembled(unrolled, (8, 8, 3), world.CLASSES, 400, jax.devices()[:1])
     step = partial(uniform_step, it.recipe)
-    real = sharding.compiled(step, pod.state_shapes(it), pod.batch_shapes(it)).cost_analysis()
+    real = sharding.aot_compile(step, pod.state_shapes(it), pod.batch_shapes(it)).cost_analysis()
     assert counted.flops == pytest.approx(real["flops"], rel=0.01)
     assert counted.memory_traffic == pytest.approx(real["bytes accessed"], rel=0.05)

@@ -144,7 +144,7 @@ def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data
     recipe = toy.recipe(reference=model)
     state, batch = toy.state(recipe), toy.batch(32)
     after, (metrics, chosen) = jax.jit(partial(al.train_step, recipe))(state, batch)
-    by_hand, _ = al.step._descend(model, state.reference, batch, jnp.ones(32), 1)
+    by_hand, _ = al.step._optimizer_step(model, state.reference, batch, jnp.ones(32), 1)
     np.testing.assert_allclose(
         after.reference.params["w"], by_hand.params["w"], rtol=1e-5, atol=1e-7
     )
@@ -257,7 +257,7 @@ def test_the_ledger_charges_what_each_kind_of_reference_runs(kind):
 
 
 def test_the_pool_is_filtered_once_by_the_reference(data, reference, scores, tmp_path):
-    select = Select(policy=dataclasses.replace(policies.offline_filter, keep=0.25))
+    select = Select(policy=dataclasses.replace(policies.offline_filter, pool_fraction=0.25))
     config = world.config(data, select=select, reference=Loaded(path=str(reference)))
     it = build.build(config)
     assert not loop.run(config, tmp_path / "run", world.StopAfter(7))["complete"]
@@ -296,9 +296,9 @@ def test_the_pool_is_filtered_once_by_the_reference(data, reference, scores, tmp
             "scores once, with a reference that exists",
         ),
         (
-            Select(policy=dataclasses.replace(policies.offline_filter, keep=0.0)),
+            Select(policy=dataclasses.replace(policies.offline_filter, pool_fraction=0.0)),
             Trained(),
-            r"keep=0\.0: expected a share",
+            r"pool_fraction=0\.0: expected a fraction",
         ),
     ],
 )

@@ -276,8 +276,8 @@ def test_there_must_be_a_complete_run_to_load(data, tmp_path):
             r"config\.select\.until='auto' compares .* policy 'hard' has not both",
         ),
         (
-            {"select": Select(policy=dataclasses.replace(policies.offline_filter, keep=0.03))},
-            r"config\.select\.policy\.keep=0\.03: 12 of 400 examples are less than a batch",
+            {"select": Select(policy=dataclasses.replace(policies.offline_filter, pool_fraction=0.03))},
+            r"config\.select\.policy\.pool_fraction=0\.03: 12 of 400 examples are less than a batch",
         ),
         ({"total": "1.000.000 examples"}, r"config\.total='1\.000\.000 examples'"),
     ],
