@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, Int32, Int64, PyTree
 from active_learning.core import losses
 from active_learning.core.recipe import Model
 from active_learning.data.sources.source import DataError
+from active_learning.evaluators.batches import map_batches
 from active_learning.references.replay import rows_of
 
 COLUMN = "reference_loss"  # of a batch
@@ -43,16 +44,14 @@ def score_all(
         outputs = model.apply(params, batch, False)
         return model.act_loss(outputs, batch), losses.accuracy(outputs["logits"], batch["label"])
 
-    run, said = jax.jit(one), []
-    size = min(batch_size, len(part))
-    for start in range(0, len(part), size):
-        rows = np.minimum(
-            np.arange(start, start + size), len(part) - 1
-        )  # the last batch repeats its last row
-        said.append(run(params, part.batch(rows, np.zeros(size, np.int32))))
-    loss, hit = (
-        np.concatenate(leaves)[: len(part)] for leaves in zip(*jax.device_get(said), strict=True)
+    scored = jax.jit(one)
+    blocks = map_batches(
+        lambda batch: scored(params, batch),
+        lambda rows: part.batch(rows, np.zeros(len(rows), np.int32)),
+        len(part),
+        min(batch_size, len(part)),
     )
+    loss, hit = (np.concatenate(leaves) for leaves in zip(*blocks, strict=True))
     return loss.astype(np.float32), hit > 0.5
 
 

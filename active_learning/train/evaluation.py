@@ -18,20 +18,16 @@ class Evaluation:
         shared = self.settings.batch_size, over_data(it.mesh)
         self._learner = it.task.evaluator(it.recipe.learner, *shared)
         self._scorer = it.task.evaluator(it.recipe.scorer, *shared)
-        self._cached: dict[tuple, tuple] = {}
-
-    def _examples(self, name: str, size: int) -> dict[str, np.ndarray]:
-        if (name, size) not in self._cached:
-            part = self.it.data.parts[name]
-            self._cached[name, size] = self._learner.examples(part, subset(part, size))
-        return self._cached[name, size]
+        self._subsets = {
+            name: subset(it.data.parts[name], self.settings.subset) for name in self.settings.sets
+        }
 
     def now(self, state: TrainState) -> dict:
         """`SET/accuracy` and so on, on the fixed subset of each set."""
         out = {}
         for name in self.settings.sets:
             figures = self._learner(
-                state.learner.params, self._examples(name, self.settings.subset)
+                state.learner.params, self.it.data.parts[name], self._subsets[name]
             )
             out |= {f"{name}/{k}": v for k, v in figures.items() if isinstance(v, float)}
         return out
@@ -47,18 +43,17 @@ class Evaluation:
     def _whole(self, evaluator, params: PyTree) -> dict:
         out = {}
         for name in self.settings.sets:
-            figures = evaluator(params, self._examples(name, len(self.it.data.parts[name])))
+            figures = evaluator(params, self.it.data.parts[name])
             out |= {f"{name}_full/{k}": v for k, v in figures.items()}
         return out
 
     def gate(self, state: TrainState) -> tuple[dict, dict]:
         """Figures of online and reference on the gate, `merit` among them (the one to compare), and what the forward passes cost, by account."""
-        size = len(self.it.data.parts[self.settings.gate])
-        examples = self._examples(self.settings.gate, size)
+        part = self.it.data.parts[self.settings.gate]
         out = {}
         models = {"online": [state.online.params], "reference": self._references(state)}
         for name, alternatives in models.items():
-            found = [self._scorer(params, examples) for params in alternatives] or [
+            found = [self._scorer(params, part) for params in alternatives] or [
                 self.it.stored_gate
             ]
             found = [f | {"merit": self.it.task.merit(f)} for f in found]
@@ -68,7 +63,7 @@ class Evaluation:
                 for k in kept
                 if k in found[0]
             }
-        forward = size * self.it.scorer.cost(self.it.scorer_task.image_shape).forward
+        forward = len(part) * self.it.scorer.cost(self.it.scorer_task.image_shape).forward
         return out, {"online_score": forward, "reference_score": forward * len(models["reference"])}
 
     def _references(self, state: TrainState) -> list:
