@@ -37,12 +37,12 @@ def main(argv: list[str]) -> None:
         config, profile = freeze(_CONFIG.value), span(_PROFILE.value)
         distributed.enable_compilation_cache(_CACHE.value)
         distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        show_log(quiet=not distributed.first())
+        show_log(quiet=not distributed.is_primary())
         summary = loop.run(config, _WORKDIR.value, profile=profile)
     except (ConfigError, DataError, loop.NonFinite) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    if distributed.first():
+    if distributed.is_primary():
         state = "complete" if summary["complete"] else "stopped, the same command continues it"
         print(
             f"{_WORKDIR.value}: {state} at update {summary['step']}  {_scalars(summary['final'])}"

@@ -4,6 +4,7 @@ Forward + backward without the first layer's input gradient (never computed); re
 is the paper's convention (a training step costs three forward passes), and what the accounts are checked against.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 ACCOUNTS = ("learner_train", "online_score", "online_train", "reference_score", "reference_train")
@@ -12,6 +13,15 @@ ACCOUNTS = ("learner_train", "online_score", "online_train", "reference_score", 
 def total(costs: dict[str, float]) -> float:
     """FLOPs of the five accounts together; recomputation is in no total."""
     return float(sum(costs.get(account, 0.0) for account in ACCOUNTS))
+
+
+def sum_flops(bills: Iterable[dict[str, float]]) -> dict[str, float]:
+    """The accounts of several runs, added up."""
+    out: dict[str, float] = {}
+    for bill in bills:
+        for account, value in bill.items():
+            out[account] = out.get(account, 0.0) + value
+    return out
 
 
 @dataclass
@@ -57,12 +67,13 @@ def step_costs(
     needs: tuple[str, ...],
     b: int,
     ratio: int,
-    reference: str = "trained",
+    references: int = 1,
+    cotrained: bool = False,
     reuse: bool = False,
 ) -> dict[str, float]:
     """FLOPs of one update, by account. `learner`, `scorer`: `flops.Cost` per example; `needs`: the policy's scorers (none: uniform).
 
-    `reference`: its kind. Stored scores cost nothing here, two cross-fitted references score twice, a co-trained one also trains on B. `reuse`:
+    `references`: how many reference models score (0: their scores are stored); `cotrained`: one that also trains on B. `reuse`:
     the learner scores with the forward pass that it trains with.
     """
     costs = {"learner_train": b * learner.train, "recompute": b * learner.recompute}
@@ -73,9 +84,8 @@ def step_costs(
         costs["online_train"] = b * scorer.train
         costs["recompute"] += b * scorer.recompute
     if "reference" in needs:
-        costs["reference_score"] = ratio * b * scorer.forward
-        costs["reference_score"] *= {"stored": 0, "crossfitted": 2}.get(reference, 1)
-        if reference == "cotrained":
+        costs["reference_score"] = references * ratio * b * scorer.forward
+        if cotrained:
             costs["reference_train"] = ratio * b * scorer.train
             costs["recompute"] += ratio * b * scorer.recompute
     return costs

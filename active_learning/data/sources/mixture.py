@@ -160,7 +160,7 @@ class Mixed:
                 raise DataError(f"mixture: source {name!r} has no texts")
         return [text for source in self.sources for text in source.texts(column)]
 
-    def truth(self) -> Int32[np.ndarray, "n"] | None:
+    def clean_labels(self) -> Int32[np.ndarray, "n"] | None:
         return self.true_labels
 
     def describe(self) -> dict:
@@ -203,7 +203,7 @@ def mixed(
     ids = [source.ids | np.int64(n << INDEX_BITS) for n, source in enumerate(sources.values())]
     labelled = all(columns.values())
     class_names, maps = _classes(sources) if labelled else ((), {})
-    true = [source.truth() for source in sources.values()]
+    true = [source.clean_labels() for source in sources.values()]
     known = labelled and all(labels is not None for labels in true)
 
     def joined(each: Sequence[np.ndarray]) -> np.ndarray:

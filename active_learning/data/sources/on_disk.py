@@ -106,7 +106,7 @@ class Disk:
     class_names: tuple[str, ...]
     size: int
     small: int
-    truth_column: str
+    clean_label_column: str
     problems: Problems
     about: Mapping[str, Any]
     threads: int = 0
@@ -197,8 +197,8 @@ class Disk:
             raise DataError(f"{self.problems.where}: no text column {column!r}; there are: {there}")
         return self.text_columns[column]
 
-    def truth(self) -> Int32[np.ndarray, "n"] | None:
-        return self.labels(self.truth_column) if self.truth_column else None
+    def clean_labels(self) -> Int32[np.ndarray, "n"] | None:
+        return self.labels(self.clean_label_column) if self.clean_label_column else None
 
     @functools.cached_property
     def _hash(self) -> str:
@@ -229,7 +229,7 @@ class DiskSection(Section):
     size: int = 64  # px: images are resized to cover size x size, and the centre is cut; 0: their own, at most LARGEST
     small: int = 0  # px of the view that scorers see, 0: the same view (see docs/data.md)
     label: str = "label"  # column trained on; '': there is none (captions only)
-    truth: str = ""  # column with the true labels, for reports and the test set; '': unknown
+    clean_label: str = ""  # column with the true labels, for reports and the test set; '': unknown
     text: str = ""  # column that must hold a caption; '': captions may be missing
     classes: int = 0  # 0: found from the data
     holdout: float = 0.1  # share that becomes the test set, stratified, by id, where the data bring none of their own
@@ -280,7 +280,7 @@ class DiskSection(Section):
             return Opened(
                 made,
                 dataclasses.replace(self._source(test, names), size=made.size),
-                self.truth or self.label,
+                self.clean_label or self.label,
             )
         count = max(1, round(self.holdout * len(made)))
         if count >= len(made):
@@ -289,14 +289,14 @@ class DiskSection(Section):
             )
         strata = made.labels(self.label) if self.label else np.zeros(len(made), np.int32)
         held = splits.split(strata, {"test": count, "train": len(made) - count})
-        return Opened(take(made, held["train"]), take(made, held["test"]), self.truth or self.label)
+        return Opened(take(made, held["train"]), take(made, held["test"]), self.clean_label or self.label)
 
     def _source(self, listing: Listing, names: tuple[str, ...]) -> Disk:
         n = len(listing.files)
         if n == 0:
             raise DataError(f"{listing.where}: no examples")
         problems = Problems(listing.where, n, notes=listing.notes)
-        wanted = [column for column in (self.label, self.truth) if column]
+        wanted = [column for column in (self.label, self.clean_label) if column]
         for column in wanted:
             if column not in listing.columns:
                 there = ", ".join(listing.columns) or "none"
@@ -324,7 +324,7 @@ class DiskSection(Section):
         kept = {column: values[rows] for column, values in labels.items()}
         classes = len(names)
         return Disk(
-            listing.files, rows, ids[rows], kept, texts, classes, names, self.size, self.small, self.truth, problems, about, self.threads
+            listing.files, rows, ids[rows], kept, texts, classes, names, self.size, self.small, self.clean_label, problems, about, self.threads
         )  # fmt: skip
 
 
@@ -384,7 +384,7 @@ def _class_names(listings: list[Listing], section: DiskSection) -> tuple[str, ..
         return listings[0].class_names
     values = [
         v
-        for c in (section.label, section.truth)
+        for c in (section.label, section.clean_label)
         if c
         for v in listings[0].columns.get(c, ())
         if _said(v)
