@@ -42,7 +42,8 @@ import json
 from active_learning.core import policies
 from active_learning.data.sources.shapes import Shapes
 from active_learning.models import MLP
-from active_learning.settings import Config, Evaluate, Log, Reference, Select, Split
+from active_learning.references import Trained
+from active_learning.settings import Config, Evaluate, Log, Select, Split
 from active_learning.train import loop
 
 BASE = Select(policy=policies.learnability, ratio=4, temperature=0.5, until="60 %")
@@ -62,9 +63,9 @@ def run(select, scorer=32):
         batch_size=64,
         total=f"{STEPS} steps",
         select=select,
-        reference=Reference(path=str(RUNS / f"reference-{scorer}"), total=f"{STEPS} steps"),
+        reference=Trained(path=str(RUNS / f"reference-{scorer}"), total=f"{STEPS} steps"),
         evaluate=Evaluate(every="50 %"),
-        log=Log(every="50 %", probes=0),
+        log=Log(every="50 %", snapshots=0),
     )
     until = select.until.replace(" ", "")
     workdir = (

@@ -41,7 +41,8 @@ RUNS = Path(tempfile.mkdtemp())
 from active_learning.core import policies
 from active_learning.data.sources.shapes import Shapes
 from active_learning.models import MLP
-from active_learning.settings import Config, Evaluate, Log, Reference, Select, Split
+from active_learning.references import Trained
+from active_learning.settings import Config, Evaluate, Log, Select, Split
 from active_learning.train import loop
 
 DATA = Shapes(size=16, train=EXAMPLES, test=max(200, EXAMPLES // 8), noise=0.4)
@@ -58,9 +59,9 @@ def train(workdir, select):
         total=f"{STEPS} steps",
         name=workdir.name,
         select=select,
-        reference=Reference(path=str(RUNS / "reference"), total=f"{STEPS} steps"),
+        reference=Trained(path=str(RUNS / "reference"), total=f"{STEPS} steps"),
         evaluate=Evaluate(every="5 %"),
-        log=Log(chosen=True, probes=0),
+        log=Log(chosen=True, snapshots=0),
     )
     return loop.run(config, workdir)
 

@@ -65,7 +65,8 @@ trusted = Policy("trusted learnability", score, needs=("online", "reference"), o
 from active_learning.core import policies
 from active_learning.data.sources.shapes import Shapes
 from active_learning.models import MLP
-from active_learning.settings import Config, Evaluate, Log, Reference, Select, Split
+from active_learning.references import Trained
+from active_learning.settings import Config, Evaluate, Log, Select, Split
 from active_learning.train import loop
 
 
@@ -81,9 +82,9 @@ def arm(policy):
         select=Select(policy=policy, ratio=4, temperature=0.5, until="60 %")
         if policy.needs
         else Select(),
-        reference=Reference(path=str(RUNS / "reference"), total=f"{STEPS} steps"),
+        reference=Trained(path=str(RUNS / "reference"), total=f"{STEPS} steps"),
         evaluate=Evaluate(every="10 %", gate="gate" if policy.needs else ""),
-        log=Log(probes=0),
+        log=Log(snapshots=0),
     )
 
 
