@@ -63,16 +63,25 @@ def start(
     given = coordinator is not None or count is not None or number is not None
     if mode == "off":
         if given:
-            raise ConfigError("--distributed=off and --coordinator, --num_processes or --process_id")
+            raise ConfigError(
+                "--distributed=off and --coordinator, --num_processes or --process_id"
+            )
         return
     if mode != "auto":
         if not re.fullmatch(r"\S+:\d{1,5}", mode):
             raise ConfigError(f"--distributed={mode}: expected off, auto or HOST:PORT")
         if coordinator not in (None, mode):
-            raise ConfigError(f"--distributed={mode}: --coordinator={coordinator} is another address")
+            raise ConfigError(
+                f"--distributed={mode}: --coordinator={coordinator} is another address"
+            )
         coordinator = mode
     coordinator = coordinator or _variable(ENVIRONMENT[0])
-    if coordinator is None and count is None and number is None and _variable(ENVIRONMENT[1]) is None:
+    if (
+        coordinator is None
+        and count is None
+        and number is None
+        and _variable(ENVIRONMENT[1]) is None
+    ):
         if (method := _launcher()) is not None:
             _join(f"of {method}", cluster_detection_method=method)
         return

@@ -106,7 +106,8 @@ class Checkpoint(Section):
     """Orbax checkpoints of the train state with the data position and the ledger."""
 
     every: str = "20 %"
-    max_to_keep: int = setting(1, at_least=1)
+    # Two, so that a damaged newest one is not the only one.
+    max_to_keep: int = setting(2, at_least=1)
 
 
 @dataclass(frozen=True)

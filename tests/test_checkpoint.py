@@ -15,7 +15,7 @@ def saved(folder, steps=(1, 2), devices=8):
     """A folder with checkpoints of the toy state, whose `step` field says which."""
     recipe = toy.recipe()
     state = jax.device_put(toy.state(recipe), sharding.replicated(toy.mesh_of(devices)))
-    keeper = checkpoint.Checkpoints(folder, keep=3)
+    keeper = checkpoint.Checkpoints(folder, max_to_keep=3)
     for step in steps:
         keeper.save(
             step,

@@ -18,7 +18,7 @@ from active_learning.settings import (
     Select,
     Split,
 )
-from active_learning.train.loop import Stop
+from active_learning.train.signals import PreemptionGuard
 
 CLASSES = 4
 
@@ -58,13 +58,13 @@ def config(folder: Path, **changes) -> Config:
     return dataclasses.replace(base, **changes)
 
 
-class StopAfter(Stop):
+class StopAfter(PreemptionGuard):
     """Asks the loop to stop once it has looked `looks` times."""
 
     def __init__(self, looks: int):
         self.left = looks
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         self.left -= 1
         return self.left < 0

@@ -105,7 +105,7 @@ class Part:
         Raises:
           DataError: A weighted source of which no example is in this part.
         """
-        weights = getattr(self.source, "weights", ())
+        weights = self.source.weights
         if not weights:
             return Order(len(self), seed)
         number = self.source.source_of(self.indices)
@@ -156,7 +156,7 @@ class Part:
 
     def stats_rows(self) -> Int64[np.ndarray, "k"]:
         """Rows of the source for pixel statistics: all in memory, a fixed sample from disk."""
-        sample = getattr(self.source, "stats_sample", len(self))
+        sample = self.source.stats_sample
         return self.indices[self.subset(sample)]
 
     def subset(self, size: int) -> Int64[np.ndarray, "k"]:
@@ -167,7 +167,7 @@ class Part:
 
     def small_view(self) -> "Part":
         """The same examples in their small view; unchanged where there is none."""
-        if not getattr(self.source, "small", 0):
+        if not self.source.small:
             return self
         return dataclasses.replace(self, source=self.source.small_view())
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from active_learning.core.contrastive import Embeddings, normalize
+from active_learning.core.contrastive import Embeddings, l2_normalize
 from active_learning.cost import flops
 from active_learning.models.layers import Dense
 
@@ -53,7 +53,7 @@ class TwoTower(nn.Module):
 
     def _end(self, name: str, width: int, outputs: dict[str, Array]) -> Float[Array, "B D"]:
         features = outputs["features"]
-        return normalize(Dense(width, name=name)(features) if width else features)
+        return l2_normalize(Dense(width, name=name)(features) if width else features)
 
     def check(self) -> None:
         """Raises ValueError when the towers do not end with the same width."""

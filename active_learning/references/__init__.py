@@ -3,7 +3,7 @@
 from active_learning.references.base import Obtained, Reference
 from active_learning.references.cotrained import CoTrained
 from active_learning.references.crossfitted import CrossFitted
-from active_learning.references.loaded import Loaded, read_summary
+from active_learning.references.loaded import Loaded
 from active_learning.references.online import CopyOfOnline
 from active_learning.references.stored import Stored
 from active_learning.references.trained import Trained
@@ -17,5 +17,4 @@ __all__ = [
     "Reference",
     "Stored",
     "Trained",
-    "read_summary",
 ]

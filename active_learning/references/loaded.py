@@ -1,6 +1,5 @@
 """A reference that exists already: a finished run, or published weights."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from active_learning import checkpoint
 from active_learning.config import ConfigError
 from active_learning.cost.ledger import ACCOUNTS, total
+from active_learning.metrics import read_summary
 from active_learning.models.weights import siglip
 from active_learning.references.base import Obtained, Reference, TrainRun
 from active_learning.references.trained import obtained
@@ -53,8 +53,3 @@ class Loaded(Reference):
         summary = read_summary(Path(self.path))
         return total(summary["flops"]) if summary else 0.0
 
-
-def read_summary(workdir: Path) -> dict | None:
-    """summary.json of a run folder, None where there is none."""
-    path = workdir / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else None

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float32, Int32, Int64, PyTree
 
 from active_learning.core import losses
 from active_learning.core.recipe import Model
-from active_learning.data.sources.source import DataError
 from active_learning.data.parts import Part, rows_of_ids
+from active_learning.data.sources.source import DataError
 
 COLUMN = "reference_loss"  # of a batch
 KEY = "config.reference.path"
@@ -54,16 +54,6 @@ def score_all(
         np.concatenate(leaves)[: len(part)] for leaves in zip(*jax.device_get(outputs), strict=True)
     )
     return loss.astype(np.float32), hit > 0.5
-
-
-def model_hash(params: PyTree) -> str:
-    """Sixteen hex digits over the names, types and values of all parameters."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        leaf = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype.str} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).data)
-    return digest.hexdigest()[:16]
 
 
 def view_name(image_shape: tuple[int, int, int]) -> str:

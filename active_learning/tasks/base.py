@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 
-from active_learning.config import Section
+from active_learning.config import ConfigError, Section
 from active_learning.core.recipe import Batch, Model
 from active_learning.data.parts import Data, Part
 from active_learning.data.sources.source import channel_stats
@@ -126,6 +126,15 @@ class Task(Section):
     def extra_metrics(self, experiment: Any, evaluator: Any, params: PyTree, name: str) -> dict:
         """More metrics of a finished run on the set `name`, for the command `evaluate`."""
         del experiment, evaluator, params, name
+        return {}
+
+    def flag_metrics(
+        self, experiment: Any, evaluator: Any, params: PyTree, args: Any
+    ) -> dict[str, Any]:
+        """Metrics that further flags of `evaluate` ask for. Raises ConfigError for those of others."""
+        del experiment, evaluator, params
+        if args is not None and (args.judgements or args.zero_shot or args.captions):
+            raise ConfigError("--judgements, --zero_shot, --captions: config.task has no texts")
         return {}
 
     def describe(self, data: Data) -> str:

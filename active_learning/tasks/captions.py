@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from active_learning import checkpoint
 from active_learning.config import ConfigError, setting
 from active_learning.core import contrastive, sharding
 from active_learning.core.contrastive import Embeddings
@@ -21,6 +22,7 @@ from active_learning.core.recipe import Batch, Model
 from active_learning.data import captions, tokenizer
 from active_learning.data.parts import Data, Part
 from active_learning.evaluators import Retrieval, image_text
+from active_learning.evaluators.retrieval import clip_benchmark_names
 from active_learning.tasks.base import Task, View
 
 
@@ -153,7 +155,25 @@ class Pairs(Task):
         return -metrics["log_rank"]
 
     def extra_metrics(self, experiment: Any, evaluator: Any, params: PyTree, name: str) -> dict:
-        return image_text.classification(experiment, evaluator.embed, params, name)
+        towers = self._towers(experiment, evaluator, params)
+        metrics = evaluator(params, experiment.data.parts[name])
+        named = clip_benchmark_names(metrics)
+        return named | image_text.classification(towers, self, experiment.data, name)
+
+    def flag_metrics(
+        self, experiment: Any, evaluator: Any, params: PyTree, args: Any
+    ) -> dict[str, Any]:
+        if args is None:
+            return {}
+        towers = self._towers(experiment, evaluator, params, args.features)
+        return image_text.evaluate_flags(towers, self, experiment.data, args)
+
+    def _towers(
+        self, experiment: Any, evaluator: Any, params: PyTree, features: Path | None = None
+    ) -> image_text.Towers:
+        encode, size = experiment.data.train.captions.encode, experiment.view.image_shape[0]
+        key = checkpoint.params_hash(params)
+        return image_text.Towers(evaluator.embed, params, encode, size, key, features)
 
     def describe(self, data: Data) -> str:
         about, context = data.provenance, data.train.captions.tokens.shape[2]

@@ -69,7 +69,7 @@ class Experiment:
     def two_stage_decode(self) -> bool:
         """Whether candidates are read as small views, and only the chosen ones in full."""
         source = self.data.train.source
-        return bool(source.small and self.recipe.policy.needs and source.can_gather_small)
+        return bool(source.small and self.recipe.policy.needs and source.reads_small)
 
     def init_learner(self, key: jax.Array) -> PyTree:
         """Fresh parameters of the learner."""

@@ -4,12 +4,9 @@ import jax
 import numpy as np
 
 from active_learning import distributed
+from active_learning.metrics import NonFiniteError
 from active_learning.train.recorder import SelectionLogger
 from active_learning.train.updates import UpdateOutput
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or a score is no longer a finite number; the message names the update."""
 
 
 class DelayedOutputs:

@@ -14,20 +14,20 @@ from active_learning import checkpoint, distributed, metrics
 from active_learning.checks import resolve
 from active_learning.config import config_hash
 from active_learning.cost.ledger import Ledger, total
-from active_learning.metrics import LOG
-from active_learning.references import Obtained, read_summary
+from active_learning.metrics import LOG, NonFiniteError
+from active_learning.references import Obtained
 from active_learning.references.pool_filter import filter_pool
 from active_learning.settings import Config
 from active_learning.train import overview, run_folder
 from active_learning.train.build import Experiment, build, check_param_shapes, first_state
-from active_learning.train.delayed import DelayedOutputs, NonFiniteError
+from active_learning.train.delayed import DelayedOutputs
 from active_learning.train.evaluation import Evaluation
 from active_learning.train.gate import Gate
 from active_learning.train.recorder import SelectionLogger
 from active_learning.train.signals import PreemptionGuard
 from active_learning.train.updates import UpdateRunner, with_pending
 
-__all__ = ["NonFiniteError", "read_summary", "run"]
+__all__ = ["NonFiniteError", "run"]
 
 
 def run(
@@ -52,12 +52,16 @@ def run(
       NonFiniteError: With the number of the update.
     """
     workdir = Path(workdir)
-    experiment = build(config)
-    _check_reference_runs(experiment)
+    identity = {"config": config_hash(config), "code": distributed.code_version()}
+    distributed.check_same(identity, workdir)
+    with distributed.agreement("data"):
+        experiment = build(config)
+        _check_reference_runs(experiment)
+    distributed.check_same({"data": str(experiment.data.provenance["hash"])})
     about = run_folder.about(experiment)
     distributed.run_on_primary(lambda: run_folder.init_workdir(workdir, config, about))
-    summary = read_summary(workdir)
-    if summary is not None and summary["complete"]:
+    summary = distributed.run_on_primary(lambda: _complete_summary(workdir))
+    if summary is not None:
         LOG.info("%s: complete already", workdir)
         return summary
     for line in overview.lines(experiment):
@@ -75,6 +79,17 @@ def run(
             experiment, *prefilter = filter_pool(experiment, params, workdir)
         training = Training(experiment, workdir, guard, reference, tuple(prefilter))
         return training.run(profile)
+
+
+def _complete_summary(workdir: Path) -> dict | None:
+    """The summary of a complete run whose newest checkpoint is intact, else None."""
+    summary = metrics.read_summary(workdir)
+    if summary is None or not summary["complete"]:
+        return None
+    if (damage := checkpoint.newest_damage(workdir)) is not None:
+        LOG.warning("%s: complete, but its checkpoint is damaged (%s)", workdir, damage)
+        return None
+    return summary
 
 
 def _check_reference_runs(experiment: Experiment) -> None:
@@ -181,7 +196,7 @@ class Training:
             self.experiment, self.ledger, final, self.reference, complete
         )
         if distributed.is_primary():
-            run_folder.write_summary(self.workdir, summary)
+            metrics.write_summary(self.workdir, summary)
         distributed.barrier("summary")
         return summary
 

@@ -1,12 +1,10 @@
 """A run's folder: claiming it, what it says about the run, and reading its config back."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import jax
-
 
 from active_learning.config import (
     FORMAT,
@@ -18,11 +16,10 @@ from active_learning.config import (
     to_json,
 )
 from active_learning.cost.ledger import Ledger, total
-from active_learning.references import Obtained, read_summary
+from active_learning.metrics import write_atomic
+from active_learning.references import Obtained
 from active_learning.settings import Config
 from active_learning.train.build import Experiment
-
-__all__ = ["about", "init_workdir", "load_config", "read_summary", "summarize", "write_summary"]
 
 
 def init_workdir(workdir: Path, config: Config, about: dict[str, Any]) -> None:
@@ -42,7 +39,7 @@ def init_workdir(workdir: Path, config: Config, about: dict[str, Any]) -> None:
                 "as workdir"
             )
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(path, ours)
+        write_atomic(path, json.dumps(ours, indent=1))
         return
     theirs = _read_config(workdir)
     if theirs["hash"] != ours["hash"]:
@@ -59,7 +56,9 @@ def init_workdir(workdir: Path, config: Config, about: dict[str, Any]) -> None:
 def _has_begun(workdir: Path) -> bool:
     """Whether the folder holds more than there is before a run's first update."""
     before = ("config.json", "reference")
-    return workdir.is_dir() and any(path.name not in before for path in workdir.iterdir())
+    return workdir.is_dir() and any(
+        path.name not in before and not path.name.startswith(".") for path in workdir.iterdir()
+    )
 
 
 def _read_config(workdir: Path) -> dict[str, Any]:
@@ -138,18 +137,3 @@ def _reference_bill(experiment: Experiment, reference: Obtained | None) -> dict 
         "steps": reference.step,
         "charged": experiment.reference.charge,
     }
-
-
-def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
-    """Writes summary.json."""
-    write_json(workdir / "summary.json", summary)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes a small JSON file that is never seen half-written."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(json.dumps(content, indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

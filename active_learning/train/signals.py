@@ -3,12 +3,10 @@
 import contextlib
 import os
 import signal
-import sys
 
 import jax
 
 from active_learning import distributed
-from active_learning.metrics import LOG
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -43,16 +41,22 @@ class PreemptionGuard:
 
     def _handle(self, number: int, frame) -> None:
         if self._received:
-            print("left at once; the same command continues", file=sys.stderr, flush=True)
+            _say("left at once; the same command continues")
             os._exit(128 + number)
         self._received = True
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             self._requested = True
-        LOG.info("stopping after this update; a second signal leaves at once")
+        _say("stopping after this update; a second signal leaves at once")
 
     def __exit__(self, *_) -> None:
         for number, handler in self._former.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._former = {}
+
+
+def _say(text: str) -> None:
+    """Writes a line to stderr; a handler may have interrupted a write, which logging cannot bear."""
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode() + b"\n")

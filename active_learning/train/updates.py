@@ -17,7 +17,7 @@ import numpy as np
 
 from active_learning.core.recipe import Chosen, TrainState
 from active_learning.core.sharding import aot_compile, replicated
-from active_learning.core.step import train_on_selection, select_step, train_step, uniform_step
+from active_learning.core.step import select_step, train_on_selection, train_step, uniform_step
 from active_learning.data.loader import LoadedBatch, Loader
 from active_learning.data.sources.source import join_id
 from active_learning.train.build import Experiment

@@ -80,6 +80,13 @@ class Mixed:
     class_names: tuple[str, ...]
     num_classes: int
 
+    @property
+    def reads_small(self) -> bool:
+        return bool(self.small) and any(s.reads_small for s in self.sources)
+
+    def problems_of(self):
+        return tuple(p for s in self.sources for p in s.problems_of())
+
     def __len__(self) -> int:
         return len(self.ids)
 

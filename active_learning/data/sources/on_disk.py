@@ -113,6 +113,15 @@ class Disk:
     scaled: bool = False
     stats_sample = 2048  # images that mean and deviation of the channels are computed from
 
+    weights = ()
+
+    @property
+    def reads_small(self) -> bool:
+        return bool(self.small)
+
+    def problems_of(self):
+        return (self.problems,)
+
     def __len__(self) -> int:
         return len(self.rows)
 

@@ -85,6 +85,12 @@ class Memory:
     def __len__(self) -> int:
         return len(self.image)
 
+    reads_small = False
+    weights = ()
+
+    def problems_of(self):
+        return ()
+
     @cached_property
     def ids(self) -> Int64[np.ndarray, "n"]:
         return np.arange(len(self.image), dtype=np.int64)
