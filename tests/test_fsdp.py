@@ -14,12 +14,13 @@ import active_learning as al
 from active_learning.core import sharding
 from active_learning.models import MLP, ViT
 from active_learning.plan.hlo import collectives
-from active_learning.tasks.labels import Classification
-from active_learning.train.build import over
+from active_learning.tasks import Labels, View
+from active_learning.train.build import with_fsdp_gather
 from tests import toy
 
 B, b, STEPS = 64, 16, 4
-TASK = Classification(toy.CLASSES, (toy.SIDE, toy.SIDE, 3), (0.5,) * 3, (0.25,) * 3)
+TASK = Labels()
+VIEW = View((toy.SIDE, toy.SIDE, 3), (0.5,) * 3, (0.25,) * 3, toy.CLASSES)
 WIDTH, DEPTH = 24, 3
 LARGE = ViT(
     num_classes=toy.CLASSES, width=WIDTH, depth=DEPTH, heads=2, patch=2, scan=True, remat="dots"
@@ -29,11 +30,11 @@ SMALL = MLP(num_classes=toy.CLASSES, width=8, depth=1)
 
 def recipe(mesh=None, large=LARGE, policy=al.policies.learnability) -> al.Recipe:
     learner, scorer = (
-        TASK.model(large, optax.adamw(1e-2, eps=1e-3)),
-        TASK.model(SMALL, optax.adamw(2e-2)),
+        TASK.model(large, VIEW, optax.adamw(1e-2, eps=1e-3)),
+        TASK.model(SMALL, VIEW, optax.adamw(2e-2)),
     )
     if mesh is not None:
-        learner = over(mesh, learner)
+        learner = with_fsdp_gather(mesh, learner)
     return al.Recipe(
         learner=learner, scorer=scorer, policy=policy, sub_batch_size=b, temperature=0.5, mesh=mesh
     )
@@ -44,9 +45,9 @@ def fresh(of: al.Recipe, large) -> al.TrainState:
     return al.init_state(
         of,
         keys[0],
-        TASK.init(large, keys[1]),
-        online=TASK.init(SMALL, keys[2]),
-        reference=TASK.init(SMALL, keys[3]),
+        TASK.init(large, VIEW, keys[1]),
+        online=TASK.init(SMALL, VIEW, keys[2]),
+        reference=TASK.init(SMALL, VIEW, keys[3]),
     )
 
 
