@@ -184,19 +184,23 @@ def _fused_step(
     """The learner scores with the forward pass it trains with.
 
     One pass over the super-batch, in training mode on the augmented view; backward over the
-    selected rows only.
+    selected rows only, with the loss evaluated among them. With `grad_accum_steps` > 1 no residuals
+    are kept: the selected rows are computed again, in micro-batches. The reference scores the view
+    without augmentation, as it does elsewhere.
     """
-    model, seen = recipe.learner, recipe.augment(super_batch, state.key)
-    losses = lambda params, rows: model.learn_loss(model.apply(params, rows, True), rows)  # noqa: E731
+    model, params, parts = recipe.learner, state.learner.params, recipe.grad_accum_steps
+    seen = recipe.augment(super_batch, state.key)
+    ratio = jax.tree.leaves(seen)[0].shape[0] // recipe.sub_batch_size
     with jax.named_scope("learner"):
-        values, pull = reuse.forward(losses, state.learner.params, seen)
-    state, chosen = _score_and_select(recipe, state, super_batch, {"learner": values})
+        passed = reuse.forward(model, params, seen, parts if parts == 1 else parts * ratio)
+        observed = (recipe.policy.observe or model.learn_loss)(passed.outputs, seen)
+    inputs = observations(recipe, state, super_batch, but=("learner",)) | {"learner": observed}
+    state, chosen = _score_and_select(recipe, state, super_batch, inputs)
     with jax.named_scope("learner"):
-        weights = chosen.weights / recipe.sub_batch_size
-        grads = reuse.backward(
-            losses, state.learner.params, pull, seen, chosen.indices, weights, recipe.mesh
+        loss, grads = reuse.value_and_grad(
+            model, params, seen, passed, chosen.indices, chosen.weights, recipe.mesh, parts
         )
-        learner, metrics = _apply_gradients(
-            model, state.learner, jnp.sum(weights * values[chosen.indices]), grads
-        )
-    return replace(state, learner=learner, step=state.step + 1), (metrics, chosen)
+        learner, metrics = _apply_gradients(model, state.learner, loss, grads)
+    state = replace(state, learner=learner, step=state.step + 1)
+    state, more = _train_reference(recipe, state, super_batch)
+    return state, (metrics | more, chosen)
