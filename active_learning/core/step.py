@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from active_learning.core import gradients, pair_scores, policies, reuse, scores
+from active_learning.core import gradients, optim, pair_scores, policies, reuse, scores
 from active_learning.core.observe import observations
 from active_learning.core.recipe import (
     Batch,
@@ -124,7 +124,7 @@ def update_step(
         learner, metrics = _optimizer_step(
             recipe.learner, state.learner, sub_batch, weights, recipe.grad_accum_steps
         )
-    state = replace(state, learner=learner, step=state.step + 1)
+    state = _with_learner(recipe, state, learner)
     if "online" in recipe.policy.needs:
         with jax.named_scope("online"):
             online, more = _optimizer_step(
@@ -160,6 +160,16 @@ def _apply_gradients(
     updates, opt_state = model.optimizer.update(grads, state.opt_state, state.params)
     metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
     return ModelState(optax.apply_updates(state.params, updates), opt_state), metrics
+
+
+def _with_learner(recipe: Recipe, state: TrainState, learner: ModelState) -> TrainState:
+    """The state after the learner's update: one step further, and its weights averaged."""
+    ema = state.ema
+    if recipe.ema_half_life:
+        with jax.named_scope("ema"):
+            rate = 1.0 - optim.ema_decay(state.step, recipe.ema_half_life)
+            ema = ModelState(optax.incremental_update(learner.params, state.ema.params, rate))
+    return replace(state, learner=learner, ema=ema, step=state.step + 1)
 
 
 def _train_reference(
@@ -201,6 +211,6 @@ def _fused_step(
             model, params, seen, passed, chosen.indices, chosen.weights, recipe.mesh, parts
         )
         learner, metrics = _apply_gradients(model, state.learner, loss, grads)
-    state = replace(state, learner=learner, step=state.step + 1)
+    state = _with_learner(recipe, state, learner)
     state, more = _train_reference(recipe, state, super_batch)
     return state, (metrics | more, chosen)
