@@ -1,4 +1,4 @@
-"""A learner that two devices share, on 4 x 2 emulated devices: the same choices and the same parameters as whole on one."""
+"""FSDP on 4 x 2 emulated devices: the same selections and parameters as on one device."""
 
 from collections import Counter
 from functools import partial
@@ -36,7 +36,13 @@ def recipe(mesh=None, large=LARGE, policy=al.policies.learnability) -> al.Recipe
     if mesh is not None:
         learner = with_fsdp_gather(mesh, learner)
     return al.Recipe(
-        learner=learner, scorer=scorer, policy=policy, sub_batch_size=b, temperature=0.5, mesh=mesh
+        learner=learner,
+        scorer=scorer,
+        policy=policy,
+        sub_batch_size=b,
+        temperature=0.5,
+        mesh=mesh,
+        ema_half_life=2.0,
     )
 
 
@@ -79,15 +85,17 @@ def alone():
 def test_a_shared_learner_chooses_the_same_ids_and_reaches_the_same_parameters(shared, alone):
     assert shared[1] == alone[1]
     ours, theirs = (
-        toy.host((state.learner.params, state.online.params)) for state, *_ in (shared, alone)
+        toy.host((state.learner.params, state.online.params, state.ema.params))
+        for state, *_ in (shared, alone)
     )
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, theirs)
 
 
-def test_the_learner_and_its_moments_are_split_and_the_small_models_are_whole(shared):
+def test_the_learner_its_moments_and_its_average_are_split_and_the_small_models_are_whole(shared):
     state = shared[0]
     for tree in (
         state.learner.params,
+        state.ema.params,
         state.learner.opt_state[0].mu,
         state.learner.opt_state[0].nu,
     ):
@@ -134,6 +142,7 @@ def test_the_learner_may_score_although_no_device_holds_it_whole():
     [
         ("learner/params/blocks/mlp/up/kernel", (24, 1024, 4096), P(None, "fsdp", None)),
         ("learner/opt_state/1/0/mu/blocks/mlp/up/kernel", (24, 1024, 4096), P(None, "fsdp", None)),
+        ("ema/params/blocks/mlp/up/kernel", (24, 1024, 4096), P(None, "fsdp", None)),
         ("learner/params/text/embed", (32_000, 512), P("fsdp", None)),
         ("learner/params/text/embed", (32_001, 512), P()),  # does not divide
         ("learner/params/blocks/mlp/up/bias", (24, 4096), P()),
