@@ -27,8 +27,7 @@ from active_learning.cost import flops
 from active_learning.data.sources.shapes import Shapes
 from active_learning.models import ViT
 from active_learning.models.vit import VARIANTS
-from active_learning.plan import __main__ as plan
-from active_learning.plan import pod
+from active_learning.plan.abstract import abstract_batch, build_abstract
 from active_learning.settings import Config, Select, Split
 from active_learning.train.build import Run, build, first_state, loader_of, state_shapes
 from experiments import against, scopes
@@ -184,10 +183,10 @@ def scoring_memory(it: Run, ratio: int) -> int:
     """Temporary bytes of `select_step` at a ratio, from the compiler."""
     config = replace(it.config, select=replace(it.config.select, ratio=ratio))
     task = it.task
-    it = plan.assembled(
+    it = build_abstract(
         config, task.image_shape, task.num_classes, 10**6, list(it.mesh.devices.flat)
     )
-    step = jax.jit(partial(select_step, it.recipe)).lower(state_shapes(it), pod.batch_shapes(it))
+    step = jax.jit(partial(select_step, it.recipe)).lower(state_shapes(it), abstract_batch(it))
     return step.compile().memory_analysis().temp_size_in_bytes
 
 
