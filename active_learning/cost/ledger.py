@@ -6,7 +6,7 @@ is the paper's convention (a training step costs three forward passes), and what
 
 from dataclasses import dataclass, field
 
-ACCOUNTS = ("learner_train", "online_score", "online_train", "reference_score", "reference_train")
+from active_learning.cost.accounts import ACCOUNTS
 
 
 def total(costs: dict[str, float]) -> float:
