@@ -125,7 +125,7 @@ def _progress_note(analysis: Analysis) -> str:
 def _row(arm: Arm, n: int) -> dict:
     """A row of the table: invalid ones are struck, an arm's target budget is bold."""
     group = arm.groups[n]
-    kinds = {
+    classes = {
         "first": n == 0,
         "void": arm.valid is False,
         "decides": group is arm.target_budget,
@@ -133,7 +133,7 @@ def _row(arm: Arm, n: int) -> dict:
     name, *cells = tables.row(arm, group)
     split = (cell.partition(" (") for cell in cells)
     return {
-        "kind": " ".join(kind for kind, on in kinds.items() if on),
+        "classes": " ".join(name for name, on in classes.items() if on),
         "name": name,
         # A remark in brackets goes below the number, small.
         "cells": [(value, remark.removesuffix(")")) for value, _, remark in split],
