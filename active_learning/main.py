@@ -51,7 +51,8 @@ def main(argv: list[str]) -> None:
             state = "complete" if summary["complete"] else "stopped; rerun the same command to resume"
             print(f"{workdir}: {state} at update {summary['step']}  {_scalars(summary['final'])}")
 
-    distributed.leave(cli.guarded(command))
+    if code := cli.guarded(command):
+        distributed.leave(code)
 
 
 def _stray_word(word: str) -> str:

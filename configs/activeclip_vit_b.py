@@ -31,7 +31,7 @@ def get_config(arm: str = "learnability"):
     check_arm(arm, "learnability", "uniform")
     uniform = arm == "uniform"
     optim = section(Optim, learning_rate=1e-3, warmup="5 %", weight_decay=1e-4, b2=0.95)  # (?)
-    select = section(Select, policy=policies.learnability, ratio=2, chunk=64)
+    select = section(Select, policy=policies.learnability, ratio=2, score_chunk=64)
     return section(
         Config,
         name="uniform" if uniform else "ActiveCLIP",
@@ -40,11 +40,11 @@ def get_config(arm: str = "learnability"):
         task=section(
             Pairs,
             loss="softmax",
-            chunk=1024,
+            loss_chunk=1024,
             score_scale=30.0,
             text="caption",
             tokenizer="sentencepiece.model",
-            pixels="unit",
+            pixel_norm="symmetric",
         ),  # (?)
         split=section(
             Split, parts={"pool": 0.95, "reference": 0.05}

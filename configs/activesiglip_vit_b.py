@@ -22,11 +22,11 @@ def get_config(arm: str = "learnability"):
     config.task = section(
         Pairs,
         loss="sigmoid",
-        chunk=1024,
+        loss_chunk=1024,
         score_scale=30.0,
         text="caption",
         tokenizer="sentencepiece.model",
-        pixels="unit",
+        pixel_norm="symmetric",
     )
     if arm == "published":
         config.scorer = activeclip_vit_b.towers("B", scan=True)

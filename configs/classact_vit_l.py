@@ -33,12 +33,12 @@ SCORERS = {
 def get_config(scorer: str = "ti"):
     check_arm(scorer, *SCORERS, "uniform")
     small = SCORERS[scorer if scorer != "uniform" else "ti"]
-    select = section(Select, policy=policies.learnability, ratio=2, temperature=1.0, chunk=32)
+    select = section(Select, policy=policies.learnability, ratio=2, temperature=1.0, score_chunk=32)
     return section(
         Config,
         name=f"classact {scorer}" if scorer != "uniform" else "uniform",
         baseline=scorer == "uniform",
-        data=section(Arrays, name="imagenet", label="label", truth=""),
+        data=section(Arrays, name="imagenet", label="label", clean_label=""),
         split=section(
             Split, parts={"pool": 0.9, "reference": 0.1}
         ),  # (?) held-out; the paper also trains it on the pool

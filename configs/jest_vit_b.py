@@ -20,8 +20,8 @@ from configs import activeclip_vit_b
 
 BY_LEARNER = replace(
     policies.joint,
-    name="joint by learner",
-    score=partial(pair_scores.learnability, by="learner"),
+    name="joint_by_learner",
+    score=partial(pair_scores.joint_learnability, model="learner"),
     needs=("learner", "reference"),
 )
 
@@ -35,15 +35,15 @@ def get_config(arm: str = "joint"):
     config.task = section(
         Pairs,
         loss="sigmoid",
-        chunk=1024,
+        loss_chunk=1024,
         text="caption",
         tokenizer="sentencepiece.model",
-        pixels="unit",
+        pixel_norm="symmetric",
     )
     if not uniform:
         policy = policies.joint if cheap else BY_LEARNER
         config.select = section(
-            Select, policy=policy, ratio=5, temperature=1.0, chunk=64
+            Select, policy=policy, ratio=5, temperature=1.0, score_chunk=64
         )  # (?) temperature
         config.scorer = (
             activeclip_vit_b.towers("Ti", keep=0.25, scan=True)

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from active_learning.core.recipe import Batch, Recipe, TrainState
-from active_learning.core.sharding import compiled
+from active_learning.core.sharding import aot_compile
 from active_learning.core.step import select_step, uniform_step
 from active_learning.train.build import Run, build, first_state, loader_of
 from experiments.bench_step import PRESETS, Step, interleaved, step_on
@@ -38,7 +38,7 @@ def descent(model, params) -> Callable[[], Any]:
 def update(recipe: Recipe, state: TrainState, batch: Batch) -> Step:
     """A plain update of the recipe's learner."""
     state = jax.tree.map(lambda x: x.copy(), state)
-    return step_on(compiled(partial(uniform_step, recipe), state, batch), state, batch)
+    return step_on(aot_compile(partial(uniform_step, recipe), state, batch), state, batch)
 
 
 def cut(image: jax.Array, patch: int) -> jax.Array:
@@ -77,7 +77,7 @@ def calls_of(it: Run) -> dict[str, Callable[[], Any]]:
         "scorers in one call": partial(jax.jit(jax.vmap(score, (0, None))), pair, batch),
         "scoring in chunks": partial(jax.jit(partial(select_step, it.recipe)), state, candidates),
         "scoring all at once": partial(
-            jax.jit(partial(select_step, replace(it.recipe, chunk=0))), state, candidates
+            jax.jit(partial(select_step, replace(it.recipe, score_chunk=0))), state, candidates
         ),
     }
 
@@ -112,12 +112,12 @@ def bench(rounds: int, repeats: int, preset: str) -> dict:
     over = lambda of: {
         key: float(np.median(np.array(of[a]) / np.array(of[c])))
         for key, (a, c) in QUOTIENTS.items()
-    }  # noqa: E731
+    }
     return {
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "batch_size": b,
         "ratio": config.select.ratio,
-        "chunk": config.select.chunk,
+        "chunk": config.select.score_chunk,
         "median_ms": {name: 1e3 * float(np.median(values)) for name, values in seconds.items()},
         "flops_per_second": rates,  # of CPU time, as the quotients of the table
         "quotients": over(seconds),

@@ -81,7 +81,7 @@ def choices(it) -> str:
     from active_learning.train.build import first_state
 
     state = first_state(it, it.scorer_task.init(it.scorer, jax.random.key(1)))
-    place, everywhere = sharding.over_data(it.mesh), sharding.replicated(it.mesh)
+    place, everywhere = sharding.batch_sharding(it.mesh), sharding.replicated(it.mesh)
     step, digest = None, hashlib.sha256()
     for n in range(STEPS):
         rng, size = np.random.default_rng(n), it.config.batch_size * it.config.select.ratio
@@ -95,7 +95,7 @@ def choices(it) -> str:
             k: jax.make_array_from_callback(v.shape, place, lambda at, v=v: v[at])
             for k, v in whole.items()
         }
-        step = step or sharding.compiled(
+        step = step or sharding.aot_compile(
             partial(train_step, it.recipe), state, batch, rest=everywhere
         )
         state, (_, chosen) = step(state, batch)
@@ -167,7 +167,7 @@ def pod_row(topology: str, ratio: int, fsdp: int) -> dict:
     config = classact_vit_l.get_config("ti" if fsdp == 1 else "uniform")
     config.batch_size, config.fsdp = 16 * len(devices), fsdp
     if fsdp == 1:
-        config.select.ratio, config.select.chunk = ratio, 16
+        config.select.ratio, config.select.score_chunk = ratio, 16
     it = plan.assembled(freeze(config), (224, 224, 3), 1000, 1_281_167, devices)
     return {"topology": topology} | structure(it, pod.compile_step(it))
 

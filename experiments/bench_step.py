@@ -21,7 +21,7 @@ import numpy as np
 
 from active_learning.core import policies
 from active_learning.core.select import gumbel_top_k
-from active_learning.core.sharding import compiled
+from active_learning.core.sharding import aot_compile
 from active_learning.core.step import select_step, train_step, uniform_step
 from active_learning.cost import flops
 from active_learning.data.sources.shapes import Shapes
@@ -58,7 +58,7 @@ def case(
         batch_size=b,
         total="1000 steps",
         dtype=dtype,
-        select=Select(policy=policies.learnability, ratio=4, chunk=chunk),
+        select=Select(policy=policies.learnability, ratio=4, score_chunk=chunk),
     )
 
 
@@ -135,12 +135,12 @@ def steps_of(it: Run) -> dict[str, Step]:
     online = replace(copy(), learner=copy().online, online=None, reference=None)
     scoring = jax.jit(partial(select_step, it.recipe)).lower(state, candidates).compile()
     return {
-        "uniform": step_on(compiled(partial(uniform_step, it.recipe), state, batch), copy(), batch),
+        "uniform": step_on(aot_compile(partial(uniform_step, it.recipe), state, batch), copy(), batch),
         "active": step_on(
-            compiled(partial(train_step, it.recipe), state, candidates), copy(), candidates
+            aot_compile(partial(train_step, it.recipe), state, candidates), copy(), candidates
         ),
         "scoring": step_on(scoring, state, candidates),
-        "online": step_on(compiled(partial(uniform_step, small), online, batch), online, batch),
+        "online": step_on(aot_compile(partial(uniform_step, small), online, batch), online, batch),
     }
 
 
@@ -203,7 +203,7 @@ def bench(name: str, config: Config, rounds: int, repeats: int) -> dict:
     peak = flops.PEAK_FLOPS.get(jax.devices()[0].device_kind)
     memory = (
         {f"ratio {ratio}": scoring_memory(it, ratio) for ratio in (2, 10)}
-        if config.select.chunk
+        if config.select.score_chunk
         else {}
     )
     return {

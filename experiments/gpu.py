@@ -31,7 +31,7 @@ from active_learning.core import sharding
 from active_learning.core.recipe import init_state
 from active_learning.core.step import uniform_step
 from active_learning.models import ViT
-from active_learning.models.vit import stack_blocks, unstack_blocks
+from active_learning.models.transformer import stack_blocks, unstack_blocks
 from active_learning.plan import __main__ as plan
 from active_learning.settings import Optim, Select
 from experiments.bench_step import case, table
@@ -81,7 +81,7 @@ def trained(learner: ViT, dtype: str, params: dict | None = None) -> tuple[np.nd
         "image": rng.integers(0, 256, (B, SIZE, SIZE, 3)).astype(np.uint8),
         "label": rng.integers(0, CLASSES, B).astype(np.int32),
     }
-    step, losses = sharding.compiled(partial(uniform_step, it.recipe), state, batch), []
+    step, losses = sharding.aot_compile(partial(uniform_step, it.recipe), state, batch), []
     for _ in range(STEPS):
         state, figures = step(state, batch)
         losses.append(float(figures["loss"]))

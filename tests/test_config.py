@@ -191,7 +191,7 @@ def frozen(**changes) -> Config:
         ({"batch_size": 12}, "config.batch_size=12: not divisible by the 8 devices"),
         ({"select": Select(ratio=0)}, "config.select.ratio=0"),
         ({"select": Select(temperature=0.0)}, "config.select.temperature=0.0"),
-        ({"select": Select(chunk=7)}, "config.select.chunk=7: must divide the 4"),
+        ({"select": Select(score_chunk=7)}, "config.select.score_chunk=7: must divide the 4"),
         ({"select": Select(policy=policies.learnability, until="auto")}, "needs a gate"),
         ({"dtype": "float16"}, "config.dtype='float16'"),
         ({"total": "10 %"}, "config.total='10 %': a share of what"),

@@ -53,9 +53,11 @@ def fresh(of: al.Recipe, large) -> al.TrainState:
 def train(mesh, large=LARGE, policy=al.policies.learnability):
     of = recipe(None if mesh.size == 1 else mesh, large, policy)
     make = partial(fresh, of, large)
-    state = jax.jit(make, out_shardings=sharding.shardings_of(jax.eval_shape(make), mesh))()
-    batches = [jax.device_put(toy.batch(B, seed=n), sharding.over_data(mesh)) for n in range(STEPS)]
-    step = sharding.compiled(partial(al.train_step, of), state, batches[0])
+    state = jax.jit(make, out_shardings=sharding.state_shardings(jax.eval_shape(make), mesh))()
+    batches = [
+        jax.device_put(toy.batch(B, seed=n), sharding.batch_sharding(mesh)) for n in range(STEPS)
+    ]
+    step = sharding.aot_compile(partial(al.train_step, of), state, batches[0])
     ids = []
     for batch in batches:
         state, (_, chosen) = step(state, batch)
@@ -140,8 +142,8 @@ def test_the_learner_may_score_although_no_device_holds_it_whole():
     ],
 )
 def test_rules_by_path(path, shape, spec):
-    assert sharding.rule_of(path, shape, al.make_mesh(fsdp=2))[1] == spec
-    assert sharding.rule_of(path, shape, al.make_mesh())[1] == P()
+    assert sharding.match_partition_rule(path, shape, al.make_mesh(fsdp=2))[1] == spec
+    assert sharding.match_partition_rule(path, shape, al.make_mesh())[1] == P()
 
 
 def test_a_size_that_does_not_divide_is_named():
@@ -152,7 +154,7 @@ def test_a_size_that_does_not_divide_is_named():
 def test_rows_travel_over_both_axes():
     mesh = al.make_mesh(fsdp=2)
     images = np.random.default_rng(1).integers(0, 256, (B, 6, 6, 3)).astype(np.uint8)
-    x = jax.device_put(images, sharding.over_data(mesh))
+    x = jax.device_put(images, sharding.batch_sharding(mesh))
     take = jax.jit(lambda x, i: al.take_sharded(x, i, mesh))
     for indices in (np.arange(b), np.random.default_rng(0).permutation(B)[:b]):
         ordered = al.home_first(jnp.asarray(indices), B, 8)

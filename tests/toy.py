@@ -67,7 +67,7 @@ def state(of: al.Recipe, seed: int = 0) -> al.TrainState:
 def on(mesh, *trees):
     """A batch over the mesh's data axis, other trees replicated."""
     batch, *others = trees
-    return jax.device_put(batch, sharding.over_data(mesh)), *(
+    return jax.device_put(batch, sharding.batch_sharding(mesh)), *(
         jax.device_put(t, sharding.replicated(mesh)) for t in others
     )
 
@@ -80,5 +80,5 @@ def host(tree):
     """A pytree as NumPy, typed keys as their words."""
     unwrap = lambda x: (
         jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    )  # noqa: E731
+    )
     return jax.device_get(jax.tree.map(unwrap, tree))

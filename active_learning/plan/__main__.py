@@ -71,7 +71,7 @@ class Bill:
         if level == "pretrained" and kind == "cotrained":
             kind = "loaded"
         needs = () if level == "replayed policy" else self.policy.needs
-        reuse = bool(needs) and self.policy.reuse
+        reuse = bool(needs) and self.policy.reuse_forward
         return ledger.total(
             ledger.step_costs(
                 self.learner, scorer or self.scorer, needs, self.b, ratio, kind, reuse
@@ -88,7 +88,7 @@ class Bill:
         book = ledger.Ledger()
         policy = self.policy
         active = ledger.step_costs(
-            self.learner, self.scorer, policy.needs, self.b, self.ratio, self.kind, policy.reuse
+            self.learner, self.scorer, policy.needs, self.b, self.ratio, self.kind, policy.reuse_forward
         )
         book.charge(active, self.window)
         book.charge(
@@ -133,7 +133,7 @@ def bill_of(
         paid = ledger.total(trained["flops"]) if trained else 0.0
     return Bill(
         clock.total, clock.window, config.batch_size, config.select.ratio, learner.cost(image_shape), small, policy, config.reference.kind,
-        paid * config.reference.charge, examples * small.forward if policy.keep < 1 and config.reference.kind != "stored" else 0.0,
+        paid * config.reference.charge, examples * small.forward if policy.pool_fraction < 1 and config.reference.kind != "stored" else 0.0,
     )  # fmt: skip
 
 
@@ -217,7 +217,7 @@ class Probe:
     gate_accuracy: float | None
     agreement: float  # pool labels that the reference predicts
     agreement_truth: float | None  # true labels that it predicts
-    effective_share: (
+    ess_fraction: (
         float  # of the super-batch, with a fresh online model, at the config's temperature
     )
     wrong_pool: float | None  # wrong labels in the pool
@@ -255,7 +255,7 @@ def probe(it: Run, folder: Path, examples: int = 2000) -> Probe:
     _, chosen = jax.jit(lambda s, b: select_step(it.recipe, s, b))(first_state(it, params), batch)
     wrong = None if pool.truth is None else pool.labels != pool.truth
     return Probe(
-        accuracy, float(agreement), right, float(chosen.metrics["ess"]), None if wrong is None else float(wrong.mean()),
+        accuracy, float(agreement), right, float(chosen.metrics["ess_fraction"]), None if wrong is None else float(wrong.mean()),
         None if wrong is None else float(wrong[rows[np.asarray(chosen.indices)]].mean()),
     )  # fmt: skip
 
@@ -268,7 +268,7 @@ def findings(found: Probe) -> Iterator[str]:
         "accuracy on the gate": found.gate_accuracy,
         "agreement with the pool's labels": found.agreement,
         "agreement with the true labels": found.agreement_truth,
-        "effective share of the super-batch": found.effective_share,
+        "effective share of the super-batch": found.ess_fraction,
         "wrong labels in the pool": found.wrong_pool,
         "wrong labels in the first choice": found.wrong_chosen,
     }
@@ -296,9 +296,9 @@ def verdict(bill: Bill, found: Probe | None, classes: int) -> Iterator[str]:
         return
     if found.agreement < 2 / classes:
         yield "  the reference hardly knows the labels: its scores are noise, train it longer or on better data"
-    if found.effective_share > 0.9:
+    if found.ess_fraction > 0.9:
         yield "  the sampling is nearly uniform: lower select.temperature, or standardize the scores"
-    if found.effective_share < 1 / bill.ratio:
+    if found.ess_fraction < 1 / bill.ratio:
         yield "  fewer effective candidates than examples to choose: the choice is nearly a top-k, raise select.temperature"
     if found.wrong_pool is not None and found.wrong_pool > 0.02:
         better = found.wrong_chosen < 0.9 * found.wrong_pool

@@ -86,7 +86,7 @@ def batch_shapes(it: Run) -> dict[str, jax.ShapeDtypeStruct]:
     """A step's batch as shapes with their shardings."""
     b, task = it.config.batch_size, it.task
     size = b * it.config.select.ratio if it.clock.window else b
-    place = sharding.over_data(it.mesh)
+    place = sharding.batch_sharding(it.mesh)
     leaf = lambda dtype, *shape: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place)  # noqa: E731
     batch = {
         "image": leaf(jnp.uint8, *task.image_shape),
@@ -130,7 +130,7 @@ def compile_step(it: Run) -> Compiled:
     state, batch = state_shapes(it), batch_shapes(it)
     device = it.mesh.devices.flat[0]
     try:
-        done = sharding.compiled(
+        done = sharding.aot_compile(
             partial(step, it.recipe), state, batch, rest=sharding.replicated(it.mesh)
         )
     except jax.errors.JaxRuntimeError as error:
@@ -203,9 +203,9 @@ def rules(it: Run) -> Iterator[str]:
     yield f"mesh {' x '.join(f'{name} {size}' for name, size in mesh.shape.items())}; a batch is split over all of it"
     decided: dict[str, list[tuple[int, bool]]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        pattern, spec = sharding.rule_of(sharding.path_of(path), leaf.shape, mesh)
+        pattern, spec = sharding.match_partition_rule(sharding.path_of(path), leaf.shape, mesh)
         decided.setdefault(pattern, []).append((leaf.size * leaf.dtype.itemsize, any(spec)))
-    for pattern, dimension in sharding.RULES:
+    for pattern, dimension in sharding.PARTITION_RULES:
         arrays = decided.get(pattern, [])
         split = [size for size, is_split in arrays if is_split]
         parts, where = mesh.shape.get(sharding.FSDP_AXIS, 1), "whole on every chip"
@@ -267,7 +267,7 @@ def count_layers(it: Run) -> Layers | None:
         clock = dataclasses.replace(it.clock, window=0)
         alone = assemble(config, clock, it.task, it.scorer_task, [it.mesh.devices.flat[0]])
         step = partial(uniform_step, alone.recipe)
-        cost = sharding.compiled(step, state_shapes(alone), batch_shapes(alone)).cost_analysis()
+        cost = sharding.aot_compile(step, state_shapes(alone), batch_shapes(alone)).cost_analysis()
         counts.append(np.array([cost["flops"], cost["bytes accessed"]]))
     return Layers(*map(float, counts[0] + (depth - 1) * (counts[1] - counts[0])))
 

@@ -18,6 +18,7 @@ from active_learning.core import losses
 from active_learning.core.recipe import Model
 from active_learning.data.parts import Part, rows_of_ids
 from active_learning.data.sources.source import DataError
+from active_learning.evaluators.batches import map_batches
 
 COLUMN = "reference_loss"  # of a batch
 KEY = "config.reference.path"
@@ -35,24 +36,26 @@ class Scores:
 
 
 def score_all(
-    model: Model, params: PyTree, part, batch_size: int = 500
+    model: Model, params: PyTree, part: Part, batch_size: int = 500
 ) -> tuple[Float32[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
-    """l_act of every example of a part on the plain view in evaluation mode, and whether the prediction is its label."""
+    """Scores every example of a part on the unaugmented view in evaluation mode.
+
+    Returns:
+      l_act of each example, and whether the prediction is its label.
+    """
 
     def one(params, batch):
         outputs = model.apply(params, batch, False)
         return model.act_loss(outputs, batch), losses.accuracy(outputs["logits"], batch["label"])
 
-    run, outputs = jax.jit(one), []
-    size = min(batch_size, len(part))
-    for start in range(0, len(part), size):
-        rows = np.minimum(
-            np.arange(start, start + size), len(part) - 1
-        )  # the last batch repeats its last row
-        outputs.append(run(params, part.batch(rows, np.zeros(size, np.int32))))
-    loss, hit = (
-        np.concatenate(leaves)[: len(part)] for leaves in zip(*jax.device_get(outputs), strict=True)
+    scored = jax.jit(one)
+    blocks = map_batches(
+        lambda batch: scored(params, batch),
+        lambda rows: part.batch(rows, np.zeros(len(rows), np.int32)),
+        len(part),
+        min(batch_size, len(part)),
     )
+    loss, hit = (np.concatenate(leaves) for leaves in zip(*blocks, strict=True))
     return loss.astype(np.float32), hit > 0.5
 
 

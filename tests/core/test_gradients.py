@@ -19,7 +19,7 @@ def pair_model() -> al.Model:
     def apply(params, batch, train):
         x = batch["image"].reshape(batch["image"].shape[0], -1).astype(jnp.float32) / 255.0
         rows = (x.shape[0],)
-        ends = (contrastive.normalize(x @ params[name]) for name in ("image", "text"))
+        ends = (contrastive.l2_normalize(x @ params[name]) for name in ("image", "text"))
         return contrastive.Embeddings(
             *ends, jnp.broadcast_to(params["t"], rows), jnp.broadcast_to(params["b"], rows)
         )
@@ -49,7 +49,9 @@ def test_accumulated_gradients_are_the_big_batch(name, devices):
     batch, weights = toy.batch(32), jnp.linspace(0.5, 1.5, 32)
     expected = gradients.value_and_grad(model, fresh(), batch, weights)
     if devices > 1:
-        batch, weights = jax.device_put((batch, weights), sharding.over_data(toy.mesh_of(devices)))
+        batch, weights = jax.device_put(
+            (batch, weights), sharding.batch_sharding(toy.mesh_of(devices))
+        )
     found = jax.jit(partial(gradients.value_and_grad, model, parts=4))(fresh(), batch, weights)
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), jax.device_get(found), expected
@@ -69,6 +71,6 @@ def test_a_pairwise_loss_by_micro_batches_alone_would_be_another_gradient():
 def test_a_step_with_accumulation_is_the_step_without():
     states = []
     for parts in (1, 4):
-        recipe = toy.recipe(accumulate=parts)
+        recipe = toy.recipe(grad_accum_steps=parts)
         states.append(toy.host(al.train_step(recipe, toy.state(recipe), toy.batch(32))[0]))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), *states)

@@ -71,6 +71,6 @@ def test_on_eight_devices():
     each, params, batch = world(MODELS[0], 32)
     indices, weights = jnp.array([31, 1, 8, 9, 10, 11, 0, 30]), jnp.ones(8)
     wanted = jax.jit(reusing(each, batch, indices, weights))(params)
-    split = jax.device_put(batch, sharding.over_data(mesh))
+    split = jax.device_put(batch, sharding.batch_sharding(mesh))
     found = jax.jit(lambda p, b: reusing(each, b, indices, weights, mesh)(p))(params, split)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, wanted)

@@ -100,7 +100,7 @@ def test_uniform_step_leaves_the_scorers_alone_and_trains_the_learner_on_everyth
 @pytest.mark.parametrize("chunk", [4, 16, 32])
 def test_scoring_in_chunks_changes_nothing(chunk):
     batch = toy.batch(32)
-    whole, cut = toy.recipe(), toy.recipe(chunk=chunk)
+    whole, cut = toy.recipe(), toy.recipe(score_chunk=chunk)
     expected = al.select_step(whole, toy.state(whole), batch)[1]
     chosen = al.select_step(cut, toy.state(cut), batch)[1]
     np.testing.assert_allclose(chosen.scores, expected.scores, rtol=1e-6, atol=1e-6)
@@ -108,8 +108,8 @@ def test_scoring_in_chunks_changes_nothing(chunk):
 
 
 def test_a_chunk_that_does_not_divide_is_refused():
-    recipe = toy.recipe(chunk=5)
-    with pytest.raises(ValueError, match="chunk 5 does not divide a device's 32"):
+    recipe = toy.recipe(score_chunk=5)
+    with pytest.raises(ValueError, match="score_chunk=5 does not divide a device's 32"):
         al.select_step(recipe, toy.state(recipe), toy.batch(32))
 
 
@@ -135,9 +135,10 @@ def test_weights_follow_their_rows_through_the_permutation():
     one = jax.jit(partial(al.select_step, alone))(toy.state(alone), batch)[1]
     sharded, state = toy.on(mesh, batch, toy.state(spread))
     eight = jax.jit(partial(al.select_step, spread))(state, sharded)[1]
-    by_row = lambda chosen: dict(
-        zip(chosen.indices.tolist(), np.asarray(chosen.weights).tolist(), strict=True)
-    )  # noqa: E731
+
+    def by_row(chosen):
+        return dict(zip(chosen.indices.tolist(), np.asarray(chosen.weights).tolist(), strict=True))
+
     assert by_row(one).keys() == by_row(eight).keys()
     for row, weight in by_row(one).items():
         assert by_row(eight)[row] == pytest.approx(weight, rel=1e-4)

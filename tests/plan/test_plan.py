@@ -8,7 +8,8 @@ from active_learning.core import policies
 from active_learning.cost import ledger
 from active_learning.cost.flops import Cost
 from active_learning.plan import __main__ as plan
-from active_learning.settings import Reference, Select, reference_config
+from active_learning.references import Loaded, Trained
+from active_learning.settings import Select, reference_config
 from active_learning.train import loop
 from active_learning.train.build import build
 from tests import world
@@ -59,7 +60,7 @@ def test_the_bill_of_a_loaded_reference_is_what_its_run_cost(tmp_path):
     data = world.write_arrays(tmp_path)
     trained = loop.run(reference_config(world.config(data)), tmp_path / "reference")
     for charge, paid in ((True, ledger.total(trained["flops"])), (False, 0.0)):
-        loaded = Reference(kind="loaded", path=str(tmp_path / "reference"), charge=charge)
+        loaded = Loaded(path=str(tmp_path / "reference"), charge=charge)
         it = build(world.config(data, reference=loaded))
         bill = plan.bill_of(it.config, it.learner, it.scorer, len(it.data.train), (8, 8, 3))
         assert bill.reference == paid
@@ -72,7 +73,7 @@ def test_it_prints_a_plan_with_a_probe_and_a_verdict(tmp_path, capsys):
     it = build(config)
     found = plan.probe(it, tmp_path / "reference")
     assert found.agreement_truth > 0.25 and 0.2 < found.wrong_pool < 0.4
-    assert 0 < found.effective_share <= 1
+    assert 0 < found.ess_fraction <= 1
     bill = plan.bill_of(config, it.learner, it.scorer, 400, (8, 8, 3))
     text = "\n".join([*plan.findings(found), *plan.verdict(bill, found, 4)])
     assert f"accuracy on the gate                 {found.gate_accuracy:.1%}" in text
@@ -80,7 +81,7 @@ def test_it_prints_a_plan_with_a_probe_and_a_verdict(tmp_path, capsys):
     assert "below 15x little is left to save" in text
     assert "it avoids wrong labels" in text or "does not avoid" in text
     noise = dataclasses.replace(
-        found, agreement=0.3, effective_share=0.95, wrong_chosen=found.wrong_pool
+        found, agreement=0.3, ess_fraction=0.95, wrong_chosen=found.wrong_pool
     )
     text = "\n".join(plan.verdict(bill, noise, 4))
     assert (
@@ -106,7 +107,7 @@ def test_the_papers_setting_is_planned_without_its_data(capsys, monkeypatch):
 
 
 def test_uniform_has_nothing_to_break_even(tmp_path):
-    config = world.config(world.write_arrays(tmp_path), select=Select(), reference=Reference())
+    config = world.config(world.write_arrays(tmp_path), select=Select(), reference=Trained())
     it = build(config)
     bill = plan.bill_of(config, it.learner, it.scorer, 400, (8, 8, 3))
     assert list(plan.verdict(bill, None, 4))[-1].startswith("verdict: plain training")

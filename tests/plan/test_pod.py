@@ -12,7 +12,8 @@ from active_learning.core.step import uniform_step
 from active_learning.models import MLP
 from active_learning.plan import __main__ as plan
 from active_learning.plan import hlo, pod
-from active_learning.settings import Reference, Select
+from active_learning.references import Trained
+from active_learning.settings import Select
 from tests import world
 
 pytestmark = pytest.mark.filterwarnings(
@@ -187,13 +188,13 @@ def test_layers_are_counted_from_one_and_two(run):
 
     vit = ViT(width=16, depth=3, heads=2, patch=4, scan=True)
     config = dataclasses.replace(
-        run.config, learner=vit, select=Select(), reference=Reference(), fsdp=1
+        run.config, learner=vit, select=Select(), reference=Trained(), fsdp=1
     )
     it = plan.assembled(config, (8, 8, 3), world.CLASSES, 400, jax.devices()[:1])
     counted = pod.count_layers(it)
     unrolled = dataclasses.replace(config, learner=dataclasses.replace(vit, scan=False))
     it = plan.assembled(unrolled, (8, 8, 3), world.CLASSES, 400, jax.devices()[:1])
     step = partial(uniform_step, it.recipe)
-    real = sharding.compiled(step, pod.state_shapes(it), pod.batch_shapes(it)).cost_analysis()
+    real = sharding.aot_compile(step, pod.state_shapes(it), pod.batch_shapes(it)).cost_analysis()
     assert counted.flops == pytest.approx(real["flops"], rel=0.01)
     assert counted.memory_traffic == pytest.approx(real["bytes accessed"], rel=0.05)

@@ -16,8 +16,17 @@ from active_learning.cost import ledger
 from active_learning.data import splits
 from active_learning.data.sources.source import DataError
 from active_learning.evaluate import evaluate
-from active_learning.references import attach, stored
-from active_learning.settings import Reference, Select, Split, reference_config
+from active_learning.references import (
+    CopyOfOnline,
+    CoTrained,
+    CrossFitted,
+    Loaded,
+    Stored,
+    Trained,
+    attach,
+    stored,
+)
+from active_learning.settings import Select, Split, reference_config
 from active_learning.train import build, loop
 from tests import toy, world
 from tests.core.test_policies import LEARNER, RATIO, SCORER, SHAPE, TASK, B, images, step_and_state
@@ -46,7 +55,7 @@ def scores(data, reference, tmp_path_factory):
 
 
 def with_stored(data, file, **expected):
-    return world.config(data, reference=Reference(kind="stored", path=str(file), **expected))
+    return world.config(data, reference=Stored(path=str(file), **expected))
 
 
 def test_stored_losses_are_the_live_ones(data, reference, scores):
@@ -122,11 +131,11 @@ def test_a_run_does_not_go_on_with_other_scores(data, reference, scores, tmp_pat
 
 
 def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data):
-    it = build.build(world.config(data, reference=Reference(kind="cotrained")))
+    it = build.build(world.config(data, reference=CoTrained()))
     assert it.costs["reference_train"] == 64 * it.scorer.cost((8, 8, 3)).train
     step = lambda model, params: model.optimizer.update(
         params, model.optimizer.init(params), params
-    )[0]  # noqa: E731
+    )[0]
     ones = {"w": jnp.ones(3)}
     np.testing.assert_allclose(
         step(it.recipe.reference, ones)["w"], 2 * step(it.recipe.scorer, ones)["w"], rtol=1e-5
@@ -135,7 +144,7 @@ def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data
     recipe = toy.recipe(reference=model)
     state, batch = toy.state(recipe), toy.batch(32)
     after, (metrics, chosen) = jax.jit(partial(al.train_step, recipe))(state, batch)
-    by_hand, _ = al.step._descend(model, state.reference, batch, jnp.ones(32), 1)
+    by_hand, _ = al.step._optimizer_step(model, state.reference, batch, jnp.ones(32), 1)
     np.testing.assert_allclose(
         after.reference.params["w"], by_hand.params["w"], rtol=1e-5, atol=1e-7
     )
@@ -147,9 +156,7 @@ def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data
 
 
 def test_cross_fitted_references_score_only_what_they_have_not_seen(data, tmp_path):
-    config = world.config(
-        data, reference=Reference(kind="crossfitted", total="6 steps", batch_size=16)
-    )
+    config = world.config(data, reference=CrossFitted(total="6 steps", batch_size=16))
     it = build.build(config)
     mine = it.data.train.source.ids[it.data.train.indices]
     scored_by = it.data.train.columns["scored_by"]
@@ -184,7 +191,7 @@ def test_what_is_known_of_a_reference_that_is_not_trained_beforehand(data, score
         "steps": 0,
         "charged": False,
     }
-    config = world.config(data, reference=Reference(kind="cotrained"))
+    config = world.config(data, reference=CoTrained())
     bill = loop.run(config, tmp_path / "along")["reference"]
     own = evaluate(tmp_path / "along", which="reference")["test"]["accuracy"]
     assert bill == {
@@ -250,10 +257,8 @@ def test_the_ledger_charges_what_each_kind_of_reference_runs(kind):
 
 
 def test_the_pool_is_filtered_once_by_the_reference(data, reference, scores, tmp_path):
-    select = Select(policy=dataclasses.replace(policies.offline_filter, keep=0.25))
-    config = world.config(
-        data, select=select, reference=Reference(kind="loaded", path=str(reference))
-    )
+    select = Select(policy=dataclasses.replace(policies.offline_filter, pool_fraction=0.25))
+    config = world.config(data, select=select, reference=Loaded(path=str(reference)))
     it = build.build(config)
     assert not loop.run(config, tmp_path / "run", world.StopAfter(7))["complete"]
     summary = loop.run(config, tmp_path / "run")
@@ -264,7 +269,7 @@ def test_the_pool_is_filtered_once_by_the_reference(data, reference, scores, tmp
     assert summary["flops"]["reference_score"] == 400 * it.scorer.cost((8, 8, 3)).forward
     assert summary["flops"]["online_score"] == 0.0
     free = loop.run(
-        dataclasses.replace(config, reference=Reference(kind="stored", path=str(scores[0]))),
+        dataclasses.replace(config, reference=Stored(path=str(scores[0]))),
         tmp_path / "b",
     )
     assert free["flops"]["reference_score"] == 0.0
@@ -274,26 +279,26 @@ def test_the_pool_is_filtered_once_by_the_reference(data, reference, scores, tmp
 @pytest.mark.parametrize(
     ("select", "reference", "message"),
     [
-        (Select(), Reference(kind="stolen"), "expected one of trained, loaded, stored"),
+        (Select(), Trained(kind="stolen"), "expected one of trained, loaded, stored"),
         (
             Select(policy=policies.easy_reference),
-            Reference(kind="online"),
+            CopyOfOnline(),
             "trains no online model to copy",
         ),
         (
             Select(policy=policies.learnability),
-            Reference(kind="stored"),
+            Stored(),
             "needs config.reference.path, a file",
         ),
         (
             Select(policy=policies.offline_filter),
-            Reference(kind="cotrained"),
+            CoTrained(),
             "scores once, with a reference that exists",
         ),
         (
-            Select(policy=dataclasses.replace(policies.offline_filter, keep=0.0)),
-            Reference(),
-            r"keep=0\.0: expected a share",
+            Select(policy=dataclasses.replace(policies.offline_filter, pool_fraction=0.0)),
+            Trained(),
+            r"pool_fraction=0\.0: expected a fraction",
         ),
     ],
 )

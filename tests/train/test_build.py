@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from active_learning.config import ConfigError, config_hash
-from active_learning.settings import Reference
+from active_learning.references import CoTrained
 from active_learning.train.build import build, first_state, state_shapes
 from tests import toy, world
 
@@ -15,7 +15,7 @@ from tests import toy, world
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     return world.config(
-        world.write_arrays(tmp_path_factory.mktemp("arrays")), reference=Reference(kind="cotrained")
+        world.write_arrays(tmp_path_factory.mktemp("arrays")), reference=CoTrained()
     )
 
 

@@ -12,9 +12,10 @@ import pytest
 
 import active_learning as al
 from active_learning.config import ConfigError
-from active_learning.core.step import follow_step
+from active_learning.core.step import train_on_selection
 from active_learning.data.sources.source import join_id
-from active_learning.settings import Checkpoint, Evaluate, Optim, Reference, Select
+from active_learning.references import Trained
+from active_learning.settings import Checkpoint, Evaluate, Optim, Select
 from active_learning.train import loop
 from active_learning.train.build import build, first_state, loader_of
 from active_learning.train.updates import Updates, with_pending
@@ -39,7 +40,7 @@ def config(folder, **changes):
         "batch_size": b,
         "total": f"{STEPS} steps",
         "select": chosen_by(schedule=schedule),
-        "reference": Reference(),
+        "reference": Trained(),
         "scorer_optim": Optim(
             learning_rate=0.03, warmup="0 steps"
         ),  # every update of the online model changes who is chosen
@@ -60,7 +61,7 @@ def candidates(it, step: int):
     loader.close()
     part = it.data.train
     whole = part.batch(rows, epochs, small=True) | {"image": part.batch(rows, epochs)["image"]}
-    return jax.device_put(whole, al.sharding.over_data(it.mesh))
+    return jax.device_put(whole, al.sharding.batch_sharding(it.mesh))
 
 
 def reading_both(it):
@@ -142,7 +143,7 @@ def test_selecting_ahead_scores_with_the_online_model_of_the_update_before(folde
     it = build(config(folder, schedule="ahead"))
     state = first_state(it)
     select, follow = (
-        jax.jit(partial(step, reading_both(it))) for step in (al.select_step, follow_step)
+        jax.jit(partial(step, reading_both(it))) for step in (al.select_step, train_on_selection)
     )
     _, chosen = select(state, candidates(it, 0))
     expected = []
