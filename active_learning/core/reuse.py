@@ -49,7 +49,8 @@ def _rows(
     leaf: Array, shape: tuple[int, ...], size: int, count: int, indices: Array, mesh: Mesh | None
 ) -> Array:
     """The chosen examples of a residual, which lie along the one axis whose length follows the batch (tokens of an example may be folded
-    into it); a residual that is of no example, a parameter, stays whole."""
+    into it); a residual that is of no example, a parameter, stays whole.
+    """
     differs = [
         axis for axis, (old, new) in enumerate(zip(leaf.shape, shape, strict=True)) if old != new
     ]

@@ -147,7 +147,8 @@ def sizes(
     learner, scorer, image_shape: tuple[int, int, int], small_shape: tuple[int, int, int]
 ) -> dict[str, object]:
     """Costs of scorers to compare: the config's own, and the standard ViTs that are cheaper than a ViT learner (two-towers of them for a
-    two-tower), on the scorers' view."""
+    two-tower), on the scorers' view.
+    """
     found = {"this config's": scorer.cost(small_shape)}
     if isinstance(learner, TwoTower):
         for name, (width, depth, heads) in SIZES.items():

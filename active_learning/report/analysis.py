@@ -1,5 +1,6 @@
 """From runs to everything a page says: arms, budgets, seed means, savings and the caveats that must be printed with
-them."""
+them.
+"""
 
 from dataclasses import dataclass, field, replace
 
@@ -67,7 +68,8 @@ class Group:
 @dataclass(frozen=True)
 class Arm:
     """All budgets of one name, shortest first, and what the arm saved against the baseline (None: not reached, no
-    baseline). `undecided`: it counts, but by less than the level's spread over seeds."""
+    baseline). `undecided`: it counts, but by less than the level's spread over seeds.
+    """
 
     name: str
     baseline: bool
@@ -124,7 +126,8 @@ LOWER_IS_BETTER = (
 
 def analyse(runs: list[Run], metric: str = "test/accuracy") -> Analysis:
     """Groups runs by (name, total_steps) over seeds and compares arms with the baseline. RunError: `metric` never
-    measured, or lower is better."""
+    measured, or lower is better.
+    """
     if metric.endswith(LOWER_IS_BETTER):
         raise RunError(f"--metric {metric}: a metric where higher is better is needed")
     final_metric = _final_metric(runs, metric)
@@ -220,7 +223,8 @@ def _group(runs: list[Run], metric: str, final_metric: str, against: Group | Non
 
 def wrong_share(run: Run) -> float | None:
     """Share of wrong labels among the chosen while selection was on (whole run where nothing was selected); None:
-    unknown."""
+    unknown.
+    """
     rows, done = [], 0.0
     for line in run.lines:
         if number(line.get("select/wrong_share")) is not None:
@@ -342,7 +346,8 @@ def _arm_notes(arm: Arm) -> list[str]:
 
 def differing_keys(runs: tuple[Run, ...]) -> list[str]:
     """Dotted configuration keys in which the runs of one group differ: their mean mixes things. Each seed has its own reference, so where
-    that lies is no difference."""
+    that lies is no difference.
+    """
     flat = [_flatten(run.config) for run in runs]
     every = {name for one in flat for name in one if name != "reference.path"}
     names = sorted(name for name in every if name.rsplit(".", 1)[-1] not in ("seed", "workdir"))

@@ -75,7 +75,8 @@ def to_svg(
     name: str, label: str, size: tuple[float, float], draw: Callable[[Axes, dict[str, str]], None]
 ) -> str:
     """Draws on one axes and returns inline SVG. `name` prefixes ids (they must differ in a page); `label`: for screen
-    readers."""
+    readers.
+    """
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9.5}):
         figure = Figure(figsize=size, layout="constrained")
         figure.patch.set_alpha(0.0)
@@ -129,7 +130,8 @@ def unit(clock: str, largest: float) -> tuple[float, str]:
 
 def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: str) -> None:
     """Accuracy against one clock: curve and band of each arm's longest budget, every budget's end, where the level is
-    met."""
+    met.
+    """
     styles = arm_colours(analysis)
     ends = [
         number(group.clock(clock)) or 0.0 for arm in analysis.arms for group in arm.groups
@@ -246,7 +248,8 @@ def main_png(analysis: Analysis, title: str) -> bytes:
 
 def _legend_below(figure: Figure, axes: Axes, analysis: Analysis) -> int:
     """Every arm's name under the panels, the baseline first, in as many columns (up to 5) as the figure is wide enough for; the number of
-    rows."""
+    rows.
+    """
     styles = arm_colours(analysis)
     names = [arm.name for arm in analysis.arms]  # the baseline is the first
     handles = []

@@ -11,7 +11,8 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def choose(analysis: Analysis) -> Arm | None:
     """The arm that the headline is about: one that counts, then one that reached, then with enough budgets, then most
-    saved."""
+    saved.
+    """
 
     def rank(arm: Arm):
         reached = arm.saved.get("updates_saved")
@@ -27,7 +28,8 @@ def choose(analysis: Analysis) -> Arm | None:
 
 def headline(analysis: Analysis) -> str:
     """One or more plain sentences; honest when the level was not reached, the row does not count, or the evidence is
-    thin."""
+    thin.
+    """
     if analysis.baseline is None:
         return "No baseline among these runs (config.baseline is true in none of them), so nothing can be called saved."
     base = analysis.baseline

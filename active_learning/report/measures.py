@@ -27,7 +27,8 @@ Numbers = Sequence[Number] | np.ndarray
 @dataclass(frozen=True)
 class BetaBudget:
     """Shortest reaching budget over the baseline's updates (`beta`, None: never), out of `tried` budgets; `enough`: at
-    least 4."""
+    least 4.
+    """
 
     beta: float | None
     budget: int | None
@@ -71,7 +72,8 @@ def beta_budget(
     finals: Mapping[int, Number], level: Number, baseline_updates: Number
 ) -> BetaBudget:
     """Shortest fully decayed budget whose seed-mean final value reaches `level`. `finals`: updates -> seed-mean final
-    value."""
+    value.
+    """
     reached = min((budget for budget, value in finals.items() if value >= level), default=None)
     return BetaBudget(None if reached is None else reached / baseline_updates, reached, len(finals))
 
@@ -111,7 +113,8 @@ def total_flops_saved_curve(
     steps: Numbers, totals: Numbers, first: Number | None, baseline: Numbers
 ) -> float | None:
     """1 - seed-mean FLOPs spent at step `first` of the curve (`totals`: one a step) over those of the baseline's full
-    budget."""
+    budget.
+    """
     return _saved(_at(steps, totals, first), float(np.mean(baseline)))
 
 
@@ -168,7 +171,8 @@ def undecided(
     reference_accuracy: Number | None, level: Number | None, level_sd: Number | None
 ) -> bool:
     """Whether a row passes the level rule by less than the level's own spread over seeds. False where it fails the rule (it does not count,
-    by however little) and where something is unknown."""
+    by however little) and where something is unknown.
+    """
     if reference_accuracy is None or level is None or level_sd is None:
         return False
     return 0 < level - reference_accuracy < level_sd
@@ -176,7 +180,8 @@ def undecided(
 
 def mean_share(shares: Numbers, examples: Numbers) -> float | None:
     """Share over a run from shares since the line before, each weighted by the examples (cumulative counts) it stands
-    for."""
+    for.
+    """
     weights = np.diff(np.asarray(examples, float), prepend=0.0)
     return (
         float(np.dot(shares, weights) / weights.sum())

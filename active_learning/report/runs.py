@@ -25,7 +25,8 @@ class RunError(ValueError):
 @dataclass(frozen=True)
 class Reference:
     """The reference that a run was given: its own accuracy in [0, 1], and what its training cost (charged to the run or
-    not)."""
+    not).
+    """
 
     accuracy: float | None
     flops: float
@@ -70,7 +71,8 @@ class Run:
 
     def final_value(self, metric: str) -> float | None:
         """The value at the end of the run: from the summary, else the last line that has it; None when it was never
-        measured."""
+        measured.
+        """
         if number(self.final.get(metric)) is not None:
             return number(self.final[metric])
         return next((number(line[metric]) for line in reversed(self.lines) if metric in line), None)
@@ -79,7 +81,8 @@ class Run:
 @dataclass(frozen=True)
 class Probe:
     """Scores (B,) of one super-batch and its n most and least preferred images (uint8 NHWC), with labels, truths (-1: unknown), scores; of
-    image-text pairs also the captions (label and truth then say whose caption and whose image it is)."""
+    image-text pairs also the captions (label and truth then say whose caption and whose image it is).
+    """
 
     step: int
     scores: np.ndarray
@@ -104,7 +107,8 @@ def load_runs(
     paths: Iterable[Path | str], step_seconds: dict[str, float] | None = None
 ) -> list[Run]:
     """Every run under `paths` (run folders, or folders that hold run folders at any depth), each once, in a stable
-    order; with `step_seconds` their clocks are `timed`."""
+    order; with `step_seconds` their clocks are `timed`.
+    """
     runs = [read_run(folder) for folder in find_folders(paths)]
     if step_seconds is not None:
         runs = [timed(run, step_seconds) for run in runs]
@@ -120,7 +124,8 @@ def load_runs(
 
 def find_folders(paths: Iterable[Path | str]) -> list[Path]:
     """Run folders at or under `paths`. A folder with any file of a run is one: a half-written run is refused, never
-    skipped."""
+    skipped.
+    """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
         if not path.is_dir():
@@ -183,7 +188,8 @@ def read_run(folder: Path) -> Run:
 def timed(run: Run, seconds: dict[str, float]) -> Run:
     """The run with the wall-clock that it has on a quiet machine: updates of each kind times the seconds of one ("uniform", "active",
     "ahead", "reference"), measured in turns in one process. What the run itself measured depends on what else ran beside it. NaN: updates
-    of its kind were not measured."""
+    of its kind were not measured.
+    """
     window = run.window_steps or 0
     charged = run.reference is not None and run.reference.charged
     before = run.reference.steps * seconds["reference"] if charged else 0.0

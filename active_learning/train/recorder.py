@@ -91,7 +91,8 @@ class SelectionLogger:
 
     def _write_snapshot(self, step: int, chosen: Chosen, rows: np.ndarray, epochs: np.ndarray) -> None:
         """The extremes: the highest scores among the chosen and the lowest among the rejected for pairs, which carry their captions; else the
-        highest and lowest of all."""
+        highest and lowest of all.
+        """
         part, n = self.experiment.data.train, self.settings.snapshots
         scores, indices = jax.device_get((chosen.scores, chosen.indices))
         order, pairs = np.argsort(-scores, kind="stable"), part.captions is not None

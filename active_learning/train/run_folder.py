@@ -90,7 +90,6 @@ def load_config(workdir: Path) -> Config:
     Raises:
       ConfigError: No readable config there, or one that names something not registered.
     """
-
     config = from_json(_read_config(workdir)["config"])
     if not isinstance(config, Config):
         raise ConfigError(f"{workdir}: its config.json holds no run's config")

@@ -32,7 +32,7 @@ class Mixture(Section):
 
     @property
     def small(self) -> int:
-        """px of the small view of all sources, 0 where they have none of one size."""
+        """Px of the small view of all sources, 0 where they have none of one size."""
         found = {getattr(source, "small", 0) for source in self.sources.values()}
         return found.pop() if len(found) == 1 else 0
 
@@ -127,7 +127,7 @@ class Mixed:
         return np.searchsorted(self._starts, indices, "right") - 1
 
     def gather(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
-        """image uint8, and `bad`: rows that cannot be read."""
+        """Image uint8, and `bad`: rows that cannot be read."""
         return self._each(lambda source, rows: source.gather(rows), indices)
 
     def gather_small(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:

@@ -143,7 +143,7 @@ class Disk:
         return ThreadPoolExecutor(self.threads or len(os.sched_getaffinity(0)), "decode")
 
     def gather(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
-        """image uint8 (k, size, size, 3), and `bad` bool (k,): rows that cannot be read (black, to be replaced; their names are counted).
+        """Image uint8 (k, size, size, 3), and `bad` bool (k,): rows that cannot be read (black, to be replaced; their names are counted).
 
         Raises DataError when more than 1 % of the source's examples are bad.
         """
