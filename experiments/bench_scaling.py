@@ -51,9 +51,9 @@ def structure(it, found) -> dict:
 
     from active_learning.plan import pod
 
-    said = pod.figures(it, found, 0.5)
+    said = pod.metrics(it, found, 0.5)
     images = (
-        int(np.prod(it.task.image_shape)) * it.config.batch_size * said["ratio"] // it.mesh.size
+        int(np.prod(it.view.image_shape)) * it.config.batch_size * said["ratio"] // it.mesh.size
     )
     merged = [
         c.bytes
@@ -80,14 +80,14 @@ def choices(it) -> str:
     from active_learning.core.step import train_step
     from active_learning.train.build import first_state
 
-    state = first_state(it, it.scorer_task.init(it.scorer, jax.random.key(1)))
+    state = first_state(it, it.init_scorer(jax.random.key(1)))
     place, everywhere = sharding.batch_sharding(it.mesh), sharding.replicated(it.mesh)
     step, digest = None, hashlib.sha256()
     for n in range(STEPS):
         rng, size = np.random.default_rng(n), it.config.batch_size * it.config.select.ratio
         whole = {
-            "image": rng.integers(0, 256, (size, *it.task.image_shape)).astype(np.uint8),
-            "label": rng.integers(0, it.task.num_classes, size).astype(np.int32),
+            "image": rng.integers(0, 256, (size, *it.view.image_shape)).astype(np.uint8),
+            "label": rng.integers(0, it.view.num_classes, size).astype(np.int32),
             "epoch": np.zeros(size, np.int32),
             "id": np.stack([np.zeros(size), np.arange(size) + n * size], axis=1).astype(np.uint32),
         }

@@ -27,6 +27,7 @@ import jax
 import numpy as np
 import optax
 
+from active_learning import distributed
 from active_learning.core import sharding
 from active_learning.core.recipe import init_state
 from active_learning.core.step import uniform_step
@@ -71,7 +72,7 @@ def trained(learner: ViT, dtype: str, params: dict | None = None) -> tuple[np.nd
     it = plan.assembled(config, (SIZE, SIZE, 3), CLASSES, 10**6, jax.devices()[:1])
     before = params
     if before is None:  # with a head that is not zero, so that every parameter has a gradient
-        before = it.task.init(it.learner, jax.random.key(0))
+        before = it.init_learner(jax.random.key(0))
         kernel = jax.random.normal(jax.random.key(1), before["head"]["kernel"].shape)
         before = before | {"head": before["head"] | {"kernel": kernel}}
     start = stack_blocks(before) if learner.scan else before

@@ -9,7 +9,7 @@ from active_learning.cost import ledger
 from active_learning.cost.flops import Cost
 from active_learning.plan import __main__ as plan
 from active_learning.references import Loaded, Trained
-from active_learning.settings import Select, reference_config
+from active_learning.settings import Select
 from active_learning.train import loop
 from active_learning.train.build import build
 from tests import world
@@ -58,7 +58,7 @@ def test_the_bill_of_a_config_is_that_of_its_run(tmp_path):
 
 def test_the_bill_of_a_loaded_reference_is_what_its_run_cost(tmp_path):
     data = world.write_arrays(tmp_path)
-    trained = loop.run(reference_config(world.config(data)), tmp_path / "reference")
+    trained = loop.run(world.own_run(world.config(data)), tmp_path / "reference")
     for charge, paid in ((True, ledger.total(trained["flops"])), (False, 0.0)):
         loaded = Loaded(path=str(tmp_path / "reference"), charge=charge)
         it = build(world.config(data, reference=loaded))
@@ -69,7 +69,7 @@ def test_the_bill_of_a_loaded_reference_is_what_its_run_cost(tmp_path):
 def test_it_prints_a_plan_with_a_probe_and_a_verdict(tmp_path, capsys):
     data = world.write_arrays(tmp_path)
     config = world.config(data)
-    loop.run(reference_config(config), tmp_path / "reference")
+    loop.run(config.reference.own_runs(config)[""], tmp_path / "reference")
     it = build(config)
     found = plan.probe(it, tmp_path / "reference")
     assert found.agreement_truth > 0.25 and 0.2 < found.wrong_pool < 0.4

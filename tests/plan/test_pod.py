@@ -14,6 +14,7 @@ from active_learning.plan import __main__ as plan
 from active_learning.plan import hlo, pod
 from active_learning.references import Trained
 from active_learning.settings import Select
+from active_learning.train.build import abstract_state
 from tests import world
 
 pytestmark = pytest.mark.filterwarnings(
@@ -118,7 +119,7 @@ def found(run):
 
 
 def test_a_step_is_planned_without_data_or_state(run, found):
-    said = pod.figures(run, found, 0.5)
+    said = pod.metrics(run, found, 0.5)
     assert said["chips"] == 8 and said["mesh"] == {"data": 4, "fsdp": 2}
     assert 8 * sum(said["flops"].values()) == pytest.approx(sum(run.costs.values()))
     assert said["flops_over_uniform"] == pytest.approx(
@@ -195,6 +196,6 @@ def test_layers_are_counted_from_one_and_two(run):
     unrolled = dataclasses.replace(config, learner=dataclasses.replace(vit, scan=False))
     it = plan.assembled(unrolled, (8, 8, 3), world.CLASSES, 400, jax.devices()[:1])
     step = partial(uniform_step, it.recipe)
-    real = sharding.aot_compile(step, pod.state_shapes(it), pod.batch_shapes(it)).cost_analysis()
+    real = sharding.aot_compile(step, abstract_state(it), pod.batch_shapes(it)).cost_analysis()
     assert counted.flops == pytest.approx(real["flops"], rel=0.01)
     assert counted.memory_traffic == pytest.approx(real["bytes accessed"], rel=0.05)
