@@ -75,7 +75,12 @@ def run(select, scorer=32):
     first = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
     flops = sum(summary["flops"].values()) / summary["flops"]["learner_train"]
     corrupted = first.get("select/corrupted_fraction", float("nan"))
-    return summary["final"]["test_full/accuracy"], flops, first.get("select/ess_fraction", 1.0), corrupted
+    return (
+        summary["final"]["test_full/accuracy"],
+        flops,
+        first.get("select/ess_fraction", 1.0),
+        corrupted,
+    )
 
 
 uniform = run(Select())
