@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from active_learning.checks import resolve
 from active_learning.core import sharding
 from active_learning.plan.cost_model import scorer_image_shape
-from active_learning.checks import resolve
 from active_learning.settings import Config
 from active_learning.train.build import Experiment, assemble
 

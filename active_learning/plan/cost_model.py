@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from active_learning.checks import resolve
 from active_learning.cost import ledger
 from active_learning.cost.flops import Cost
 from active_learning.models import VARIANTS, TwoTower, ViT
-from active_learning.checks import resolve
 from active_learning.settings import Config
 
 RATIOS = (2, 4, 8, 16)  # rows of the break-even table
