@@ -18,10 +18,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from active_learning.metrics import read_summary
 from active_learning import distributed
 from active_learning.config import config_hash
-from active_learning.metrics import LOG
+from active_learning.metrics import LOG, read_summary
 from active_learning.settings import Config
 from active_learning.train import loop
 
@@ -136,10 +135,11 @@ def _finished(config: Config, folder: Path, store: Path | None) -> dict:
     if packed is not None and packed.exists() and not _complete(read_summary(folder)):
         unpack(packed, folder)
     if not _complete(read_summary(folder)):
-        if config.reference.path and config.reference.kind == "trained":
+        own = config.reference.own_runs(config)
+        if config.reference.path and set(own) == {""}:
             path = Path(config.reference.path)
             with locked(path, wait=True):  # several arms share it
-                trained(config.reference.own_runs(config)[""], path)
+                trained(own[""], path)
         trained(config, folder)
     if packed is not None and not packed.exists():
         pack(folder, packed)

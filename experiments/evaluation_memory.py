@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 
 from active_learning.core.sharding import make_mesh, over_data
 from active_learning.models import Text, TwoTower, ViT
-from active_learning.tasks.labels import Labels, Contrastive
+from active_learning.tasks.labels import Contrastive
 
 GIB, CLASSES, CONTEXT, VOCAB, CAPTIONS = 2**30, 1000, 16, 1000, 1
 
