@@ -62,12 +62,14 @@ class CheckpointClock:
         """
         self._updates += 1
         by_time = False
-        if self._updates >= self._next_look:
+        if jax.process_count() == 1:
+            by_time = seconds - self._saved_at >= self._limit
+        elif self._updates >= self._next_look:
             passed = distributed.run_on_primary(lambda: seconds - self._saved_at)
             by_time = passed >= self._limit
-            # Look again when the limit will be reached at this rate, at twice the updates at most.
+            # Look again when the limit will be reached at this rate, or a quarter later.
             expected = self._updates * self._limit / max(passed, 1e-9)
-            self._next_look = max(self._updates + 1, int(min(2 * self._updates, expected)))
+            self._next_look = max(self._updates + 1, int(min(1.25 * self._updates, expected)))
         if due := by_time or step % self.every == 0:
             self._limit = LATER_SAVES
             self._saved_at, self._updates, self._next_look = seconds, 0, 1
@@ -191,8 +193,9 @@ class Checkpoints:
 
 
 def _without_background_traces(record: logging.LogRecord) -> bool:
-    """Drops the trace that Orbax logs of a failed save; the same error is raised to the caller."""
-    return "Handler Commit operations" not in record.getMessage()
+    """Drops the traces that Orbax logs of a failed save; the same error is raised to the caller."""
+    text = record.getMessage()
+    return "Handler Commit operations" not in text and "Save Finalize thread" not in text
 
 
 def _storage_reason(error: BaseException | None) -> str | None:

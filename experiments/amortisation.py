@@ -16,11 +16,11 @@ import numpy as np
 from active_learning import distributed, store_scores
 from active_learning.config import config_hash, freeze
 from active_learning.core import policies
-from active_learning.cost.ledger import ACCOUNTS
+from active_learning.cost.accounts import ACCOUNT_LABELS, ACCOUNTS
 from active_learning.metrics import LOG, show_log
 from active_learning.models import MLP, ViT
 from active_learning.references import Loaded, Stored, Trained, replay
-from active_learning.report.charts import ACCOUNT_WORDS, LIGHT, save_svg
+from active_learning.report.charts import LIGHT, save_svg
 from active_learning.settings import Config, Evaluate, Log, Select
 from configs import cifar10n
 from experiments.arms import locked, shared_by, trained
@@ -175,7 +175,7 @@ def draw(result: dict, file: Path) -> None:
         for level, row in levels.items():
             left = 0.0
             for account in ACCOUNTS:
-                first = {"label": ACCOUNT_WORDS[account]} if not names else {}
+                first = {"label": ACCOUNT_LABELS[account]} if not names else {}
                 axes.barh(place, row["accounts"][account], left=left, color=LIGHT[account], **first)
                 left += row["accounts"][account]
             names.append((place, f"{scorer}: {level}"))

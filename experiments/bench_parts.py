@@ -21,7 +21,7 @@ import optax
 from active_learning.core.recipe import Batch, Recipe, TrainState
 from active_learning.core.sharding import aot_compile
 from active_learning.core.step import select_step, uniform_step
-from active_learning.train.build import Run, build, first_state, loader_of
+from active_learning.train.build import Experiment, build, first_state
 from experiments.bench_step import PRESETS, Step, interleaved, step_on
 
 
@@ -48,13 +48,13 @@ def cut(image: jax.Array, patch: int) -> jax.Array:
     return parts.reshape(size, rows * rows, -1)
 
 
-def calls_of(it: Run) -> dict[str, Callable[[], Any]]:
+def calls_of(it: Experiment) -> dict[str, Callable[[], Any]]:
     """What is timed: each call runs it once."""
     b, ratio = it.config.batch_size, it.config.select.ratio
-    loader = loader_of(it, 0)
+    loader = it.loader(0)
     candidates, batch = (jax.tree.map(jnp.asarray, loader.next(n).batch) for n in (b * ratio, b))
     loader.close()
-    fresh = [it.scorer_task.init(it.scorer, jax.random.key(seed)) for seed in (1, 2)]
+    fresh = [it.init_scorer(jax.random.key(seed)) for seed in (1, 2)]
     state, scorer = first_state(it, fresh[1]), it.recipe.scorer
     score = lambda params, rows: scorer.act_loss(scorer.apply(params, rows, False), rows)  # noqa: E731
     pair = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fresh)
@@ -103,7 +103,7 @@ def bench(rounds: int, repeats: int, preset: str) -> dict:
     }
     b, costs = (
         config.batch_size,
-        (it.learner.cost(it.task.image_shape), it.scorer.cost(it.task.image_shape)),
+        (it.learner.cost(it.view.image_shape), it.scorer.cost(it.view.image_shape)),
     )
     rates = {
         name: b * cost.train / float(np.median(cpu[name]))

@@ -21,16 +21,15 @@ import numpy as np
 
 from active_learning.core import policies
 from active_learning.core.select import gumbel_top_k
-from active_learning.core.sharding import aot_compile
+from active_learning.core.sharding import compiled
 from active_learning.core.step import select_step, train_step, uniform_step
 from active_learning.cost import flops
 from active_learning.data.sources.shapes import Shapes
 from active_learning.models import ViT
 from active_learning.models.vit import VARIANTS
-from active_learning.plan import __main__ as plan
-from active_learning.plan import pod
+from active_learning.plan.abstract import abstract_batch, build_abstract
 from active_learning.settings import Config, Select, Split
-from active_learning.train.build import Run, build, first_state, loader_of, state_shapes
+from active_learning.train.build import Experiment, build, first_state, abstract_state
 from experiments import against, scopes
 
 CANDIDATES = 65_536
@@ -123,24 +122,24 @@ def step_on(run: jax.stages.Compiled, state: Any, data: Any) -> Step:
     return Step(run.as_text(), used + memory.temp_size_in_bytes, call)
 
 
-def steps_of(it: Run) -> dict[str, Step]:
+def steps_of(it: Experiment) -> dict[str, Step]:
     """The four things to time, compiled."""
     b, ratio = it.config.batch_size, it.config.select.ratio
-    loader = loader_of(it, 0)
+    loader = it.loader(0)
     candidates, batch = loader.next(b * ratio).batch, loader.next(b).batch
     loader.close()
     small = replace(it.recipe, learner=it.recipe.scorer)
-    state = first_state(it, it.scorer_task.init(it.scorer, jax.random.key(1)))
+    state = first_state(it, it.init_scorer(jax.random.key(1)))
     copy = lambda: jax.tree.map(lambda x: x.copy(), state)  # noqa: E731
     online = replace(copy(), learner=copy().online, online=None, reference=None)
     scoring = jax.jit(partial(select_step, it.recipe)).lower(state, candidates).compile()
     return {
-        "uniform": step_on(aot_compile(partial(uniform_step, it.recipe), state, batch), copy(), batch),
+        "uniform": step_on(compiled(partial(uniform_step, it.recipe), state, batch), copy(), batch),
         "active": step_on(
-            aot_compile(partial(train_step, it.recipe), state, candidates), copy(), candidates
+            compiled(partial(train_step, it.recipe), state, candidates), copy(), candidates
         ),
         "scoring": step_on(scoring, state, candidates),
-        "online": step_on(aot_compile(partial(uniform_step, small), online, batch), online, batch),
+        "online": step_on(compiled(partial(uniform_step, small), online, batch), online, batch),
     }
 
 
@@ -180,14 +179,14 @@ def quotients(seconds: dict[str, list[float]], flop_ratio: float) -> dict[str, f
     }
 
 
-def scoring_memory(it: Run, ratio: int) -> int:
+def scoring_memory(it: Experiment, ratio: int) -> int:
     """Temporary bytes of `select_step` at a ratio, from the compiler."""
     config = replace(it.config, select=replace(it.config.select, ratio=ratio))
     task = it.task
-    it = plan.assembled(
+    it = build_abstract(
         config, task.image_shape, task.num_classes, 10**6, list(it.mesh.devices.flat)
     )
-    step = jax.jit(partial(select_step, it.recipe)).lower(state_shapes(it), pod.batch_shapes(it))
+    step = jax.jit(partial(select_step, it.recipe)).lower(abstract_state(it), abstract_batch(it))
     return step.compile().memory_analysis().temp_size_in_bytes
 
 

@@ -266,7 +266,7 @@ def table(rows: list[dict]) -> str:
         low, high = r["log_rank_interval"]
         chosen = [share for _, share in r["exchanged_chosen"]]
         shares = f"{100 * chosen[0]:.0f} → {100 * chosen[-1]:.0f}" if chosen else "-"
-        name = r["arm"] + measures.RULE[_counts(rows, r)]
+        name = r["arm"] + measures.VALIDITY_REMARK[_counts(rows, r)]
         own = "-" if r["reference_recall"] is None else f"{100 * r['reference_recall']:.1f}"
         cells = [
             name, str(r["updates"]), str(len(r["seeds"])), f"{_cell(r['log_rank'])} [{low:.3f}, {high:.3f}]", _cell(r["recall"], 100),
@@ -283,7 +283,7 @@ def _level(rows: list[dict], r: dict) -> dict:
 
 
 def _counts(rows: list[dict], r: dict) -> bool | None:
-    return measures.row_counts(
+    return measures.is_valid_comparison(
         bool(r["exchanged_chosen"]), r["reference_recall"], _level(rows, r)["mean"]
     )
 
@@ -296,10 +296,10 @@ def rule(rows: list[dict]) -> str:
     )
     levels = [(r, _level(rows, r)) for r in rows]
     near = [
-        r for r, own in levels if measures.undecided(r["reference_recall"], own["mean"], own["sd"])
+        r for r, own in levels if measures.is_inconclusive(r["reference_recall"], own["mean"], own["sd"])
     ]
     names = dict.fromkeys(r["arm"] for r in near)
-    return words + (f"\n\n{'; '.join(names)}: {measures.UNDECIDED}" if names else "")
+    return words + (f"\n\n{'; '.join(names)}: {measures.INCONCLUSIVE}" if names else "")
 
 
 def saved(rows: list[dict]) -> str:
@@ -316,7 +316,7 @@ def saved(rows: list[dict]) -> str:
         tried = measures.BetaBudget(
             beta, r["updates"], sum(other["arm"] == name for other in rows)
         ).mark
-        marks = measures.RULE[_counts(rows, r)] + (f" ({tried})" if tried else "")
+        marks = measures.VALIDITY_REMARK[_counts(rows, r)] + (f" ({tried})" if tried else "")
         marks += (
             " (trained on the clean third as well, uniform is not)"
             if name.startswith("(a+)")

@@ -44,12 +44,12 @@ def _row(arm: dict, budget: dict) -> str:
     if gap is not None and gap["standard_error"] is not None:
         difference += f" ± {_percent(gap['standard_error'])}" + ("" if gap["paired"] else " w")
     cells = [
-        arm["name"] + measures.RULE[arm["counts"]],
+        arm["name"] + measures.VALIDITY_REMARK[arm["valid"]],
         f"{budget['updates']:,}",
         str(len(budget["seeds"])),
     ]
     cells += [_spread(budget["final_mean"], budget["final_sd"]), difference]
-    cells += [_percent(arm["reference_accuracy"]), _percent(budget["wrong_share_chosen"], 0)]
+    cells += [_percent(arm["reference_accuracy"]), _percent(budget["selected_corrupted_fraction"], 0)]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -68,7 +68,7 @@ def table(result: dict) -> str:
         note = f" ({tried.mark})" if tried.mark else ""
         cells = ["-" if value is None else f"{_percent(value)} %" for value in saved]
         lines.append(
-            f"| {arm['name']}{measures.RULE[arm['counts']]}{note} | " + " | ".join(cells) + " |"
+            f"| {arm['name']}{measures.VALIDITY_REMARK[arm['valid']]}{note} | " + " | ".join(cells) + " |"
         )
     return "\n".join([*lines, "", clock(result.get("step_seconds"))])
 
@@ -104,8 +104,8 @@ def _budget(arm: dict, updates: int) -> dict:
 
 def undecided(result: dict) -> list[str]:
     """A sentence on the arms that pass the level rule by less than the level's spread, if any."""
-    names = [arm["name"] for arm in result["arms"] if arm["counts_undecided"]]
-    return ["", f"{'; '.join(names)}: {measures.UNDECIDED}"] if names else []
+    names = [arm["name"] for arm in result["arms"] if arm["inconclusive"]]
+    return ["", f"{'; '.join(names)}: {measures.INCONCLUSIVE}"] if names else []
 
 
 def clock(seconds: dict[str, float] | None) -> str:
@@ -202,7 +202,7 @@ def tuned(result: dict) -> str:
             str(len(row["seeds"])),
             _spread(row["final_mean"], row["final_sd"]),
         ]
-        lines.append("| " + " | ".join([*cells, _percent(row["wrong_share_chosen"], 0)]) + " |")
+        lines.append("| " + " | ".join([*cells, _percent(row["selected_corrupted_fraction"], 0)]) + " |")
     return "\n".join(lines)
 
 

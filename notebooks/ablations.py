@@ -74,8 +74,13 @@ def run(select, scorer=32):
     summary = loop.run(config, workdir)
     first = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
     flops = sum(summary["flops"].values()) / summary["flops"]["learner_train"]
-    corrupted = first.get("select/wrong_share", float("nan"))
-    return summary["final"]["test_full/accuracy"], flops, first.get("select/ess", 1.0), corrupted
+    corrupted = first.get("select/corrupted_fraction", float("nan"))
+    return (
+        summary["final"]["test_full/accuracy"],
+        flops,
+        first.get("select/ess_fraction", 1.0),
+        corrupted,
+    )
 
 
 uniform = run(Select())

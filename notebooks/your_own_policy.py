@@ -106,9 +106,9 @@ import matplotlib.pyplot as plt
 figure, axes = plt.subplots(figsize=(6, 3.2))
 for name in results:
     lines = (RUNS / name.replace(" ", "-") / "metrics.jsonl").read_text().splitlines()
-    rows = [row for row in map(json.loads, lines) if "select/wrong_share" in row]
+    rows = [row for row in map(json.loads, lines) if "select/corrupted_fraction" in row]
     steps = [row["step"] for row in rows]
-    axes.plot(steps, [100 * row["select/wrong_share"] for row in rows], label=name)
+    axes.plot(steps, [100 * row["select/corrupted_fraction"] for row in rows], label=name)
 axes.set(xlabel="updates", ylabel="corrupted labels selected, %", ylim=(0, None))
 axes.legend(frameon=False)
 figure

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from active_learning.checks import resolve
 from active_learning.config import (
     ConfigError,
     config_hash,
@@ -21,7 +22,7 @@ from active_learning.config import (
 )
 from active_learning.core import policies
 from active_learning.data.sources.image_folder import ImageFolder
-from active_learning.settings import Config, Evaluate, Optim, Select, reference_config, resolve
+from active_learning.settings import Config, Evaluate, Optim, Select
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ def test_differences_name_dotted_keys():
 
 def test_the_references_run_is_uniform_training_of_the_scorer_on_its_part():
     config = frozen(select=Select(policy=policies.learnability), seed=5)
-    ref = reference_config(config)
+    ref = config.reference.own_runs(config)[""]
     assert ref.learner == config.scorer
     assert ref.split.train_on == ("reference",)
     assert ref.select.policy is policies.uniform

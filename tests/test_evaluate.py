@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from active_learning import evaluate
+from active_learning.data.parts import Part
 from active_learning.data.sources.source import Memory
 from active_learning.evaluators import Accuracy
 from active_learning.train import loop
-from active_learning.train.build import Part
 from tests import toy, world
 
 

@@ -57,19 +57,19 @@ class Late:
 
 
 def test_the_loop_reads_figures_one_update_late(tmp_path, monkeypatch):
-    from active_learning.train.updates import Updates
+    from active_learning.train.updates import UpdateRunner
 
-    dispatched, original = [], Updates.__call__
+    dispatched, original = [], UpdateRunner.__call__
 
     def watched(self, state, active, more):
         state, said = original(self, state, active, more)
         dispatched.append(len(dispatched) + 1)
         late = {
-            name: Late(value, dispatched[-1], dispatched) for name, value in said.figures.items()
+            name: Late(value, dispatched[-1], dispatched) for name, value in said.metrics.items()
         }
         return state, said._replace(figures=late)
 
-    monkeypatch.setattr(Updates, "__call__", watched)
+    monkeypatch.setattr(UpdateRunner, "__call__", watched)
     never = {"every": "100 %"}
     config = world.config(
         world.write_arrays(tmp_path), select=world.Select(), reference=Trained(), total="8 steps",

@@ -68,3 +68,8 @@ class StopAfter(PreemptionGuard):
     def requested(self) -> bool:
         self.left -= 1
         return self.left < 0
+
+
+def own_run(config: Config) -> Config:
+    """The run that trains the config's reference."""
+    return config.reference.own_runs(config)[""]

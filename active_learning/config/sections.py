@@ -33,10 +33,10 @@ class Section:
 def setting(
     default: Any,
     *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
+    at_least: float | int | None = None,
+    above: float | int | None = None,
+    at_most: float | int | None = None,
+    below: float | int | None = None,
     one_of: Iterable[str] | None = None,
     hashed: bool = True,
 ) -> Any:

@@ -31,6 +31,11 @@ def weighted_mean(
     return jnp.mean(weights * model.learn_loss(outputs, batch))
 
 
+def outputs_of(model: Any, params: PyTree, batch: PyTree, parts: int) -> PyTree:
+    """Outputs of the model in training mode, one micro-batch at a time."""
+    return merge(jax.lax.map(lambda rows: model.apply(params, rows, True), split(batch, parts)))
+
+
 def pull_back(
     model: Any, params: PyTree, batch: PyTree, cotangents: PyTree, parts: int = 1
 ) -> PyTree:
@@ -79,6 +84,6 @@ def value_and_grad(
         zeros = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params))
         sums, _ = jax.lax.scan(add, zeros, split((batch, weights), parts))
         return jax.tree.map(lambda x: x / parts, sums)
-    outputs = merge(jax.lax.map(lambda rows: model.apply(params, rows, True), split(batch, parts)))
+    outputs = outputs_of(model, params, batch, parts)
     loss, cotangents = jax.value_and_grad(weighted_mean, 1)(model, outputs, batch, weights)
     return loss, pull_back(model, params, batch, cotangents, parts)

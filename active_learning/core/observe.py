@@ -58,8 +58,16 @@ def _observe_held_out(recipe: Recipe, params: PyTree, batch: Batch) -> PyTree:
     return jax.tree.map(lambda *each: jnp.stack(each)[batch["scored_by"], rows], *outputs)
 
 
-def observations(recipe: Recipe, state: TrainState, super_batch: Batch) -> dict[str, Any]:
+def observations(
+    recipe: Recipe, state: TrainState, super_batch: Batch, but: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Score inputs of each model that the policy needs, by the model's name.
+
+    Args:
+      recipe: Static configuration.
+      state: The models.
+      super_batch: All candidates.
+      but: Models that are left out.
 
     Returns:
       Arrays with leading axis B: the outputs of `policy.observe`, or losses (B,). The reference's
@@ -67,6 +75,8 @@ def observations(recipe: Recipe, state: TrainState, super_batch: Batch) -> dict[
     """
     inputs = {}
     for name in recipe.policy.needs:
+        if name in but:
+            continue
         with jax.named_scope(f"score_{name}"):
             if name != "reference":
                 model = recipe.learner if name == "learner" else recipe.scorer

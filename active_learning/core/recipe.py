@@ -74,6 +74,8 @@ class Recipe:
     reference: Model | None = None
     # Micro-batches per gradient.
     grad_accum_steps: int = 1
+    # Half-life in updates of the average of the learner's weights; 0 keeps none.
+    ema_half_life: float = 0.0
 
 
 @jax.tree_util.register_dataclass
@@ -107,7 +109,7 @@ class Chosen:
 class TrainState:
     """Complete training state: one pytree, checkpointed as a unit.
 
-    The three models never alias each other's buffers. (Fields of a pytree also hold shapes and
+    The models never alias each other's buffers. (Fields of a pytree also hold shapes and
     shardings, so array types are comments here.)
     """
 
@@ -122,6 +124,8 @@ class TrainState:
     # ModelState, None where the policy does not need it.
     reference: Any = None
     policy_state: Any = field(default_factory=tuple)
+    # ModelState: moving average of the learner's parameters, None where none is kept.
+    ema: Any = None
     # Chosen: what the next update trains on, where selection runs ahead.
     pending: Any = None
 
@@ -156,4 +160,5 @@ def init_state(
         online=model_state(recipe.scorer, online),
         reference=model_state(recipe.reference, reference),
         policy_state=recipe.policy.init(),
+        ema=model_state(None, learner if recipe.ema_half_life else None),
     )

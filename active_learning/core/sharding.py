@@ -23,7 +23,7 @@ DATA_AXIS, FSDP_AXIS = "data", "fsdp"
 # state; the first match decides. Matrices are split by rows: their slices stay whole tiles of an
 # accelerator, and the leading axis of scanned layers stays whole.
 PARTITION_RULES: tuple[tuple[str, int | None], ...] = (
-    (r"^learner/.*(kernel|embed)$", -2),  # Parameters and their two moments.
+    (r"^(learner|ema)/.*(kernel|embed)$", -2),  # Parameters, their two moments, their average.
     (r"", None),  # Biases, norms, positions; the small models; step and key.
 )
 

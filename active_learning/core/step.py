@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from active_learning.core import gradients, pair_scores, policies, reuse, scores
+from active_learning.core import gradients, optim, pair_scores, policies, reuse, scores
 from active_learning.core.observe import observations
 from active_learning.core.recipe import (
     Batch,
@@ -124,7 +124,7 @@ def update_step(
         learner, metrics = _optimizer_step(
             recipe.learner, state.learner, sub_batch, weights, recipe.grad_accum_steps
         )
-    state = replace(state, learner=learner, step=state.step + 1)
+    state = _with_learner(recipe, state, learner)
     if "online" in recipe.policy.needs:
         with jax.named_scope("online"):
             online, more = _optimizer_step(
@@ -162,6 +162,16 @@ def _apply_gradients(
     return ModelState(optax.apply_updates(state.params, updates), opt_state), metrics
 
 
+def _with_learner(recipe: Recipe, state: TrainState, learner: ModelState) -> TrainState:
+    """The state after the learner's update: one step further, and its weights averaged."""
+    ema = state.ema
+    if recipe.ema_half_life:
+        with jax.named_scope("ema"):
+            rate = 1.0 - optim.ema_decay(state.step, recipe.ema_half_life)
+            ema = ModelState(optax.incremental_update(learner.params, state.ema.params, rate))
+    return replace(state, learner=learner, ema=ema, step=state.step + 1)
+
+
 def _train_reference(
     recipe: Recipe, state: TrainState, super_batch: Batch
 ) -> tuple[TrainState, Metrics]:
@@ -184,19 +194,23 @@ def _fused_step(
     """The learner scores with the forward pass it trains with.
 
     One pass over the super-batch, in training mode on the augmented view; backward over the
-    selected rows only.
+    selected rows only, with the loss evaluated among them. With `grad_accum_steps` > 1 no residuals
+    are kept: the selected rows are computed again, in micro-batches. The reference scores the view
+    without augmentation, as it does elsewhere.
     """
-    model, seen = recipe.learner, recipe.augment(super_batch, state.key)
-    losses = lambda params, rows: model.learn_loss(model.apply(params, rows, True), rows)  # noqa: E731
+    model, params, parts = recipe.learner, state.learner.params, recipe.grad_accum_steps
+    seen = recipe.augment(super_batch, state.key)
+    ratio = jax.tree.leaves(seen)[0].shape[0] // recipe.sub_batch_size
     with jax.named_scope("learner"):
-        values, pull = reuse.forward(losses, state.learner.params, seen)
-    state, chosen = _score_and_select(recipe, state, super_batch, {"learner": values})
+        passed = reuse.forward(model, params, seen, parts if parts == 1 else parts * ratio)
+        observed = (recipe.policy.observe or model.learn_loss)(passed.outputs, seen)
+    inputs = observations(recipe, state, super_batch, but=("learner",)) | {"learner": observed}
+    state, chosen = _score_and_select(recipe, state, super_batch, inputs)
     with jax.named_scope("learner"):
-        weights = chosen.weights / recipe.sub_batch_size
-        grads = reuse.backward(
-            losses, state.learner.params, pull, seen, chosen.indices, weights, recipe.mesh
+        loss, grads = reuse.value_and_grad(
+            model, params, seen, passed, chosen.indices, chosen.weights, recipe.mesh, parts
         )
-        learner, metrics = _apply_gradients(
-            model, state.learner, jnp.sum(weights * values[chosen.indices]), grads
-        )
-    return replace(state, learner=learner, step=state.step + 1), (metrics, chosen)
+        learner, metrics = _apply_gradients(model, state.learner, loss, grads)
+    state = _with_learner(recipe, state, learner)
+    state, more = _train_reference(recipe, state, super_batch)
+    return state, (metrics | more, chosen)

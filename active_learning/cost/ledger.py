@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-ACCOUNTS = ("learner_train", "online_score", "online_train", "reference_score", "reference_train")
+from active_learning.cost.accounts import ACCOUNTS
 
 
 def total(costs: dict[str, float]) -> float:

@@ -127,6 +127,8 @@ def _json_pairs(file: Path, content: dict, split: str) -> list[tuple[str, str]]:
 
 def _line_pairs(file: Path, content: str) -> Sequence[tuple[str, str]]:
     lines = content.splitlines()
+    if not lines:
+        return []
     if "\t" not in lines[0]:
         rows = list(csv.reader(lines, skipinitialspace=True))[1:]
         cut = [(number, row) for number, row in enumerate(rows, 2) if len(row) != 2]

@@ -14,7 +14,7 @@ from active_learning.core import policies, scores
 from active_learning.core.scores import ScoreInputs
 from active_learning.cost import flops, ledger
 from active_learning.models import MLP
-from active_learning.tasks.labels import Classification
+from active_learning.tasks import Labels, View
 from tests import toy
 from tests.hlo import product_flops
 
@@ -167,7 +167,8 @@ def toy_norm(outputs, batch):
 
 
 SHAPE, B, RATIO = (16, 16, 3), 4, 3
-TASK = Classification(10, SHAPE, (0.5,) * 3, (0.25,) * 3)
+TASK = Labels()
+VIEW = View(SHAPE, (0.5,) * 3, (0.25,) * 3, 10)
 LEARNER, SCORER = MLP(num_classes=10, width=128, depth=2), MLP(num_classes=10, width=32, depth=1)
 
 
@@ -182,11 +183,11 @@ def images(size: int):
 
 def step_and_state(policy, **changes):
     models = {
-        "learner": TASK.model(LEARNER, optax.sgd(0.1)),
-        "scorer": TASK.model(SCORER, optax.sgd(0.1)),
+        "learner": TASK.model(LEARNER, VIEW, optax.sgd(0.1)),
+        "scorer": TASK.model(SCORER, VIEW, optax.sgd(0.1)),
     }
     recipe = al.Recipe(**models, policy=policy, sub_batch_size=B, **changes)
-    fresh = [TASK.init(m, jax.random.key(n)) for n, m in enumerate((LEARNER, SCORER, SCORER))]
+    fresh = [TASK.init(m, VIEW, jax.random.key(n)) for n, m in enumerate((LEARNER, SCORER, SCORER))]
     return partial(al.train_step, recipe), al.init_state(recipe, jax.random.key(0), *fresh)
 
 

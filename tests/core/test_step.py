@@ -234,3 +234,63 @@ def test_learner_and_online_keep_their_own_optimizer_state():
     state = al.train_step(recipe, toy.state(recipe), toy.batch(32))[0]
     assert not np.array_equal(state.learner.opt_state[0].mu["w"], state.online.opt_state[0].mu["w"])
     assert state.reference.opt_state is None
+
+
+def np_ema(learners, half_life):
+    """Average by hand: decays .1, 2/11, 3/12 of the warm start, then the half-life's."""
+    average, decays = np.float64(learners[0]), []
+    for step, weights in enumerate(learners[1:]):
+        decays.append(min(0.5 ** (1 / half_life), (1 + step) / (10 + step)))
+        average = decays[-1] * average + (1 - decays[-1]) * np.float64(weights)
+    return average, decays
+
+
+@pytest.mark.parametrize(
+    ("half_life", "decays"), [(100.0, [0.1, 2 / 11, 0.25]), (0.45, [0.1, 2 / 11, 0.2143109957])]
+)
+def test_the_average_of_the_learners_weights_by_hand(half_life, decays):
+    """Three updates: selecting, uniform, and by a replayed batch."""
+    recipe = toy.recipe(ema_half_life=half_life)
+    state, plain = toy.state(recipe), toy.state(toy.recipe())
+    learners = [np.asarray(state.learner.params["w"])]
+    replayed = toy.batch(8) | {"weight": jnp.linspace(0.5, 1.5, 8)}
+    steps = (al.train_step, toy.batch(32)), (al.uniform_step, toy.batch(8)), (None, replayed)
+    for step, batch in steps:
+        step = step or al.uniform_step
+        state, _ = jax.jit(partial(step, recipe))(state, batch)
+        plain, _ = jax.jit(partial(step, toy.recipe()))(plain, batch)
+        learners.append(np.asarray(state.learner.params["w"]))
+    average, used = np_ema(learners, half_life)
+    np.testing.assert_allclose(used, decays, rtol=1e-6)
+    np.testing.assert_allclose(state.ema.params["w"], average, rtol=1e-5, atol=1e-6)
+    assert np.abs(average - learners[-1]).max() > 1e-3
+    jax.tree.map(np.testing.assert_array_equal, toy.host(state.learner), toy.host(plain.learner))
+    assert state.ema.opt_state is None and plain.ema is None
+
+
+def test_a_fused_step_averages_too():
+    recipe = toy.recipe(policy=al.policies.hard_learner_fused, ema_half_life=100.0)
+    state = toy.state(recipe)
+    after, _ = al.train_step(recipe, state, toy.batch(32))
+    expected = 0.1 * state.learner.params["b"] + 0.9 * after.learner.params["b"]
+    np.testing.assert_allclose(after.ema.params["b"], expected, rtol=1e-6)
+
+
+def test_the_average_shares_no_buffer_with_the_learner():
+    recipe = toy.recipe(ema_half_life=100.0)
+    step = jax.jit(partial(al.train_step, recipe), donate_argnums=0)
+    state, _ = step(toy.state(recipe), toy.batch(32))
+    models = state.learner, state.ema
+    assert len({m.params["w"].unsafe_buffer_pointer() for m in models}) == 2
+
+
+def test_devices_do_not_change_the_average():
+    mesh, averages = toy.mesh_of(8), []
+    for recipe in (toy.recipe(ema_half_life=5.0), toy.recipe(ema_half_life=5.0, mesh=mesh)):
+        state, batch = toy.state(recipe), toy.batch(32)
+        if recipe.mesh is not None:
+            batch, state = toy.on(mesh, batch, state)
+        for _ in range(3):
+            state, _ = jax.jit(partial(al.train_step, recipe))(state, batch)
+        averages.append(jax.device_get(state.ema.params))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *averages)

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
+from active_learning.data.sources import on_disk
 from active_learning.data.sources.array_record import ArrayRecords
 from active_learning.data.sources.arrays import Arrays
 from active_learning.data.sources.image_folder import ImageFolder
@@ -50,7 +51,7 @@ def bomb(width: int, height: int) -> bytes:
 
 @pytest.fixture(autouse=True)
 def all_may_be_bad(monkeypatch):
-    monkeypatch.setattr(disk, "LIMIT", 1.0)
+    monkeypatch.setattr(on_disk, "LIMIT", 1.0)
 
 
 def counted(source) -> tuple[int, int]:

@@ -20,8 +20,8 @@ from active_learning.references import CrossFitted, Loaded, Stored
 from active_learning.settings import Evaluate, Pairs, Select, Split
 from active_learning.tasks import captions
 from active_learning.train import loop
-from active_learning.train.build import build, first_state, loader_of
-from active_learning.train.recorder import Notes
+from active_learning.train.build import build, first_state
+from active_learning.train.recorder import SelectionLogger
 from tests import pairs_world, world
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
@@ -150,7 +150,7 @@ def test_both_losses_give_finite_gradients_over_devices(folder):
     found = {}
     for count in (1, 8):
         it = build(pairs_world.config(folder), jax.devices()[:count])
-        params = it.task.init(it.learner, jax.random.key(0))
+        params = it.init_learner(jax.random.key(0))
         batch = {
             k: jnp.asarray(v)
             for k, v in it.data.train.batch(np.arange(16), np.zeros(16, np.int32)).items()
@@ -216,8 +216,8 @@ def test_choices_by_pairs_are_the_same_on_eight_devices(folder, policy):
     chosen = {}
     for count in (1, 8):
         it = build(config, jax.devices()[:count])
-        reference = it.task.init(it.scorer, jax.random.key(7))
-        batch, *_ = loader_of(it, 0).next(32)
+        reference = it.init_scorer(jax.random.key(7))
+        batch, *_ = it.loader(0).next(32)
         found = jax.jit(partial(select_step, it.recipe))(first_state(it, reference), batch)[1]
         assert len(np.unique(found.indices)) == 16
         chosen[count] = sorted(np.asarray(found.indices).tolist())
@@ -229,7 +229,7 @@ def test_published_weights_are_a_reference_and_cost_nothing(folder, tmp_path):
         folder, scorer=VIT_TOWERS, evaluate=Evaluate(subset=8, batch_size=8)
     )
     it = build(config)
-    weights = siglip.to_weights(it.task.init(it.scorer, jax.random.key(3)), it.scorer)
+    weights = siglip.to_weights(it.init_scorer(jax.random.key(3)), it.scorer)
     siglip.save(tmp_path / "w.npz", weights)
     summary, params = captions.published(it, tmp_path / "w.npz")
     assert sum(summary["flops"].values()) == 0
@@ -247,7 +247,7 @@ def test_published_weights_are_a_reference_and_cost_nothing(folder, tmp_path):
     jax.tree.map(
         np.testing.assert_array_equal,
         params,
-        jax.device_get(it.task.init(it.scorer, jax.random.key(3))),
+        jax.device_get(it.init_scorer(jax.random.key(3))),
     )
     siglip.save(tmp_path / "w.npz", weights | {"params/t": np.zeros(2)})
     with pytest.raises(
@@ -258,7 +258,7 @@ def test_published_weights_are_a_reference_and_cost_nothing(folder, tmp_path):
 
 def test_nearly_uniform_sampling_is_warned_of_once(folder, tmp_path, caplog):
     it = build(pairs_world.config(folder))
-    notes = Notes(it, tmp_path, 0)
+    notes = SelectionLogger(it, tmp_path, 0)
     with caplog.at_level("WARNING"):
         for _ in range(2):
             notes._values = {"select/ess_fraction": [0.99]}

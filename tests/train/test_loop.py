@@ -13,7 +13,7 @@ from active_learning import checkpoint, metrics
 from active_learning.config import ConfigError
 from active_learning.core import policies
 from active_learning.cost.ledger import ACCOUNTS
-from active_learning.references import CopyOfOnline, CrossFitted, Loaded, Trained
+from active_learning.references import CopyOfOnline, CrossFitted, Loaded, Obtained, Trained
 from active_learning.report.__main__ import write
 from active_learning.settings import Evaluate, Log, Optim, Select, Split
 from active_learning.train import loop
@@ -114,7 +114,7 @@ def test_metrics_have_every_clock_and_show_the_window_close(straight):
 
 def test_chosen_ids_come_from_the_pool_only_and_are_distinct_in_a_step(data, straight):
     folder, _ = straight
-    from active_learning.train.build import open_data
+    from active_learning.train.open_data import open_data
 
     parts = open_data(world.config(data)).parts
     pool = set(parts["pool"].indices.tolist())
@@ -166,7 +166,7 @@ def test_the_window_closes_by_itself_before_the_rate_has_decayed(data):
         data, select=Select(policy=policies.learnability, ratio=4, until="auto"), total="40 steps"
     )
     config = dataclasses.replace(config, evaluate=Evaluate(every="2 steps", subset=60, gate="gate"))
-    assert build(config).clock.window == 24
+    assert build(config).steps.window == 24
 
 
 def test_a_copy_of_the_online_model_as_reference_scores_zero(data, tmp_path):
@@ -180,7 +180,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_step(data, tmp_path):
     config = world.config(
         data, optim=Optim(learning_rate=1e30, clip=0.0, warmup="0 steps"), select=Select()
     )
-    with pytest.raises(loop.NonFinite, match=r"run: (loss|grad_norm) is (nan|inf) at update \d+"):
+    with pytest.raises(loop.NonFiniteError, match=r"run: (loss|grad_norm) is (nan|inf) at update \d+"):
         loop.run(config, tmp_path / "run")
 
 
@@ -318,7 +318,7 @@ def lost_scores(inputs, policy_state):
 
 def test_scores_that_are_no_numbers_stop_the_run_with_the_step(data, tmp_path):
     policy = policies.Policy("lost", lost_scores)
-    with pytest.raises(loop.NonFinite, match="run: the mean score is nan at update 1"):
+    with pytest.raises(loop.NonFiniteError, match="run: the mean score is nan at update 1"):
         loop.run(world.config(data, select=Select(policy=policy, ratio=4)), tmp_path / "run")
 
 
@@ -346,10 +346,10 @@ def test_a_gate_that_decides_is_on_the_training_clock(data, straight, tmp_path, 
 
 def test_recomputation_of_the_reference_is_in_no_account(data, tmp_path, monkeypatch):
     flops = dict.fromkeys(ACCOUNTS, 1.0) | {"recompute": 100.0}
-    told = {"final": {}, "flops": flops, "train_seconds": 2.0, "step": 3}
     it = build(world.config(data))
-    params = it.scorer_task.init(it.scorer, jax.random.key(0))
-    monkeypatch.setattr(train, "reference_of", lambda *_: (told, params))
+    params = it.init_scorer(jax.random.key(0))
+    told = Obtained(params, flops=flops, train_seconds=2.0, step=3)
+    monkeypatch.setattr(Trained, "obtain", lambda *_: told)
     summary = loop.run(world.config(data, total="1 steps"), tmp_path / "run")
     assert (summary["flops"]["reference_train"], summary["flops"]["recompute"]) == (5.0, 100.0)
     assert summary["reference"]["flops"] == 5.0

@@ -14,8 +14,9 @@ from active_learning.data.sources.source import DataError, Source, channel_stats
 from active_learning.models import ViT
 from active_learning.references import Trained
 from active_learning.settings import Evaluate, Select, Split
-from active_learning.train.build import build, open_data
+from active_learning.train.build import build
 from active_learning.train.loop import run
+from active_learning.train.open_data import open_data
 from tests import world
 from tests.data.photos import COLOURS, blob, picture, write_folder
 
@@ -269,6 +270,6 @@ def test_without_labels(tmp_path):
 def test_what_is_found_is_in_the_run(tmp_path):
     write_folder(tmp_path, each=40)
     it = build(settings(tmp_path, select=Select(), evaluate=Evaluate(gate="")))
-    assert it.task.num_classes == 3
-    assert it.task.image_shape == (16, 16, 3)
-    assert np.allclose(it.task.mean, np.mean(list(COLOURS.values()), 0) / 255, atol=0.02)
+    assert it.view.num_classes == 3
+    assert it.view.image_shape == (16, 16, 3)
+    assert np.allclose(it.view.mean, np.mean(list(COLOURS.values()), 0) / 255, atol=0.02)
