@@ -71,7 +71,7 @@
     image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth < 64));
     return image;
   };
-  const percent = (value) => `${(100 * value).toFixed(value < 0.0995 || value > 0.995 ? 1 : 0)} %`;
+  const percent = (value) => `${(100 * value).toFixed(value < 0.0995 || (value > 0.995 && value < 0.9995) ? 1 : 0)} %`;
   const labels = (record, node) => {
     const told = state.order === "class" && !state.tab.grouped && DATA.classes.includes(record.label);
     const suggests = record.suggested && record.suggested !== record.label;
@@ -230,11 +230,12 @@
     const count = decisions.size;
     const kinds = ["keep", "relabel", "drop"].map((kind) =>
       [kind, [...decisions.values()].filter((made) => made.decision === kind).length]).filter(([, n]) => n);
-    $("progress").textContent = count ? `${count} decided (${kinds.map(([kind, n]) => `${n} ${kind}`).join(", ")})` : "0 decided";
+    $("progress").textContent = `${count} decided`;
+    $("progress").title = kinds.map(([kind, n]) => `${n} ${kind}`).join(", ");
     $("download").disabled = !count;
     $("undo").disabled = !history.length;
     const now = cut();
-    $("cutrow").hidden = !now || !state.tab.issues.includes("label");
+    $("bulk").hidden = $("cutrow").hidden = !now || !state.tab.issues.includes("label");
     if (!now) return;
     const text = $("estimate");
     const range = now.low === null ? "" : ` (${percent(now.low)}–${percent(now.high)})`;
@@ -348,7 +349,7 @@
   const ACTIONS = { k: "keep", r: "relabel", d: "drop", u: "clear" };
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.closest("input, select, textarea")) {
+    if (event.target.closest?.("input, select, textarea")) {
       if (event.key === "Escape" && event.target.id === "search") event.target.blur();
       return;
     }
