@@ -155,6 +155,7 @@
       nodes.push(element("p", { className: "more" }, button(`show more (${hidden} left)`, () => { state.shown += SHOWN_PER_PAGE; render(); })));
     }
     $("gallery").replaceChildren(...nodes);
+    $("gallery").classList.toggle("grouped", !!state.tab.grouped);
     $("empty").hidden = records.length > 0;
     select(state.current !== null && find(state.current) ? state.current : null);
     summarize();
@@ -322,7 +323,7 @@
     if (node && Number(node.dataset.n) !== state.current) select(Number(node.dataset.n));
   });
   const search = () => { state.query = $("search").value.trim().toLowerCase(); fresh(); };
-  $("search").addEventListener("input", search);
+  for (const event of ["input", "change"]) $("search").addEventListener(event, search);
   $("pair").addEventListener("click", () => setPair(null));
   $("status").addEventListener("change", (event) => { state.status = event.target.value; fresh(); });
   $("order").addEventListener("change", (event) => { state.order = event.target.value; fresh(); });
@@ -367,7 +368,7 @@
   $("cut").max = String(Math.max(0, DATA.cuts.length - 1));
   state.cut = DATA.start;
   $("cut").value = String(state.cut);
-  if (!DATA.classes.length) { $("order").parentElement.hidden = true; $("search").placeholder = "search by text"; }
+  if (!DATA.classes.length) { $("order").hidden = true; $("search").placeholder = "search by text"; }
   recall();
   if (TABS.length) { tabs(); render(); } else { document.querySelector(".tools").hidden = true; }
 })();
