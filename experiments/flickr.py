@@ -22,10 +22,11 @@ from active_learning.config import freeze
 from active_learning.core import policies
 from active_learning.metrics import show_log
 from active_learning.models import MLP, Text, TwoTower
+from active_learning.references import Trained
 from active_learning.report import measures
 from active_learning.report.__main__ import write
 from active_learning.report.runs import total_flops
-from active_learning.settings import Config, Evaluate, Log, Reference, Select
+from active_learning.settings import Config, Evaluate, Log, Select
 from configs import flickr8k
 from experiments.arms import Arm, run_all, shared_by, show
 from experiments.score_comparison import interval
@@ -82,7 +83,7 @@ def base(scale: Scale, arm: str, noisy: bool) -> Config:
     return replace(
         config,
         total=f"{scale.steps} steps",
-        task=replace(task, exchanged=NOISY) if noisy else task,
+        task=replace(task, shuffled_captions=NOISY) if noisy else task,
         split=replace(config.split, **small),
         reference=replace(
             config.reference,
@@ -95,7 +96,7 @@ def base(scale: Scale, arm: str, noisy: bool) -> Config:
             sets=("test", "val"),
             subset=500,
         ),
-        log=Log(every="5 %", probes=8),
+        log=Log(every="5 %", snapshots=8),
     )
 
 
@@ -104,7 +105,7 @@ def uniform_of(config: Config, **split) -> Config:
     return replace(
         config,
         select=Select(),
-        reference=Reference(),
+        reference=Trained(),
         split=replace(config.split, **split),
         evaluate=replace(config.evaluate, gate=""),
     )
@@ -210,9 +211,9 @@ def row(folders: list[Path]) -> dict:
     ]
     shares = [
         [
-            (li["step"], li["select/wrong_share"])
+            (li["step"], li["select/corrupted_fraction"])
             for li in of
-            if "select/wrong_share" in li and li.get("select/open")
+            if "select/corrupted_fraction" in li and li.get("select/open")
         ]
         for of in lines
     ]

@@ -75,7 +75,8 @@ def beta_budget(
     finals: Mapping[int, Number], target: Number, baseline_updates: Number
 ) -> BetaBudget:
     """Shortest fully decayed budget whose seed-mean final value reaches `target`. `finals`: updates -> seed-mean final
-    value."""
+    value.
+    """
     reached = min((budget for budget, value in finals.items() if value >= target), default=None)
     return BetaBudget(None if reached is None else reached / baseline_updates, reached, len(finals))
 
@@ -115,7 +116,8 @@ def total_flops_saved_curve(
     steps: Numbers, totals: Numbers, first: Number | None, baseline: Numbers
 ) -> float | None:
     """1 - seed-mean FLOPs spent at step `first` of the curve (`totals`: one a step) over those of the baseline's full
-    budget."""
+    budget.
+    """
     return _saved(_at(steps, totals, first), float(np.mean(baseline)))
 
 

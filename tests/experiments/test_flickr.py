@@ -148,7 +148,7 @@ def test_a_row_is_the_mean_of_its_runs(tmp_path):
         )
         line = {
             "step": 1,
-            "select/wrong_share": 0.2 + 0.2 * seed,
+            "select/corrupted_fraction": 0.2 + 0.2 * seed,
             "select/open": 1.0,
             "test/log_rank": value,
         }

@@ -74,3 +74,21 @@ def test_what_was_chosen_among_is_listed_best_first_within_a_budget():
         "| high | 100 | 2 | 50.0 | - |",
         "| low | 100 | 2 | 30.0 | - |",
     ]
+
+
+def test_the_summary_sets_costs_against_uniform_at_its_full_budget():
+    def priced(updates, mean, flops, seconds):
+        cost = {"updates": updates, "total_flops": flops, "train_seconds": seconds}
+        return budget(mean) | cost
+
+    uniform = arm("uniform", priced(50, 0.4, 5, 1.0), priced(100, 0.465, 10, 2.0))
+    chosen = arm("learnability", priced(40, 0.47, 6, 1.5), priced(100, 0.5, 12, 3.0))
+    both = arm("control: uniform on pool + reference part", priced(100, 0.466, 10, 2.1))
+    chosen["beta_budget_updates"] = 40
+    result = {"arms": [both, chosen, uniform], "headline": "Saved.", "baseline_updates": 100}
+    assert readme.summary(result).splitlines()[4:] == [
+        "| uniform | 100 | 2 | 46.5 ± 0.6 | 1.00 | 1.00 |",
+        "| learnability | 40 | 2 | 47.0 ± 0.6 | 0.60 | 0.75 |",
+        "| learnability | 100 | 2 | 50.0 ± 0.6 | 1.20 | 1.50 |",
+        "| control: uniform on pool + reference part | 100 | 2 | 46.6 ± 0.6 | 1.00 | 1.05 |",
+    ]

@@ -7,7 +7,7 @@ import pytest
 
 from active_learning.config import to_json
 from active_learning.core import policies
-from active_learning.evaluators.retrieval import figures
+from active_learning.evaluators.retrieval import retrieval_metrics
 from active_learning.report.__main__ import main, write
 from active_learning.report.files import RunError
 from active_learning.report.runs import find_folders, load_runs, read_run
@@ -217,7 +217,7 @@ def test_a_metric_that_was_never_measured_is_refused(make, capsys):
 
 def test_a_metric_of_which_less_is_better_is_refused(make, capsys):
     embedded = np.eye(3)
-    ranks = [name for name in figures(embedded, embedded, np.arange(3)) if "rank" in name]
+    ranks = [name for name in retrieval_metrics(embedded, embedded, np.arange(3)) if "rank" in name]
     assert len(ranks) == 5
     path = make()
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
