@@ -54,8 +54,8 @@ def get_config(arm: str = "learnability"):
         task=section(
             Pairs,
             loss="sigmoid" if arm == "joint" else "softmax",
-            exchanged={"pool": 0.5},
-            pixels="unit",
+            shuffled_captions={"pool": 0.5},
+            pixel_norm="symmetric",
             classes=CLASSES,
         ),
         split=section(Split, parts={"pool": 3_500, "reference": 2_000, "gate": 250, "tune": 250}),

@@ -16,12 +16,12 @@ import numpy as np
 from active_learning import distributed, store_scores
 from active_learning.config import config_hash, freeze
 from active_learning.core import policies
-from active_learning.cost.ledger import ACCOUNTS
+from active_learning.cost.accounts import ACCOUNT_LABELS, ACCOUNTS
 from active_learning.metrics import LOG, show_log
 from active_learning.models import MLP, ViT
-from active_learning.references import replay
-from active_learning.report.charts import ACCOUNT_WORDS, LIGHT, save_svg
-from active_learning.settings import Config, Evaluate, Log, Reference, Select
+from active_learning.references import Loaded, Stored, Trained, replay
+from active_learning.report.charts import LIGHT, save_svg
+from active_learning.settings import Config, Evaluate, Log, Select
 from configs import cifar10n
 from experiments.arms import locked, shared_by, trained
 
@@ -80,34 +80,32 @@ def base(scale: Scale, seed: int) -> Config:
         learner=scale.learner,
         total=f"{scale.steps} steps",
         split=replace(config.split, parts=scale.parts),
-        reference=Reference(),
+        reference=Trained(),
         evaluate=Evaluate(every="50 %", sets=(scale.judged,)),
-        log=Log(every="50 %", probes=0),
+        log=Log(every="50 %", snapshots=0),
     )
 
 
 def modes(plain: Config, scale: Scale, out: Path) -> dict[str, dict]:
     """Summaries of the four levels with one scorer; each level uses what the one before has left on disk."""
-    select = Select(policy=policies.cautious_learnability, ratio=2, temperature=0.5, chunk=128)
+    select = Select(
+        policy=policies.cautious_learnability, ratio=2, temperature=0.5, score_chunk=128
+    )
     ours = replace(plain, baseline=False, select=select)
     made = out / "none" / "reference"
     full = replace(
         ours,
         name="none",
-        reference=Reference(total=f"{scale.reference_steps} steps"),
+        reference=Trained(total=f"{scale.reference_steps} steps"),
         log=replace(ours.log, chosen=True),
     )
     done = {"none": trained(full, out / "none")}
-    loaded = replace(
-        ours, name="pretrained", reference=Reference(kind="loaded", path=str(made), charge=False)
-    )
+    loaded = replace(ours, name="pretrained", reference=Loaded(path=str(made), charge=False))
     done["pretrained"] = trained(loaded, out / "pretrained")
     file = out / "scores.npz"
     if not file.exists():
         store_scores.store(made, full, out=file)
-    read = replace(
-        full, name="foundation dataset", reference=Reference(kind="stored", path=str(file))
-    )
+    read = replace(full, name="foundation dataset", reference=Stored(path=str(file)))
     done["foundation dataset"] = trained(read, out / "foundation")
     done["foundation dataset"]["overlap"] = overlap(out / "none", out / "foundation")
     replayed = replace(ours, name="replayed policy", select=Select(replay=str(out / "none")))
@@ -177,7 +175,7 @@ def draw(result: dict, file: Path) -> None:
         for level, row in levels.items():
             left = 0.0
             for account in ACCOUNTS:
-                first = {"label": ACCOUNT_WORDS[account]} if not names else {}
+                first = {"label": ACCOUNT_LABELS[account]} if not names else {}
                 axes.barh(place, row["accounts"][account], left=left, color=LIGHT[account], **first)
                 left += row["accounts"][account]
             names.append((place, f"{scorer}: {level}"))

@@ -18,10 +18,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from active_learning.metrics import read_summary
 from active_learning import distributed
 from active_learning.config import config_hash
 from active_learning.metrics import LOG
-from active_learning.settings import Config, reference_config
+from active_learning.settings import Config
 from active_learning.train import loop
 
 
@@ -132,17 +133,17 @@ def trained(config: Config, folder: Path) -> dict:
 def _finished(config: Config, folder: Path, store: Path | None) -> dict:
     """The summary of a run that is complete: in its folder, packed in `store`, or after it has been run."""
     packed = None if store is None else store / f"{folder.name}.json.gz"
-    if packed is not None and packed.exists() and not _complete(loop.read_summary(folder)):
+    if packed is not None and packed.exists() and not _complete(read_summary(folder)):
         unpack(packed, folder)
-    if not _complete(loop.read_summary(folder)):
+    if not _complete(read_summary(folder)):
         if config.reference.path and config.reference.kind == "trained":
             path = Path(config.reference.path)
             with locked(path, wait=True):  # several arms share it
-                trained(reference_config(config), path)
+                trained(config.reference.own_runs(config)[""], path)
         trained(config, folder)
     if packed is not None and not packed.exists():
         pack(folder, packed)
-    return loop.read_summary(folder)
+    return read_summary(folder)
 
 
 def run_all(arms: list[Arm], out: Path, store: Path | None = None) -> Iterator[list[Path]]:

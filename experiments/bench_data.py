@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 
 from active_learning.data import images
+from active_learning.data.parts import Part
 from active_learning.data.sources.array_record import ArrayRecords
 from active_learning.data.sources.from_path import listings_of
 from active_learning.data.sources.image_folder import ImageFolder
 from active_learning.data.sources.shapes import uniform
 from active_learning.data.sources.source import Memory, Source
 from active_learning.prepare import Options, prepare
-from active_learning.train.build import Part
 
 PRESETS = {
     "smoke": {"photos": 24, "rows": 2_000, "rounds": 2},

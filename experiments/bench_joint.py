@@ -38,7 +38,7 @@ def tower(variant: str) -> TwoTower:
 
 def embeddings(size: int, width: int, seed: int) -> contrastive.Embeddings:
     """Random unit vectors, the scale and bias that SigLIP starts from."""
-    make = jax.jit(lambda key: contrastive.normalize(jax.random.normal(key, (size, width))))
+    make = jax.jit(lambda key: contrastive.l2_normalize(jax.random.normal(key, (size, width))))
     image, text = (make(key) for key in jax.random.split(jax.random.key(seed)))
     return contrastive.Embeddings(image, text, jnp.full((size,), 10.0), jnp.full((size,), -10.0))
 

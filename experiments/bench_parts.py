@@ -19,9 +19,9 @@ import numpy as np
 import optax
 
 from active_learning.core.recipe import Batch, Recipe, TrainState
-from active_learning.core.sharding import compiled
+from active_learning.core.sharding import aot_compile
 from active_learning.core.step import select_step, uniform_step
-from active_learning.train.build import Run, build, first_state, loader_of
+from active_learning.train.build import Experiment, build, first_state
 from experiments.bench_step import PRESETS, Step, interleaved, step_on
 
 
@@ -38,7 +38,7 @@ def descent(model, params) -> Callable[[], Any]:
 def update(recipe: Recipe, state: TrainState, batch: Batch) -> Step:
     """A plain update of the recipe's learner."""
     state = jax.tree.map(lambda x: x.copy(), state)
-    return step_on(compiled(partial(uniform_step, recipe), state, batch), state, batch)
+    return step_on(aot_compile(partial(uniform_step, recipe), state, batch), state, batch)
 
 
 def cut(image: jax.Array, patch: int) -> jax.Array:
@@ -48,13 +48,13 @@ def cut(image: jax.Array, patch: int) -> jax.Array:
     return parts.reshape(size, rows * rows, -1)
 
 
-def calls_of(it: Run) -> dict[str, Callable[[], Any]]:
+def calls_of(it: Experiment) -> dict[str, Callable[[], Any]]:
     """What is timed: each call runs it once."""
     b, ratio = it.config.batch_size, it.config.select.ratio
-    loader = loader_of(it, 0)
+    loader = it.loader(0)
     candidates, batch = (jax.tree.map(jnp.asarray, loader.next(n).batch) for n in (b * ratio, b))
     loader.close()
-    fresh = [it.scorer_task.init(it.scorer, jax.random.key(seed)) for seed in (1, 2)]
+    fresh = [it.init_scorer(jax.random.key(seed)) for seed in (1, 2)]
     state, scorer = first_state(it, fresh[1]), it.recipe.scorer
     score = lambda params, rows: scorer.act_loss(scorer.apply(params, rows, False), rows)  # noqa: E731
     pair = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fresh)
@@ -77,7 +77,7 @@ def calls_of(it: Run) -> dict[str, Callable[[], Any]]:
         "scorers in one call": partial(jax.jit(jax.vmap(score, (0, None))), pair, batch),
         "scoring in chunks": partial(jax.jit(partial(select_step, it.recipe)), state, candidates),
         "scoring all at once": partial(
-            jax.jit(partial(select_step, replace(it.recipe, chunk=0))), state, candidates
+            jax.jit(partial(select_step, replace(it.recipe, score_chunk=0))), state, candidates
         ),
     }
 
@@ -103,7 +103,7 @@ def bench(rounds: int, repeats: int, preset: str) -> dict:
     }
     b, costs = (
         config.batch_size,
-        (it.learner.cost(it.task.image_shape), it.scorer.cost(it.task.image_shape)),
+        (it.learner.cost(it.view.image_shape), it.scorer.cost(it.view.image_shape)),
     )
     rates = {
         name: b * cost.train / float(np.median(cpu[name]))
@@ -112,12 +112,12 @@ def bench(rounds: int, repeats: int, preset: str) -> dict:
     over = lambda of: {
         key: float(np.median(np.array(of[a]) / np.array(of[c])))
         for key, (a, c) in QUOTIENTS.items()
-    }  # noqa: E731
+    }
     return {
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "batch_size": b,
         "ratio": config.select.ratio,
-        "chunk": config.select.chunk,
+        "chunk": config.select.score_chunk,
         "median_ms": {name: 1e3 * float(np.median(values)) for name, values in seconds.items()},
         "flops_per_second": rates,  # of CPU time, as the quotients of the table
         "quotients": over(seconds),

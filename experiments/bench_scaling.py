@@ -36,11 +36,11 @@ def tiny(batch_size: int, fsdp: int = 1):
     import jax
 
     from active_learning.models import MLP
-    from active_learning.plan import __main__ as plan
+    from active_learning.plan.abstract import build_abstract
     from experiments.bench_step import case
 
     config = case(MLP(width=64, depth=2), MLP(width=16, depth=1), batch_size)
-    return lambda devices: plan.assembled(
+    return lambda devices: build_abstract(
         dataclasses.replace(config, fsdp=fsdp), (32, 32, 3), 10, 10**6, jax.devices()[:devices]
     )
 
@@ -51,16 +51,16 @@ def structure(it, found) -> dict:
 
     from active_learning.plan import pod
 
-    said = pod.figures(it, found, 0.5)
+    said = pod.plan_metrics(it, found, 0.5)
     images = (
-        int(np.prod(it.task.image_shape)) * it.config.batch_size * said["ratio"] // it.mesh.size
+        int(np.prod(it.view.image_shape)) * it.config.batch_size * said["ratio"] // it.mesh.size
     )
     merged = [
         c.bytes
-        for c in found.moves
+        for c in found.collectives
         if c.kind in ("all-gather", "all-reduce") and c.scope in pod.SELECTION
     ]
-    learner = [c for c in found.moves if c.scope not in pod.SELECTION]
+    learner = [c for c in found.collectives if c.scope not in pod.SELECTION]
     return said | {
         "images_bytes": images,
         "selection_largest_merge_bytes": max(merged, default=0),
@@ -80,14 +80,14 @@ def choices(it) -> str:
     from active_learning.core.step import train_step
     from active_learning.train.build import first_state
 
-    state = first_state(it, it.scorer_task.init(it.scorer, jax.random.key(1)))
+    state = first_state(it, it.init_scorer(jax.random.key(1)))
     place, everywhere = sharding.over_data(it.mesh), sharding.replicated(it.mesh)
     step, digest = None, hashlib.sha256()
     for n in range(STEPS):
         rng, size = np.random.default_rng(n), it.config.batch_size * it.config.select.ratio
         whole = {
-            "image": rng.integers(0, 256, (size, *it.task.image_shape)).astype(np.uint8),
-            "label": rng.integers(0, it.task.num_classes, size).astype(np.int32),
+            "image": rng.integers(0, 256, (size, *it.view.image_shape)).astype(np.uint8),
+            "label": rng.integers(0, it.view.num_classes, size).astype(np.int32),
             "epoch": np.zeros(size, np.int32),
             "id": np.stack([np.zeros(size), np.arange(size) + n * size], axis=1).astype(np.uint32),
         }
@@ -159,16 +159,17 @@ def two_processes() -> dict:
 def pod_row(topology: str, ratio: int, fsdp: int) -> dict:
     """The paper's setting on a topology, 16 images of the learner a chip; where chips share the learner its plain update alone."""
     from active_learning.config import freeze
-    from active_learning.plan import __main__ as plan
     from active_learning.plan import pod
+    from active_learning.plan.abstract import build_abstract
+    from active_learning.plan.topology import devices_of
     from configs import classact_vit_l
 
-    devices = pod.devices_of(topology)
+    devices = devices_of(topology)
     config = classact_vit_l.get_config("ti" if fsdp == 1 else "uniform")
     config.batch_size, config.fsdp = 16 * len(devices), fsdp
     if fsdp == 1:
-        config.select.ratio, config.select.chunk = ratio, 16
-    it = plan.assembled(freeze(config), (224, 224, 3), 1000, 1_281_167, devices)
+        config.select.ratio, config.select.score_chunk = ratio, 16
+    it = build_abstract(freeze(config), (224, 224, 3), 1000, 1_281_167, devices)
     return {"topology": topology} | structure(it, pod.compile_step(it))
 
 

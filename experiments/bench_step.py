@@ -27,10 +27,9 @@ from active_learning.cost import flops
 from active_learning.data.sources.shapes import Shapes
 from active_learning.models import ViT
 from active_learning.models.vit import VARIANTS
-from active_learning.plan import __main__ as plan
-from active_learning.plan import pod
+from active_learning.plan.abstract import abstract_batch, build_abstract
 from active_learning.settings import Config, Select, Split
-from active_learning.train.build import Run, build, first_state, loader_of, state_shapes
+from active_learning.train.build import Experiment, build, first_state, abstract_state
 from experiments import against, scopes
 
 CANDIDATES = 65_536
@@ -58,7 +57,7 @@ def case(
         batch_size=b,
         total="1000 steps",
         dtype=dtype,
-        select=Select(policy=policies.learnability, ratio=4, chunk=chunk),
+        select=Select(policy=policies.learnability, ratio=4, score_chunk=chunk),
     )
 
 
@@ -123,14 +122,14 @@ def step_on(run: jax.stages.Compiled, state: Any, data: Any) -> Step:
     return Step(run.as_text(), used + memory.temp_size_in_bytes, call)
 
 
-def steps_of(it: Run) -> dict[str, Step]:
+def steps_of(it: Experiment) -> dict[str, Step]:
     """The four things to time, compiled."""
     b, ratio = it.config.batch_size, it.config.select.ratio
-    loader = loader_of(it, 0)
+    loader = it.loader(0)
     candidates, batch = loader.next(b * ratio).batch, loader.next(b).batch
     loader.close()
     small = replace(it.recipe, learner=it.recipe.scorer)
-    state = first_state(it, it.scorer_task.init(it.scorer, jax.random.key(1)))
+    state = first_state(it, it.init_scorer(jax.random.key(1)))
     copy = lambda: jax.tree.map(lambda x: x.copy(), state)  # noqa: E731
     online = replace(copy(), learner=copy().online, online=None, reference=None)
     scoring = jax.jit(partial(select_step, it.recipe)).lower(state, candidates).compile()
@@ -180,14 +179,14 @@ def quotients(seconds: dict[str, list[float]], flop_ratio: float) -> dict[str, f
     }
 
 
-def scoring_memory(it: Run, ratio: int) -> int:
+def scoring_memory(it: Experiment, ratio: int) -> int:
     """Temporary bytes of `select_step` at a ratio, from the compiler."""
     config = replace(it.config, select=replace(it.config.select, ratio=ratio))
     task = it.task
-    it = plan.assembled(
+    it = build_abstract(
         config, task.image_shape, task.num_classes, 10**6, list(it.mesh.devices.flat)
     )
-    step = jax.jit(partial(select_step, it.recipe)).lower(state_shapes(it), pod.batch_shapes(it))
+    step = jax.jit(partial(select_step, it.recipe)).lower(abstract_state(it), abstract_batch(it))
     return step.compile().memory_analysis().temp_size_in_bytes
 
 
@@ -203,7 +202,7 @@ def bench(name: str, config: Config, rounds: int, repeats: int) -> dict:
     peak = flops.PEAK_FLOPS.get(jax.devices()[0].device_kind)
     memory = (
         {f"ratio {ratio}": scoring_memory(it, ratio) for ratio in (2, 10)}
-        if config.select.chunk
+        if config.select.score_chunk
         else {}
     )
     return {

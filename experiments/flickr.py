@@ -22,10 +22,11 @@ from active_learning.config import freeze
 from active_learning.core import policies
 from active_learning.metrics import show_log
 from active_learning.models import MLP, Text, TwoTower
+from active_learning.references import Trained
 from active_learning.report import measures
 from active_learning.report.__main__ import write
 from active_learning.report.runs import total_flops
-from active_learning.settings import Config, Evaluate, Log, Reference, Select
+from active_learning.settings import Config, Evaluate, Log, Select
 from configs import flickr8k
 from experiments.arms import Arm, run_all, shared_by, show
 from experiments.score_comparison import interval
@@ -82,7 +83,7 @@ def base(scale: Scale, arm: str, noisy: bool) -> Config:
     return replace(
         config,
         total=f"{scale.steps} steps",
-        task=replace(task, exchanged=NOISY) if noisy else task,
+        task=replace(task, shuffled_captions=NOISY) if noisy else task,
         split=replace(config.split, **small),
         reference=replace(
             config.reference,
@@ -95,7 +96,7 @@ def base(scale: Scale, arm: str, noisy: bool) -> Config:
             sets=("test", "val"),
             subset=500,
         ),
-        log=Log(every="5 %", probes=8),
+        log=Log(every="5 %", snapshots=8),
     )
 
 
@@ -104,7 +105,7 @@ def uniform_of(config: Config, **split) -> Config:
     return replace(
         config,
         select=Select(),
-        reference=Reference(),
+        reference=Trained(),
         split=replace(config.split, **split),
         evaluate=replace(config.evaluate, gate=""),
     )
@@ -210,9 +211,9 @@ def row(folders: list[Path]) -> dict:
     ]
     shares = [
         [
-            (li["step"], li["select/wrong_share"])
+            (li["step"], li["select/corrupted_fraction"])
             for li in of
-            if "select/wrong_share" in li and li.get("select/open")
+            if "select/corrupted_fraction" in li and li.get("select/open")
         ]
         for of in lines
     ]
@@ -265,7 +266,7 @@ def table(rows: list[dict]) -> str:
         low, high = r["log_rank_interval"]
         chosen = [share for _, share in r["exchanged_chosen"]]
         shares = f"{100 * chosen[0]:.0f} → {100 * chosen[-1]:.0f}" if chosen else "-"
-        name = r["arm"] + measures.RULE[_counts(rows, r)]
+        name = r["arm"] + measures.VALIDITY_REMARK[_counts(rows, r)]
         own = "-" if r["reference_recall"] is None else f"{100 * r['reference_recall']:.1f}"
         cells = [
             name, str(r["updates"]), str(len(r["seeds"])), f"{_cell(r['log_rank'])} [{low:.3f}, {high:.3f}]", _cell(r["recall"], 100),
@@ -282,7 +283,7 @@ def _level(rows: list[dict], r: dict) -> dict:
 
 
 def _counts(rows: list[dict], r: dict) -> bool | None:
-    return measures.row_counts(
+    return measures.is_valid_comparison(
         bool(r["exchanged_chosen"]), r["reference_recall"], _level(rows, r)["mean"]
     )
 
@@ -295,10 +296,10 @@ def rule(rows: list[dict]) -> str:
     )
     levels = [(r, _level(rows, r)) for r in rows]
     near = [
-        r for r, own in levels if measures.undecided(r["reference_recall"], own["mean"], own["sd"])
+        r for r, own in levels if measures.is_inconclusive(r["reference_recall"], own["mean"], own["sd"])
     ]
     names = dict.fromkeys(r["arm"] for r in near)
-    return words + (f"\n\n{'; '.join(names)}: {measures.UNDECIDED}" if names else "")
+    return words + (f"\n\n{'; '.join(names)}: {measures.INCONCLUSIVE}" if names else "")
 
 
 def saved(rows: list[dict]) -> str:
@@ -315,7 +316,7 @@ def saved(rows: list[dict]) -> str:
         tried = measures.BetaBudget(
             beta, r["updates"], sum(other["arm"] == name for other in rows)
         ).mark
-        marks = measures.RULE[_counts(rows, r)] + (f" ({tried})" if tried else "")
+        marks = measures.VALIDITY_REMARK[_counts(rows, r)] + (f" ({tried})" if tried else "")
         marks += (
             " (trained on the clean third as well, uniform is not)"
             if name.startswith("(a+)")

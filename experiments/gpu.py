@@ -32,7 +32,7 @@ from active_learning.core.recipe import init_state
 from active_learning.core.step import uniform_step
 from active_learning.models import ViT
 from active_learning.models.vit import stack_blocks, unstack_blocks
-from active_learning.plan import __main__ as plan
+from active_learning.plan.abstract import build_abstract
 from active_learning.settings import Optim, Select
 from experiments.bench_step import case, table
 
@@ -68,10 +68,10 @@ def trained(learner: ViT, dtype: str, params: dict | None = None) -> tuple[np.nd
     config = replace(
         config, augment=False, select=Select(), optim=Optim(learning_rate=1e-2, warmup="0 steps")
     )
-    it = plan.assembled(config, (SIZE, SIZE, 3), CLASSES, 10**6, jax.devices()[:1])
+    it = build_abstract(config, (SIZE, SIZE, 3), CLASSES, 10**6, jax.devices()[:1])
     before = params
     if before is None:  # with a head that is not zero, so that every parameter has a gradient
-        before = it.task.init(it.learner, jax.random.key(0))
+        before = it.init_learner(jax.random.key(0))
         kernel = jax.random.normal(jax.random.key(1), before["head"]["kernel"].shape)
         before = before | {"head": before["head"] | {"kernel": kernel}}
     start = stack_blocks(before) if learner.scan else before

@@ -18,8 +18,9 @@ from active_learning.config import freeze
 from active_learning.core import policies
 from active_learning.metrics import show_log
 from active_learning.models import MLP
+from active_learning.references import Trained
 from active_learning.report.__main__ import write
-from active_learning.settings import Config, Evaluate, Log, Reference, Select
+from active_learning.settings import Config, Evaluate, Log, Select
 from configs import cifar10n
 from experiments.arms import Arm, run_all, shared_by, show
 from experiments.step_times import step_seconds
@@ -85,7 +86,7 @@ def base(scale: Scale) -> Config:
         total=f"{scale.steps} steps",
         split=replace(config.split, **small),
         reference=replace(config.reference, path="worse", total=f"{scale.reference_steps} steps"),
-        log=Log(every="2 %", probes=10),
+        log=Log(every="2 %", snapshots=10),
     )
 
 
@@ -99,7 +100,7 @@ def uniform_of(config: Config, **split) -> Config:
     return replace(
         config,
         select=Select(),
-        reference=Reference(),
+        reference=Trained(),
         split=replace(config.split, **split),
         evaluate=replace(config.evaluate, gate=""),
     )

@@ -22,9 +22,10 @@ from active_learning.config import freeze
 from active_learning.core import policies
 from active_learning.metrics import show_log
 from active_learning.models import MLP
+from active_learning.references import Trained
 from active_learning.report.charts import save_svg
 from active_learning.report.runs import total_flops
-from active_learning.settings import Config, Evaluate, Log, Reference, Select
+from active_learning.settings import Config, Evaluate, Log, Select
 from configs import cifar10n
 from experiments.arms import Arm, run_all, shared_by, show
 
@@ -84,9 +85,9 @@ def base(scale: Scale, setting: str) -> Config:
         **scale.models,
         total=f"{scale.steps} steps",
         split=replace(config.split, parts=scale.parts, labels=labels),
-        reference=Reference(path=f"{setting}", total=f"{scale.reference_steps} steps"),
+        reference=Trained(path=f"{setting}", total=f"{scale.reference_steps} steps"),
         evaluate=Evaluate(every=scale.every, sets=(scale.judged,)),
-        log=Log(every=scale.every, probes=0),
+        log=Log(every=scale.every, snapshots=0),
     )
 
 
@@ -109,24 +110,24 @@ def arms(scale: Scale, setting: str) -> list[Arm]:
         gate = "gate" if {"online", "reference"} <= set(policy.needs) else ""
         return replace(
             plain,
-            select=Select(policy=policy, ratio=2, chunk=128),
+            select=Select(policy=policy, ratio=2, score_chunk=128),
             reference=replace(plain.reference, **reference),
             evaluate=replace(plain.evaluate, gate=gate),
         )
 
     learnability, both = policies.learnability, ("pool", "reference")
     crossfitted = scored(learnability, kind="crossfitted", path=f"{setting}-folds")
-    unused = replace(plain, reference=Reference())
+    unused = replace(plain, reference=Trained())
     cautious = scored(policies.cautious_learnability)
     recipe = replace(cautious, select=freeze(cifar10n.get_config()).select)
     return [
         *(arm("uniform", unused, budget, more=budget < max(LONGER)) for budget in (1.0, *LONGER)),
         *(arm(policy.name, scored(policy)) for policy in SCORED),
         arm(
-            "cautious learnability, ratio 4, T 0.5",
+            "cautious_learnability, ratio 4, T 0.5",
             replace(recipe, select=replace(recipe.select, until="100 %")),
         ),
-        arm("cautious learnability, ratio 4, T 0.5, window 60 %", recipe, more=True),
+        arm("cautious_learnability, ratio 4, T 0.5, window 60 %", recipe, more=True),
         arm("learnability, co-trained reference", scored(learnability, kind="cotrained", path="")),
         arm("learnability, cross-fitted references", crossfitted),
         arm("control: scores of 0", scored(learnability, kind="online", path="")),

@@ -20,13 +20,13 @@ from active_learning.core import policies
 from active_learning.data.sources.shapes import Shapes
 from active_learning.metrics import show_log
 from active_learning.models import MLP, ViT
+from active_learning.references import Trained
 from active_learning.settings import (
     Checkpoint,
     Config,
     Evaluate,
     Log,
     Optim,
-    Reference,
     Select,
     Split,
 )
@@ -73,14 +73,14 @@ def arms(scale: Scale) -> list[Arm]:
         scorer_optim=Optim(learning_rate=2e-3),
         augment=False,  # it costs more than the models at this size
         evaluate=Evaluate(every="50 %", sets=("tune",)),
-        log=Log(every="10 %", probes=0),
+        log=Log(every="10 %", snapshots=0),
         checkpoint=Checkpoint(every="100 %"),
     )
     select = Select(policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %")
 
     def arm(name: str, small: int = 0, **changes) -> Arm:
         path, rate = f"{small or scale.full}px", Optim(learning_rate=2e-3)
-        reference = Reference(path=path, total=f"{scale.steps} steps", batch_size=32, optim=rate)
+        reference = Trained(path=path, total=f"{scale.steps} steps", batch_size=32, optim=rate)
         config = (
             plain
             if not changes

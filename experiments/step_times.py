@@ -10,9 +10,9 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from active_learning.settings import Config, reference_config
-from active_learning.train.build import build, first_state, loader_of
-from active_learning.train.updates import Updates
+from active_learning.settings import Config
+from active_learning.train.build import build, first_state
+from active_learning.train.updates import UpdateRunner
 
 KINDS = ("uniform", "active", "ahead", "reference")
 
@@ -24,16 +24,16 @@ def _stepper(config: Config, kind: str) -> Callable[[int], None]:
         config = replace(
             config, select=replace(config.select, schedule="ahead" if kind == "ahead" else "exact")
         )
-    it = build(reference_config(config) if kind == "reference" else config)
-    updates = Updates(it, loader_of(it, 0), restored=False)
-    held = [first_state(it, it.scorer_task.init(it.scorer, jax.random.key(1)) if active else None)]
+    it = build(config.reference.own_runs(config)[""] if kind == "reference" else config)
+    updates = UpdateRunner(it, it.loader(0), restored=False)
+    held = [first_state(it, it.init_scorer(jax.random.key(1)) if active else None)]
     updates.compile(held[0], active)
 
     def run(count: int) -> None:
         late = None
         for _ in range(count):
             held[0], said = updates(held[0], active, more=active)
-            late, said = said.figures, late
+            late, said = said.metrics, late
             jax.device_get(said)
         jax.block_until_ready((held[0], late))
 

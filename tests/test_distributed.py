@@ -92,4 +92,4 @@ def test_what_is_missing_is_named(given, message):
 
 def test_a_single_process_is_its_own_first():
     distributed.start()
-    assert distributed.first() and distributed.on_first(lambda: [1, 2]) == [1, 2]
+    assert distributed.is_primary() and distributed.run_on_primary(lambda: [1, 2]) == [1, 2]

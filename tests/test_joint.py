@@ -34,7 +34,7 @@ def said(
     seed: int, size: int = B, scale: float = 5.0, bias: float = -2.0
 ) -> contrastive.Embeddings:
     keys = jax.random.split(jax.random.key(seed))
-    image, text = (contrastive.normalize(jax.random.normal(key, (size, D))) for key in keys)
+    image, text = (contrastive.l2_normalize(jax.random.normal(key, (size, D))) for key in keys)
     return contrastive.Embeddings(image, text, jnp.full((size,), scale), jnp.full((size,), bias))
 
 
@@ -62,7 +62,9 @@ def slow_joint(key, matrix: np.ndarray, b: int, chunks: int, start: int) -> list
 
 def test_pair_scores_are_the_terms_of_the_sigmoid_loss():
     online, reference = said(0), said(1)
-    pairs, _ = pair_scores.learnability(al.ScoreInputs(online=online, reference=reference), ())
+    pairs, _ = pair_scores.joint_learnability(
+        al.ScoreInputs(online=online, reference=reference), ()
+    )
     expected = matrix_of(online) - matrix_of(reference)
     rows, columns = jnp.arange(5), jnp.arange(10, 30)
     np.testing.assert_allclose(
@@ -75,7 +77,7 @@ def test_pair_scores_are_the_terms_of_the_sigmoid_loss():
     np.fill_diagonal(block, hard.diag())
     np.testing.assert_allclose(block.sum(axis=1), loss, rtol=1e-5)
     np.testing.assert_allclose(
-        pair_scores.own(pair_scores.tempered(pairs, 0.5)), 2 * pairs.diag(), rtol=1e-6
+        pair_scores.per_example(pair_scores.tempered(pairs, 0.5)), 2 * pairs.diag(), rtol=1e-6
     )
 
 
@@ -84,7 +86,7 @@ def test_pair_scores_are_the_terms_of_the_sigmoid_loss():
     [(32, 16, None, 2), (30, 4, None, 9), (32, 5, 0.5, 16), (7, 1, None, 7)],
 )
 def test_joint_selection_is_the_formula(b, chunks, first, start):
-    pairs, _ = pair_scores.learnability(al.ScoreInputs(online=said(0), reference=said(1)), ())
+    pairs, _ = pair_scores.joint_learnability(al.ScoreInputs(online=said(0), reference=said(1)), ())
     key = jax.random.key(3)
     found = jax.jit(partial(select.joint, b=b, chunks=chunks, first=first, tile=3))(key, pairs)
     expected = slow_joint(key, matrix_of(said(0)) - matrix_of(said(1)), b, chunks, start)
@@ -122,7 +124,7 @@ def test_with_a_diagonal_matrix_it_is_independent_sampling_in_law():
 
 
 def test_a_reference_that_copies_the_online_model_is_uniform_sampling():
-    pairs, _ = pair_scores.learnability(al.ScoreInputs(online=said(0), reference=said(0)), ())
+    pairs, _ = pair_scores.joint_learnability(al.ScoreInputs(online=said(0), reference=said(0)), ())
     assert not np.asarray(pairs.diag()).any()
     assert not np.asarray(pairs.block(None, jnp.arange(B))).any()
     keys = jax.random.split(jax.random.key(1), 4000)
@@ -135,15 +137,15 @@ def test_a_reference_that_copies_the_online_model_is_uniform_sampling():
 
 def test_devices_change_nothing_and_no_embedding_is_gathered():
     mesh = toy.mesh_of(8)
-    pairs, _ = pair_scores.learnability(
+    pairs, _ = pair_scores.joint_learnability(
         al.ScoreInputs(online=said(0, 512), reference=said(1, 512)), ()
     )
     choose = jax.jit(partial(select.joint, b=64, chunks=4))
     alone = choose(jax.random.key(0), pairs).indices
-    over = jax.device_put((pairs.hard, pairs.easy), sharding.over_data(mesh))
-    compiled = choose.lower(jax.random.key(0), pair_scores.PairScores(*over)).compile()
+    over = jax.device_put((pairs.hard, pairs.easy), sharding.batch_sharding(mesh))
+    compiled = choose.lower(jax.random.key(0), pair_scores.SigmoidPairScores(*over)).compile()
     np.testing.assert_array_equal(
-        compiled(jax.random.key(0), pair_scores.PairScores(*over)).indices, alone
+        compiled(jax.random.key(0), pair_scores.SigmoidPairScores(*over)).indices, alone
     )
     assert "f32[512,8]" not in compiled.as_text()
 

@@ -17,11 +17,11 @@ from active_learning.core.step import select_step, train_step
 from active_learning.cost import ledger
 from active_learning.data.loader import Candidates
 from active_learning.models import MLP
-from active_learning.references import stored
-from active_learning.settings import Log, Reference, Select, Split
+from active_learning.references import CoTrained, Loaded, Stored, score_file
+from active_learning.settings import Log, Select, Split
 from active_learning.train import loop
 from active_learning.train.build import build, first_state
-from active_learning.train.updates import Updates
+from active_learning.train.updates import UpdateRunner
 from tests import world
 from tests.hlo import product_flops
 from tests.train.test_loop import ids, lines
@@ -57,7 +57,7 @@ def data(tmp_path_factory):
 
 def configured(data, **changes):
     """24 updates, the candidates of which wrap around the pool (400 examples), so that epochs matter."""
-    changes = {"select": SHARP, "log": Log(every="50 %", chosen=True, probes=0)} | changes
+    changes = {"select": SHARP, "log": Log(every="50 %", chosen=True, snapshots=0)} | changes
     return world.config(data, total=f"{STEPS} steps", **changes)
 
 
@@ -71,7 +71,7 @@ def close(one, other):
 def levels(data, tmp_path_factory):
     """By name; the stored scores lie beside the runs."""
     out, compiled, found = tmp_path_factory.mktemp("levels"), {}, {}
-    original = Updates.compile
+    original = UpdateRunner.compile
 
     def counting(self, state, active):
         original(self, state, active)
@@ -91,19 +91,19 @@ def levels(data, tmp_path_factory):
         return folder
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Updates, "compile", counting)
+        patch.setattr(UpdateRunner, "compile", counting)
         live = run("none")
         run(
             "pretrained",
-            reference=Reference(kind="loaded", path=str(live / "reference"), charge=False),
+            reference=Loaded(path=str(live / "reference"), charge=False),
         )
         file, _ = store_scores.store(
             live / "reference", found["none"].config, out=out / "scores.npz"
         )
-        run("foundation dataset", reference=Reference(kind="stored", path=str(file)))
+        run("foundation dataset", reference=Stored(path=str(file)))
         run("replayed policy", select=Select(replay=str(live)))
         run("replayed by a larger learner", select=Select(replay=str(live)), learner=LARGER)
-        run("cotrained", reference=Reference(kind="cotrained"))
+        run("cotrained", reference=CoTrained())
     return found
 
 
@@ -156,7 +156,7 @@ def test_fed_the_live_runs_state_stored_scores_choose_what_a_running_reference_c
 ):
     """At each of 1,000 updates. The stored losses were computed by a program of their own, in other batches."""
     live = levels["none"].folder
-    reference = Reference(kind="stored", path=str(live.parent / "scores.npz"))
+    reference = Stored(path=str(live.parent / "scores.npz"))
     sharp = dataclasses.replace(SHARP, until="100 %")
     it = build(
         world.config(data, total="1000 steps", select=sharp, reference=reference), jax.devices()[:1]
@@ -173,13 +173,13 @@ def test_fed_the_live_runs_state_stored_scores_choose_what_a_running_reference_c
     def update(state, now):
         rows, epochs = now
         batch = {name: values[rows] for name, values in every.items()} | {"epoch": epochs}
-        of_others = batch | {stored.COLUMN: batch[stored.COLUMN][::-1]}
+        of_others = batch | {score_file.COLUMN: batch[score_file.COLUMN][::-1]}
         read, wrong = (select_step(it.recipe, state, one)[1].ids for one in (batch, of_others))
-        del batch[stored.COLUMN]
+        del batch[score_file.COLUMN]
         state, (_, chosen) = train_step(it.recipe, state, batch)
         common = lambda ids: jnp.mean(
             jnp.any(jnp.all(ids[:, None] == chosen.ids[None], axis=-1), axis=-1)
-        )  # noqa: E731
+        )
         return state, (common(read), common(wrong))
 
     every = jax.device_put(every)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64, Integer, UInt64
+from jaxtyping import Float32, Int32, Int64, UInt64
 
 from active_learning.config import ConfigError
+from active_learning.data.parts import Part
 
 KEY = "config.select.replay"
 
@@ -75,26 +76,12 @@ def read(run: Path, batch_size: int, total: int, data_hash: str) -> Choices:
     return found
 
 
-def rows_of(
-    ids: Int64[np.ndarray, "n"], wanted: Integer[np.ndarray, "*shape"], key: str
-) -> Int64[np.ndarray, "*shape"]:
-    """Row numbers of the wanted ids among `ids`. ConfigError naming `key` and the first id that is not there."""
-    order = np.argsort(ids, kind="stable")
-    wanted = wanted.astype(np.int64)
-    places = order[np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)]
-    if len(missing := wanted[ids[places] != wanted]):
-        raise ConfigError(
-            f"{key}: id {missing.flat[0]} and {len(missing) - 1} more are not among these {len(ids)} examples"
-        )
-    return places
-
-
 class Replay:
     """The stream (`data.pipeline.Stream`) of recorded choices: update n gets the b examples of update n, with their epochs and weights."""
 
-    def __init__(self, part, choices: Choices):
+    def __init__(self, part: Part, choices: Choices):
         self.part, self.choices = part, choices
-        self.rows = rows_of(part.source.ids[part.indices], choices.ids, KEY)
+        self.rows = part.rows_of(choices.ids, KEY)
 
     def at(
         self, position: int, count: int

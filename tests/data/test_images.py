@@ -115,7 +115,7 @@ def test_other_bytes_and_bombs_are_errors(library):
     head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunk = lambda name, data: (
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-    )  # noqa: E731
+    )
     bomb = (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", head)

@@ -103,7 +103,7 @@ def join(indices: Sequence[Index]) -> tuple[np.ndarray, Index]:
 
 
 def ids_of(shard: np.ndarray, columns: dict[str, list[Any]]) -> np.ndarray:
-    """shard << 32 | place in the shard, or the stored ids where there are some (an example without one then gets 1 << 47 | the former)."""
+    """Shard << 32 | place in the shard, or the stored ids where there are some (an example without one then gets 1 << 47 | the former)."""
     place = np.arange(len(shard)) - np.searchsorted(shard, shard)
     counted = (shard.astype(np.int64) << np.int64(32)) | place
     has = np.array([type(i) is int and -(2**63) <= i < 2**63 for i in columns.get("id", [])], bool)
@@ -122,7 +122,8 @@ def each(of: Sequence[T], one: Callable[[T], U]) -> list[U]:
 
 def open_index(shard: str, stamp: str, cache: str, make: Callable[[], Index]) -> Index:
     """The stored index of a shard; made (and stored) when there is none, or, with a line in the log, when the shard is no longer the one
-    of `stamp`."""
+    of `stamp`.
+    """
     stamp = f"{FORMAT} {stamp}"
     for file in _files(shard, cache):
         try:

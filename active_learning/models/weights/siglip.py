@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from active_learning.config import ConfigError
-from active_learning.models.vit import stack_blocks, unstack_blocks
+from active_learning.models.transformer import stack_blocks, unstack_blocks
 
 Weights = dict[str, np.ndarray]
 
