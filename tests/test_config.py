@@ -98,7 +98,9 @@ from_file = pytest.mark.filterwarnings(
 
 
 def leaves(node, key="config"):
-    """Every number, text and switch of a frozen config, by dotted key; those of the policy are its own."""
+    """Every number, text and switch of a frozen config, by dotted key; those of the policy are its
+    own.
+    """
     if dataclasses.is_dataclass(node) and not key.endswith(".policy"):
         node = {f.name: getattr(node, f.name) for f in dataclasses.fields(node)}
     if isinstance(node, dict):
@@ -147,7 +149,8 @@ def test_an_unknown_arm_is_one_line_that_names_the_known_ones(file):
 def test_an_unknown_key_in_a_config_file_is_one_line(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from active_learning.config import section\nfrom active_learning.settings import Config\n\n\n"
+        "from active_learning.config import section\nfrom active_learning.settings "
+        "import Config\n\n\n"
         "def get_config():\n    return section(Config, bach_size=3)\n"
     )
     with pytest.raises(ConfigError) as error:
