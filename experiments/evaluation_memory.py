@@ -1,6 +1,6 @@
 """Peak memory of evaluating large sets: images for accuracy, image-text pairs for retrieval.
 
-    python -m experiments.evaluation_memory [--count 50000] [--size 224] [--batch_size 250] [--out DIR]
+    python -m experiments.evaluation_memory [--count 50000] [--size 224] [--batch_size 250]
 
 The sets are synthetic and made when read, so what is measured is what the evaluators hold. Models
 are tiny but their embeddings have 512 dimensions. Prints one line for each evaluation and writes
@@ -30,7 +30,9 @@ GIB, CLASSES, CONTEXT, VOCAB, CAPTIONS = 2**30, 1000, 16, 1000, 1
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Images that depend on their row only, made when they are read; labels, and captions of tokens."""
+    """Images that depend on their row only, made when they are read; labels, and captions of
+    tokens.
+    """
 
     count: int
     size: int
