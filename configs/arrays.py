@@ -23,7 +23,7 @@ def get_config(arm: str = "learnability"):
         Config,
         name="uniform" if uniform else "run",
         baseline=uniform,
-        data=section(Arrays, path="", label="label", truth=""),
+        data=section(Arrays, path="", label="label", clean_label=""),
         split=section(Split, parts={"pool": 0.75, "reference": 0.2, "tune": 0.05}),
         learner=section(ViT, width=128, depth=3, heads=4, patch=4),
         scorer=section(ViT, width=32, depth=2, heads=1, patch=4),

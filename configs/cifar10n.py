@@ -25,7 +25,7 @@ def get_config(arm: str = "learnability"):
         Config,
         name=arm,
         baseline=arm == "uniform",
-        data=section(Arrays, name="cifar10n", label="label_worse", truth="label"),
+        data=section(Arrays, name="cifar10n", label="label_worse", clean_label="label"),
         split=section(
             Split, parts={"pool": 27_000, "reference": 18_000, "gate": 2_500, "tune": 2_500}
         ),

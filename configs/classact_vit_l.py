@@ -38,7 +38,7 @@ def get_config(scorer: str = "ti"):
         Config,
         name=f"classact {scorer}" if scorer != "uniform" else "uniform",
         baseline=scorer == "uniform",
-        data=section(Arrays, name="imagenet", label="label", truth=""),
+        data=section(Arrays, name="imagenet", label="label", clean_label=""),
         split=section(
             Split, parts={"pool": 0.9, "reference": 0.1}
         ),  # (?) held-out; the paper also trains it on the pool
