@@ -235,7 +235,7 @@ def _check_reuse(config: Config) -> None:
     for key, value, only in (
         ("select.schedule", config.select.schedule, "exact"),
         ("accumulate", config.accumulate, 1),
-        ("data.small", getattr(config.data, "small", 0), 0),
+        ("data.small", config.data.small, 0),
     ):
         if value != only:
             raise ConfigError(
@@ -286,7 +286,7 @@ def _check_task(config: Config) -> None:
 
 
 def _check_views(config: Config) -> None:
-    schedule, small = config.select.schedule, getattr(config.data, "small", 0)
+    schedule, small = config.select.schedule, config.data.small
     if schedule not in ("exact", "ahead"):
         raise ConfigError(f"config.select.schedule={schedule!r}: expected 'exact' or 'ahead'")
     if config.small_view and not small:
@@ -395,7 +395,7 @@ def reference_config(config: Config, fold: int = -1) -> Config:
         config,
         name="reference", baseline=False, seed=config.seed + ref.seed, learner=config.scorer, batch_size=ref.batch_size, total=ref.total,
         optim=ref.optim, scorer_optim=Optim(), select=Select(), reference=Reference(), init_from="",
-        fsdp=1, small_view=bool(getattr(config.data, "small", 0)),
+        fsdp=1, small_view=bool(config.data.small),
         split=dataclasses.replace(config.split, **seen),
         evaluate=dataclasses.replace(config.evaluate, every="20 %", gate=""),
         log=dataclasses.replace(config.log, chosen=False), checkpoint=Checkpoint(every="50 %"),

@@ -66,7 +66,7 @@ def everything(it: Run) -> Part:
 
 def default_file(config: Config, run: Path, model: str) -> Path:
     """Beside the data where they are files, else in the run's folder."""
-    folder = config.data.folder() if hasattr(config.data, "folder") else run
+    folder = config.data.folder() or run
     return folder / f"scores-{model}.npz"
 
 

@@ -20,7 +20,7 @@ from active_learning.settings import Config, Evaluate, Reference, Select, Split
 def get_config():
     return section(
         Config,
-        data=section(Arrays, path={path!r}, label="label", truth="clean"),
+        data=section(Arrays, path={path!r}, label="label", clean_label="clean"),
         learner=section(MLP, width=16, depth=1),
         scorer=section(MLP, width=8, depth=1),
         split=section(Split, parts={{"pool": 400, "reference": 120}}),

@@ -133,11 +133,11 @@ def test_damaged_images_are_left_out_by_name(tmp_path):
 def test_arrays_with_all_their_columns(tmp_path):
     write_arrays(tmp_path, train=30, test=10)
     made(tmp_path, tmp_path / "out")
-    opened = ArrayRecords(path=str(tmp_path / "out"), size=8, truth="clean").open()
+    opened = ArrayRecords(path=str(tmp_path / "out"), size=8, clean_label="clean").open()
     with np.load(tmp_path / "train.npz") as want:
         assert np.array_equal(opened.train.gather(np.arange(30))["image"], want["image"])
         assert np.array_equal(opened.train.labels("label"), want["label"])
-        assert np.array_equal(opened.train.truth(), want["clean"])
+        assert np.array_equal(opened.train.clean_labels(), want["clean"])
     assert len(opened.test) == 10
 
 

@@ -42,7 +42,7 @@ def write_arrays(folder: Path, train: int = 600, test: int = 120, seed: int = 0)
 def config(folder: Path, **changes) -> Config:
     """Learnability at ratio 4 with a short window; `changes` replace fields."""
     base = Config(
-        data=Arrays(path=str(folder), label="label", truth="clean"),
+        data=Arrays(path=str(folder), label="label", clean_label="clean"),
         learner=MLP(width=32, depth=1),
         scorer=MLP(width=8, depth=1),
         split=Split(parts={"pool": 400, "reference": 120, "gate": 40, "tune": 40}),

@@ -7,9 +7,10 @@ Values. A label is a whole number, a text or a truth value. `3`, `3.0`, `"3"`, `
 Names given with the data (class folders, ClassLabel features, `class_names`): a text is looked up among the names, also
 where it looks like a number; a number that is no text is a place in the list of names.
 
-No names: the classes are the different labels of the training examples. Where all are whole numbers, they are in
-numerical order (0, 1, 2, 10), otherwise in the order of their text. Numbers that are far apart become as many classes
-as there are different numbers. `data.classes=N` says that the classes are the numbers 0 .. N-1, whether they occur or not.
+No names: the classes are those of the training examples' labels. Where all are whole numbers, they are in numerical order
+(0, 1, 2, 10): every number from the lowest to the highest where at least half of these occur, else (numbers that are far
+apart) those that do. Otherwise they are the different texts in alphabetical order. `data.classes=N` says that the classes are
+the numbers 0 .. N-1, whether they occur or not.
 """
 
 import re
@@ -157,7 +158,10 @@ def of_labels(values: Iterable[Any], count: int, where: str) -> Classes:
     if None not in numbers:
         if count:
             return Classes(tuple(str(n) for n in range(count)))
-        return Classes(tuple(str(n) for n in sorted(numbers) if n >= 0))
+        numbers = {n for n in numbers if n >= 0}
+        if numbers and max(numbers) - min(numbers) < 2 * len(numbers):
+            return Classes(tuple(str(n) for n in range(min(numbers), max(numbers) + 1)))
+        return Classes(tuple(str(n) for n in sorted(numbers)))
     if {name.casefold() for name in named} <= set(_BOOLS):
         return Classes(tuple(_BOOLS))
     names = ordered(named)

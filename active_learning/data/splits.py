@@ -26,7 +26,7 @@ def split(
       parts: Examples of each part, by name.
       seed: Seed of the draw.
       groups: Examples of one group (rows of one picture) stay together, in the stratum of their first row. Sizes are then
-        met to within one group a stratum; without groups of several rows they are exact.
+        met on average over strata; without groups of several rows they are exact.
 
     Returns:
       Ascending indices of each part.
@@ -50,6 +50,9 @@ def split(
     values, stratum = np.unique(labels_for_strata[first], return_inverse=True)
     order = np.lexsort((hash64(seed, first), stratum)) if n else first
     middle, counts = _middles(weight[order], stratum[order], len(values))
+    if len(first) < n:  # where a group falls depends on where it starts: an offset a stratum keeps small parts from staying empty
+        offset = hash64(0x0FF5, seed, np.arange(len(values))) % counts.astype(np.uint64)
+        middle = (middle + 2 * offset.astype(np.int64)[stratum[order]]) % (2 * counts[stratum[order]])
     used = np.zeros(len(values), np.int64)
     part_of = np.full(len(first), -1)
     for number, name in enumerate(sorted(parts)):

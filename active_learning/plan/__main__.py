@@ -139,7 +139,7 @@ def bill_of(
 
 def seen_by_scorers(config: Config, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """The shape of the small view; the learner's where there is none."""
-    small = getattr(config.data, "small", 0)
+    small = config.data.small
     return (small, small, image_shape[2]) if small else image_shape
 
 

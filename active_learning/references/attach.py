@@ -38,8 +38,9 @@ def attach(config: Config, data, view: str):
             }
     if kind == "crossfitted":
         ids = data.train.source.ids[data.train.indices]
-        scored_by = 1 - splits.fold_of(ids)
-        check_unseen([ids[splits.fold_of(ids) == k] for k in range(splits.FOLDS)], ids, scored_by)
+        pictures = data.train.source.picture_ids[data.train.indices]
+        scored_by = 1 - splits.fold_of(pictures)
+        check_unseen([ids[splits.fold_of(pictures) == k] for k in range(splits.FOLDS)], ids, scored_by)
         data = _with(data, "scored_by", scored_by.astype(np.int32))
     return data, gate
 
@@ -66,7 +67,7 @@ def check_own_runs(it) -> None:
     if not config.select.policy.reads_reference or reference.kind not in ("trained", "crossfitted"):
         return
     if reference.kind == "crossfitted":
-        halves = splits.fold_of(data.train.source.ids[data.train.indices])
+        halves = splits.fold_of(data.train.source.picture_ids[data.train.indices])
         pools = {k: int(np.sum(halves == k)) for k in range(splits.FOLDS)}
     elif reference.part in (known := config.split.parts or {"pool": 1}):
         pools = {-1: len(data.parts[reference.part])}

@@ -32,19 +32,19 @@ def attach(config: Config, data):
             f"config.scorer.text.context={scorer.text.context}: the learner's is {learner.text.context}, both read the same tokens"
         )
     words = {
-        id(part.source): captions.words_of(part.source, task.text) for part in data.parts.values()
+        id(part.source): captions.texts_of(part.source, task.text) for part in data.parts.values()
     }
     made = _tokenizer(task, words[id(data.train.source)], learner.text.vocab)
     for role, module in (("learner", learner), ("scorer", scorer)):
         _fits(f"config.{role}.text", module.text, made)
     tables = {
-        key: captions.tokenise(texts, made, learner.text.context) for key, texts in words.items()
+        key: captions.tokenize(texts, made, learner.text.context) for key, texts in words.items()
     }
     found = tables[id(data.train.source)]
     parts, whose = {}, np.arange(len(data.train.source))
     for name, part in data.parts.items():
         given = part.indices[
-            captions.exchanged(part.source.ids[part.indices], task.exchanged.get(name, 0.0))
+            captions.shuffled(part.source.ids[part.indices], task.exchanged.get(name, 0.0))
         ]
         parts[name] = dataclasses.replace(part, captions=tables[id(part.source)], caption_of=given)
         if part.source is data.train.source:
@@ -96,7 +96,7 @@ def check_reference(folder: Path, data) -> None:
 
 def labelled(part, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Rows of a part whose captions clearly name one of the words, and the number of that word. DataError when there are none."""
-    found = captions.named([part.captions.texts[row] for row in part.indices], classes)
+    found = captions.mentioned([part.captions.texts[row] for row in part.indices], classes)
     rows = np.flatnonzero(found >= 0)
     if not len(rows):
         raise DataError(f"config.task.classes={classes}: no captions name them")

@@ -58,7 +58,7 @@ class Part:
 
     def order(self, seed: int) -> Order | Interleaved:
         """The endless order of the part's rows; of a mixture with weights each source has its share. DataError for a source without rows."""
-        weights = getattr(self.source, "weights", ())
+        weights = self.source.weights
         if not weights:
             return Order(len(self), seed)
         number = self.source.source_of(self.indices)
@@ -103,7 +103,7 @@ class Part:
 
     def small_view(self) -> "Part":
         """The same examples in their small view; as they are where there is none."""
-        has = getattr(self.source, "small", 0)
+        has = self.source.small
         return dataclasses.replace(self, source=self.source.small_view()) if has else self
 
     def batch(self, rows: np.ndarray, epochs: np.ndarray, small: bool = False) -> Batch:
@@ -130,7 +130,8 @@ class Data:
 
 def open_data(config: Config) -> Data:
     """Opens the source, splits it by id, and checks that the parts are disjoint. ConfigError or DataError name key, file or value."""
-    opened = config.data.open()
+    source = config.data.with_text(config.task.text) if isinstance(config.task, Pairs) else config.data
+    opened = source.open()
     train, test, split = opened.train, opened.test, config.split
     if config.small_view:
         train, test = train.small_view(), test.small_view()
@@ -141,7 +142,7 @@ def open_data(config: Config) -> Data:
             name: int(size if size >= 1 else size * len(train))
             for name, size in split.parts.items()
         }
-        indices = splits.split(strata, sizes, split.seed)
+        indices = splits.split(strata, sizes, split.seed, groups=train.picture_ids)
         splits.check_disjoint({name: train.ids[rows] for name, rows in indices.items()})
     else:
         indices = {"pool": np.arange(len(train))}
@@ -151,7 +152,7 @@ def open_data(config: Config) -> Data:
         )
 
     def part(source, rows, column):
-        truth = source.truth()
+        truth = source.clean_labels()
         return Part(
             source,
             rows,
@@ -175,7 +176,7 @@ def open_data(config: Config) -> Data:
         None if chosen[0].truth is None else np.concatenate([p.truth for p in chosen]),
     )
     if split.fold >= 0:
-        half = splits.fold_of(train.ids[joined.indices]) == split.fold
+        half = splits.fold_of(train.picture_ids[joined.indices]) == split.fold
         truth = None if joined.truth is None else joined.truth[half]
         joined = Part(train, joined.indices[half], joined.labels[half], truth)
     for name in config.evaluate.sets + ((config.evaluate.gate,) if config.evaluate.gate else ()):
@@ -218,7 +219,7 @@ def subset(part: Part, size: int) -> np.ndarray:
 
 def _sample(part: Part) -> np.ndarray:
     """Indices that mean and deviation are computed from: all in memory, a fixed stratified sample of what is on disk."""
-    return part.indices[subset(part, getattr(part.source, "stats_sample", len(part)))]
+    return part.indices[subset(part, part.source.stats_sample)]
 
 
 @dataclass(frozen=True)
@@ -246,9 +247,7 @@ class Run:
         """Whether candidates are read small, and only what was chosen in full."""
         source = self.data.train.source
         return bool(
-            getattr(source, "small", 0)
-            and self.recipe.policy.needs
-            and hasattr(source, "gather_small")
+            source.small and self.recipe.policy.needs and source.reads_small
         )
 
 

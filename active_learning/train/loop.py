@@ -384,7 +384,7 @@ class _Training:
         share = (waited - self.logged[0]) / max(seconds - self.logged[1], 1e-9)
         self.logged = waited, seconds
         unusable = (
-            {"data/unusable": sum(len(p.found) for p in problems)}
+            {"data/unusable": sum(len(p.bad) for p in problems)}
             if (problems := overview.problems(self.it))
             else {}
         )

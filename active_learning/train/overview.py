@@ -6,7 +6,8 @@ import jax
 from clu import parameter_overview
 
 from active_learning.cost.ledger import total
-from active_learning.data.sources.on_disk import Problems
+from active_learning.data import classes
+from active_learning.data.sources.problems import Problems
 from active_learning.train.build import Run
 
 
@@ -18,6 +19,8 @@ def lines(it: Run) -> Iterator[str]:
     if data.train.captions is not None:
         what = f"{data.provenance['captions']:,} captions ({data.provenance['captions_cut']:,} cut to {task.context} tokens)"
     yield f"data: {what}, {height}x{width}x{channels}, mean {_rounded(task.mean)}, std {_rounded(task.std)}"
+    if data.train.captions is None:
+        yield classes.line(data.train.source.class_counts(config.data.label))
     parts = ", ".join(f"{name} {len(part):,}" for name, part in data.parts.items())
     yield f"parts: {parts}; trained on {'+'.join(config.split.train_on)} ({len(data.train):,})"
     yield from problem_lines(it)
@@ -44,10 +47,7 @@ def lines(it: Run) -> Iterator[str]:
 def problems(it: Run) -> list[Problems]:
     """The counts of unusable examples of all sources on disk, each once."""
     sources = [part.source for part in it.data.parts.values()]
-    every = [one for source in sources for one in getattr(source, "sources", (source,))]
-    return list(
-        {id(one.problems): one.problems for one in every if hasattr(one, "problems")}.values()
-    )
+    return list({id(one): one for source in sources for one in source.problems_of()}.values())
 
 
 def problem_lines(it: Run) -> list[str]:

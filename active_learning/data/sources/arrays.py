@@ -7,12 +7,13 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from active_learning.data import classes, limits
+from active_learning.data.classes import Classes
 from active_learning.data.sources import paths
 from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import open_regular
@@ -88,7 +89,7 @@ class Arrays(SourceSection):
                 source.labels(column)  # checks the range now; columns nobody asked for may be anything
         return Opened(*sources, test_label)
 
-    def _classes(self, train: "_Read", wanted: tuple[str, ...], where: str) -> classes.Classes:
+    def _classes(self, train: "_Read", wanted: tuple[str, ...], where: str) -> Classes:
         if train.names:
             return classes.Classes(train.names, given=True)
         values = (value for column in wanted for value in np.unique(train.columns[column]).tolist())
@@ -97,12 +98,12 @@ class Arrays(SourceSection):
         return known
 
 
-def _are_mapped(known: classes.Classes) -> bool:
+def _are_mapped(known: Classes) -> bool:
     """Whether class numbers differ from the labels in the file, so that names are needed to tell."""
     return list(known.names) != [str(k) for k in range(len(known.names))]
 
 
-def _numbered(columns: dict[str, np.ndarray], known: classes.Classes, wanted: set[str], where: str) -> dict[str, np.ndarray]:
+def _numbered(columns: dict[str, np.ndarray], known: Classes, wanted: set[str], where: str) -> dict[str, np.ndarray]:
     """Columns as integers; the wanted ones as class numbers. Labels that are class numbers already stay as they are."""
     out = {}
     for name, values in columns.items():
@@ -139,7 +140,7 @@ class _Read:
         return f"columns there: {', '.join(self.columns) or 'none'}{unfit}"
 
 
-def _check_header(file: IO[bytes], held: int, where: str) -> None:
+def _check_header(file: Any, held: int, where: str) -> None:
     """DataError unless a .npy file's header declares what it holds; before any memory is taken for it."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

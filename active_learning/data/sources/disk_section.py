@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from active_learning.data import classes, limits, splits, text
+from active_learning.data.classes import Classes
 from active_learning.data.sources import paths
 from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Listing, drop_bad, unique_ids
@@ -97,14 +98,14 @@ class DiskSection(SourceSection):
         strata = made.labels(self.label) if self.label else np.zeros(len(made), np.int32)
         held = splits.split(strata, {"test": count, "train": len(made) - count}, groups=made.picture_ids)
         if not len(held["test"]) or not len(held["train"]):
-            raise DataError(f"{train.where}: all rows are of the same picture, so none can be held out as a test set")
+            raise DataError(f"{train.where}: too few different pictures to hold some out as a test set; give one by data.test_path, or a folder named test")
         return Opened(take(made, held["train"]), take(made, held["test"]), test_label)
 
     @property
     def _label_columns(self) -> list[str]:
         return [column for column in (self.label, self.clean_label) if column]
 
-    def _classes(self, train: Listing) -> classes.Classes:
+    def _classes(self, train: Listing) -> Classes:
         """The classes, by the rule of data/classes.py."""
         if names := train.names_of(self._label_columns or [""]):
             return classes.Classes(names, given=True)
@@ -123,7 +124,7 @@ class DiskSection(SourceSection):
             return f"no example of the test set has a {column} (all are missing or -1)"
         return ""
 
-    def _source(self, listing: Listing, known: classes.Classes, is_test: bool = False) -> Disk:
+    def _source(self, listing: Listing, known: Classes, is_test: bool = False) -> Disk:
         n = len(listing.files)
         if n == 0:
             raise DataError("; ".join([f"{listing.where}: no examples", *listing.left_out.lines()]))
@@ -138,12 +139,12 @@ class DiskSection(SourceSection):
         about = {"kind": listing.kind, "where": text.printable(os.path.basename(listing.where.rstrip("/")))}
         kept = {column: values[rows] for column, values in labels.items()}
         return Disk(
-            listing.files, rows, ids[rows], kept, texts, len(known.names), known.names, self.size, self.small,
-            self.clean_label, problems, about, self.threads,
+            listing.files, rows, ids[rows], kept, texts, len(known.names), known.names, self.size,
+            self.clean_label, problems, about, self.small, self.threads,
         )  # fmt: skip
 
     def _labels(
-        self, listing: Listing, known: classes.Classes, keep: Bool[np.ndarray, "n"], problems: Problems, is_test: bool
+        self, listing: Listing, known: Classes, keep: Bool[np.ndarray, "n"], problems: Problems, is_test: bool
     ) -> dict[str, Int32[np.ndarray, "n"]]:
         """Class numbers of each label column; rows without one are dropped from `keep` and counted."""
         wanted = self._label_columns

@@ -131,12 +131,14 @@ def picture_ids(
     """The lowest id among the rows of the same picture: one place, or, up to COMPARED rows, the same content.
 
     Only images of equal size are compared, and only those of equal last bytes are read in full. What cannot be read is
-    a picture of its own.
+    a picture of its own, and so is each row of a picture that more than half of the rows show (a placeholder).
     """
     places: dict[Hashable, int] = {}
     group = np.array([places.setdefault(files.place(row), n) for n, row in enumerate(rows.tolist())], np.int64)
     if len(rows) <= COMPARED:
         group = _same_content(files, rows, group)
+    count = np.bincount(group, minlength=len(rows))[group]
+    group = np.where(2 * count > len(rows), np.arange(len(rows)), group)
     lowest = np.full(len(rows), np.iinfo(np.int64).max)
     np.minimum.at(lowest, group, ids)
     return lowest[group]

@@ -55,7 +55,7 @@ class FromPath(DiskSection):
 
 def section_of(path: str) -> SourceSection:
     """The source for a path. Raises DataError when nothing is there."""
-    paths.check_kind(path, "SOURCE")
+    paths.check_kind(path, "path")
     if paths.is_url(path):
         return _by_suffix(path, WebDataset)(path=path)
     there = paths.local(path)
@@ -64,7 +64,7 @@ def section_of(path: str) -> SourceSection:
     if not there.is_dir():
         if there.exists():
             raise DataError(f"{path}: neither a file nor a folder")
-        paths.files_of(path, "SOURCE")  # a pattern, or an error that names what is missing
+        paths.files_of(path, "path")  # a pattern, or an error that names what is missing
         return _by_suffix(path, WebDataset)(path=path)
     if originals.are_in(there):
         return originals.Originals(path=path)

@@ -14,6 +14,7 @@ from active_learning.data.sources.problems import LeftOut
 from active_learning.data.sources.tables import Paths, read_table
 
 METADATA = ("metadata.jsonl", "metadata.csv")  # that Hugging Face's imagefolder has beside the pictures
+_USUAL = tuple(s for s in images.SUFFIXES if s not in (".jfif", ".jpe", ".avif", ".heic", ".heif"))  # taken at their word
 _NESTED = 3  # folders in a row that hold nothing but another folder
 _DECODER = {".heic": "pillow-heif", ".heif": "pillow-heif", ".avif": "pillow-avif-plugin"}
 
@@ -177,17 +178,19 @@ def _images_below(root: str, folder: str, left_out: LeftOut) -> Iterator[str]:
             if entry.is_dir():
                 if not layouts.is_output(entry.path):
                     yield from _images_below(root, below, left_out)
-            elif suffix in images.SUFFIXES:
+            elif suffix in _USUAL:
                 yield below
             elif not entry.is_file():
-                left_out.add("entries that are no regular files", below)
-            elif not 2 <= len(suffix) <= 5 and _is_image(entry.path):
+                left_out.add("entries are no regular files", below)
+            elif (suffix in images.SUFFIXES or not 2 <= len(suffix) <= 5) and _is_image(entry.path):
                 yield below
             else:
                 left_out.add(_kind(suffix), below)
 
 
 def _kind(suffix: str) -> str:
+    if suffix in images.SUFFIXES:
+        return f"files named {suffix} are ignored, they are no images by their content"
     if suffix in _DECODER:
         return f"files are {suffix} (pip install {_DECODER[suffix]} to read them)"
     return f"files are {suffix}, no kind of image that is read" if suffix else "files without a suffix are no images"

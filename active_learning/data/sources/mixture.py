@@ -75,16 +75,16 @@ def _positive(weight: Any) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Mixed(Source):
-    """A Source made of `sources`, their examples one after the other. `weights` () : by size."""
+    """A Source made of `sources`, their examples one after the other."""
 
     names: tuple[str, ...]
     sources: tuple[Source, ...]
-    weights: tuple[float, ...]
     ids: Int64[np.ndarray, "n"]
     label_columns: Mapping[str, Int32[np.ndarray, "n"]]
     true_labels: Int32[np.ndarray, "n"] | None
     class_names: tuple[str, ...]
     num_classes: int
+    weights: tuple[float, ...] = ()  # by source; (): by size
 
     reads_small = True
 
@@ -213,7 +213,7 @@ def mixed(
     )
     classes = len(class_names) or (max(len(m) for m in maps.values()) if maps else 0)
     return Mixed(
-        tuple(sources), tuple(sources.values()), weights, np.concatenate(ids), labels, joined(true) if known else None, class_names, classes
+        tuple(sources), tuple(sources.values()), np.concatenate(ids), labels, joined(true) if known else None, class_names, classes, weights
     )  # fmt: skip
 
 

@@ -48,10 +48,10 @@ class Disk(Source):
     num_classes: int
     class_names: tuple[str, ...]
     size: int
-    small: int  # px of the small view, 0: none
     clean_column: str
     problems: Problems
     about: Mapping[str, Any]
+    small: int = 0  # px of the small view, 0: none
     threads: int = 0
     scaled: bool = False  # whether the images are themselves small views
 

@@ -29,7 +29,7 @@ _BLOCK = 256  # examples decoded at a time
 _JOURNAL_BYTES = 1 << 30
 
 
-def _option(default: Any, meaning: str, least: float, most: float) -> Any:
+def _option(default: Any, meaning: str, least: int | float, most: int | float) -> Any:
     return field(default=default, metadata={"help": meaning, "range": (least, most)})
 
 
