@@ -27,7 +27,7 @@ from active_learning.train.build import Experiment, abstract_state, build
 
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
-    """What is planned for where the data cannot be opened, and the assumed fraction of peak FLOP/s."""
+    """Sizes to plan for where the data cannot be opened, and the assumed MFU of the chips."""
 
     image_size: int = 224
     classes: int = 1000
@@ -58,7 +58,11 @@ def plan_lines(
     except DataError as error:
         if reference:
             raise
-        shape, classes, examples = (assumed.image_size,) * 2 + (3,), assumed.classes, assumed.examples
+        shape, classes, examples = (
+            (assumed.image_size,) * 2 + (3,),
+            assumed.classes,
+            assumed.examples,
+        )
         what = "with captions" if config.task.text else f"in {classes:,} classes"
         yield (
             f"no data ({error}); planned for {examples:,} images of {assumed.image_size} px {what}"
