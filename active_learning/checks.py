@@ -5,7 +5,7 @@ Ranges of single keys are declared at the fields (`config.setting`); here is wha
 
 from dataclasses import dataclass
 
-from active_learning.config import ConfigError, to_steps
+from active_learning.config import ConfigError, check_ranges, to_steps
 from active_learning.settings import Config
 
 # Latest end of the window with until='auto', in % of the run: late in the decay of the learning
@@ -44,6 +44,7 @@ def resolve(config: Config, pool: int, devices: int) -> StepCounts:
     Raises:
       ConfigError: Names the key that cannot work.
     """
+    check_ranges(config)
     _check_devices(config, devices)
     config.reference.check(config)
     _check_filter(config)

@@ -25,7 +25,7 @@ from active_learning.config import check_arm, section
 from active_learning.core import policies
 from active_learning.data.sources.arrays import Arrays
 from active_learning.models import VARIANTS, ViT
-from active_learning.settings import Config, Optim, Reference, Select, Split
+from active_learning.settings import Config, Labels, Optim, Reference, Select, Split
 
 SCORERS = {"ti": "Ti", "s": "S", "b": "B", "mu": "mu"}  # names in `models.VARIANTS`
 

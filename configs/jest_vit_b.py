@@ -28,7 +28,7 @@ from configs import activeclip_vit_b
 BY_LEARNER = replace(
     policies.joint,
     name="joint by learner",
-    score=partial(pair_scores.learnability, by="learner"),
+    score=partial(pair_scores.joint_learnability, model="learner"),
     needs=("learner", "reference"),
 )
 
