@@ -29,7 +29,7 @@ from active_learning.models import ViT
 from active_learning.models.vit import VARIANTS
 from active_learning.plan.abstract import abstract_batch, build_abstract
 from active_learning.settings import Config, Select, Split
-from active_learning.train.build import Experiment, build, first_state, abstract_state
+from active_learning.train.build import Experiment, abstract_state, build, first_state
 from experiments import against, scopes
 
 CANDIDATES = 65_536

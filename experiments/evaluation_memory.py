@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from active_learning.core.sharding import make_mesh, batch_sharding
+from active_learning.core.sharding import batch_sharding, make_mesh
 from active_learning.models import Text, TwoTower, ViT
 from active_learning.tasks import Labels, Pairs
 from active_learning.tasks.base import Task, View

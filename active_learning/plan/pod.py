@@ -133,8 +133,9 @@ def _argument_bytes(experiment: Experiment) -> int:
 
 
 def learner_bytes(experiment: Experiment) -> int:
-    """Bytes of the learner's parameters and optimizer state on one chip."""
-    return _bytes_on_a_chip(abstract_state(experiment).learner)
+    """Bytes of the learner on one chip: parameters, optimizer state, moving average."""
+    state = abstract_state(experiment)
+    return _bytes_on_a_chip((state.learner, state.ema))
 
 
 def remedies(experiment: Experiment, over: float, needs: float) -> Iterator[str]:

@@ -17,7 +17,7 @@ from active_learning.plan.pod import (
     plan_metrics,
 )
 from active_learning.plan.topology import CHIPS
-from active_learning.train.build import Experiment
+from active_learning.train.build import Experiment, abstract_state
 
 MIB = 2**20
 LARGE = 1e6  # bytes: smaller collectives are not listed

@@ -112,7 +112,12 @@ def _check_reference(config: Config, reference: Path) -> None:
 def _state_bytes(experiment: Experiment) -> dict[str, tuple[int, int]]:
     """Bytes of parameters and optimizer state of the models that the state holds."""
     state = abstract_state(experiment)
-    models = {name: getattr(state, name) for name in ("learner", "online", "reference")}
+    models = {
+        "learner": state.learner,
+        "ema": state.ema,
+        "online": state.online,
+        "reference": state.reference,
+    }
     return {
         name: (_bytes(model.params), _bytes(model.opt_state))
         for name, model in models.items()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from active_learning.core.sharding import make_mesh, batch_sharding, replicated
+from active_learning.core.sharding import batch_sharding, make_mesh, replicated
 from active_learning.evaluators.batches import map_batches, padded_rows
 
 

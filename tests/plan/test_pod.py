@@ -16,6 +16,7 @@ from active_learning.plan import hlo, pod, pod_lines, topology
 from active_learning.plan.abstract import abstract_batch, build_abstract
 from active_learning.references import Trained
 from active_learning.settings import Select
+from active_learning.train.build import abstract_state
 from tests import world
 
 pytestmark = pytest.mark.filterwarnings(
@@ -141,10 +142,7 @@ def test_a_step_is_planned_without_data_or_state(run, found):
 def test_the_rules_are_printed_with_what_they_decide(run):
     text = "\n".join(pod_lines.sharding_lines(run))
     assert "mesh data 4 x fsdp 2" in text
-    assert (
-        "(kernel|embed)$" in text
-        and "6 of them (0 MiB) in 2 parts along dimension -2" in text
-    )
+    assert "(kernel|embed)$" in text and "6 of them (0 MiB) in 2 parts along dimension -2" in text
 
 
 def test_a_step_that_does_not_fit_names_what_would(run, found, monkeypatch):
