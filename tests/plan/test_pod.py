@@ -98,7 +98,7 @@ def test_collectives_are_read_with_their_loops_groups_and_scopes():
 
 
 def test_bytes_on_the_wire_of_ring_algorithms():
-    wire = lambda kind, size, group: hlo.Collective(kind, size, 1, "", group).wire  # noqa: E731
+    wire = lambda kind, size, group: hlo.Collective(kind, size, 1, "", group).wire
     assert wire("all-reduce", 100, 4) == 150
     assert wire("all-gather", 100, 4) == wire("all-to-all", 100, 4) == 75
     assert wire("reduce-scatter", 25, 4) == 75
