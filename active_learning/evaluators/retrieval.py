@@ -35,7 +35,7 @@ class Retrieval:
 
 
 def captions_of(part, rows: np.ndarray) -> tuple[Integer[np.ndarray, "m L"], Integer[np.ndarray, "m"]]:
-    """Token ids of all captions of these rows, and for each caption the place of its image in `rows`."""
+    """Token ids of all captions of these rows, and the place in `rows` of each one's image."""
     given, table = part.caption_of[rows], part.captions
     exists = np.arange(table.tokens.shape[1])[None] < table.counts[given][:, None]
     owner, place = np.nonzero(exists)
@@ -96,7 +96,10 @@ def _blockwise(queries: np.ndarray, keys: np.ndarray, block: int, ranks) -> np.n
 def text_ranks(
     scores: Float[np.ndarray, "m n"], owner: Integer[np.ndarray, "m"]
 ) -> Float[np.ndarray, "m"]:
-    """Rank of each text's own image among all images; half of those with equal scores count as before it."""
+    """Rank of each text's own image among all images.
+
+    Half of those with equal scores count as before it.
+    """
     own = scores[np.arange(len(owner)), owner][:, None]
     return 1 + (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
 
