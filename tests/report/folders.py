@@ -21,7 +21,9 @@ def write_run(
     snapshot=False,
     **extra,
 ):
-    """A run of `steps` updates with `values` as evenly spaced accuracies; an update costs `cost` FLOPs and 0.1 s."""
+    """A run of `steps` updates with `values` as evenly spaced accuracies; an update costs `cost`
+    FLOPs and 0.1 s.
+    """
     folder = root / re.sub(r"\W", "_", f"{name}-{steps}-{seed}")
     folder.mkdir(parents=True)
     lines = []

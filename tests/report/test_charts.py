@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 
 from active_learning.config import to_json
 from active_learning.core import policies
+from active_learning.references import CoTrained, Loaded, Stored, Trained
 from active_learning.report import charts
 from active_learning.report.__main__ import main
 from active_learning.report.analysis import analyze
 from active_learning.report.runs import load_runs
-from active_learning.references import CoTrained, Loaded, Stored, Trained
 from active_learning.settings import Select
 from tests.report.folders import write_run, write_uniform
 
@@ -23,7 +23,9 @@ FIVE = {
     "reference_score": 4.0,
     "reference_train": 8.0,
 }
-KINDS = {  # a select and a reference section, accounts that such a run leaves empty, and what it tells of the four levels
+# A select and a reference section, accounts that such a run leaves empty, and what it tells of the
+# four levels.
+KINDS = {
     "trained": (Select(policy=policies.learnability), Trained(), (), (50, 53, 57, 65)),
     "stored": (
         Select(policy=policies.learnability),

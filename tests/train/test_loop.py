@@ -180,7 +180,9 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_step(data, tmp_path):
     config = world.config(
         data, optim=Optim(learning_rate=1e30, clip=0.0, warmup="0 steps"), select=Select()
     )
-    with pytest.raises(loop.NonFiniteError, match=r"run: (loss|grad_norm) is (nan|inf) at update \d+"):
+    with pytest.raises(
+        loop.NonFiniteError, match=r"run: (loss|grad_norm) is (nan|inf) at update \d+"
+    ):
         loop.run(config, tmp_path / "run")
 
 
@@ -265,7 +267,8 @@ def test_there_must_be_a_complete_run_to_load(data, tmp_path):
         ),
         (
             {"reference": CrossFitted(total="2 steps 3 epochs", batch_size=16)},
-            r"^config\.reference, as a run of its own: config\.total='2 steps 3 epochs': two durations",
+            r"^config\.reference, as a run of its own: "
+            r"config\.total='2 steps 3 epochs': two durations",
         ),
         (
             {"reference": Trained(part="x")},
@@ -276,8 +279,13 @@ def test_there_must_be_a_complete_run_to_load(data, tmp_path):
             r"config\.select\.until='auto' compares .* policy 'hard' has not both",
         ),
         (
-            {"select": Select(policy=dataclasses.replace(policies.offline_filter, pool_fraction=0.03))},
-            r"config\.select\.policy\.pool_fraction=0\.03: 12 of 400 examples are less than a batch",
+            {
+                "select": Select(
+                    policy=dataclasses.replace(policies.offline_filter, pool_fraction=0.03)
+                )
+            },
+            r"config\.select\.policy\.pool_fraction=0\.03: "
+            r"12 of 400 examples are less than a batch",
         ),
         ({"total": "1.000.000 examples"}, r"config\.total='1\.000\.000 examples'"),
     ],
