@@ -380,3 +380,13 @@ def _read_params(run: Path, step: Path, which: str) -> PyTree:
         raise _damaged(step, str(error).strip().splitlines()[0][:200]) from error
     finally:
         reader.close()
+
+
+def params_hash(params: PyTree) -> str:
+    """Sixteen hex digits over the names, types and values of all parameters."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        leaf = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype.str} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()[:16]

@@ -37,6 +37,10 @@ class StorageError(RuntimeError):
     """A disk or network failed while the program ran; one line. Commands exit with code 3."""
 
 
+class NonFiniteError(RuntimeError):
+    """A loss or a score is no longer a finite number; the message names the update."""
+
+
 def exit_code(error: BaseException) -> int:
     """Returns the exit code of a command that ends with `error`: 3 for what happened outside, else 2."""
     return 3 if isinstance(error, StorageError) else 2
@@ -95,6 +99,35 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+# What a summary must hold to be one.
+_SUMMARY = {"complete": bool, "final": dict, "flops": dict, "step": int}
+
+
+def read_summary(workdir: Path) -> dict | None:
+    """Reads summary.json of a run folder.
+
+    Returns:
+      The summary, or None when there is none or it is unreadable (half-written by an older version,
+      or damaged): the run then continues from its last checkpoint and writes it again.
+    """
+    path = Path(workdir) / "summary.json"
+    if not path.exists():
+        return None
+    try:
+        summary = json.loads(path.read_bytes())
+        if all(isinstance(summary[name], kind) for name, kind in _SUMMARY.items()):
+            return summary
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    LOG.warning("%s: unreadable; it is made again from the last checkpoint", path)
+    return None
+
+
+def write_summary(workdir: Path, summary: dict) -> None:
+    """Writes summary.json as a whole."""
+    write_atomic(Path(workdir) / "summary.json", json.dumps(summary, indent=1))
 
 
 def checked_folder(path: str | Path, flag: str, checkpoints: bool = False) -> Path:

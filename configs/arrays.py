@@ -1,9 +1,11 @@
-"""Your own images in memory: DIR/train.npz and DIR/test.npz with `image` uint8 (n, height, width[, channels]) and `label` (n,).
+"""Your own images in memory: DIR/train.npz and DIR/test.npz with `image` uint8 (n, height, width[,
+channels]) and `label` (n,).
 
-    python -m active_learning.main --config=configs/arrays.py --config.data.path=DIR --workdir=runs/mine
+    python -m active_learning.main --config=configs/arrays.py --config.data.path=DIR
+        --workdir=runs/mine
 
-A fifth of the examples trains the reference, the rest is the pool. Hardware: anything; sized for 32 px on a laptop.
-`configs/arrays.py:uniform` is the plain run beside it.
+A fifth of the examples trains the reference, the rest is the pool. Hardware: anything; sized for 32
+px on a laptop. `configs/arrays.py:uniform` is the plain run beside it.
 """
 
 from active_learning.config import check_arm, section
@@ -23,7 +25,7 @@ def get_config(arm: str = "learnability"):
         Config,
         name="uniform" if uniform else "run",
         baseline=uniform,
-        data=section(Arrays, path="", label="label", truth=""),
+        data=section(Arrays, path="", label="label", clean_label=""),
         split=section(Split, parts={"pool": 0.75, "reference": 0.2, "tune": 0.05}),
         learner=section(ViT, width=128, depth=3, heads=4, patch=4),
         scorer=section(ViT, width=32, depth=2, heads=1, patch=4),

@@ -1,7 +1,9 @@
-"""CIFAR-10 with the human labels `worse` (40 % wrong), no clean label anywhere: the headline setting of experiments/noise.py.
+"""CIFAR-10 with the human labels `worse` (40 % wrong), no clean label anywhere: the headline
+setting of experiments/noise.py.
 
-Hardware: two CPU cores, about 2 minutes. Needs the folder cifar10n (train.npz, test.npz) under $ACTIVE_LEARNING_DATA.
-`configs/cifar10n.py:uniform` is the plain run it is compared with. Expected results: README, "What it saves".
+Hardware: two CPU cores, about 2 minutes. Needs the folder cifar10n (train.npz, test.npz) under
+$ACTIVE_LEARNING_DATA. `configs/cifar10n.py:uniform` is the plain run it is compared with. Expected
+results: README, "What it saves".
 """
 
 from active_learning.config import check_arm, section
@@ -19,13 +21,13 @@ def get_config(arm: str = "learnability"):
         ratio=4,
         temperature=0.5,
         until="60 %",
-        chunk=128,
+        score_chunk=128,
     )
     return section(
         Config,
         name=arm,
         baseline=arm == "uniform",
-        data=section(Arrays, name="cifar10n", label="label_worse", truth="label"),
+        data=section(Arrays, name="cifar10n", label="label_worse", clean_label="label"),
         split=section(
             Split, parts={"pool": 27_000, "reference": 18_000, "gate": 2_500, "tune": 2_500}
         ),

@@ -39,7 +39,7 @@ def both(arrays: Path):
         total="200000 steps",
         select=Select(policy=policies.hard, ratio=4),
         evaluate=Evaluate(every="50 %"),
-        log=Log(every="1 steps", probes=0),
+        log=Log(every="1 steps", snapshots=0),
     )
 
 

@@ -1,4 +1,6 @@
-"""A small world for the loop's tests: 600 images on disk whose class is their colour, a third of the labels wrong, an MLP as every model."""
+"""A small world for the loop's tests: 600 images on disk whose class is their colour, a third of
+the labels wrong, an MLP as every model.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -8,13 +10,13 @@ import numpy as np
 from active_learning.core import policies
 from active_learning.data.sources.arrays import Arrays
 from active_learning.models import MLP
+from active_learning.references import Trained
 from active_learning.settings import (
     Checkpoint,
     Config,
     Evaluate,
     Log,
     Optim,
-    Reference,
     Select,
     Split,
 )
@@ -42,7 +44,7 @@ def write_arrays(folder: Path, train: int = 600, test: int = 120, seed: int = 0)
 def config(folder: Path, **changes) -> Config:
     """Learnability at ratio 4 with a short window; `changes` replace fields."""
     base = Config(
-        data=Arrays(path=str(folder), label="label", truth="clean"),
+        data=Arrays(path=str(folder), label="label", clean_label="clean"),
         learner=MLP(width=32, depth=1),
         scorer=MLP(width=8, depth=1),
         split=Split(parts={"pool": 400, "reference": 120, "gate": 40, "tune": 40}),
@@ -50,9 +52,9 @@ def config(folder: Path, **changes) -> Config:
         total="12 steps",
         optim=Optim(learning_rate=3e-3),
         select=Select(policy=policies.learnability, ratio=4, temperature=0.5, until="50 %"),
-        reference=Reference(total="20 steps", batch_size=16),
+        reference=Trained(total="20 steps", batch_size=16),
         evaluate=Evaluate(every="3 steps", subset=60, batch_size=64, gate="gate"),
-        log=Log(every="2 steps", chosen=True, probes=3),
+        log=Log(every="2 steps", chosen=True, snapshots=3),
         checkpoint=Checkpoint(every="50 %"),
     )
     return dataclasses.replace(base, **changes)
@@ -68,3 +70,8 @@ class StopAfter(PreemptionGuard):
     def requested(self) -> bool:
         self.left -= 1
         return self.left < 0
+
+
+def own_run(config: Config) -> Config:
+    """The run that trains the config's reference."""
+    return config.reference.own_runs(config)[""]

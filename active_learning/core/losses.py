@@ -1,4 +1,4 @@
-"""Per-example losses: always (B,) float32, never reduced. The mean is taken in one place, `gradients.value_and_grad`."""
+"""Per-example losses, always (B,) float32 and unreduced; `gradients.weighted_mean` reduces them."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,11 @@ def softmax_xent(
 ) -> Float[Array, "B"]:
     """Softmax cross-entropy of integer labels, in nats.
 
-    `smoothing` s replaces the one-hot target by (1 - s) * onehot + s / C (the paper trains with s = 0.1 and scores with s = 0).
+    Args:
+      logits: Any float type; computed in float32.
+      labels: Class numbers.
+      smoothing: s replaces the one-hot target by (1 - s) * onehot + s / C (the paper trains with
+        s = 0.1 and scores with s = 0).
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     hit = jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]

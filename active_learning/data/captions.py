@@ -46,7 +46,7 @@ class Captions:
         ]
 
 
-def words_of(source: Any, column: str) -> list[list[str]]:
+def texts_of(source: Any, column: str) -> list[list[str]]:
     """The captions of every example. Raises DataError for a source without texts, or naming an example without a caption."""
     if not hasattr(source, "texts"):
         raise DataError(
@@ -68,7 +68,7 @@ def words_of(source: Any, column: str) -> list[list[str]]:
     return texts
 
 
-def tokenise(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, context: int) -> Captions:
+def tokenize(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, context: int) -> Captions:
     """Every caption as token ids, in the smallest integer type that holds them."""
     counts = np.array([len(those) for those in texts], np.int64)
     flat, cut = tokenizer.encode([text for those in texts for text in those], context)
@@ -78,7 +78,7 @@ def tokenise(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, context: int)
     return Captions(tokens, counts, texts, cut, tokenizer)
 
 
-def exchanged(ids: Int64[np.ndarray, "n"], share: float, seed: int = 0) -> Int64[np.ndarray, "n"]:
+def shuffled(ids: Int64[np.ndarray, "n"], share: float, seed: int = 0) -> Int64[np.ndarray, "n"]:
     """For each example the place whose captions it gets: a share of the examples, drawn by id, exchange theirs in a circle, the rest keep them.
 
     No example of the circle keeps its own; a circle of one would, so there is none.
@@ -90,7 +90,7 @@ def exchanged(ids: Int64[np.ndarray, "n"], share: float, seed: int = 0) -> Int64
     return out
 
 
-def named(texts: Sequence[Sequence[str]], words: Sequence[str]) -> Int64[np.ndarray, "n"]:
+def classes_named(texts: Sequence[Sequence[str]], words: Sequence[str]) -> Int64[np.ndarray, "n"]:
     """The class of each example: the one word that most of its captions name while fewer than half name any other; -1 for none."""
     hits = np.array(
         [[sum(_says(text, word) for text in those) for word in words] for those in texts]

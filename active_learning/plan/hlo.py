@@ -24,7 +24,8 @@ _WHILE = re.compile(r" while\(.*?condition=%?([\w.\-]+), body=%?([\w.\-]+)(.*)$"
 @dataclass(frozen=True)
 class Collective:
     """kind; bytes of its result on a device; times: how often a step runs it, 0 where a loop's length is not known before it runs;
-    scope: the named scope it belongs to ("learner", "take", ...); group: devices that take part."""
+    scope: the named scope it belongs to ("learner", "take", ...); group: devices that take part.
+    """
 
     kind: str
     bytes: int

@@ -57,10 +57,10 @@ def test_standardize_by_hand():
     np.testing.assert_array_equal(scores.standardize(jnp.full((4,), 7.0)), np.zeros(4))
 
 
-def test_effective_share_is_one_for_flat_scores_and_one_over_b_for_a_spike():
-    assert float(scores.effective_share(jnp.full((8,), 3.0))) == pytest.approx(1.0)
-    assert float(scores.effective_share(jnp.array([100.0] + [0.0] * 7))) == pytest.approx(1 / 8)
+def test_ess_fraction_is_one_for_flat_scores_and_one_over_b_for_a_spike():
+    assert float(scores.ess_fraction(jnp.full((8,), 3.0))) == pytest.approx(1.0)
+    assert float(scores.ess_fraction(jnp.array([100.0] + [0.0] * 7))) == pytest.approx(1 / 8)
     p = np.array([0.5, 0.25, 0.25])
-    assert float(scores.effective_share(jnp.log(jnp.array(p)))) == pytest.approx(
+    assert float(scores.ess_fraction(jnp.log(jnp.array(p)))) == pytest.approx(
         1 / (3 * (p**2).sum()), rel=1e-6
     )

@@ -1,4 +1,6 @@
-"""A thousand damaged inputs, by every way in: each is used or reported, none stops the process or hangs it."""
+"""A thousand damaged inputs, by every way in: each is used or reported, none stops the process or
+hangs it.
+"""
 
 import struct
 import time
@@ -7,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 
+from active_learning.data.sources import on_disk
 from active_learning.data.sources.array_record import ArrayRecords
 from active_learning.data.sources.arrays import Arrays
 from active_learning.data.sources.image_folder import ImageFolder
@@ -38,7 +41,7 @@ def bomb(width: int, height: int) -> bytes:
     """A PNG of a few bytes that claims a picture of this size."""
     chunk = lambda name, data: (
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-    )  # noqa: E731
+    )
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -50,7 +53,7 @@ def bomb(width: int, height: int) -> bytes:
 
 @pytest.fixture(autouse=True)
 def all_may_be_bad(monkeypatch):
-    monkeypatch.setattr(disk, "LIMIT", 1.0)
+    monkeypatch.setattr(on_disk, "LIMIT", 1.0)
 
 
 def counted(source) -> tuple[int, int]:
@@ -88,7 +91,9 @@ def test_damaged_files(tmp_path):
 
 
 def opened(section, total: int) -> bool:
-    """Whether a damaged data set opens; if so everything in it is accounted for, else one line says why not."""
+    """Whether a damaged data set opens; if so everything in it is accounted for, else one line says
+    why not.
+    """
     try:
         found = section.open()
     except DataError as error:

@@ -7,15 +7,11 @@ import pytest
 
 from active_learning.config import to_json
 from active_learning.core import policies
-from active_learning.evaluators.retrieval import figures
+from active_learning.evaluators.retrieval import retrieval_metrics
 from active_learning.report.__main__ import main, write
-from active_learning.report.runs import (
-    RunError,
-    find_folders,
-    load_runs,
-    probes_in_window,
-    read_run,
-)
+from active_learning.report.files import RunError
+from active_learning.report.runs import find_folders, load_runs, read_run
+from active_learning.report.snapshots import snapshots_in_window
 from active_learning.settings import Reference, Select
 
 FLOPS = {
@@ -177,9 +173,9 @@ def test_refuses_a_missing_file(make, name):
     [
         ("config.json", "{", "damaged"),
         ("config.json", "[]", "not a JSON object"),
-        ("config.json", '{"hash": "h"}', "no 'config' object"),
-        ("config.json", '{"config": {}, "seed": 1, "total_steps": 20}', "no 'name'"),
-        ("summary.json", '{"complete": true, "step": 20}', "no 'flops' object"),
+        ("config.json", '{"hash": "h"}', "'config' is missing or not an object"),
+        ("config.json", '{"config": {}, "seed": 1, "total_steps": 20}', "'name' is missing"),
+        ("summary.json", '{"complete": true, "step": 20}', "'flops' is missing or not an object"),
         ("summary.json", '{"complete": false, "step": 12}', "not finished .12 of 20 updates"),
         ("summary.json", '{"complete": true, "step": 12}', "not finished"),
         ("metrics.jsonl", "", "empty"),
@@ -221,7 +217,7 @@ def test_a_metric_that_was_never_measured_is_refused(make, capsys):
 
 def test_a_metric_of_which_less_is_better_is_refused(make, capsys):
     embedded = np.eye(3)
-    ranks = [name for name in figures(embedded, embedded, np.arange(3)) if "rank" in name]
+    ranks = [name for name in retrieval_metrics(embedded, embedded, np.arange(3)) if "rank" in name]
     assert len(ranks) == 5
     path = make()
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
@@ -235,9 +231,9 @@ def test_a_metric_of_which_less_is_better_is_refused(make, capsys):
         )
 
 
-def probe_arrays():
+def snapshot_arrays():
     sides = {
-        f"{part}_{side}": np.zeros(3, np.int32)
+        f"{part}_{side}": np.zeros(3, np.float32 if part == "score" else np.int32)
         for part in ("label", "truth", "score")
         for side in ("top", "bottom")
     }
@@ -245,25 +241,25 @@ def probe_arrays():
     return {"scores": np.zeros(8, np.float32)} | sides | images
 
 
-def test_probes_are_the_first_and_last_inside_the_window(make):
+def test_snapshots_are_the_first_and_last_inside_the_window(make):
     path = make(window_steps=10)
-    (path / "probe").mkdir()
+    (path / "snapshots").mkdir()
     for step in (2, 5, 9, 20):
-        np.savez(path / "probe" / f"{step:06d}.npz", **probe_arrays())
-    assert [probe.step for probe in probes_in_window(read_run(path))] == [2, 9]
+        np.savez(path / "snapshots" / f"{step:06d}.npz", **snapshot_arrays())
+    assert [snapshot.step for snapshot in snapshots_in_window(read_run(path))] == [2, 9]
     for step in (5, 9):
-        (path / "probe" / f"{step:06d}.npz").unlink()
-    assert [probe.step for probe in probes_in_window(read_run(path))] == [2]
-    (path / "probe" / "000002.npz").unlink()
-    assert probes_in_window(read_run(path)) == []
+        (path / "snapshots" / f"{step:06d}.npz").unlink()
+    assert [snapshot.step for snapshot in snapshots_in_window(read_run(path))] == [2]
+    (path / "snapshots" / "000002.npz").unlink()
+    assert snapshots_in_window(read_run(path)) == []
 
 
-def test_a_damaged_probe_is_refused(make):
+def test_a_damaged_snapshot_is_refused(make):
     path = make()
-    (path / "probe").mkdir()
-    (path / "probe" / "5.npz").write_bytes(b"no archive")
-    with pytest.raises(RunError, match="damaged probe"):
-        probes_in_window(read_run(path))
-    np.savez(path / "probe" / "5.npz", scores=np.zeros(3))
-    with pytest.raises(RunError, match="damaged probe"):
-        probes_in_window(read_run(path))
+    (path / "snapshots").mkdir()
+    (path / "snapshots" / "5.npz").write_bytes(b"no archive")
+    with pytest.raises(RunError, match="damaged snapshot"):
+        snapshots_in_window(read_run(path))
+    np.savez(path / "snapshots" / "5.npz", scores=np.zeros(3))
+    with pytest.raises(RunError, match="damaged snapshot"):
+        snapshots_in_window(read_run(path))

@@ -43,7 +43,7 @@ class ArrayRecords(ShardSection):
     def _listing(self, paths: Sequence[str]) -> Listing:
         opened = lambda path: shards.open_index(
             path, _stamp(path), self.cache, lambda: make_index(path)
-        )  # noqa: E731
+        )
         indices = shards.each(paths, opened)
         shard, index = shards.join(indices)
         ids, names = shards.ids_of(shard, index.columns), shards.class_names(paths[0])

@@ -22,13 +22,13 @@ class Arrays(Section):
     label.npy and so on, of which the images are mapped into memory, so that they may exceed it.
 
     Each holds `image` uint8 (n, height, width, channels), or (n, height, width) for grey, and integer label columns (n,). Classes are
-    numbered from 0; their number is found from the training columns `label` and `truth`, or from a column `class_names` (strings).
+    numbered from 0; their number is found from the training columns `label` and `clean_label`, or from a column `class_names` (strings).
     """
 
     path: str = ""  # the folder; '': the folder `name` within that of the environment variable ACTIVE_LEARNING_DATA
     name: str = ""  # e.g. 'cifar10n'
     label: str = "label"  # column trained on
-    truth: str = "label"  # column with the true labels, for reports and the test set; '': unknown
+    clean_label: str = "label"  # column with the true labels, for reports and the test set; '': unknown
     small: int = field(
         default=0, metadata={"late": True}
     )  # px of the view that scorers see, 0: the same view
@@ -53,7 +53,7 @@ class Arrays(Section):
         (images, columns, names), (test_images, test_columns, _) = (
             _read(file, _mapped if mapped else _archive) for file in files.values()
         )
-        for key, column in (("label", self.label), ("truth", self.truth)):
+        for key, column in (("label", self.label), ("clean_label", self.clean_label)):
             if column not in columns and (column or key == "label"):
                 raise DataError(
                     f"config.data.{key}={column!r}: {files['train']} has no such column; {_list(columns)}"
@@ -63,17 +63,17 @@ class Arrays(Section):
                 f"{files['test']}: images are {test_images.shape[1:]}, those of train.npz {images.shape[1:]}"
             )
         check_small(self.small, min(images.shape[1:3]))
-        test_label = self.truth if self.truth in test_columns else self.label
+        test_label = self.clean_label if self.clean_label in test_columns else self.label
         if test_label not in test_columns:
             raise DataError(
                 f"{files['test']}: no column {test_label!r} to judge by; {_list(test_columns)}"
             )
         classes = len(names) or 1 + max(
-            int(columns[c].max()) for c in {self.label, self.truth or self.label}
+            int(columns[c].max()) for c in {self.label, self.clean_label or self.label}
         )
 
         def source(part: str, image: np.ndarray, labels: dict[str, np.ndarray]) -> Memory:
-            truth = self.truth if self.truth in labels else ""
+            truth = self.clean_label if self.clean_label in labels else ""
             about = {"kind": "arrays", "name": self.name, "file": files[part].name}
             sample = SAMPLE if mapped else 0
             return Memory(
@@ -81,7 +81,7 @@ class Arrays(Section):
             )
 
         train, test = source("train", images, columns), source("test", test_images, test_columns)
-        for made, column in ((train, self.label), (train, self.truth), (test, test_label)):
+        for made, column in ((train, self.label), (train, self.clean_label), (test, test_label)):
             if column:
                 made.labels(
                     column
@@ -102,7 +102,7 @@ def _mapped(folder: Path) -> dict[str, np.ndarray]:
     """Every NAME.npy of a folder; images stay on disk."""
     if not (folder / "image.npy").is_file():
         raise FileNotFoundError
-    mode = lambda file: "r" if file.stem == "image" else None  # noqa: E731
+    mode = lambda file: "r" if file.stem == "image" else None
     return {
         file.stem: np.load(file, mode(file), allow_pickle=False)
         for file in sorted(folder.glob("*.npy"))

@@ -33,7 +33,7 @@ def section_of(path: str) -> Any:
         if any(there.glob(f"*{suffix}")):
             return kind(path=path)
     if (there / "train.npz").exists() or (there / "train" / "image.npy").exists():
-        return Arrays(path=path, truth="")
+        return Arrays(path=path, clean_label="")
     return ImageFolder(path=path)
 
 

@@ -32,7 +32,7 @@ class Mixture(Section):
 
     @property
     def small(self) -> int:
-        """px of the small view of all sources, 0 where they have none of one size."""
+        """Px of the small view of all sources, 0 where they have none of one size."""
         found = {getattr(source, "small", 0) for source in self.sources.values()}
         return found.pop() if len(found) == 1 else 0
 
@@ -80,6 +80,13 @@ class Mixed:
     class_names: tuple[str, ...]
     num_classes: int
 
+    @property
+    def reads_small(self) -> bool:
+        return bool(self.small) and any(s.reads_small for s in self.sources)
+
+    def problems_of(self):
+        return tuple(p for s in self.sources for p in s.problems_of())
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -120,7 +127,7 @@ class Mixed:
         return np.searchsorted(self._starts, indices, "right") - 1
 
     def gather(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
-        """image uint8, and `bad`: rows that cannot be read."""
+        """Image uint8, and `bad`: rows that cannot be read."""
         return self._each(lambda source, rows: source.gather(rows), indices)
 
     def gather_small(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
@@ -160,7 +167,7 @@ class Mixed:
                 raise DataError(f"mixture: source {name!r} has no texts")
         return [text for source in self.sources for text in source.texts(column)]
 
-    def truth(self) -> Int32[np.ndarray, "n"] | None:
+    def clean_labels(self) -> Int32[np.ndarray, "n"] | None:
         return self.true_labels
 
     def describe(self) -> dict:
@@ -203,7 +210,7 @@ def mixed(
     ids = [source.ids | np.int64(n << INDEX_BITS) for n, source in enumerate(sources.values())]
     labelled = all(columns.values())
     class_names, maps = _classes(sources) if labelled else ((), {})
-    true = [source.truth() for source in sources.values()]
+    true = [source.clean_labels() for source in sources.values()]
     known = labelled and all(labels is not None for labels in true)
 
     def joined(each: Sequence[np.ndarray]) -> np.ndarray:

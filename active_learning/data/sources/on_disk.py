@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer, UInt8
 
-from active_learning.config import Section
+from active_learning.config import Section, setting
 from active_learning.data import images, splits
 from active_learning.data.order import hash64
 from active_learning.data.sources.source import DataError, Opened, check_small
@@ -106,12 +106,21 @@ class Disk:
     class_names: tuple[str, ...]
     size: int
     small: int
-    truth_column: str
+    clean_label_column: str
     problems: Problems
     about: Mapping[str, Any]
     threads: int = 0
     scaled: bool = False
     stats_sample = 2048  # images that mean and deviation of the channels are computed from
+
+    weights = ()
+
+    @property
+    def reads_small(self) -> bool:
+        return bool(self.small)
+
+    def problems_of(self):
+        return (self.problems,)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -134,7 +143,7 @@ class Disk:
         return ThreadPoolExecutor(self.threads or len(os.sched_getaffinity(0)), "decode")
 
     def gather(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
-        """image uint8 (k, size, size, 3), and `bad` bool (k,): rows that cannot be read (black, to be replaced; their names are counted).
+        """Image uint8 (k, size, size, 3), and `bad` bool (k,): rows that cannot be read (black, to be replaced; their names are counted).
 
         Raises DataError when more than 1 % of the source's examples are bad.
         """
@@ -197,8 +206,8 @@ class Disk:
             raise DataError(f"{self.problems.where}: no text column {column!r}; there are: {there}")
         return self.text_columns[column]
 
-    def truth(self) -> Int32[np.ndarray, "n"] | None:
-        return self.labels(self.truth_column) if self.truth_column else None
+    def clean_labels(self) -> Int32[np.ndarray, "n"] | None:
+        return self.labels(self.clean_label_column) if self.clean_label_column else None
 
     @functools.cached_property
     def _hash(self) -> str:
@@ -229,11 +238,11 @@ class DiskSection(Section):
     size: int = 64  # px: images are resized to cover size x size, and the centre is cut; 0: their own, at most LARGEST
     small: int = 0  # px of the view that scorers see, 0: the same view (see docs/data.md)
     label: str = "label"  # column trained on; '': there is none (captions only)
-    truth: str = ""  # column with the true labels, for reports and the test set; '': unknown
+    clean_label: str = ""  # column with the true labels, for reports and the test set; '': unknown
     text: str = ""  # column that must hold a caption; '': captions may be missing
     classes: int = 0  # 0: found from the data
     holdout: float = 0.1  # share that becomes the test set, stratified, by id, where the data bring none of their own
-    threads: int = field(default=0, metadata={"habit": True})  # decoding threads, 0: one a core
+    threads: int = setting(0, hashed=False)  # decoding threads, 0: one a core
 
     def check(self) -> None:
         """Raises DataError naming the first key that cannot be."""
@@ -280,7 +289,7 @@ class DiskSection(Section):
             return Opened(
                 made,
                 dataclasses.replace(self._source(test, names), size=made.size),
-                self.truth or self.label,
+                self.clean_label or self.label,
             )
         count = max(1, round(self.holdout * len(made)))
         if count >= len(made):
@@ -289,14 +298,14 @@ class DiskSection(Section):
             )
         strata = made.labels(self.label) if self.label else np.zeros(len(made), np.int32)
         held = splits.split(strata, {"test": count, "train": len(made) - count})
-        return Opened(take(made, held["train"]), take(made, held["test"]), self.truth or self.label)
+        return Opened(take(made, held["train"]), take(made, held["test"]), self.clean_label or self.label)
 
     def _source(self, listing: Listing, names: tuple[str, ...]) -> Disk:
         n = len(listing.files)
         if n == 0:
             raise DataError(f"{listing.where}: no examples")
         problems = Problems(listing.where, n, notes=listing.notes)
-        wanted = [column for column in (self.label, self.truth) if column]
+        wanted = [column for column in (self.label, self.clean_label) if column]
         for column in wanted:
             if column not in listing.columns:
                 there = ", ".join(listing.columns) or "none"
@@ -324,7 +333,7 @@ class DiskSection(Section):
         kept = {column: values[rows] for column, values in labels.items()}
         classes = len(names)
         return Disk(
-            listing.files, rows, ids[rows], kept, texts, classes, names, self.size, self.small, self.truth, problems, about, self.threads
+            listing.files, rows, ids[rows], kept, texts, classes, names, self.size, self.small, self.clean_label, problems, about, self.threads
         )  # fmt: skip
 
 
@@ -384,7 +393,7 @@ def _class_names(listings: list[Listing], section: DiskSection) -> tuple[str, ..
         return listings[0].class_names
     values = [
         v
-        for c in (section.label, section.truth)
+        for c in (section.label, section.clean_label)
         if c
         for v in listings[0].columns.get(c, ())
         if _said(v)

@@ -40,7 +40,7 @@ class Shapes(Section):
     test: int = 4_000
     noise: float = 0.4
     label: str = "label"  # column trained on
-    truth: str = "clean"  # column with the true labels, for reports and the test set
+    clean_label: str = "clean"  # column with the true labels, for reports and the test set
     small: int = field(
         default=0, metadata={"late": True}
     )  # px of the view that scorers see, 0: the same view

@@ -48,7 +48,7 @@ class ShardSection(DiskSection):
         elif Path(self.path).expanduser().is_dir() and any(
             Path(file).name.startswith("train") for file in train
         ):
-            named = lambda start: [file for file in train if Path(file).name.startswith(start)]  # noqa: E731
+            named = lambda start: [file for file in train if Path(file).name.startswith(start)]
             train, test = named("train"), named("test") or named("val")
         return train, test
 
@@ -103,7 +103,7 @@ def join(indices: Sequence[Index]) -> tuple[np.ndarray, Index]:
 
 
 def ids_of(shard: np.ndarray, columns: dict[str, list[Any]]) -> np.ndarray:
-    """shard << 32 | place in the shard, or the stored ids where there are some (an example without one then gets 1 << 47 | the former)."""
+    """Shard << 32 | place in the shard, or the stored ids where there are some (an example without one then gets 1 << 47 | the former)."""
     place = np.arange(len(shard)) - np.searchsorted(shard, shard)
     counted = (shard.astype(np.int64) << np.int64(32)) | place
     has = np.array([type(i) is int and -(2**63) <= i < 2**63 for i in columns.get("id", [])], bool)
@@ -122,7 +122,8 @@ def each(of: Sequence[T], one: Callable[[T], U]) -> list[U]:
 
 def open_index(shard: str, stamp: str, cache: str, make: Callable[[], Index]) -> Index:
     """The stored index of a shard; made (and stored) when there is none, or, with a line in the log, when the shard is no longer the one
-    of `stamp`."""
+    of `stamp`.
+    """
     stamp = f"{FORMAT} {stamp}"
     for file in _files(shard, cache):
         try:
@@ -134,7 +135,7 @@ def open_index(shard: str, stamp: str, cache: str, make: Callable[[], Index]) ->
             continue  # none yet, or half a file: made anew
     index = make()
     text = json.dumps({"keys": index.keys, "columns": index.columns}).encode()
-    as_bytes = lambda blob: np.frombuffer(blob, np.uint8)  # noqa: E731
+    as_bytes = lambda blob: np.frombuffer(blob, np.uint8)
     for file in _files(shard, cache):
         if _write(file, stamp=as_bytes(stamp.encode()), text=as_bytes(text), places=index.places):
             break

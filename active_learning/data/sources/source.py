@@ -40,7 +40,7 @@ class Source(Protocol):
         """All labels of one column. Raises DataError when there is no such column, or a label is no class."""
         ...
 
-    def truth(self) -> Int32[np.ndarray, "n"] | None:
+    def clean_labels(self) -> Int32[np.ndarray, "n"] | None:
         """True labels, or None; used only to report the share of wrong ones."""
         ...
 
@@ -68,14 +68,14 @@ class Opened:
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """A Source held in memory, or mapped into it. `about` becomes part of `describe()`; `truth_column` is '' when the true labels are unknown;
+    """A Source held in memory, or mapped into it. `about` becomes part of `describe()`; `clean_label_column` is '' when the true labels are unknown;
     `small`: px of the view that scorers see, made on the device; `sample`: images (evenly spaced) that hash and statistics read, 0: all.
     """
 
     image: UInt8[np.ndarray, "n H W C"]
     label_columns: dict[str, np.ndarray]
     num_classes: int
-    truth_column: str = ""
+    clean_label_column: str = ""
     class_names: tuple[str, ...] = ()
     about: dict | None = None
     name: str = "data"  # in error messages
@@ -84,6 +84,12 @@ class Memory:
 
     def __len__(self) -> int:
         return len(self.image)
+
+    reads_small = False
+    weights = ()
+
+    def problems_of(self):
+        return ()
 
     @cached_property
     def ids(self) -> Int64[np.ndarray, "n"]:
@@ -127,8 +133,8 @@ class Memory:
             raise DataError(f"{where}, outside [0, {self.num_classes})")
         return labels.astype(np.int32)
 
-    def truth(self) -> Int32[np.ndarray, "n"] | None:
-        return self.labels(self.truth_column) if self.truth_column else None
+    def clean_labels(self) -> Int32[np.ndarray, "n"] | None:
+        return self.labels(self.clean_label_column) if self.clean_label_column else None
 
     @cached_property
     def _hash(self) -> str:

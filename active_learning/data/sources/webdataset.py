@@ -39,7 +39,7 @@ class WebDataset(ShardSection):
         files = shards.each(tars, open_file)
         opened = lambda file: shards.open_index(
             file.name, file.stamp, self.cache, lambda: make_index(file)
-        )  # noqa: E731
+        )
         indices = shards.each(files, opened)
         shard, index = shards.join(indices)
         ids, names = shards.ids_of(shard, index.columns), shards.class_names(tars[0])

@@ -55,7 +55,7 @@ def test_columns_truth_and_class_names(tmp_path):
 
 def test_unknown_truth(tmp_path):
     write(tmp_path)
-    opened = Arrays(path=str(tmp_path), truth="").open()
+    opened = Arrays(path=str(tmp_path), clean_label="").open()
     assert opened.train.truth() is None and opened.test_label == "label"
 
 

@@ -1,4 +1,6 @@
-"""Several sources as one: ids, classes by name, and a stream in which each has its share wherever one starts."""
+"""Several sources as one: ids, classes by name, and a stream in which each has its share wherever
+one starts.
+"""
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from active_learning.data.sources.image_folder import ImageFolder
 from active_learning.data.sources.mixture import Mixture
 from active_learning.data.sources.source import DataError, Source
 from active_learning.settings import Evaluate, Select, Split
-from active_learning.train.build import build, open_data
+from active_learning.train.build import build
+from active_learning.train.open_data import open_data
 from active_learning.train.overview import problems
 from tests import world
 from tests.data.photos import blob, write_folder
@@ -124,7 +127,7 @@ def test_arrays_with_numbered_classes(tmp_path):
     for name, seed in (("a", 0), ("b", 1)):
         (tmp_path / name).mkdir()
         write_arrays(tmp_path / name, 20, 8, seed)
-    sources = {n: Arrays(path=str(tmp_path / n), truth="clean") for n in "ab"}
+    sources = {n: Arrays(path=str(tmp_path / n), clean_label="clean") for n in "ab"}
     train = Mixture(sources=sources).open().train
     assert train.num_classes == 4 and train.class_names == () and len(train.truth()) == 40
     assert (train.truth() != train.labels("label")).any()
