@@ -359,7 +359,7 @@ def _token(folder: Path, seconds: float) -> Iterator[str]:
 
 
 def _difference(reports: list[dict]) -> str | None:
-    """One line on the first rank that differs from most others; from rank 0 where there is no most."""
+    """One line on the first rank that differs from the majority, or from rank 0 without one."""
     names = list(dict.fromkeys(name for report in reports for name in report["values"]))
     for name in names:
         values = [report["values"].get(name) for report in reports]

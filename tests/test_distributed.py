@@ -81,10 +81,20 @@ def test_too_few_examples_are_named(tmp_path, monkeypatch):
         build(config)
 
 
-def outputs(*arguments, seconds: float = 60) -> list[str]:
-    """The last line of either process; both must end with exit code 2."""
+def ended(*arguments, seconds: float = 120) -> tuple[list[subprocess.Popen], list]:
+    """Both processes, and what they wrote."""
     pair = started(*arguments)
-    out = [process.communicate(timeout=seconds) for process in pair]
+    try:
+        return pair, [process.communicate(timeout=seconds) for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+            process.communicate()
+
+
+def outputs(*arguments, seconds: float = 120) -> list[str]:
+    """The last line of either process; both must end with exit code 2."""
+    pair, out = ended(*arguments, seconds=seconds)
     assert [process.returncode for process in pair] == [2, 2], out
     return [text.splitlines()[-1] for text, _ in out]
 
@@ -114,8 +124,7 @@ def test_an_error_of_one_process_ends_all(ranks):
 
 
 def test_a_process_that_does_not_report_is_named():
-    pair = started("absent")
-    out = [process.communicate(timeout=60) for process in pair]
+    pair, out = ended("absent")
     assert "process 1 has not reported its settings within 1 s" in out[0][0], out
     assert pair[0].returncode == 2
 

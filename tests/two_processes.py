@@ -17,23 +17,24 @@ import jax
 
 from active_learning import distributed
 from active_learning.config import ConfigError
-from active_learning.core import policies
 from active_learning.data.sources.source import DataError
-from active_learning.settings import Evaluate, Log, Select
-from active_learning.train import loop
-from tests import world
-from tests.train import test_updates
 
 STOP = 4
 
 
 def alone(photos: Path):
     """Selecting ahead on small views: whatever a stop could lose."""
+    from tests.train import test_updates
+
     return test_updates.config(photos, schedule="ahead")
 
 
 def both(arrays: Path):
     """Longer than anybody waits, with a line for every update."""
+    from active_learning.core import policies
+    from active_learning.settings import Evaluate, Log, Select
+    from tests import world
+
     return world.config(
         arrays,
         total="200000 steps",
@@ -44,6 +45,9 @@ def both(arrays: Path):
 
 
 def train(photos: str, arrays: str, *folders: str) -> None:
+    from active_learning.train import loop
+    from tests import world
+
     loop.run(alone(Path(photos)), folders[0], world.StopAfter(STOP))
     print(loop.run(both(Path(arrays)), folders[1])["step"])
 
