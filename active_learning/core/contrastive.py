@@ -29,7 +29,10 @@ class Embeddings(NamedTuple):
 
 
 def l2_normalize(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """X / |x| along the last axis in float32; finite, with a finite gradient, for x = 0."""
+    """Divides by the norm along the last axis, in float32.
+
+    Finite, with a finite gradient, for x = 0.
+    """
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-16))
 
@@ -43,7 +46,7 @@ def negative_dot(image: Float[Array, "B D"], text: Float[Array, "B D"]) -> Float
 
 
 def products(rows: Float[Array, "R D"], columns: Float[Array, "C D"]) -> Float[Array, "R C"]:
-    """Rows . columns in full float32 on every backend, since the logit scale amplifies errors."""
+    """Inner products in full float32 on every backend, since the logit scale amplifies errors."""
     return jnp.matmul(
         rows.astype(jnp.float32), columns.astype(jnp.float32).T, precision=jax.lax.Precision.HIGHEST
     )

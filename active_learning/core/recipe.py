@@ -141,8 +141,8 @@ def init_state(
 
     Args:
       recipe: What the state will be trained by.
-      key: Base key of the run.
-      learner: Parameters; copied, so that donating the state cannot invalidate the caller's arrays.
+      key: Base key of the run; copied, as the parameters are.
+      learner: Parameters. Copies, so that donating the state cannot invalidate the caller's arrays.
       online: Parameters of the online model, None where the policy does not need it.
       reference: Parameters of the reference, None where the policy does not need it.
     """
@@ -155,7 +155,7 @@ def init_state(
 
     return TrainState(
         step=jnp.int32(0),
-        key=key,
+        key=jnp.copy(key),
         learner=model_state(recipe.learner, learner),
         online=model_state(recipe.scorer, online),
         reference=model_state(recipe.reference, reference),
