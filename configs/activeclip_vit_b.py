@@ -1,7 +1,10 @@
-"""ActiveCLIP (arXiv 2312.05328): a ViT-B/16 two-tower with the softmax loss on noisy web pairs, scored by ViT-Ti towers.
+"""ActiveCLIP (arXiv 2312.05328): a ViT-B/16 two-tower with the softmax loss on noisy web pairs,
+scored by ViT-Ti towers.
 
-    python -m active_learning.plan --config=configs/activeclip_vit_b.py --examples=1000000000 --topology=v5litepod-64
-    python -m active_learning.main --config=configs/activeclip_vit_b.py --config.data.path='DIR/train-{0000..9999}.tar' --workdir=runs/clip
+    python -m active_learning.plan --config=configs/activeclip_vit_b.py --examples=1000000000
+        --topology=v5litepod-64
+    python -m active_learning.main --config=configs/activeclip_vit_b.py
+        --config.data.path='DIR/train-{0000..9999}.tar' --workdir=runs/clip
 
 Half of each super-batch is selected by the paper's l_act, the dot product of a pair's own
 embeddings; `:uniform` trains without selection.

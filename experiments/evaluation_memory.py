@@ -1,6 +1,6 @@
 """Peak memory of evaluating large sets: images for accuracy, image-text pairs for retrieval.
 
-    python -m experiments.evaluation_memory [--count 50000] [--size 224] [--batch_size 250] [--out DIR]
+    python -m experiments.evaluation_memory [--count 50000] [--size 224] [--batch_size 250]
 
 The sets are synthetic and made when read, so what is measured is what the evaluators hold. Models
 are tiny but their embeddings have 512 dimensions. Prints one line for each evaluation and writes
@@ -23,14 +23,16 @@ from jax.sharding import Mesh
 
 from active_learning.core.sharding import make_mesh, over_data
 from active_learning.models import Text, TwoTower, ViT
-from active_learning.tasks.labels import Labels, Contrastive
+from active_learning.tasks.labels import Contrastive
 
 GIB, CLASSES, CONTEXT, VOCAB, CAPTIONS = 2**30, 1000, 16, 1000, 1
 
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Images that depend on their row only, made when they are read; labels, and captions of tokens."""
+    """Images that depend on their row only, made when they are read; labels, and captions of
+    tokens.
+    """
 
     count: int
     size: int

@@ -1,4 +1,6 @@
-"""Two processes choose what one chooses, stop together, write once, and one process goes on where two stopped."""
+"""Two processes choose what one chooses, stop together, write once, and one process goes on where
+two stopped.
+"""
 
 import json
 import signal
@@ -63,7 +65,7 @@ def test_two_processes_equal_one_stop_together_and_one_goes_on(tmp_path):
     assert loop.run(config, alone)["complete"]
     for ours, theirs in zip(ids(alone), ids(straight), strict=True):
         assert sorted(ours) == sorted(theirs)
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)  # noqa: E731
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     jax.tree.map(
         close, models(alone, ("learner", "online")), models(straight, ("learner", "online"))
     )

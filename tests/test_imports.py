@@ -1,4 +1,6 @@
-"""Imports go one way: leaves know nothing of the rest, the step knows no models and no data, the report reads run folders only."""
+"""Imports go one way: leaves know nothing of the rest, the step knows no models and no data, the
+report reads run folders only.
+"""
 
 import ast
 import subprocess
@@ -60,7 +62,9 @@ def test_core_imports_only_what_stands_below_and_four_libraries(level):
 
 
 def test_core_is_importable_without_the_other_libraries():
-    """In a process of its own, where importing anything else of the package's requirements fails."""
+    """In a process of its own, where importing anything else of the package's requirements
+    fails.
+    """
     blocked = "flax", "orbax", "ml_collections", "clu", "PIL", "matplotlib", "pyarrow"
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); "

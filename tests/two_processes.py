@@ -1,4 +1,5 @@
-"""One of two processes of 4 emulated devices each: trains the folder ALONE for 4 updates, then BOTH until SIGTERM.
+"""One of two processes of 4 emulated devices each: trains the folder ALONE for 4 updates, then BOTH
+until SIGTERM.
 
 Run by test_processes.py: `python -m tests.two_processes PORT RANK PHOTOS ARRAYS ALONE BOTH`.
 """

@@ -125,7 +125,7 @@ def cost_model_of(
     small = scorer.cost(scorer_image_shape(config, image_shape))
     reference, training = config.reference, 0.0
     if policy.reads_reference and reference.charge:
-        steps_of = lambda own: resolve(own, examples, 1).total  # noqa: E731
+        steps_of = lambda own: resolve(own, examples, 1).total
         training = reference.planned_training_flops(config, steps_of, small.train)
     prefilters = policy.pool_fraction < 1 and reference.models_scoring > 0
     return CostModel(

@@ -231,7 +231,7 @@ def test_the_three_models_share_no_buffer_and_the_callers_arrays_survive_donatio
 
 
 def test_learner_and_online_keep_their_own_optimizer_state():
-    adam = lambda rate: al.Model(toy.apply, toy.loss, toy.loss, optax.adam(rate))  # noqa: E731
+    adam = lambda rate: al.Model(toy.apply, toy.loss, toy.loss, optax.adam(rate))
     recipe = toy.recipe(learner=adam(1e-2), scorer=adam(1e-3))
     state = al.train_step(recipe, toy.state(recipe), toy.batch(32))[0]
     assert not np.array_equal(state.learner.opt_state[0].mu["w"], state.online.opt_state[0].mu["w"])

@@ -1,4 +1,6 @@
-"""A thousand damaged inputs, by every way in: each is used or reported, none stops the process or hangs it."""
+"""A thousand damaged inputs, by every way in: each is used or reported, none stops the process or
+hangs it.
+"""
 
 import struct
 import time
@@ -89,7 +91,9 @@ def test_damaged_files(tmp_path):
 
 
 def opened(section, total: int) -> bool:
-    """Whether a damaged data set opens; if so everything in it is accounted for, else one line says why not."""
+    """Whether a damaged data set opens; if so everything in it is accounted for, else one line says
+    why not.
+    """
     try:
         found = section.open()
     except DataError as error:

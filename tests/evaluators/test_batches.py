@@ -1,4 +1,6 @@
-"""Batches of one size over a whole set: padding is dropped, at most two batches are held, one shape is compiled."""
+"""Batches of one size over a whole set: padding is dropped, at most two batches are held, one shape
+is compiled.
+"""
 
 import jax
 import jax.numpy as jnp

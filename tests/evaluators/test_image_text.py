@@ -16,7 +16,9 @@ COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
 
 class ColorTowers(Embedder):
-    """Embeds an image as its mean color and a text, given as three counts, as the color it names."""
+    """Embeds an image as its mean color and a text, given as three counts, as the color it
+    names.
+    """
 
     def __init__(self):
         self.read = 0

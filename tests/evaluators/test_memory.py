@@ -1,4 +1,6 @@
-"""Evaluations hold neither the images of a set nor its similarity matrix (experiments/evaluation_memory.py, smaller)."""
+"""Evaluations hold neither the images of a set nor its similarity matrix
+(experiments/evaluation_memory.py, smaller).
+"""
 
 import tracemalloc
 

@@ -1,4 +1,6 @@
-"""Class names, templates and captions from files: each layout by hand, and what cannot be read is one line."""
+"""Class names, templates and captions from files: each layout by hand, and what cannot be read is
+one line.
+"""
 
 import json
 

@@ -1,10 +1,11 @@
-"""The plan: costs and break-even by hand, the printed plan with a reference, and what cannot be planned."""
+"""The plan: costs and break-even by hand, the printed plan with a reference, and what cannot be
+planned.
+"""
 
 import dataclasses
 
 import pytest
 
-from active_learning.references import Loaded, Trained
 from active_learning.core import policies
 from active_learning.cost import ledger
 from active_learning.cost.flops import Cost
@@ -12,7 +13,8 @@ from active_learning.plan import __main__ as plan
 from active_learning.plan.advice import advice_lines
 from active_learning.plan.cost_model import CostModel, cost_model_of
 from active_learning.plan.diagnostics import diagnose_reference, diagnostics_lines
-from active_learning.settings import Reference, Select, reference_config
+from active_learning.references import Loaded, Trained
+from active_learning.settings import Select
 from active_learning.train import loop
 from active_learning.train.build import build
 from tests import world

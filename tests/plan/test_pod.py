@@ -7,7 +7,6 @@ from functools import partial
 import jax
 import pytest
 
-from active_learning.references import Trained
 from active_learning.config import ConfigError
 from active_learning.core import sharding
 from active_learning.core.step import uniform_step
@@ -15,7 +14,8 @@ from active_learning.models import MLP
 from active_learning.plan import __main__ as plan
 from active_learning.plan import hlo, pod, pod_lines, topology
 from active_learning.plan.abstract import abstract_batch, build_abstract
-from active_learning.settings import Reference, Select
+from active_learning.references import Trained
+from active_learning.settings import Select
 from tests import world
 
 pytestmark = pytest.mark.filterwarnings(
@@ -97,7 +97,7 @@ def test_collectives_are_read_with_their_loops_groups_and_scopes():
 
 
 def test_bytes_on_the_wire_of_ring_algorithms():
-    wire = lambda kind, size, group: hlo.Collective(kind, size, 1, "", group).wire  # noqa: E731
+    wire = lambda kind, size, group: hlo.Collective(kind, size, 1, "", group).wire
     assert wire("all-reduce", 100, 4) == 150
     assert wire("all-gather", 100, 4) == wire("all-to-all", 100, 4) == 75
     assert wire("reduce-scatter", 25, 4) == 75
@@ -225,8 +225,8 @@ def test_an_unknown_topology_is_one_line(name, why, capsys):
 
 
 LOCK = (
-    "ABORTED: Internal error when accessing libtpu multi-process lockfile. Run \"$ sudo rm "
-    "/tmp/libtpu_lockfile\"."
+    'ABORTED: Internal error when accessing libtpu multi-process lockfile. Run "$ sudo rm '
+    '/tmp/libtpu_lockfile".'
 )
 
 
@@ -234,7 +234,11 @@ LOCK = (
     ("spec", "message", "why"),
     [
         (None, "", "needs the TPU compiler, pip install"),
-        (True, "INVALID_ARGUMENT: no such name\nmore", "refused by libtpu .INVALID_ARGUMENT: no such"),
+        (
+            True,
+            "INVALID_ARGUMENT: no such name\nmore",
+            "refused by libtpu .INVALID_ARGUMENT: no such",
+        ),
         (True, LOCK, "another process is using libtpu; wait .* ALLOW_MULTIPLE_LIBTPU_LOAD=1"),
     ],
 )

@@ -22,7 +22,9 @@ FIVE = {
     "reference_score": 4.0,
     "reference_train": 8.0,
 }
-KINDS = {  # a select and a reference section, accounts that such a run leaves empty, and what it tells of the four levels
+# A select and a reference section, accounts that such a run leaves empty, and what it tells of the
+# four levels.
+KINDS = {
     "trained": (Select(policy=policies.learnability), Reference(), (), (50, 53, 57, 65)),
     "stored": (
         Select(policy=policies.learnability),

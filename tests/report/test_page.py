@@ -84,7 +84,8 @@ def test_the_distance_to_the_level_is_that_of_the_printed_means(uniform):
     assert "It ended 1.0 ± 2.0 points below it after 100 updates" in headline(
         analyze(load_runs([uniform]))
     )
-    # With a third seed of uniform the level is 0.53; the pairs of common seeds are still at 0.49 and 0.5.
+    # With a third seed of uniform the level is 0.53; the pairs of common seeds are still at 0.49
+    # and 0.5.
     write_run(uniform, "uniform", 100, 3, [0.3, 0.3, 0.3, 0.59], baseline=True)
     assert arm(uniform, "learn").longest.gap.mean == pytest.approx(-0.01)
     assert "It ended 4.0 points below it after 100 updates" in headline(
@@ -149,7 +150,8 @@ def test_notes_on_a_reference_that_is_not_charged(uniform):
     found = analyze(load_runs([uniform]))
     assert [note for note in found.notes if "reference" in note] == [
         "loaded: its reference was loaded and its training is not charged (10 FLOPs, 5 s).",
-        "stored: its reference’s own accuracy is not known, so it is not checked whether the comparison is valid.",
+        "stored: its reference’s own accuracy is not known, so it is not checked "
+        "whether the comparison is valid.",
     ]
     assert "| stored (validity unknown) |" in tables.markdown(found, "Title")
     assert "| untrained | 50 |" in tables.markdown(found, "Title")

@@ -157,7 +157,7 @@ def test_both_losses_give_finite_gradients_over_devices(folder):
             if k in ("image", "tokens")
         }
         model = it.recipe.learner
-        loss = lambda p, m=model, b=batch: m.learn_loss(m.apply(p, b, True), b).mean()  # noqa: E731
+        loss = lambda p, m=model, b=batch: m.learn_loss(m.apply(p, b, True), b).mean()
         found[count] = jax.device_get(jax.jit(jax.value_and_grad(loss))(params))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), found[1], found[8]
@@ -263,5 +263,8 @@ def test_nearly_uniform_sampling_is_warned_of_once(folder, tmp_path, caplog):
         for _ in range(2):
             notes._values = {"select/ess_fraction": [0.99]}
             notes.summary()
-    said = "the sampling is nearly uniform (effective share 0.990 of the super-batch): lower config.select.temperature"
+    said = (
+        "the sampling is nearly uniform (effective share 0.990 of the super-batch): lower "
+        "config.select.temperature"
+    )
     assert [r.message for r in caplog.records] == [f"{said}, or raise config.task.score_scale"]

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer, UInt8
 
-from active_learning.config import Section
+from active_learning.config import Section, setting
 from active_learning.data import images, splits
 from active_learning.data.order import hash64
 from active_learning.data.sources.source import DataError, Opened, check_small
@@ -242,7 +242,7 @@ class DiskSection(Section):
     text: str = ""  # column that must hold a caption; '': captions may be missing
     classes: int = 0  # 0: found from the data
     holdout: float = 0.1  # share that becomes the test set, stratified, by id, where the data bring none of their own
-    threads: int = field(default=0, metadata={"habit": True})  # decoding threads, 0: one a core
+    threads: int = setting(0, hashed=False)  # decoding threads, 0: one a core
 
     def check(self) -> None:
         """Raises DataError naming the first key that cannot be."""

@@ -1,4 +1,6 @@
-"""Folders and tables of images: what is read, what is refused, and that a bad file costs one example and always the same one."""
+"""Folders and tables of images: what is read, what is refused, and that a bad file costs one
+example and always the same one.
+"""
 
 import dataclasses
 import json
@@ -75,7 +77,7 @@ def test_tables(tmp_path, suffix):
         text = "\n".join(json.dumps(row) for row in rows)
     else:
         mark = "," if suffix == "csv" else "\t"
-        quoted = lambda v: f'"{v}"'  # noqa: E731
+        quoted = lambda v: f'"{v}"'
         text = "\n".join(
             [mark.join(rows[0])] + [mark.join(map(quoted, row.values())) for row in rows]
         )

@@ -1,4 +1,6 @@
-"""Published weights: the committed list of names, a forward pass in NumPy from them, round trips, and what does not fit."""
+"""Published weights: the committed list of names, a forward pass in NumPy from them, round trips,
+and what does not fit.
+"""
 
 import json
 from pathlib import Path
@@ -145,7 +147,8 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     weights["params/txt/Embed_0/embedding"] = np.zeros((21, 8))
     with pytest.raises(
         ConfigError,
-        match=r"3 weights do not fit.*img/extra is \(2,\), expected nothing; params/t is missing, expected \(1,\)",
+        match=r"3 weights do not fit.*img/extra is \(2,\), expected nothing; "
+        r"params/t is missing, expected \(1,\)",
     ):
         siglip.from_weights(weights, small(), SHAPE)
     (tmp_path / "w.npz").write_bytes(b"no")
