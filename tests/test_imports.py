@@ -41,7 +41,7 @@ CORE = (
     ("pair_scores",),
     ("policies",),
     ("recipe",),
-    ("observe", "reuse"),
+    ("observe", "reuse", "distillation"),
     ("step",),
 )
 

@@ -130,6 +130,51 @@ def sigmoid(
     return as_negatives - own  # softplus(-x) = softplus(x) - x
 
 
+def soft_info_nce(
+    image: Float[Array, "B D"],
+    text: Float[Array, "B D"],
+    teacher_image: Float[Array, "B E"],
+    teacher_text: Float[Array, "B E"],
+    scale: Float[Array, ""],
+    teacher_scale: Float[Array, ""],
+    *,
+    temperature: float = 1.0,
+    chunk: int = 0,
+    axis: Axis = None,
+) -> Float[Array, "B"]:
+    """Cross-entropy of the in-batch matching distributions with a teacher's, in nats.
+
+    The mean over both directions of T^2 * H(softmax(t_i / T), softmax(x_i / T)), where x_i are the
+    logits of example i with all others and t_i the teacher's. Other arguments and errors as in
+    `info_nce`.
+    """
+    width = image.shape[1]
+
+    def cross_entropy(rows, columns):
+        def logits(rows, part):
+            student = scale * products(rows[:, :width], part[:, :width])
+            teacher = teacher_scale * products(rows[:, width:], part[:, width:])
+            return student / temperature, teacher / temperature
+
+        def log_sums(rows, part):
+            return jax.tree.map(lambda x: jax.nn.logsumexp(x, axis=1), logits(rows, part))
+
+        columns = _gather(columns, axis)
+        normalizers = _over_columns(log_sums, rows, columns, chunk)
+        normalizer, teacher_normalizer = (jax.nn.logsumexp(n, axis=0) for n in normalizers)
+
+        def expected_logit(rows, part):
+            student, teacher = logits(rows, part)
+            return jnp.sum(jnp.exp(teacher - teacher_normalizer[:, None]) * student, axis=1)
+
+        return normalizer - jnp.sum(_over_columns(expected_logit, rows, columns, chunk), axis=0)
+
+    images = jnp.concatenate([image, teacher_image], axis=1)
+    texts = jnp.concatenate([text, teacher_text], axis=1)
+    both = cross_entropy(images, texts) + cross_entropy(texts, images)
+    return 0.5 * temperature**2 * both
+
+
 def in_batch_accuracy(
     image: Float[Array, "B D"], text: Float[Array, "B D"], *, axis: Axis = None
 ) -> Float[Array, "B"]:
