@@ -1,11 +1,14 @@
 """The examples run, are short, and use nothing of the package but the method."""
 
 import importlib
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import active_learning as al
+from tests import toy
 from tests.test_imports import imports
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -35,3 +38,12 @@ def test_examples_are_short_and_need_only_the_method(name):
 def test_every_example_is_run():
     files = {path.stem for path in EXAMPLES.glob("*.py")}
     assert files == {*NAMES, "blobs", "__init__"}
+
+
+def test_the_policy_of_the_guide_selects():
+    guide = (EXAMPLES.parent / "docs" / "own_loop.md").read_text()
+    scope = {}
+    exec(re.search(r"```python\n(.*?)```", guide, re.S).group(1), scope)
+    recipe = toy.recipe(policy=scope["by_learner"])
+    _, chosen = al.select_step(recipe, toy.state(recipe), toy.batch(32))
+    assert set(chosen.indices.tolist()) == set(np.argsort(-np.asarray(chosen.scores))[:8].tolist())

@@ -71,20 +71,25 @@ def soft_loss(outputs, teacher):
     return losses.soft_xent(outputs["logits"], teacher["logits"], 2.0)
 
 
+def negative(batch, key):
+    return batch | {"image": 255 - batch["image"]}
+
+
 @pytest.mark.parametrize(("devices", "accum"), [(1, 1), (1, 2), (8, 1)])
 def test_the_step_trains_the_learner_towards_the_reference_and_the_online_model_plainly(
     devices, accum
 ):
     mesh = toy.mesh_of(devices) if devices > 1 else None
     learner = distillation.distilled(toy.model(toy.LEARNER_RATE), soft_loss, 0.3)
-    options = {"learner": learner, "grad_accum_steps": accum, "mesh": mesh}
-    recipe = toy.recipe(distill=True, **options)
+    options = {"grad_accum_steps": accum, "mesh": mesh, "augment": negative}
+    recipe = toy.recipe(learner=learner, distill=True, **options)
     batch, state = toy.batch(32), toy.state(recipe)
     placed = (batch, state) if mesh is None else toy.on(mesh, batch, state)
     after, (metrics, chosen) = jax.jit(partial(al.train_step, recipe))(*placed[::-1])
-    plain, _ = jax.jit(partial(al.train_step, toy.recipe()))(state, batch)
+    plain, _ = jax.jit(partial(al.train_step, toy.recipe(augment=negative)))(state, batch)
     jax.tree.map(CLOSE, toy.host(after.online), toy.host(plain.online))
     rows = {name: values[np.asarray(chosen.indices)] for name, values in batch.items()}
+    rows = negative(rows, state.key)
     teacher = toy.apply(state.reference.params, rows, False)
 
     def loss(params):
