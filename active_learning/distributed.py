@@ -89,7 +89,8 @@ def start(
     number = _first_number(ENVIRONMENT[2], *_RANKS) if number is None else number
     values = (coordinator, count, number)
     names = ("--coordinator=HOST:PORT", "--num_processes", "--process_id")
-    if missing := [name for name, value in zip(names, values, strict=True) if value is None]:
+    missing = [name for name, value in zip(names, values, strict=True) if value is None]
+    if coordinator is None or count is None or number is None:
         raise ConfigError(
             f"several processes need {', '.join(names)}; missing: {', '.join(missing)}"
         )
@@ -189,7 +190,7 @@ def enable_compilation_cache(folder: str | None = None) -> None:
     Raises:
       ConfigError: The folder that was asked for cannot be written.
     """
-    if folder is None and jax.config.jax_compilation_cache_dir:
+    if folder is None and jax.config.values["jax_compilation_cache_dir"]:
         return
     if folder is not None:
         path = checked_folder(folder, "--cache") if folder else None
@@ -263,13 +264,20 @@ def leave(code: int) -> None:
 _counts: Counter[str] = Counter()
 
 
+def _client() -> Any:
+    """The key-value store of the coordinator; there is one wherever processes were joined."""
+    client = jax_distributed.global_state.client
+    assert client is not None
+    return client
+
+
 def _verdict(name: str, report: dict, judge: Callable[[list[dict]], str | None], seconds: float):
     """Lets rank 0 judge the reports of all processes; returns its verdict on all, None for good.
 
     Goes through the key-value store of the coordinator and not through the devices, so that a
     process that never comes is named after `seconds` instead of waited for.
     """
-    client, rank = jax_distributed.global_state.client, jax.process_index()
+    client, rank = _client(), jax.process_index()
     _counts[name] += 1
     key = f"active_learning/{name}/{_counts[name]}"
     client.key_value_set(f"{key}/{rank}", json.dumps(report))
@@ -324,7 +332,7 @@ def _token(folder: Path, seconds: float) -> Iterator[str]:
     The primary process writes a file of that name into the folder, or its nearest parent that
     exists, and removes it at the end of the block.
     """
-    place, client = folder.absolute(), jax_distributed.global_state.client
+    place, client = folder.absolute(), _client()
     while not place.exists():
         place = place.parent
     _counts["token"] += 1
@@ -354,7 +362,10 @@ def _token(folder: Path, seconds: float) -> Iterator[str]:
 
 
 def _difference(reports: list[dict]) -> str | None:
-    """One line on the first rank that differs from most others; from rank 0 where there is no most."""
+    """One line on the first rank that differs from most others.
+
+    It is compared with rank 0 where there is no majority.
+    """
     names = list(dict.fromkeys(name for report in reports for name in report["values"]))
     for name in names:
         values = [report["values"].get(name) for report in reports]

@@ -1,4 +1,4 @@
-"""python -m active_learning.report RUN... [--out DIR] [--metric test/accuracy] [--title TITLE]"""
+"""python -m active_learning.report RUN... [--out DIR] [--metric test/accuracy] [--title TITLE]."""
 
 import argparse
 import json

@@ -1,5 +1,6 @@
 """From runs to the contents of a report: arms, budgets, seed means, savings and their caveats."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -183,7 +184,12 @@ def _baseline_name(by_name: dict[str, dict[int, list[Run]]], final_metric: str) 
 
 
 def _final_mean(budgets: dict[int, list[Run]], final_metric: str) -> float:
-    return float(np.mean([run.final_value(final_metric) for run in budgets[max(budgets)]]))
+    return float(np.mean([_final(run, final_metric) for run in budgets[max(budgets)]]))
+
+
+def _final(run: Run, metric: str) -> float:
+    value = run.final_value(metric)
+    return math.nan if value is None else value
 
 
 def seed_curve(runs: list[Run], metric: str) -> Curve:
@@ -213,7 +219,7 @@ def _points(run: Run, metric: str) -> dict[float, tuple[float, float, float]]:
 
 
 def _group(runs: list[Run], metric: str, final_metric: str, against: Group | None) -> Group:
-    finals = {run.seed: run.final_value(final_metric) for run in runs}
+    finals = {run.seed: _final(run, final_metric) for run in runs}
     same = against is not None and (runs[0].name, runs[0].total_steps) == (
         against.name,
         against.budget,
@@ -305,12 +311,14 @@ def _notes(runs: list[Run], arms: list[Arm], metric: str, final_metric: str) -> 
     whole = metric.replace("/", "_full/", 1)
     if final_metric == metric and any(run.final_value(whole) is not None for run in runs):
         notes.append(
-            f"The whole test set was not measured in every run: final values are {metric} on both sides."
+            f"The whole test set was not measured in every run: final values are "
+            f"{metric} on both sides."
         )
     devices = sorted({run.device for run in runs})
     if len(devices) > 1:
         notes.append(
-            f"The runs were made on different devices ({', '.join(devices)}): their wall-clock times do not compare."
+            f"The runs were made on different devices ({', '.join(devices)}): their "
+            f"wall-clock times do not compare."
         )
     for arm in arms:
         notes += _arm_notes(arm)
@@ -319,27 +327,34 @@ def _notes(runs: list[Run], arms: list[Arm], metric: str, final_metric: str) -> 
 
 def _arm_notes(arm: Arm) -> list[str]:
     notes = []
-    if arm.baseline and arm.beta_budget.beta is not None and arm.beta_budget.beta < 1:
-        sooner = f"{arm.name} itself reaches its full-budget value with {100 * arm.beta_budget.beta:.0f} % of the updates"
+    beta = arm.beta_budget.beta if arm.beta_budget else None
+    if arm.baseline and beta is not None and beta < 1:
         notes.append(
-            f"{sooner}: its curve is flat or noisy there, and a saving no larger than this one means nothing."
+            f"{arm.name} itself reaches its full-budget value with {100 * beta:.0f} % of the "
+            "updates: its curve is flat or noisy there, and a saving no larger than this one means "
+            "nothing."
         )
     for group in arm.groups:
         keys = differing_keys(group.runs)
         if keys:
             notes.append(
-                f"{arm.name}, {group.budget:,} updates: its seeds also differ in {clean(', '.join(keys[:4]))}."
+                f"{arm.name}, {group.budget:,} updates: its seeds also differ in "
+                f"{clean(', '.join(keys[:4]))}."
             )
     references = [run.reference for group in arm.groups for run in group.runs if run.reference]
     loaded = [reference for reference in references if not reference.charged and reference.flops]
     if loaded:
-        cost = f"{np.mean([r.flops for r in loaded]):.3g} FLOPs, {np.mean([r.seconds for r in loaded]):.3g} s"
+        cost = (
+            f"{np.mean([r.flops for r in loaded]):.3g} FLOPs, "
+            f"{np.mean([r.seconds for r in loaded]):.3g} s"
+        )
         notes.append(
             f"{arm.name}: its reference was loaded and its training is not charged ({cost})."
         )
     if references and arm.reference_accuracy is None:
         notes.append(
-            f"{arm.name}: its reference’s own accuracy is not known, so it is not checked whether the comparison is valid."
+            f"{arm.name}: its reference’s own accuracy is not known, so it is not "
+            f"checked whether the comparison is valid."
         )
     if arm.inconclusive:
         notes.append(f"{arm.name}: {measures.INCONCLUSIVE}")

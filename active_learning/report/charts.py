@@ -32,16 +32,25 @@ LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
 # (light, dark). Okabe and Ito's palette, safe for color-blind readers; the accounts pair a full
 # and a light tone per model.
 COLORS = {
-    "ink": ("#1f2328", "#e8e6e1"), "soft": ("#646b73", "#a2a7ad"), "grid": ("#e3e1db", "#34383d"),
+    "ink": ("#1f2328", "#e8e6e1"),
+    "soft": ("#646b73", "#a2a7ad"),
+    "grid": ("#e3e1db", "#34383d"),
     "paper": ("#fdfcf9", "#16181b"),
-    "base": ("#5c6166", "#b4b9be"), "bad": ("#c8321e", "#ff7a66"),
-    "arm0": ("#0067a8", "#5db4ef"), "arm1": ("#d1590a", "#ff9a52"), "arm2": ("#008864", "#38c79b"),
+    "base": ("#5c6166", "#b4b9be"),
+    "bad": ("#c8321e", "#ff7a66"),
+    "arm0": ("#0067a8", "#5db4ef"),
+    "arm1": ("#d1590a", "#ff9a52"),
+    "arm2": ("#008864", "#38c79b"),
     "arm3": ("#b3568c", "#e794c2"),
-    "arm4": ("#a87800", "#e8b93c"), "arm5": ("#5a4fb0", "#a79df2"), "arm6": ("#6e4a2a", "#c9a27c"),
-    "learner_train": ("#39424d", "#aeb6c0"), "online_score": ("#8cc3e8", "#2f6e9c"),
+    "arm4": ("#a87800", "#e8b93c"),
+    "arm5": ("#5a4fb0", "#a79df2"),
+    "arm6": ("#6e4a2a", "#c9a27c"),
+    "learner_train": ("#39424d", "#aeb6c0"),
+    "online_score": ("#8cc3e8", "#2f6e9c"),
     "online_train": ("#0067a8", "#5db4ef"),
-    "reference_score": ("#f3bd8c", "#98592a"), "reference_train": ("#d1590a", "#ff9a52"),
-}  # fmt: skip
+    "reference_score": ("#f3bd8c", "#98592a"),
+    "reference_train": ("#d1590a", "#ff9a52"),
+}
 LIGHT = {name: light for name, (light, _) in COLORS.items()}
 # Matplotlib writes real colors only: `to_svg` turns these stand-ins into var(--name).
 STAND_INS = {name: f"#0a0b{n:02x}" for n, name in enumerate(COLORS)}
@@ -55,11 +64,13 @@ def css_variables(dark: bool) -> str:
 
 def arm_colors(analysis: Analysis) -> dict[str, tuple[str, object]]:
     """Map arms to (color name, line style), the same in every figure."""
-    styles = {
+    styles: dict[str, tuple[str, object]] = {
         arm.name: (f"arm{n % ARMS}", LINES[n // ARMS % len(LINES)])
         for n, arm in enumerate(analysis.others)
     }
-    return styles | ({analysis.baseline.name: ("base", "-")} if analysis.baseline else {})
+    if analysis.baseline:
+        styles[analysis.baseline.name] = ("base", "-")
+    return styles
 
 
 def save_svg(figure: Figure, file: Path) -> None:
@@ -152,6 +163,7 @@ def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: 
         number(group.clock(clock)) or 0.0 for arm in analysis.arms for group in arm.groups
     ]  # 0: unknown
     scale, label = unit(clock, max(ends))
+    target, target_curve = analysis.target, analysis.target_curve
     for arm in analysis.arms:
         color, line = styles[arm.name]
         _arm_curve(axes, arm, theme[color], line, clock, scale)
@@ -168,18 +180,19 @@ def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: 
                 "color": theme[color],
                 "zorder": 6,
             }
-            axes.plot([x], [100 * analysis.target_curve], **bar)
-    if analysis.target is not None:
+            assert target_curve is not None  # it was reached
+            axes.plot([x], [100 * target_curve], **bar)
+    if target is not None and target_curve is not None:
         axes.axhline(
-            100 * analysis.target,
+            100 * target,
             color=theme["ink"],
             linewidth=1.1,
             linestyle=(0, (1, 2.2)),
             zorder=1.5,
         )
-        if abs(analysis.target - analysis.target_curve) > 0.002:
+        if abs(target - target_curve) > 0.002:
             axes.axhline(
-                100 * analysis.target_curve,
+                100 * target_curve,
                 color=theme["soft"],
                 linewidth=0.8,
                 linestyle=(0, (1, 2.2)),
@@ -209,10 +222,19 @@ def _arm_ends(axes: Axes, theme: dict, arm: Arm, color: str, clock: str, scale: 
         decides = group is arm.target_budget
         error = None if group.sd is None else 100 * group.sd
         axes.errorbar(
-            [group.clock(clock) / scale], [100 * group.final], yerr=error, fmt="o", markersize=8 if decides else 5.5,
-            markerfacecolor=color if decides else theme["paper"], markeredgecolor=color, markeredgewidth=1.6,
-            ecolor=color, elinewidth=1.1, zorder=5, clip_on=False,
-        )  # fmt: skip
+            [group.clock(clock) / scale],
+            [100 * group.final],
+            yerr=error,
+            fmt="o",
+            markersize=8 if decides else 5.5,
+            markerfacecolor=color if decides else theme["paper"],
+            markeredgecolor=color,
+            markeredgewidth=1.6,
+            ecolor=color,
+            elinewidth=1.1,
+            zorder=5,
+            clip_on=False,
+        )
 
 
 def _bottom(analysis: Analysis) -> float | None:
@@ -273,9 +295,11 @@ def _legend_below(figure: Figure, axes: Axes, analysis: Analysis) -> int:
     words = {"loc": "outside lower left", "frameon": False, "labelcolor": LIGHT["ink"]}
     for columns in range(5, 0, -1):
         legend = figure.legend(handles, [_plain(name) for name in names], ncols=columns, **words)
-        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+        if legend.get_window_extent().width <= figure.bbox.width:
             return -(-len(names) // columns)
-        legend.remove()
+        if columns > 1:
+            legend.remove()
+    return len(names)
 
 
 def _plain(text: str) -> str:
@@ -301,9 +325,15 @@ def draw_accounts(axes: Axes, theme: dict[str, str], analysis: Analysis) -> None
             )
             left += width
         axes.annotate(
-            f"{left:.2f}×", (left, row), xytext=(7, 0), textcoords="offset points", va="center", color=theme["ink"],
-            fontweight="bold", bbox={"boxstyle": "square,pad=0.15", "facecolor": theme["paper"], "edgecolor": "none"},
-        )  # fmt: skip
+            f"{left:.2f}×",
+            (left, row),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            color=theme["ink"],
+            fontweight="bold",
+            bbox={"boxstyle": "square,pad=0.15", "facecolor": theme["paper"], "edgecolor": "none"},
+        )
     if analysis.baseline:
         axes.axvline(1.0, color=theme["ink"], linewidth=1.1, linestyle=(0, (1, 2.2)))
     axes.set_yticks(
@@ -403,8 +433,8 @@ def logged(*keys: str) -> Callable[[dict], float | None]:
     """Return a function of a log line: its first key less the others, None unless all exist."""
 
     def value(line: dict) -> float | None:
-        values = [number(line.get(key)) for key in keys]
-        return None if None in values else values[0] - sum(values[1:])
+        values = [value for key in keys if (value := number(line.get(key))) is not None]
+        return values[0] - sum(values[1:]) if len(values) == len(keys) else None
 
     return value
 

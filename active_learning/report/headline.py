@@ -33,9 +33,12 @@ def headline(analysis: Analysis) -> str:
 
     They say so if the target was not reached, the comparison is invalid or the evidence is thin.
     """
-    if analysis.baseline is None:
-        return "No baseline among these runs (config.baseline is true in none of them), so nothing can be called saved."
     base = analysis.baseline
+    if base is None:
+        return (
+            "No baseline among these runs (config.baseline is true in none of them), so nothing "
+            "can be called saved."
+        )
     arm = choose(analysis)
     target = f"{base.name}’s {percent(analysis.target)} after {base.longest.budget:,} updates"
     if arm is None:
@@ -47,26 +50,29 @@ def headline(analysis: Analysis) -> str:
         f" (the best of {len(analysis.others)} arms compared)" if len(analysis.others) > 1 else ""
     )
     if arm.target_budget is None:
-        first = _not_reached(arm, target, len(analysis.others), analysis)
+        first = _not_reached(arm, base, target, analysis)
     else:
-        first = f"{arm.name}{many} reached {target} with {arm.target_budget.budget:,} updates: {savings(arm)}."
-        if arm.saved["updates_saved"] <= 0:
-            late = f"{arm.name}{many} reached {target}, but no sooner, with {arm.target_budget.budget:,} updates"
+        saved, updates = arm.saved["updates_saved"], f"{arm.target_budget.budget:,} updates"
+        first = f"{arm.name}{many} reached {target} with {updates}: {savings(arm)}."
+        if saved is not None and saved <= 0:
+            late = f"{arm.name}{many} reached {target}, but no sooner, with {updates}"
             first = f"No updates were saved. {late}: {savings(arm)}."
-    return " ".join([first, *_cautions(analysis, arm)])
+    return " ".join([first, *_cautions(analysis, base, arm)])
 
 
-def _not_reached(arm: Arm, target: str, arms: int, analysis: Analysis) -> str:
-    last, base = arm.longest, analysis.baseline.longest
-    known = last.gap.error is not None and set(last.finals) == set(
-        base.finals
-    )  # else it is that of another mean
-    error = f" ± {100 * last.gap.error:.1f}" if known else ""
+def _not_reached(arm: Arm, base: Arm, target: str, analysis: Analysis) -> str:
+    last, arms = arm.longest, len(analysis.others)
+    error = ""
+    # Over other seeds the error would be that of another mean.
+    same_seeds = set(last.finals) == set(base.longest.finals)
+    if last.gap is not None and last.gap.error is not None and same_seeds:
+        error = f" ± {100 * last.gap.error:.1f}"
     who = f"{arm.name} did not reach" if arms == 1 else f"None of the {arms} valid arms reached"
     if arms > 1 and not all(other.valid is not False for other in analysis.others):
         who = "No valid arm reached"
     nearest = "It" if arms == 1 else f"The nearest, {arm.name},"
-    ended = f"{100 * (analysis.target - last.final):.1f}{error} points below it after {last.budget:,} updates"
+    below = f"{100 * (base.longest.final - last.final):.1f}{error} points below it"
+    ended = f"{below} after {last.budget:,} updates"
     return f"Nothing was saved: {who} {target}. {nearest} ended {ended}."
 
 
@@ -89,8 +95,8 @@ def savings(arm: Arm) -> str:
     return f"{parts[0]}, {parts[1]} and {parts[2]}"
 
 
-def _cautions(analysis: Analysis, arm: Arm) -> list[str]:
-    base, group = analysis.baseline, arm.shown
+def _cautions(analysis: Analysis, base: Arm, arm: Arm) -> list[str]:
+    group, beta = arm.shown, arm.beta_budget
     cautions = []
     if arm.valid is False:
         alone = f"its reference alone is at {percent(arm.reference_accuracy)}"
@@ -106,8 +112,8 @@ def _cautions(analysis: Analysis, arm: Arm) -> list[str]:
         )
     if arm.inconclusive:
         cautions.append(INCONCLUSIVE)
-    if arm.target_budget is not None and not arm.beta_budget.enough:
-        tried = f"{arm.beta_budget.tried} decayed budget{'s were' if arm.beta_budget.tried > 1 else ' was'} tried"
+    if arm.target_budget is not None and beta is not None and not beta.enough:
+        tried = f"{beta.tried} decayed budget{'s were' if beta.tried > 1 else ' was'} tried"
         cautions.append(f"Only {tried} ({MIN_BUDGETS} are needed), so this is provisional.")
     seeds = min(len(group.runs), len(base.longest.runs))
     if seeds == 1:

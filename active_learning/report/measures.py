@@ -1,8 +1,8 @@
 """How much was saved: pure functions of numbers; none of them knows a file.
 
-Values named `*_saved` are fractions of the baseline's full budget (0.3 = 30 % saved, negative = it cost more) at the
-shortest decayed budget that reaches its final value; `*_saved_curve` are read off one learning curve. None always means
-"not reached" or "not known".
+Values named `*_saved` are fractions of the baseline's full budget (0.3 = 30 % saved, negative = it
+cost more) at the shortest decayed budget that reaches its final value; `*_saved_curve` are read off
+one learning curve. None always means "not reached" or "not known".
 """
 
 import math
@@ -66,7 +66,10 @@ def first_sustained(steps: Numbers, values: Numbers, target: Number) -> float | 
 def beta_curve(
     steps: Numbers, mean: Numbers, target: Number, baseline_updates: Number
 ) -> float | None:
-    """First evaluated update from which the seed mean stays at or above the baseline's end, over its updates."""
+    """First evaluated update from which the seed mean stays at or above `target`.
+
+    As a fraction of the baseline's updates; None if there is none.
+    """
     first = first_sustained(steps, mean, target)
     return None if first is None else first / baseline_updates
 
@@ -74,16 +77,18 @@ def beta_curve(
 def beta_budget(
     finals: Mapping[int, Number], target: Number, baseline_updates: Number
 ) -> BetaBudget:
-    """Shortest fully decayed budget whose seed-mean final value reaches `target`. `finals`: updates -> seed-mean final
-    value.
+    """Shortest fully decayed budget whose seed-mean final value reaches `target`.
+
+    `finals` maps the updates of each budget to that value.
     """
     reached = min((budget for budget, value in finals.items() if value >= target), default=None)
     return BetaBudget(None if reached is None else reached / baseline_updates, reached, len(finals))
 
 
 def _saved(cost: Number | None, baseline: Number | None) -> float | None:
-    known = cost is not None and baseline and math.isfinite(cost) and math.isfinite(baseline)
-    return 1.0 - cost / baseline if known else None
+    if cost is None or not baseline or not math.isfinite(cost) or not math.isfinite(baseline):
+        return None
+    return 1.0 - cost / baseline
 
 
 def updates_saved(beta: float | None) -> float | None:
@@ -115,8 +120,9 @@ def updates_saved_curve(beta: float | None) -> float | None:
 def total_flops_saved_curve(
     steps: Numbers, totals: Numbers, first: Number | None, baseline: Numbers
 ) -> float | None:
-    """1 - seed-mean FLOPs spent at step `first` of the curve (`totals`: one a step) over those of the baseline's full
-    budget.
+    """1 - the FLOPs at step `first` of the curve over those of the baseline's full budget.
+
+    `totals` are seed means, one per step of the curve.
     """
     return _saved(_at(steps, totals, first), float(np.mean(baseline)))
 
@@ -124,7 +130,10 @@ def total_flops_saved_curve(
 def wall_clock_saved_curve(
     steps: Numbers, seconds: Numbers, first: Number | None, baseline: Numbers
 ) -> float | None:
-    """1 - seed-mean seconds spent at step `first` of the curve over those of the baseline's full budget."""
+    """1 - the seconds at step `first` of the curve over those of the baseline's full budget.
+
+    `seconds` are seed means, one per step of the curve.
+    """
     return _saved(_at(steps, seconds, first), float(np.mean(baseline)))
 
 
@@ -135,8 +144,9 @@ def _at(steps: Numbers, values: Numbers, step: Number | None) -> float | None:
 def difference(values: Mapping[int, Number], baseline: Mapping[int, Number]) -> Difference:
     """`values` less `baseline` with its standard error; both map seed -> value.
 
-    With at least two seeds on both sides: paired, the mean over these common seeds and sd(differences) / sqrt(n). Otherwise the
-    difference of the two means, and Welch's sqrt(s1^2 / n1 + s2^2 / n2). Sample deviations (n - 1).
+    With at least two seeds on both sides: paired, the mean over these common seeds and
+    sd(differences) / sqrt(n). Otherwise the difference of the two means, and Welch's sqrt(s1^2 / n1
+    + s2^2 / n2). Sample deviations (n - 1).
     """
     common = [seed for seed in values if seed in baseline]
     if len(common) > 1:

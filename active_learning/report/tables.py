@@ -9,10 +9,24 @@ from active_learning.report.files import number
 from active_learning.report.headline import headline, percent
 
 COLUMNS = (
-    "arm", "budget", "seeds", "final", "difference ± its error", "reference", "β curve", "β budget",
-    "updates saved", "total FLOPs saved", "wall-clock saved", "examples", "candidates", "total FLOPs",
-    "train time", "worst class", "corrupted selected",
-)  # fmt: skip
+    "arm",
+    "budget",
+    "seeds",
+    "final",
+    "difference ± its error",
+    "reference",
+    "β curve",
+    "β budget",
+    "updates saved",
+    "total FLOPs saved",
+    "wall-clock saved",
+    "examples",
+    "candidates",
+    "total FLOPs",
+    "train time",
+    "worst class",
+    "corrupted selected",
+)
 
 
 def rows(analysis: Analysis) -> list[list[str]]:
@@ -27,8 +41,8 @@ def row(arm: Arm, group: Group) -> list[str]:
     at.
     """
     last, decides = group is arm.longest, group is arm.shown
-    judged = arm.beta_budget is not None
-    unknown = " (validity unknown)" if judged else ""
+    budget = arm.beta_budget
+    unknown = " (validity unknown)" if budget else ""
     remark = {False: " (invalid)", None: unknown, True: ""}[arm.valid]
     name = arm.name + remark
     gap = "–"
@@ -42,14 +56,22 @@ def row(arm: Arm, group: Group) -> list[str]:
         + " %"
     )
     return [
-        name, f"{group.budget:,}", str(len(group.runs)), final, gap,
+        name,
+        f"{group.budget:,}",
+        str(len(group.runs)),
+        final,
+        gap,
         percent(arm.reference_accuracy),
-        "" if not last else _beta(arm.beta_curve, judged, ""),
-        "" if not decides or not judged else _beta(arm.beta_budget.beta, judged, arm.beta_budget.mark),
+        "" if not last else _beta(arm.beta_curve, budget is not None, ""),
+        "" if not decides or budget is None else _beta(budget.beta, True, budget.mark),
         *("" if not decides else percent(arm.saved.get(key)) for key in SAVED),
-        f"{group.mean('examples'):,.0f}", f"{group.mean('candidates'):,.0f}", f"{group.mean('total_flops'):.3g}",
-        duration(group.mean("train_seconds")), percent(group.worst_class), percent(group.corrupted_fraction),
-    ]  # fmt: skip
+        f"{group.mean('examples'):,.0f}",
+        f"{group.mean('candidates'):,.0f}",
+        f"{group.mean('total_flops'):.3g}",
+        duration(group.mean("train_seconds")),
+        percent(group.worst_class),
+        percent(group.corrupted_fraction),
+    ]
 
 
 def _beta(beta: float | None, judged: bool, mark: str) -> str:
@@ -94,12 +116,18 @@ def _markdown(text: str) -> str:
 def legend(analysis: Analysis) -> str:
     """Explain the columns in one paragraph."""
     return (
-        f"Final values are {analysis.final_metric}, mean ± standard deviation over seeds; differences (in points) are "
-        "to the baseline’s full budget, with their standard error (p: paired, over the seeds that both have; w: Welch, "
-        f"fewer than two in common). β curve: first update from which mean {analysis.metric} stays at or above the baseline’s final "
-        "value, over the baseline’s updates, on the arm’s longest budget. β budget: shortest fully decayed budget that "
-        "ends at or above the baseline, over its updates; all savings are taken there. A comparison is valid only if "
-        "the reference alone is below the target, the baseline’s final value. Total FLOPs: five accounts, reference "
+        f"Final values are {analysis.final_metric}, mean ± standard deviation over "
+        f"seeds; differences (in points) are "
+        "to the baseline’s full budget, with their standard error (p: paired, over the "
+        "seeds that both have; w: Welch, "
+        f"fewer than two in common). β curve: first update from which mean "
+        f"{analysis.metric} stays at or above the baseline’s final "
+        "value, over the baseline’s updates, on the arm’s longest budget. β budget: "
+        "shortest fully decayed budget that "
+        "ends at or above the baseline, over its updates; all savings are taken there. "
+        "A comparison is valid only if "
+        "the reference alone is below the target, the baseline’s final value. Total "
+        "FLOPs: five accounts, reference "
         "training included where it is charged."
     )
 
@@ -150,7 +178,9 @@ def _budget(group: Group) -> dict:
         "finals": list(group.finals.values()),
         "final_mean": group.final,
         "final_sd": group.sd,
-        "difference": None if gap is None else {"mean": gap.mean, "standard_error": gap.error, "paired": gap.paired},
+        "difference": None
+        if gap is None
+        else {"mean": gap.mean, "standard_error": gap.error, "paired": gap.paired},
         "examples": group.mean("examples"),
         "candidates": group.mean("candidates"),
         "flops": {account: group.account(account) for account in (*ACCOUNTS, RECOMPUTE)},
@@ -159,8 +189,10 @@ def _budget(group: Group) -> dict:
         "worst_class": group.worst_class,
         "selected_corrupted_fraction": group.corrupted_fraction,
         "curve": {
-            "step": curve.step.tolist(), "mean": curve.mean.tolist(),
+            "step": curve.step.tolist(),
+            "mean": curve.mean.tolist(),
             "sd": None if curve.sd is None else curve.sd.tolist(),
-            "total_flops": curve.flops.tolist(), "train_seconds": [number(value) for value in curve.seconds.tolist()],
+            "total_flops": curve.flops.tolist(),
+            "train_seconds": [number(value) for value in curve.seconds.tolist()],
         },
-    }  # fmt: skip
+    }

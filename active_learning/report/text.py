@@ -5,7 +5,9 @@ import unicodedata
 
 MAX_LENGTH = 200
 # Controls, line separators, lone surrogates, and marks that reorder the text around them.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
 
 
 def clean(text: object, max_length: int = MAX_LENGTH) -> str:
