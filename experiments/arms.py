@@ -143,10 +143,11 @@ def _finished(config: Config, folder: Path, store: Path | None) -> dict:
     if packed is not None and packed.exists() and not _complete(read_summary(folder)):
         unpack(packed, folder)
     if not _complete(read_summary(folder)):
-        if config.reference.path and config.reference.kind == "trained":
+        own = config.reference.own_runs(config)
+        if config.reference.path and set(own) == {""}:
             path = Path(config.reference.path)
             with locked(path, wait=True):  # several arms share it
-                trained(config.reference.own_runs(config)[""], path)
+                trained(own[""], path)
         trained(config, folder)
     if packed is not None and not packed.exists():
         pack(folder, packed)

@@ -25,7 +25,7 @@ from active_learning.config import freeze
 from active_learning.core import policies
 from active_learning.metrics import show_log
 from active_learning.models import MLP, Text, TwoTower
-from active_learning.references import Trained
+from active_learning.references import CrossFitted, Trained
 from active_learning.report import measures
 from active_learning.report.__main__ import write
 from active_learning.report.runs import total_flops
@@ -148,7 +148,7 @@ def final_arms(scale: Scale) -> list[Arm]:
 
     all_noisy = on_both(uniform_of(noisy["learnability"]))
     longer, controls = zip(*s.equal_flops, strict=True)
-    folds = replace(noisy["easy"].reference, kind="crossfitted", path="softmax-noisy-folds")
+    folds = noisy["easy"].reference.as_kind(CrossFitted, path="softmax-noisy-folds")
     crossfitted = replace(on_both(sharper(noisy["easy"])), reference=folds)
     arms = [
         *(

@@ -20,7 +20,7 @@ from active_learning.config import freeze
 from active_learning.core import policies
 from active_learning.metrics import show_log
 from active_learning.models import MLP
-from active_learning.references import Trained
+from active_learning.references import CopyOfOnline, Trained
 from active_learning.report.__main__ import write
 from active_learning.settings import Config, Evaluate, Log, Select
 from configs import cifar10n
@@ -123,7 +123,7 @@ def controls(config: Config) -> dict[str, Config]:
         "control: scores of 0": replace(
             config,
             select=replace(whole, policy=policies.learnability),
-            reference=replace(config.reference, kind="online"),
+            reference=CopyOfOnline(),
         ),
         "control: untrained reference": replace(config, reference=untrained),
         "control: uniform on pool + reference part": uniform_of(

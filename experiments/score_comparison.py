@@ -25,7 +25,13 @@ from active_learning.config import freeze
 from active_learning.core import policies
 from active_learning.metrics import show_log
 from active_learning.models import MLP
-from active_learning.references import Trained
+from active_learning.references import (
+    CopyOfOnline,
+    CoTrained,
+    CrossFitted,
+    Reference,
+    Trained,
+)
 from active_learning.report.charts import save_svg
 from active_learning.report.runs import total_flops
 from active_learning.settings import Config, Evaluate, Log, Select
@@ -118,17 +124,19 @@ def arms(scale: Scale, setting: str) -> list[Arm]:
             named, budget, (*scale.seeds, *scale.more.get(setting, ())) if more else scale.seeds
         )
 
-    def scored(policy, **reference) -> Config:
+    def scored(policy, reference: Reference = plain.reference) -> Config:
         gate = "gate" if {"online", "reference"} <= set(policy.needs) else ""
         return replace(
             plain,
             select=Select(policy=policy, ratio=2, score_chunk=128),
-            reference=replace(plain.reference, **reference),
+            reference=reference,
             evaluate=replace(plain.evaluate, gate=gate),
         )
 
     learnability, both = policies.learnability, ("pool", "reference")
-    crossfitted = scored(learnability, kind="crossfitted", path=f"{setting}-folds")
+    crossfitted = scored(
+        learnability, plain.reference.as_kind(CrossFitted, path=f"{setting}-folds")
+    )
     unused = replace(plain, reference=Trained())
     cautious = scored(policies.cautious_learnability)
     recipe = replace(cautious, select=freeze(cifar10n.get_config()).select)
@@ -140,9 +148,9 @@ def arms(scale: Scale, setting: str) -> list[Arm]:
             replace(recipe, select=replace(recipe.select, until="100 %")),
         ),
         arm("cautious_learnability, ratio 4, T 0.5, window 60 %", recipe, more=True),
-        arm("learnability, co-trained reference", scored(learnability, kind="cotrained", path="")),
+        arm("learnability, co-trained reference", scored(learnability, CoTrained())),
         arm("learnability, cross-fitted references", crossfitted),
-        arm("control: scores of 0", scored(learnability, kind="online", path="")),
+        arm("control: scores of 0", scored(learnability, CopyOfOnline())),
         arm(
             "control: uniform on pool + reference part",
             replace(unused, split=replace(plain.split, train_on=both)),

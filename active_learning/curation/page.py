@@ -157,7 +157,7 @@ def _record(record: Record, picture: bytes | None) -> dict:
         "issue": record.issue,
         "fold": record.fold,
         "probability": None if record.probability is None else round(record.probability, 4),
-        "group": record.group,
+        "group": record.group[:MAX_NAME],
         "detail": clean(record.detail),
         "image": None if picture is None else _address(record, picture),
     }

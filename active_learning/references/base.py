@@ -1,5 +1,6 @@
 """Where a reference comes from: the value behind `config.reference`, one class for each way."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,13 @@ class Reference(Section):
     reported: ClassVar[bool] = True
     # Whether its training is on the run's bill.
     charge: bool = True
+    # Folder or file it comes from or goes to; '': none, or WORKDIR/reference.
+    path: str = ""
+
+    def as_kind(self, kind: type["Reference"], **changes: Any) -> "Reference":
+        """A reference of another kind with the keys that both have, and `changes`."""
+        names = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(self)}
+        return kind(**{name: getattr(self, name) for name in names} | changes)
 
     def check(self, config: Any) -> None:
         """Refuses what cannot work with this config. Raises ConfigError."""
