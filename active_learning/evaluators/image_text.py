@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import PyTree
@@ -51,7 +52,7 @@ class Towers:
         return zero_shot.class_embeddings(self.embed, self.params, names, templates, self.encode)
 
 
-def classification(towers: Towers, task, data, name: str) -> dict:
+def classification(towers: Towers, task: Any, data: Any, name: str) -> dict:
     """Zero-shot and probe accuracy on a set of the run's data.
 
     Images whose captions clearly name one of `task.classes` count, with that class; where the data
@@ -79,9 +80,7 @@ def classification(towers: Towers, task, data, name: str) -> dict:
     return {"zero_shot": metrics | about} | _probes((train, known_labels), (images, labels))
 
 
-def _labelled(
-    part, names: tuple[str, ...], from_captions: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _labelled(part, names: tuple[str, ...], from_captions: bool) -> tuple[np.ndarray, np.ndarray]:
     if not from_captions:
         return np.arange(len(part)), part.labels
     found = captions.classes_named([part.captions.texts[row] for row in part.indices], names)
@@ -207,9 +206,7 @@ def evaluate_flags(towers: Towers, task, data, args: argparse.Namespace) -> dict
     if args.templates is not None:
         templates = text_files.read_templates(args.templates)
     if args.zero_shot:
-        out[args.zero_shot] = labelled_images(
-            towers, args.zero_shot, templates, args.class_names
-        )
+        out[args.zero_shot] = labelled_images(towers, args.zero_shot, templates, args.class_names)
     elif args.class_names is not None:
         raise DataError("--class_names: names the classes of --zero_shot=PATH, which is missing")
     if (args.captions is None) != (args.images is None):

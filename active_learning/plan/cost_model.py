@@ -60,9 +60,7 @@ class CostModel:
     @property
     def uniform_update(self) -> float:
         """FLOPs of an update without selection."""
-        return ledger.total(
-            ledger.step_costs(self.learner, self.scorer, (), self.batch_size, 1)
-        )
+        return ledger.total(ledger.step_costs(self.learner, self.scorer, (), self.batch_size, 1))
 
     def accounts(self) -> dict[str, float]:
         """FLOPs of the whole run by account."""
@@ -106,7 +104,7 @@ class CostModel:
 
 
 def cost_model_of(
-    config: Config, learner, scorer, examples: int, image_shape: tuple[int, int, int]
+    config: Config, learner: Any, scorer: Any, examples: int, image_shape: tuple[int, int, int]
 ) -> CostModel:
     """The cost model of a config.
 

@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from active_learning.cost.accounts import ACCOUNT_LABELS, AMORTIZATION_LEVELS
-from active_learning.report import charts, pictures, tables
+from active_learning.report import amortization, charts, pictures, tables
 from active_learning.report.analysis import SAVED, Analysis, Arm
 from active_learning.report.headline import choose, headline, percent
 from active_learning.report.text import clean
@@ -46,7 +46,7 @@ def render(analysis: Analysis, title: str) -> str:
         levels=levels,
         amortization=[
             (arm, ["–" if costs[n] is None else f"{costs[n]:.2f}×" for n in levels])
-            for arm, costs in charts.amortized_costs(analysis).items()
+            for arm, costs in amortization.amortized_costs(analysis).items()
         ],
         corrupted=_corrupted(analysis),
         lead=_lead(analysis),
@@ -145,7 +145,7 @@ def _accounts(analysis: Analysis) -> Markup:
         "accounts",
         "FLOPs of the five accounts, one bar per arm",
         (8.4, 0.9 + 0.46 * len(analysis.arms)),
-        lambda axes, theme: charts.draw_accounts(axes, theme, analysis),
+        lambda axes, theme: amortization.draw_accounts(axes, theme, analysis),
     )
 
 

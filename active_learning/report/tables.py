@@ -3,8 +3,8 @@
 import re
 
 from active_learning.cost.accounts import ACCOUNTS, RECOMPUTE
+from active_learning.report.amortization import amortized_costs
 from active_learning.report.analysis import SAVED, Analysis, Arm, Group
-from active_learning.report.charts import amortized_costs
 from active_learning.report.files import number
 from active_learning.report.headline import headline, percent
 

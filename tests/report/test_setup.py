@@ -9,7 +9,7 @@ import pytest
 from active_learning.config import to_json
 from active_learning.core import policies
 from active_learning.report import setup
-from active_learning.report.charts import unknown_levels
+from active_learning.report.amortization import unknown_levels
 from active_learning.report.files import RunError
 from active_learning.report.setup import Setup, read_setup
 from active_learning.settings import Config, Reference, Select
