@@ -1,4 +1,7 @@
-"""Files, log and clock of a run: atomic writes, metrics.jsonl and its copies, training time, rate and ETA."""
+"""Files, log and clock of a run.
+
+Atomic writes, metrics.jsonl and its copies, training time, rate and ETA.
+"""
 
 import contextlib
 import csv
@@ -42,7 +45,10 @@ class NonFiniteError(RuntimeError):
 
 
 def exit_code(error: BaseException) -> int:
-    """Returns the exit code of a command that ends with `error`: 3 for what happened outside, else 2."""
+    """Returns the exit code of a command that ends with `error`.
+
+    3 for failures outside of the program, such as a full disk; else 2.
+    """
     return 3 if isinstance(error, StorageError) else 2
 
 
@@ -205,7 +211,9 @@ def _identity(row: dict) -> tuple:
 
 
 class Writer:
-    """Appends lines to metrics.jsonl and, by option, scalars to TensorBoard; `close` writes metrics.csv.
+    """Appends lines to metrics.jsonl and, optionally, scalars to TensorBoard.
+
+    `close` writes metrics.csv.
 
     Lines after `resume_step` are removed. A line of that step that is there already is not written
     again: a run that was killed between its last line and its summary repeats the evaluation.
@@ -273,10 +281,10 @@ class NoWriter:
     """Stands in for the writer on processes that write nothing."""
 
     def write(self, clocks: dict, values: dict) -> None:
-        pass
+        """Do nothing."""
 
     def close(self) -> None:
-        pass
+        """Do nothing."""
 
 
 def _flat(row: dict) -> dict:
@@ -293,9 +301,11 @@ class Stopwatch:
         self._since: float | None = None
 
     def start(self) -> None:
+        """Starts, or starts again."""
         self._since = time.perf_counter()
 
     def stop(self) -> None:
+        """Stops; the seconds so far are kept."""
         if self._since is not None:
             self.seconds += time.perf_counter() - self._since
             self._since = None

@@ -25,9 +25,7 @@ class Optim(Section):
 
     def make(self, warmup: int, total: int) -> optax.GradientTransformation:
         """The optimizer of a run of `total` updates, `warmup` of them with a rising rate."""
-        return adamw(
-            self.learning_rate, warmup, total, self.weight_decay, self.b2, self.clip
-        )
+        return adamw(self.learning_rate, warmup, total, self.weight_decay, self.b2, self.clip)
 
 
 def warmup_cosine(learning_rate: float, warmup: int, total: int) -> optax.Schedule:

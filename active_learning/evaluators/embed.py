@@ -24,7 +24,7 @@ class Embedder:
     def __init__(self, model: Model, batch_size: int, placement: Any = None):
         self.size, self.placement = batch_size, placement
         everywhere = None if placement is None else replicated(placement.mesh)
-        embed = lambda params, batch: model.apply(params, batch, False)  # noqa: E731
+        embed = lambda params, batch: model.apply(params, batch, False)
         self._images = jax.jit(
             lambda params, batch: embed(params, batch).image, out_shardings=everywhere
         )
@@ -49,7 +49,7 @@ class Embedder:
         self, params: PyTree, tokens: Integer[np.ndarray, "n L"]
     ) -> Float32[np.ndarray, "n D"]:
         """Unit-norm embeddings of texts given as token ids."""
-        read = lambda at: {"tokens": tokens[at].astype(np.int32)}  # noqa: E731
+        read = lambda at: {"tokens": tokens[at].astype(np.int32)}
         return self._all(self._texts, params, read, tokens)
 
     def _all(self, embed: Callable, params: PyTree, read: Callable, items) -> np.ndarray:

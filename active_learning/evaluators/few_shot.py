@@ -1,4 +1,7 @@
-"""Linear classifiers on frozen features: a few examples a class in closed form, or all of them by logistic regression."""
+"""Linear classifiers on frozen features.
+
+A few examples per class in closed form, or all of them by logistic regression.
+"""
 
 from collections.abc import Sequence
 
@@ -117,7 +120,10 @@ def _fit(features: np.ndarray, labels: np.ndarray, classes: int, penalty: float,
 
 
 def _metrics(scores: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> dict[str, float]:
-    """Metrics of scores whose column k is class classes[k]; a label that was not fitted is always wrong."""
+    """Metrics of scores whose column k is class classes[k].
+
+    A label that was not fitted always counts as wrong.
+    """
     known = np.isin(labels, classes)
     places = np.full(len(labels), len(classes))
     at = np.searchsorted(classes, labels[known])

@@ -1,4 +1,7 @@
-"""Agreement with people who judged whether captions describe images: Flickr8k's expert and crowd judgements."""
+"""Agreement with people who judged whether captions describe images.
+
+Flickr8k's expert and crowd judgments.
+"""
 
 import gzip
 from pathlib import Path
@@ -15,7 +18,10 @@ Judgement = tuple[
 
 
 def read_judgements(path: Path) -> list[Judgement]:
-    """Lines of `image TAB caption#k TAB ...` with three expert scores (1 to 4, their mean is taken) or the crowd's share of yes.
+    """Reads Flickr8k's judgments of captions.
+
+    Lines are `image TAB caption#k TAB ...` with three expert scores (1 to 4, their mean is taken)
+    or the fraction of the crowd that said yes.
 
     Raises DataError naming file and line.
     """
@@ -46,7 +52,10 @@ def read_judgements(path: Path) -> list[Judgement]:
 def agreement(
     similarity: Float[np.ndarray, "n"], judged: Float[np.ndarray, "n"]
 ) -> dict[str, float]:
-    """Kendall's tau-b and tau-c between a model's similarities and people's scores, and the number of judgements."""
+    """Kendall's tau-b and tau-c of a model's similarities with people's scores.
+
+    Also returns the number of judgments.
+    """
     tau = {
         kind: float(kendalltau(similarity, judged, variant=kind).statistic) for kind in ("b", "c")
     }

@@ -1,4 +1,7 @@
-"""Images to evaluate on that are no part of a run's data: a labelled set at a path, or a list of files."""
+"""Images to evaluate on that are no part of a run's data.
+
+A labeled set at a path, or a list of files.
+"""
 
 import dataclasses
 import os

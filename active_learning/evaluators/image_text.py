@@ -100,7 +100,7 @@ def _probes(train: few_shot.Labelled, test: few_shot.Judged) -> dict:
 def labelled_images(
     towers: Towers, path: str, templates: Sequence[str], names_file: Path | None = None
 ) -> dict:
-    """Zero-shot accuracy on labelled images at a path; the probes too where they bring a training set.
+    """Zero-shot accuracy on labeled images at a path, and probes if they have a training set.
 
     Args:
       towers: The model.
@@ -115,7 +115,8 @@ def labelled_images(
     names = test.class_names if names_file is None else text_files.read_names(names_file)
     if len(names) != len(test.class_names):
         raise DataError(
-            f"{names_file}: {len(names)} class names, but {path} has {len(test.class_names)} classes"
+            f"{names_file}: {len(names)} class names, but {path} has "
+            f"{len(test.class_names)} classes"
         )
     stem = Path(path).name
     images = towers.image_features(f"{stem}-test", test.labels, test.images)
@@ -129,7 +130,10 @@ def labelled_images(
 
 
 def captioned_images(towers: Towers, folder: Path, file: Path, split: str = "test") -> dict:
-    """Retrieval on images with several captions each, in the layouts that `text_files.read_captions` knows."""
+    """Retrieval on images with several captions each.
+
+    The captions are in one of the layouts that `text_files.read_captions` knows.
+    """
     found = text_files.read_captions(file, split)
     images = image_sets.ImageSet(image_sets.Paths(folder, found.paths), towers.size)
     owner = np.repeat(np.arange(len(images)), [len(texts) for texts in found.captions])
@@ -200,7 +204,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate_flags(towers: Towers, task, data, args: argparse.Namespace) -> dict:
-    """Results by name of what the flags of `add_flags` ask for. Raises DataError naming the flag or file."""
+    """Results by name of what the flags of `add_flags` ask for.
+
+    Raises DataError naming the flag or file.
+    """
     out = {file.name: judged(towers, data, file) for file in args.judgements}
     templates = tuple(task.templates)
     if args.templates is not None:

@@ -37,7 +37,10 @@ class Retrieval:
 
 
 def captions_of(part, rows: np.ndarray) -> tuple[Int[np.ndarray, "m L"], Int[np.ndarray, "m"]]:
-    """Token ids of all captions of these rows, and for each caption the place of its image in `rows`."""
+    """Token ids of all captions of these rows.
+
+    Also returns, for each caption, the position of its image in `rows`.
+    """
     given, table = part.caption_of[rows], part.captions
     exists = np.arange(table.tokens.shape[1])[None] < table.counts[given][:, None]
     owner, place = np.nonzero(exists)
@@ -98,7 +101,10 @@ def _blockwise(queries: np.ndarray, keys: np.ndarray, block: int, ranks) -> np.n
 def text_ranks(
     scores: Float[np.ndarray, "m n"], owner: Int[np.ndarray, "m"]
 ) -> Float[np.ndarray, "m"]:
-    """Rank of each text's own image among all images; half of those with equal scores count as before it."""
+    """Rank of each text's own image among all images.
+
+    Half of the images with an equal score count as ranked before it.
+    """
     own = scores[np.arange(len(owner)), owner][:, None]
     return 1 + (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
 

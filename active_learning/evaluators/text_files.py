@@ -1,4 +1,7 @@
-"""Files that evaluations read: class names, prompt templates, and captions in the layouts of COCO and Flickr30k."""
+"""Files that evaluations read: class names, prompt templates, and captions.
+
+Captions are in the layouts of COCO and Flickr30k.
+"""
 
 import csv
 import json

@@ -1,4 +1,7 @@
-"""An experiment and its batches as shapes: on devices that need not be here and data that need not either."""
+"""An experiment and its batches as shapes.
+
+Neither the devices nor the data need to be here.
+"""
 
 import dataclasses
 

@@ -1,4 +1,7 @@
-"""Whether selection can pay, and what would help: a cost model and the diagnostics of a reference in words."""
+"""Whether selection can pay, and what would help.
+
+Puts a cost model and the diagnostics of a reference into words.
+"""
 
 from collections.abc import Iterator
 

@@ -23,8 +23,14 @@ _WHILE = re.compile(r" while\(.*?condition=%?([\w.\-]+), body=%?([\w.\-]+)(.*)$"
 
 @dataclass(frozen=True)
 class Collective:
-    """kind; bytes of its result on a device; times: how often a step runs it, 0 where a loop's length is not known before it runs;
-    scope: the named scope it belongs to ("learner", "take", ...); group: devices that take part.
+    """A collective of a compiled step.
+
+    Attributes:
+      kind: Its operation.
+      bytes: Size of its result on a device.
+      times: How often a step runs it; 0 where a loop's length is not known before it runs.
+      scope: The named scope it belongs to ("learner", "take", ...).
+      group: Number of devices that take part.
     """
 
     kind: str
@@ -43,7 +49,10 @@ class Collective:
 
 
 def _bytes(result: str, started: bool) -> int:
-    """Bytes of a result's arrays; of what an asynchronous start returns (operands, then results) the results only."""
+    """Bytes of a result's arrays.
+
+    An asynchronous start returns operands, then results; only the results count.
+    """
     sizes = []
     for dtype, shape in re.findall(r"\b(pred|bf16|[a-z]\d+)\[([\d,]*)\]", result):
         if started and (dtype, shape) == ("u32", ""):  # its context
@@ -58,7 +67,10 @@ def _bytes(result: str, started: bool) -> int:
 
 
 def _group(rest: str) -> int:
-    """Devices of a replica group, written as a list of lists, as [groups,size]<=[devices], or as names of a mesh's axes."""
+    """Number of devices in a replica group.
+
+    Groups are written as a list of lists, as [groups,size]<=[devices], or as names of mesh axes.
+    """
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
         return int(found[1])
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest):
@@ -70,7 +82,10 @@ def _group(rest: str) -> int:
 
 
 def _length(rest: str, condition: str, body: str) -> int:
-    """How often a loop runs: as noted, or the constant that its counter is compared with, over the counter's step; 0 where it is computed."""
+    """How often a loop runs; 0 where that is computed while it runs.
+
+    As noted in the text, or the constant that its counter is compared with over its step.
+    """
     if noted := re.search(r'known_trip_count":\{"n":"(\d+)"', rest):
         return int(noted[1])
     compared = re.search(
@@ -91,7 +106,10 @@ def _constant(name: str, computation: str) -> int:
 
 
 def _step(counter: re.Match | None, body: str) -> int:
-    """What a loop's body adds to its counter, an element of the tuple that it carries; 0 where that is not plain to see."""
+    """What a loop's body adds to its counter; 0 where the text does not show it.
+
+    The counter is an element of the tuple that the loop carries.
+    """
     carried = re.search(r"ROOT [^\n]* tuple\((.*?)\)", body)
     names = re.findall(r"%([\w.\-]+)", carried[1]) if carried else []
     if counter is None or int(counter[1]) >= len(names):
@@ -102,7 +120,10 @@ def _step(counter: re.Match | None, body: str) -> int:
 
 
 def _times(text: str, bodies: dict[str, str]) -> dict[str, int]:
-    """How often each computation runs in a step: the product of the loops around it, 0 inside a loop of unknown length."""
+    """How often each computation runs in a step; 0 inside a loop of unknown length.
+
+    The product of the lengths of the loops around it.
+    """
     (entry,) = re.findall(r"^ENTRY %?([\w.\-]+) ", text, re.M)
     times, todo = {}, [(entry, 1)]
     while todo:

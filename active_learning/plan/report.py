@@ -58,7 +58,11 @@ def plan_lines(
     except DataError as error:
         if reference:
             raise
-        shape, classes, examples = (assumed.image_size,) * 2 + (3,), assumed.classes, assumed.examples
+        shape, classes, examples = (
+            (assumed.image_size,) * 2 + (3,),
+            assumed.classes,
+            assumed.examples,
+        )
         what = "with captions" if config.task.text else f"in {classes:,} classes"
         yield (
             f"no data ({error}); planned for {examples:,} images of {assumed.image_size} px {what}"

@@ -52,10 +52,12 @@ class Group:
 
     @property
     def final(self) -> float:
+        """Mean final value over seeds."""
         return float(np.mean(list(self.finals.values())))
 
     @property
     def sd(self) -> float | None:
+        """Standard deviation of the final values; None for one seed."""
         return measures.spread(list(self.finals.values()))
 
     def clock(self, clock: str) -> float:
@@ -67,6 +69,7 @@ class Group:
         }[clock]
 
     def account(self, account: str) -> float:
+        """Mean FLOPs of one account."""
         return float(np.mean([run.flops[account] for run in self.runs]))
 
 
@@ -90,6 +93,7 @@ class Arm:
 
     @property
     def longest(self) -> Group:
+        """The longest budget."""
         return self.groups[-1]
 
     @property
@@ -119,6 +123,7 @@ class Analysis:
 
     @property
     def others(self) -> list[Arm]:
+        """The arms except the baseline."""
         return [arm for arm in self.arms if arm is not self.baseline]
 
 
