@@ -27,7 +27,7 @@ def export(run: Path, out: Path, which: str = "learner") -> dict[str, tuple[int,
         raise ConfigError(
             f"{run}: no run on image-text pairs; only two-tower weights have a layout to export to"
         )
-    module = config.learner if which == "learner" else config.scorer
+    module = config.learner if which in ("learner", "ema") else config.scorer
     weights = siglip.to_weights(checkpoint.load_params(run, which), module)
     siglip.save(out, weights)
     return {name: values.shape for name, values in weights.items()}
@@ -37,7 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m active_learning.export", description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", choices=("learner", "online", "reference"), default="learner")
+    parser.add_argument(
+        "--model", choices=("learner", "ema", "online", "reference"), default="learner"
+    )
     args = parser.parse_args(argv)
     try:
         shapes = export(args.run, args.out, args.model)

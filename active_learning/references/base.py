@@ -62,7 +62,8 @@ class Reference(Section):
 
     def as_kind(self, kind: type["Reference"], **changes: Any) -> "Reference":
         """A reference of another kind with the keys that both have, and `changes`."""
-        names = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(self)}
+        mine, theirs = ({f.name for f in dataclasses.fields(one)} for one in (self, kind))
+        names = mine & theirs
         return kind(**{name: getattr(self, name) for name in names} | changes)
 
     def check(self, config: Any) -> None:
@@ -73,9 +74,7 @@ class Reference(Section):
         del config
         return {}
 
-    def check_own_runs(
-        self, config: Any, data: Data, resolve: Callable[[Any, int], Any]
-    ) -> None:
+    def check_own_runs(self, config: Any, data: Data, resolve: Callable[[Any, int], Any]) -> None:
         """Checks the runs that train it before anything is written.
 
         Args:
@@ -103,9 +102,7 @@ class Reference(Section):
         del config, view
         return data, None
 
-    def obtain(
-        self, experiment: Any, workdir: Path, train: TrainRun
-    ) -> Obtained | None:
+    def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
         """Makes it ready: trains, loads or copies it. None when it was stopped before its end."""
         raise NotImplementedError
 

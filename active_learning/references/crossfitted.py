@@ -84,7 +84,7 @@ class CrossFitted(Reference):
         )
 
     def abstract_params(self, one: PyTree) -> PyTree:
-        stack = lambda p: jax.tree.map(lambda x: jnp.stack([x] * splits.FOLDS), p)  # noqa: E731
+        stack = lambda p: jax.tree.map(lambda x: jnp.stack([x] * splits.FOLDS), p)
         return jax.eval_shape(stack, one)
 
     def each(self, params: PyTree) -> list[PyTree]:
@@ -101,9 +101,7 @@ class CrossFitted(Reference):
         return sum(steps_of(own) * own.batch_size for own in runs) * per_example
 
 
-def check_out_of_fold(
-    trained_on: list[np.ndarray], ids: np.ndarray, scored_by: np.ndarray
-) -> None:
+def check_out_of_fold(trained_on: list[np.ndarray], ids: np.ndarray, scored_by: np.ndarray) -> None:
     """Checks that no reference scores an example that it was trained on.
 
     Raises:
@@ -113,4 +111,3 @@ def check_out_of_fold(
         splits.check_disjoint(
             {f"trained on by reference {k}": own, f"scored by reference {k}": ids[scored_by == k]}
         )
-

@@ -150,12 +150,11 @@ def assemble(
         augment=augment if config.augment else unaugmented,
         mesh=devices_or_none,
         grad_accum_steps=config.grad_accum_steps,
+        ema_half_life=float(steps.ema),
         **config.reference.recipe_fields(config, scorer_model),
     )
     costs = _costs(config, recipe, (learner, view), (scorer, scorer_view))
-    return Experiment(
-        config, steps, None, view, scorer_view, recipe, learner, scorer, *costs, mesh
-    )
+    return Experiment(config, steps, None, view, scorer_view, recipe, learner, scorer, *costs, mesh)
 
 
 def _costs(
@@ -220,7 +219,7 @@ def _fresh(experiment: Experiment, learner: PyTree | None, reference: PyTree | N
         learner = experiment.init_learner(fold(1))
     online = experiment.init_scorer(fold(2)) if "online" in needs else None
     if "reference" in needs:
-        fresh = lambda: experiment.init_scorer(fold(4))  # noqa: E731
+        fresh = lambda: experiment.init_scorer(fold(4))
         reference = experiment.reference.initial_params(reference, fresh)
     else:
         reference = None
@@ -240,9 +239,7 @@ def first_state(experiment: Experiment, reference: PyTree | None = None) -> Trai
         learner = checkpoint.load_params(Path(folder))
         learner = check_param_shapes(learner, like, f"config.init_from={folder}")
     make = partial(_fresh, experiment)
-    shardings = sharding.state_shardings(
-        jax.eval_shape(make, learner, reference), experiment.mesh
-    )
+    shardings = sharding.state_shardings(jax.eval_shape(make, learner, reference), experiment.mesh)
     return jax.jit(make, out_shardings=shardings)(learner, reference)
 
 
@@ -252,7 +249,7 @@ def abstract_state(experiment: Experiment) -> TrainState:
     reference = experiment.reference.abstract_params(one)
     shapes = jax.eval_shape(partial(_fresh, experiment), None, reference)
     shardings = sharding.state_shardings(shapes, experiment.mesh)
-    place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)  # noqa: E731
+    place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
     return jax.tree.map(place, shapes, shardings)
 
 

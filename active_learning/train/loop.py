@@ -69,7 +69,7 @@ def run(
     with contextlib.nullcontext(guard) if guard else PreemptionGuard() as guard:
         reference, prefilter = None, (0.0, 0.0)
         if config.select.policy.reads_reference:
-            train = lambda own, folder: run(own, folder, guard)  # noqa: E731
+            train = lambda own, folder: run(own, folder, guard)
             reference = config.reference.obtain(experiment, workdir, train)
             if reference is None:
                 return run_folder.summarize(experiment, Ledger(), {}, None, complete=False)

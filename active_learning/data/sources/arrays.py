@@ -102,7 +102,7 @@ def _mapped(folder: Path) -> dict[str, np.ndarray]:
     """Every NAME.npy of a folder; images stay on disk."""
     if not (folder / "image.npy").is_file():
         raise FileNotFoundError
-    mode = lambda file: "r" if file.stem == "image" else None  # noqa: E731
+    mode = lambda file: "r" if file.stem == "image" else None
     return {
         file.stem: np.load(file, mode(file), allow_pickle=False)
         for file in sorted(folder.glob("*.npy"))

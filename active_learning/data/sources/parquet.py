@@ -99,7 +99,7 @@ def _index(table: Any, path: str, image: str) -> Index:
     import pyarrow
     from pyarrow import types
 
-    is_text = lambda kind: types.is_string(kind) or types.is_large_string(kind)  # noqa: E731
+    is_text = lambda kind: types.is_string(kind) or types.is_large_string(kind)
     wanted = [
         f.name
         for f in table.schema_arrow

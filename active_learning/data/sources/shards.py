@@ -48,7 +48,7 @@ class ShardSection(DiskSection):
         elif Path(self.path).expanduser().is_dir() and any(
             Path(file).name.startswith("train") for file in train
         ):
-            named = lambda start: [file for file in train if Path(file).name.startswith(start)]  # noqa: E731
+            named = lambda start: [file for file in train if Path(file).name.startswith(start)]
             train, test = named("train"), named("test") or named("val")
         return train, test
 
@@ -135,7 +135,7 @@ def open_index(shard: str, stamp: str, cache: str, make: Callable[[], Index]) ->
             continue  # none yet, or half a file: made anew
     index = make()
     text = json.dumps({"keys": index.keys, "columns": index.columns}).encode()
-    as_bytes = lambda blob: np.frombuffer(blob, np.uint8)  # noqa: E731
+    as_bytes = lambda blob: np.frombuffer(blob, np.uint8)
     for file in _files(shard, cache):
         if _write(file, stamp=as_bytes(stamp.encode()), text=as_bytes(text), places=index.places):
             break
