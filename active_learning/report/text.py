@@ -20,3 +20,8 @@ def clean(text: object, max_length: int = MAX_LENGTH) -> str:
     text = unicodedata.normalize("NFC", str(text)[: 4 * max_length])
     text = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
     return text if len(text) <= max_length else text[: max_length - 1] + "…"
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib reads neither as mathematics nor as a hidden label."""
+    return clean(text, 70).replace("$", r"\$").lstrip("_") or " "
