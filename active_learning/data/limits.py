@@ -31,7 +31,7 @@ def current() -> Limits:
     return _current
 
 
-def scaled(factor: float) -> None:
+def scaled(factor: int | float) -> None:
     """Sets all limits to `factor` times their defaults (but `ratio_from`)."""
     global _current
     default = Limits()

@@ -178,10 +178,10 @@ def _images_below(root: str, folder: str, left_out: LeftOut) -> Iterator[str]:
             if entry.is_dir():
                 if not layouts.is_output(entry.path):
                     yield from _images_below(root, below, left_out)
-            elif suffix in _USUAL:
-                yield below
-            elif not entry.is_file():
+            elif not entry.is_file() and os.path.exists(entry.path):
                 left_out.add("entries are no regular files", below)
+            elif suffix in _USUAL:  # also a link to a file that is gone: a bad example
+                yield below
             elif (suffix in images.SUFFIXES or not 2 <= len(suffix) <= 5) and _is_image(entry.path):
                 yield below
             else:

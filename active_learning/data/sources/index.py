@@ -21,7 +21,10 @@ from active_learning.data.sources.paths import is_url, local
 
 LOG = logging.getLogger("active_learning")
 FORMAT = 3
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error, SystemError)
+_DAMAGED = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError, SystemError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def test_the_shape_stands_out():
     [
         ({"size": 8}, r"config\.data\.size=8: must be at least 16"),
         ({"train": 0}, r"config\.data\.train=0"),
-        ({"noise": 1.0}, r"config\.data\.noise=1\.0: expected a share"),
+        ({"noise": 1.0}, r"config\.data\.noise=1\.0: expected a fraction"),
     ],
 )
 def test_refusals(change, pattern):
