@@ -1,4 +1,6 @@
-"""Shards from any source: the same examples with the same ids, the same bytes however it was run, and what is damaged is left out by name."""
+"""Shards from any source: the same examples with the same ids, the same bytes however it was run,
+and what is damaged is left out by name.
+"""
 
 import json
 import shlex
@@ -14,9 +16,9 @@ from active_learning.data.sources import preparation as module
 from active_learning.data.sources.array_record import ArrayRecords
 from active_learning.data.sources.from_path import listings_of, section_of
 from active_learning.data.sources.image_folder import ImageFolder
+from active_learning.data.sources.preparation import Options, prepare
 from active_learning.data.sources.source import DataError
 from active_learning.data.sources.webdataset import WebDataset
-from active_learning.data.sources.preparation import Options, prepare
 from active_learning.prepare import main
 from tests.data.photos import COLOURS, blob, write_folder
 from tests.world import write_arrays

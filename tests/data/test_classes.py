@@ -30,7 +30,15 @@ def test_labels_without_names(values, names, numbers):
 
 def test_given_names_are_looked_up_by_text_and_counted_by_number():
     known = Classes(("0", "1", "10", "11", "2"), given=True)
-    assert known.numbers([2, "2", "10", 4.0, 5, "02", True], "x").tolist() == [2, 4, 2, 4, MISSING, 4, 1]
+    assert known.numbers([2, "2", "10", 4.0, 5, "02", True], "x").tolist() == [
+        2,
+        4,
+        2,
+        4,
+        MISSING,
+        4,
+        1,
+    ]
     named = Classes(("cat", "dog"), given=True)
     assert named.numbers(["dog", "1", 0, "-1", -1, "elk"], "x").tolist() == [1, 1, 0, -1, -1, -1]
 
@@ -43,10 +51,17 @@ def test_a_number_of_classes_from_the_config():
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [([1, 2], r"holds a list \(\[1, 2\]\); one label"), ({"a": 1}, "holds a dict"), (0.5, "holds 0.5; a class is")],
+    [
+        ([1, 2], r"holds a list \(\[1, 2\]\); one label"),
+        ({"a": 1}, "holds a dict"),
+        (0.5, "holds 0.5; a class is"),
+    ],
 )
 def test_what_is_no_label_is_refused_by_name(value, message):
-    for one in (lambda: classes.of_labels([value, 1], 0, "t: 'y'"), lambda: Classes(("a", "b")).numbers([value], "t: 'y'")):
+    for one in (
+        lambda: classes.of_labels([value, 1], 0, "t: 'y'"),
+        lambda: Classes(("a", "b")).numbers([value], "t: 'y'"),
+    ):
         with pytest.raises(DataError, match=f"^t: 'y' {message}") as error:
             one()
         assert "\n" not in str(error.value)

@@ -17,7 +17,14 @@ def test_clean_text_can_be_encoded():
 
 @pytest.mark.parametrize(
     ("value", "captions"),
-    [("a", ["a"]), (1984, ["1984"]), (["a", " ", None, "b"], ["a", "b"]), (None, []), (float("nan"), []), ("", [])],
+    [
+        ("a", ["a"]),
+        (1984, ["1984"]),
+        (["a", " ", None, "b"], ["a", "b"]),
+        (None, []),
+        (float("nan"), []),
+        ("", []),
+    ],
 )
 def test_captions_of_a_value(value, captions):
     assert text.captions(value) == captions

@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from active_learning.data import limits
 from active_learning.data.sources.arrays import Arrays
 from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.image_folder import ImageFolder
@@ -16,7 +17,6 @@ from active_learning.data.sources.originals import read_idx
 from active_learning.data.sources.preparation import Options, prepare
 from active_learning.data.sources.tables import read_table
 from active_learning.data.sources.webdataset import WebDataset
-from active_learning.data import limits
 from tests.data.photos import write_folder
 from tests.data.sources.test_webdataset import examples, write_tar
 from tests.world import write_arrays
@@ -44,13 +44,17 @@ def test_pipes_and_devices_are_never_waited_for(tmp_path):
     assert "left out: 3 entries are no regular files" in source.problems.lines()[0]
     os.mkfifo(tmp_path / "t.csv")
     refused(lambda: ImageFolder(path=str(tmp_path / "t.csv")).open(), "neither a file nor a folder")
-    (tmp_path / "u.csv").write_text("path,label\n" + "\n".join(f"red/pipe.png,{n % 2}" for n in range(9)))
+    (tmp_path / "u.csv").write_text(
+        "path,label\n" + "\n".join(f"red/pipe.png,{n % 2}" for n in range(9))
+    )
     refused(lambda: ImageFolder(path=str(tmp_path / "u.csv"), size=0).open(), "not a regular file")
 
 
 def header(shape) -> bytes:
     out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        out, {"descr": "|u1", "fortran_order": False, "shape": shape}
+    )
     return out.getvalue()
 
 
@@ -59,14 +63,19 @@ def test_arrays_that_declare_more_than_they_hold(tmp_path, shape):
     write_arrays(tmp_path, 12, 4)
     with zipfile.ZipFile(tmp_path / "train.npz", "w") as archive:
         archive.writestr("image.npy", header(shape) + bytes(100))
-    refused(lambda: Arrays(path=str(tmp_path)).open(), r"train\.npz: not a readable \.npz archive: image\.npy: .*declares")
+    refused(
+        lambda: Arrays(path=str(tmp_path)).open(),
+        r"train\.npz: not a readable \.npz archive: image\.npy: .*declares",
+    )
 
 
 def test_an_archive_that_decompresses_without_end(tmp_path):
     write_arrays(tmp_path, 12, 4)
     with zipfile.ZipFile(tmp_path / "train.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("image.npy", header((80_000_000, 1, 1, 1)) + bytes(80_000_000))
-    refused(lambda: Arrays(path=str(tmp_path)).open(), r"declares 80,000,128 bytes in .*data\.limits")
+    refused(
+        lambda: Arrays(path=str(tmp_path)).open(), r"declares 80,000,128 bytes in .*data\.limits"
+    )
 
 
 def test_tables_and_originals_that_decompress_without_end(tmp_path, monkeypatch):
@@ -78,12 +87,16 @@ def test_tables_and_originals_that_decompress_without_end(tmp_path, monkeypatch)
     refused(lambda: read_idx(tmp_path / "x.gz"), "no idx file")
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{", b"[" * 50_000, b'{"prepare": 2}', b"\xff", b'{"class_names": 3}'])
+@pytest.mark.parametrize(
+    "content", [b"[]", b"{", b"[" * 50_000, b'{"prepare": 2}', b"\xff", b'{"class_names": 3}']
+)
 def test_manifests_of_any_content(tmp_path, content):
     write_tar(tmp_path / "x.tar", examples(20))
     (tmp_path / "manifest.json").write_bytes(content)
     assert WebDataset(path=str(tmp_path / "x.tar"), size=16).open().train.num_classes == 3
-    train, test = ImageFolder(path=str(write_folder(tmp_path / "photos", each=4))).checked_listings()
+    train, test = ImageFolder(
+        path=str(write_folder(tmp_path / "photos", each=4))
+    ).checked_listings()
     refused(lambda: prepare(train, test, tmp_path, Options()), r"manifest|another preparation")
 
 
@@ -118,6 +131,8 @@ def test_a_damaged_index_is_made_anew(tmp_path, changes):
 
 
 def test_a_path_that_cannot_be_written(tmp_path):
-    train, test = ImageFolder(path=str(write_folder(tmp_path / "photos", each=4))).checked_listings()
+    train, test = ImageFolder(
+        path=str(write_folder(tmp_path / "photos", each=4))
+    ).checked_listings()
     (tmp_path / "file").write_text("")
     refused(lambda: prepare(train, test, tmp_path / "file" / "out", Options()), "cannot be written")

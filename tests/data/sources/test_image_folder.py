@@ -1,4 +1,6 @@
-"""Folders and tables of images: what is read, what is refused, and that a bad file costs one example and always the same one."""
+"""Folders and tables of images: what is read, what is refused, and that a bad file costs one
+example and always the same one.
+"""
 
 import dataclasses
 import json

@@ -15,18 +15,24 @@ def opened(path):
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    [("Train", "train"), ("training_set", "train"), ("TEST", "test"), ("val2017", "val"), ("Testing", "test"),
-     ("strain", ""), ("trains", ""), ("valley", ""), ("train data", "train")],
+    [("Train", "train"), ("training_set", "train"), ("TEST", "test"), ("val2017", "val"),
+     ("Testing", "test"), ("strain", ""), ("trains", ""), ("valley", ""), ("train data", "train")],
 )  # fmt: skip
 def test_names_of_parts(name, part):
     assert part_of(name) == part
 
 
 def test_names_of_shards():
-    assert [part_of_shard(n) for n in ("train-00000-of-2.tar", "set-val-1.tar", "00000.tar")] == ["train", "val", ""]
+    assert [part_of_shard(n) for n in ("train-00000-of-2.tar", "set-val-1.tar", "00000.tar")] == [
+        "train",
+        "val",
+        "",
+    ]
 
 
-@pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("TRAIN", "VAL"), ("training", "testing")])
+@pytest.mark.parametrize(
+    ("train", "test"), [("Train", "Test"), ("TRAIN", "VAL"), ("training", "testing")]
+)
 def test_parts_in_any_spelling_and_one_folder_further_down(tmp_path, train, test):
     write_folder(tmp_path / "archive" / train, each=4)
     write_folder(tmp_path / "archive" / test, each=2)
@@ -49,7 +55,9 @@ def test_parts_and_single_folders_are_no_classes(tmp_path, names):
         (tmp_path / name).mkdir()
         for n in range(5):
             (tmp_path / name / f"{n}.png").write_bytes(blob("red", n))
-    with pytest.raises(DataError, match="would be a class, but looks like a part|one class, 'only'"):
+    with pytest.raises(
+        DataError, match=r"would be a class, but looks like a part|one class, 'only'"
+    ):
         opened(tmp_path)
 
 
@@ -58,7 +66,9 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path):
     for n in range(3):
         (tmp_path / "red" / f"{n}.heic2").write_bytes(b"x")
         (tmp_path / "red" / f"{n}.txt").write_text("x")
-        (tmp_path / "red" / f"{n:032x}").write_bytes(blob("red", 50 + n))  # an image without a suffix
+        (tmp_path / "red" / f"{n:032x}").write_bytes(
+            blob("red", 50 + n)
+        )  # an image without a suffix
     (tmp_path / "red" / "b.jfif").write_bytes(blob("red", 60, "JPEG"))
     (tmp_path / "red" / "._b.png").write_bytes(b"x")
     found = opened(tmp_path)

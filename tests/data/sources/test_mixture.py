@@ -1,4 +1,6 @@
-"""Several sources as one: ids, classes by name, and a stream in which each has its share wherever one starts."""
+"""Several sources as one: ids, classes by name, and a stream in which each has its share wherever
+one starts.
+"""
 
 import numpy as np
 import pytest

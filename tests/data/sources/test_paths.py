@@ -10,7 +10,7 @@ def test_braces():
     assert paths.expand("a-{08..11}.tar", "k") == [f"a-{n}.tar" for n in ("08", "09", "10", "11")]
     assert len(paths.expand("http://h/{0..1}-{a,b,c}.tar", "k")) == 6
     for path in ("{a..b}", "{1..", "{3..1}", "{0..99999999999}"):
-        with pytest.raises(DataError, match="k=.*expected a range"):
+        with pytest.raises(DataError, match=r"k=.*expected a range"):
             paths.expand(path, "k")
 
 
@@ -30,7 +30,9 @@ def test_what_exists_is_meant_literally(tmp_path, monkeypatch):
     assert paths.local("f\\..\\e1.tar").exists()
 
 
-@pytest.mark.parametrize("path", ["gs://b/x", "s3://b/x", "s3:/b/x", "hf://datasets/x", "az://c/x", "ftp://h/x"])
+@pytest.mark.parametrize(
+    "path", ["gs://b/x", "s3://b/x", "s3:/b/x", "hf://datasets/x", "az://c/x", "ftp://h/x"]
+)
 def test_addresses_of_other_kinds(path):
     with pytest.raises(DataError, match=r"^config\.data\.path=.*are not supported") as error:
         paths.check_kind(path, "config.data.path")

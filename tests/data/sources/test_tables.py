@@ -12,7 +12,9 @@ from active_learning.data.sources.image_folder import ImageFolder
 from active_learning.data.sources.tables import read_table
 from tests.data.photos import blob
 
-ROWS = [{"path": f"{n}.png", "label": ("cat", "dog")[n % 2], "caption": f"a, {n}"} for n in range(20)]
+ROWS = [
+    {"path": f"{n}.png", "label": ("cat", "dog")[n % 2], "caption": f"a, {n}"} for n in range(20)
+]
 
 
 def write_images(folder, count=20):
@@ -96,7 +98,9 @@ def test_one_line_for_what_cannot_be_read(tmp_path, name, content, message):
 
 def test_an_unquoted_comma_is_counted_and_not_cut(tmp_path):
     (write_images(tmp_path) / "t.csv").write_text("path,caption\n0.png,a, b\n1.png,c\n")
-    assert read_table(tmp_path / "t.csv").bad == {0: "line 2 has 3 fields, the header 2: quote the text"}
+    assert read_table(tmp_path / "t.csv").bad == {
+        0: "line 2 has 3 fields, the header 2: quote the text"
+    }
 
 
 def test_rows_of_a_picture_stay_together_by_path_and_by_content(tmp_path):
@@ -105,7 +109,9 @@ def test_rows_of_a_picture_stay_together_by_path_and_by_content(tmp_path):
     rows = [f"{n}.png,view {k} of {n}" for n in range(40) for k in range(3)] + ["./copy.png,again"]
     (tmp_path / "t.csv").write_text("image,caption\n" + "\n".join(rows) + "\n")
     opened = FromPath(path=str(tmp_path / "t.csv"), label="", text="caption", size=16).open()
-    pictures = [{int(i) // 3 if i < 120 else 7 for i in one.ids} for one in (opened.train, opened.test)]
+    pictures = [
+        {int(i) // 3 if i < 120 else 7 for i in one.ids} for one in (opened.train, opened.test)
+    ]
     assert not pictures[0] & pictures[1] and 3 <= len(pictures[1]) <= 5
     assert opened.train.picture_ids.dtype == np.int64
 
@@ -113,7 +119,9 @@ def test_rows_of_a_picture_stay_together_by_path_and_by_content(tmp_path):
 def test_a_table_beats_the_folder_of_its_name(tmp_path):
     (tmp_path / "train").mkdir()
     write_images(tmp_path / "train")
-    (tmp_path / "train.csv").write_text("image,label\n" + "\n".join(f"{n}.png,{n % 2}" for n in range(20)))
+    (tmp_path / "train.csv").write_text(
+        "image,label\n" + "\n".join(f"{n}.png,{n % 2}" for n in range(20))
+    )
     train = ImageFolder(path=str(tmp_path), size=16).open().train
     assert train.class_names == ("0", "1") and not train.gather(np.arange(4))["bad"].any()
     assert "its labels are read from train.csv" in train.problems.lines()[0]
@@ -121,10 +129,15 @@ def test_a_table_beats_the_folder_of_its_name(tmp_path):
 
 def test_labels_that_say_no_label(tmp_path):
     write_images(tmp_path)
-    (tmp_path / "train.csv").write_text("path,label\n" + "\n".join(f"{n}.png,{n % 2}" for n in range(20)))
+    (tmp_path / "train.csv").write_text(
+        "path,label\n" + "\n".join(f"{n}.png,{n % 2}" for n in range(20))
+    )
     (tmp_path / "test.csv").write_text("path,label\n0.png,1\n1.png,-1\n")
     test = ImageFolder(path=str(tmp_path), size=16).open().test
-    assert len(test) == 1 and "1 test examples with label -1, which says 'no label'" in test.problems.lines()[0]
+    assert (
+        len(test) == 1
+        and "1 test examples with label -1, which says 'no label'" in test.problems.lines()[0]
+    )
     (tmp_path / "test.csv").write_text("path,label\n0.png,-1\n1.png,-1\n")
     opened = ImageFolder(path=str(tmp_path), size=16).open()
     assert len(opened.test) == 2 and "held out instead" in " ".join(opened.train.problems.lines())

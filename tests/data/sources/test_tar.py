@@ -1,4 +1,5 @@
-"""Tars as they occur: links, dots, several archives in a row, names twice; and as they should not."""
+"""Tars as they occur: links, dots, several archives in a row, names twice; and as they should not.
+"""
 
 import gzip
 import io
@@ -62,11 +63,16 @@ def test_archives_in_a_row_are_read_to_the_end(tmp_path):
 def test_a_key_twice_is_counted(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         for turn in range(2):
-            for name, content in (("a.png", blob("red", turn)), ("a.cls", b"1"), (f"b{turn}.png", blob("blue", turn)), (f"b{turn}.cls", b"0")):
+            for name, content in (
+                ("a.png", blob("red", turn)),
+                ("a.cls", b"1"),
+                (f"b{turn}.png", blob("blue", turn)),
+                (f"b{turn}.cls", b"0"),
+            ):
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
-    with pytest.raises(DataError, match="1 of 4 examples cannot be used.*occurs more than once"):
+    with pytest.raises(DataError, match=r"1 of 4 examples cannot be used.*occurs more than once"):
         opened(tmp_path / "x.tar")
 
 
@@ -82,10 +88,10 @@ def test_compressed_tars_are_refused_with_a_way_on(tmp_path):
     (tmp_path / "d").mkdir()
     for name in ("x.tar.gz", "y.tar"):
         (tmp_path / "d" / name).write_bytes(gzip.compress(whole))
-        with pytest.raises(DataError, match="compressed.*gunzip"):
+        with pytest.raises(DataError, match=r"compressed.*gunzip"):
             opened(tmp_path / "d" / name)
     (tmp_path / "d" / "y.tar").unlink()
-    with pytest.raises(DataError, match="compressed.*gunzip"):
+    with pytest.raises(DataError, match=r"compressed.*gunzip"):
         opened(tmp_path / "d")
 
 
@@ -98,7 +104,15 @@ def patched(whole: bytes, size: bytes) -> bytes:
     return bytes(head) + whole[512:]
 
 
-@pytest.mark.parametrize("size", [b"-0000001000\0", b"\xff" * 12, b"\x80" + b"\0" * 3 + struct.pack(">Q", 2**62), b"77777777777\0"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        b"-0000001000\0",
+        b"\xff" * 12,
+        b"\x80" + b"\0" * 3 + struct.pack(">Q", 2**62),
+        b"77777777777\0",
+    ],
+)
 def test_sizes_that_cannot_be(tmp_path, size):
     whole = write_tar(tmp_path / "x.tar", examples(2)).read_bytes()
     (tmp_path / "x.tar").write_bytes(patched(whole, size))

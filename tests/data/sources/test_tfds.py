@@ -17,9 +17,9 @@ from active_learning.config import freeze
 from active_learning.data.images import encode_png
 from active_learning.data.sources.from_path import listings_of, section_of
 from active_learning.data.sources.originals import CIFAR, FASHION
+from active_learning.data.sources.preparation import Options, prepare
 from active_learning.data.sources.source import DataError
 from active_learning.data.sources.tfds import Tfds
-from active_learning.data.sources.preparation import Options, prepare
 from active_learning.prepare import main
 from configs import cifar10n
 from tests.data.photos import COLOURS, blob
@@ -206,7 +206,9 @@ def test_parquet_as_hugging_face_writes_it(tmp_path, monkeypatch):
     made = section_of(str(tmp_path / "out")).open()
     assert made.train.class_names == tuple(names) and made.train.texts("texts")[4] == ["a4", "ß"]
     direct = section_of(str(tmp_path)).open()  # small enough to train on as it is
-    assert direct.train.texts("texts")[4] == ["a4", "ß"] and direct.train.ids.tolist() == list(range(20))
+    assert direct.train.texts("texts")[4] == ["a4", "ß"] and direct.train.ids.tolist() == list(
+        range(20)
+    )
     monkeypatch.setattr("active_learning.data.sources.parquet.DIRECT", 100)
     with pytest.raises(DataError, match="prepare it first"):
         section_of(str(tmp_path)).open()
