@@ -76,7 +76,8 @@ class Tfds(DiskSection):
             )
         found = [info.parent for info in (root / self.name).glob(f"{self.version or '*'}/{INFO}")]
         if not found:
-            how = f"python -m active_learning.prepare FOLDER_OF_ITS_ORIGINAL_FILES {root} --tfds={self.name}"
+            folder = "FOLDER_OF_ITS_ORIGINAL_FILES"
+            how = f"python -m active_learning.prepare {folder} {root} --tfds={self.name}"
             if self.name not in VERSIONS:
                 make = f"tfds.builder({self.name!r}, data_dir={str(root)!r}"
                 how = f"{make}, file_format='array_record').download_and_prepare()"
