@@ -109,7 +109,7 @@ MUTANTS = [
     Mutant("one pass for losses of pairs", "gradients.py", "if not model.pairwise:", "if True:", "test_gradients.py"),
     Mutant("captions by place", "data/captions.py", "hash64(0xCA97, ids, epochs)", "hash64(0xCA97, np.arange(len(ids)), epochs)", "test_pairs.py"),
     Mutant("ties at the top", "evaluators/retrieval.py", "((scores == own).sum(axis=1) - 1) / 2", "0 * ((scores == own).sum(axis=1) - 1) / 2", "evaluators/test_retrieval.py"),
-    Mutant("heads of published weights mixed", "siglip.py", "return (*shape[:-1], heads, shape[-1] // heads)", "return (*shape[:-1], shape[-1] // heads, heads)", "test_siglip.py"),
+    Mutant("heads of published weights mixed", "weights/forms.py", "*arrays[0].shape[:-1], tower.heads, -1)", "*arrays[0].shape[:-1], -1, tower.heads)", "test_big_vision.py"),
 ]  # fmt: skip
 
 

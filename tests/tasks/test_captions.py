@@ -15,7 +15,7 @@ from active_learning.core.step import select_step
 from active_learning.data.sources.source import DataError
 from active_learning.evaluate import evaluate
 from active_learning.models import Text, TwoTower, ViT
-from active_learning.models.weights import siglip
+from active_learning.models.weights import About, write_weights
 from active_learning.references import CrossFitted, Loaded, Stored
 from active_learning.settings import Evaluate, Pairs, Select, Split
 from active_learning.tasks import captions
@@ -166,7 +166,7 @@ def test_both_losses_give_finite_gradients_over_devices(folder):
 
 VIT_TOWERS = TwoTower(
     ViT(width=8, depth=1, heads=2, patch=4),
-    Text(vocab=320, context=8, width=8, depth=1, heads=2),
+    Text(vocab=320, context=8, width=8, depth=1, heads=2, pool="last"),
     0,
     8,
 )
@@ -229,11 +229,11 @@ def test_published_weights_are_a_reference_and_cost_nothing(folder, tmp_path):
         folder, scorer=VIT_TOWERS, evaluate=Evaluate(subset=8, batch_size=8)
     )
     it = build(config)
-    weights = siglip.to_weights(it.init_scorer(jax.random.key(3)), it.scorer)
-    siglip.save(tmp_path / "w.npz", weights)
-    summary, params = captions.published(it, tmp_path / "w.npz")
-    assert sum(summary["flops"].values()) == 0
-    loaded = Loaded(path=str(tmp_path / "w.npz"))
+    params = it.init_scorer(jax.random.key(3))
+    write_weights(tmp_path / "w", it.scorer, params, About(it.scorer_view.image_shape), "npz")
+    loaded = Loaded(path=str(tmp_path / "w" / "weights.npz"))
+    obtained = loaded.obtain(it, tmp_path, loop.run)
+    assert sum(obtained.flops.values()) == 0
     done = loop.run(
         dataclasses.replace(config, reference=loaded, total="1 steps"), tmp_path / "run"
     )
@@ -244,16 +244,10 @@ def test_published_weights_are_a_reference_and_cost_nothing(folder, tmp_path):
         "steps": 0,
         "charged": True,
     }
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        params,
-        jax.device_get(it.init_scorer(jax.random.key(3))),
-    )
-    siglip.save(tmp_path / "w.npz", weights | {"params/t": np.zeros(2)})
-    with pytest.raises(
-        ConfigError, match=r"config.reference.path=.*params/t is \(2,\), expected \(1,\)"
-    ):
-        captions.published(it, tmp_path / "w.npz")
+    jax.tree.map(np.testing.assert_array_equal, obtained.params, jax.device_get(params))
+    other = dataclasses.replace(it.scorer, text=dataclasses.replace(it.scorer.text, width=16))
+    with pytest.raises(ConfigError, match=r"config.reference.path=.* do not fit this config"):
+        loaded.obtain(dataclasses.replace(it, scorer=other), tmp_path, loop.run)
 
 
 def test_nearly_uniform_sampling_is_warned_of_once(folder, tmp_path, caplog):
