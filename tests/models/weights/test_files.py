@@ -274,7 +274,7 @@ def test_names_and_metadata_are_the_publishers(tmp_path):
 def test_weights_that_must_fit_a_given_module(tmp_path):
     folder = write(tmp_path, "big_vision")
     ours = TwoTower(
-        tiny.vit(pool="map", qkv_bias="qv"),
+        tiny.vit(pool="map", qkv_bias="qv", activation="gelu_tanh"),
         Text(vocab=20, context=5, pool="last", pad=1, **tiny.SIZE | {"qkv_bias": "qv"}),
         0,
         8,
