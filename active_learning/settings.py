@@ -13,9 +13,9 @@ from active_learning.config import (
     setting,
 )
 from active_learning.core import pair_scores, policies, scores, select
-from active_learning.core.optim import Optim
 from active_learning.data import sources
 from active_learning.data.augment import Augmentation
+from active_learning.optim import Optim
 from active_learning.references import Reference, Trained
 from active_learning.tasks import Labels, Pairs, Task
 
@@ -131,6 +131,8 @@ class Config(Section):
     total: str = "1000 steps"
     optim: Optim = Optim()
     scorer_optim: Optim = Optim(learning_rate=2e-3)
+    # Half-life of the moving average of the learner's weights, a duration; '0 steps': none.
+    ema: str = "0 steps"
     select: Select = Select()
     reference: Reference = Trained()
     # Random views for training, keyed by (id, epoch); `augmentation` says which.

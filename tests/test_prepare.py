@@ -1,4 +1,6 @@
-"""Shards from any source: the same examples with the same ids, the same bytes however it was run, and what is damaged is left out by name."""
+"""Shards from any source: the same examples with the same ids, the same bytes however it was run,
+and what is damaged is left out by name.
+"""
 
 import json
 import shlex
@@ -70,7 +72,9 @@ def test_the_bytes_depend_on_neither_threads_nor_interruptions(tmp_path, format,
     class Stopped(Exception):
         pass
 
-    def publish(shard, calls=[], do=module.publish):  # noqa: B006
+    calls = []
+
+    def publish(shard, do=module.publish):
         calls.append(shard)
         if len(calls) == 3:
             raise Stopped
@@ -137,7 +141,7 @@ def test_arrays_with_all_their_columns(tmp_path):
     with np.load(tmp_path / "train.npz") as want:
         assert np.array_equal(opened.train.gather(np.arange(30))["image"], want["image"])
         assert np.array_equal(opened.train.labels("label"), want["label"])
-        assert np.array_equal(opened.train.truth(), want["clean"])
+        assert np.array_equal(opened.train.clean_labels(), want["clean"])
     assert len(opened.test) == 10
 
 

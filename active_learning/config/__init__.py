@@ -15,7 +15,7 @@ from active_learning.config.registry import (
     register_functions,
     register_values,
 )
-from active_learning.config.sections import Section, freeze, section, setting
+from active_learning.config.sections import Section, check_ranges, freeze, section, setting
 from active_learning.config.stored import (
     FORMAT,
     config_hash,
@@ -30,6 +30,7 @@ __all__ = [
     "ConfigError",
     "Section",
     "check_arm",
+    "check_ranges",
     "config_hash",
     "differences",
     "freeze",

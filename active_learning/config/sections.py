@@ -66,7 +66,9 @@ def setting(
 
 def fields_of(cls: type) -> dict[str, dataclasses.Field]:
     """Config keys of a dataclass: its init fields without those that Flax adds to every module."""
-    flax_fields = ("parent", "name") if hasattr(cls, "init_with_output") else ()
+    if not dataclasses.is_dataclass(cls):  # The base of a choice has no keys of its own.
+        return {}
+    flax_fields = ("parent", "name") if "parent" in cls.__dataclass_fields__ else ()
     return {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in flax_fields}
 
 
@@ -81,6 +83,7 @@ def _variants(base: type) -> dict[str, type]:
 
 
 def default_of(f: dataclasses.Field) -> Any:
+    """Default of a field, made anew where it is mutable."""
     if f.default_factory is not dataclasses.MISSING:
         return f.default_factory()
     return f.default
@@ -142,7 +145,10 @@ def freeze(node: Any, key: str = "config") -> Any:
 
 
 def construct(cls: type, given: Mapping[str, Any], key: str, read: Callable) -> Any:
-    """An instance of `cls` from raw values; keys of other variants of the same choice are ignored."""
+    """Builds an instance of `cls` from raw values.
+
+    Keys of other variants of the same choice are ignored.
+    """
     base, known, values = _choice_of(cls), fields_of(cls), {}
     others: set[str] = set()
     if base is not None:
@@ -184,6 +190,22 @@ def _checked(value: Any, f: dataclasses.Field, key: str) -> Any:
         raise ConfigError(f"{key}={value!r}: expected a {wanted.__name__} section")
     _check_range(value, f.metadata, key)
     return value
+
+
+def check_ranges(value: Any, key: str = "config") -> None:
+    """Checks every field of a config, nested ones included, against its declared range.
+
+    Raises:
+      ConfigError: Names the dotted key.
+    """
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            check_ranges(item, f"{key}.{name}")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for name, f in fields_of(type(value)).items():
+            item = getattr(value, name)
+            _check_range(item, f.metadata, f"{key}.{name}")
+            check_ranges(item, f"{key}.{name}")
 
 
 def _check_range(value: Any, metadata: Mapping[str, Any], key: str) -> None:

@@ -37,11 +37,11 @@ class Training:
       flip: Whether half of the images are mirrored; pixels only.
     """
 
-    epochs: int = 16
+    epochs: int = 8
     batch_size: int = 128
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 0.05
-    checkpoints: int = 4
+    checkpoints: int = 8
     crop_padding: int = 4
     flip: bool = True
 

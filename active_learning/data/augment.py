@@ -143,7 +143,7 @@ def _moved(
 ) -> Float[Array, "H W C"]:
     """Turned by up to 30 degrees, sheared by up to 0.3, or shifted by up to 0.3 of the size; bilinear."""
     height, width, _ = image.shape
-    on = lambda name: jnp.where(kind == KINDS.index(name), level, 0.0)  # noqa: E731
+    on = lambda name: jnp.where(kind == KINDS.index(name), level, 0.0)
     angle = on("rotate") * (jnp.pi / 6)
     y, x = jnp.meshgrid(
         jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2, indexing="ij"
@@ -159,7 +159,7 @@ def _moved(
         + 0.3 * width * on("shift x")
     )
     at = [from_y + (height - 1) / 2, from_x + (width - 1) / 2]
-    sample = lambda plane: jax.scipy.ndimage.map_coordinates(plane, at, 1, "constant", GREY)  # noqa: E731
+    sample = lambda plane: jax.scipy.ndimage.map_coordinates(plane, at, 1, "constant", GREY)
     return jax.vmap(sample, in_axes=2, out_axes=2)(image)
 
 

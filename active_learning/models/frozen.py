@@ -156,7 +156,7 @@ def stop_frozen(
 
     def stopped(params: PyTree, batch: Any, train: bool) -> Any:
         mask = frozen_mask(params, freeze)
-        stop = lambda p, f: jax.lax.stop_gradient(p) if f else p  # noqa: E731
+        stop = lambda p, f: jax.lax.stop_gradient(p) if f else p
         return apply(jax.tree.map(stop, params, mask), batch, train)
 
     return stopped

@@ -147,7 +147,7 @@ def resolve(
     if isinstance(module, ViT):
         module = replace(module, num_classes=num_classes)
     adapted = resolved.adapted(module, image_shape)
-    init = lambda rng: adapted.params(rng, published.head)  # noqa: E731
+    init = lambda rng: adapted.params(rng, published.head)
     return module, init, format_lines(adapted.lines)
 
 

@@ -52,4 +52,3 @@ class Loaded(Reference):
         """What its run says; published weights say nothing of their cost."""
         summary = read_summary(Path(self.path))
         return total(summary["flops"]) if summary else 0.0
-

@@ -158,6 +158,7 @@ def assemble(
         augment=augment if config.augment else unaugmented,
         mesh=devices_or_none,
         grad_accum_steps=config.grad_accum_steps,
+        ema_half_life=float(steps.ema),
         **config.reference.recipe_fields(config, scorer_model),
     )
     both = (starts.learner, learner, view), (starts.scorer, scorer, scorer_view)
@@ -240,7 +241,7 @@ def _fresh(
     elif online is None:
         online = experiment.init_scorer(fold(2))
     if "reference" in needs:
-        fresh = lambda: experiment.init_scorer(fold(4))  # noqa: E731
+        fresh = lambda: experiment.init_scorer(fold(4))
         reference = experiment.reference.initial_params(reference, fresh)
     else:
         reference = None
@@ -275,7 +276,7 @@ def abstract_state(experiment: Experiment) -> TrainState:
     reference = experiment.reference.abstract_params(one)
     shapes = jax.eval_shape(partial(_fresh, experiment), None, reference)
     shardings = sharding.state_shardings(shapes, experiment.mesh)
-    place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)  # noqa: E731
+    place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
     return jax.tree.map(place, shapes, shardings)
 
 

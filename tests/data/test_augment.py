@@ -162,7 +162,9 @@ def test_the_pairs_are_the_same_on_one_and_on_two_devices(tmp_path):
         batch = it.data.train.batch(np.arange(16), np.zeros(16, np.int64))
         seen.append(
             jax.device_get(
-                jax.jit(it.recipe.augment)(jax.device_put(batch, sharding.batch_sharding(it.mesh)), KEY)
+                jax.jit(it.recipe.augment)(
+                    jax.device_put(batch, sharding.batch_sharding(it.mesh)), KEY
+                )
             )
         )
     for name in ("image", "mixed_label", "mix"):

@@ -1,4 +1,6 @@
-"""The loader: the same examples whatever is read ahead and by how many threads, errors where the loop is, nothing left behind."""
+"""The loader: the same examples whatever is read ahead and by how many threads, errors where the
+loop is, nothing left behind.
+"""
 
 import dataclasses
 import threading
@@ -15,7 +17,9 @@ from tests.data.sources.test_image_folder import settings, write_folder
 
 
 class Numbers:
-    """A stream whose example at position p is p; reading is recorded, and fails from `broken` on."""
+    """A stream whose example at position p is p; reading is recorded, and fails from `broken`
+    on.
+    """
 
     part = None
 

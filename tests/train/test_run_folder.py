@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from active_learning.train.run_folder import read_summary, write_summary
+from active_learning.metrics import read_summary, write_summary
 
 SUMMARY = {"complete": True, "final": {}, "flops": {}, "step": 3}
 

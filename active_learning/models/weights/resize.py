@@ -19,7 +19,7 @@ def _cubic(x: np.ndarray, a: float) -> np.ndarray:
 
 
 def bicubic(old: int, new: int) -> Matrix:
-    """torch's bicubic without antialias (a = -0.75); places beyond the border repeat it."""
+    """Torch's bicubic without antialias (a = -0.75); places beyond the border repeat it."""
     center = (np.arange(new) + 0.5) * old / new - 0.5
     out = np.zeros((new, old))
     for tap in range(-1, 3):
@@ -45,12 +45,12 @@ def _antialiased(
 
 
 def bicubic_antialias(old: int, new: int) -> Matrix:
-    """torch's bicubic with antialias (a = -0.5), as Pillow's."""
+    """Torch's bicubic with antialias (a = -0.5), as Pillow's."""
     return _antialiased(old, new, lambda x: _cubic(x, -0.5), 2.0)
 
 
 def bilinear_antialias(old: int, new: int) -> Matrix:
-    """torch's bilinear with antialias, as Pillow's."""
+    """Torch's bilinear with antialias, as Pillow's."""
     return _antialiased(old, new, lambda x: np.maximum(1 - x, 0.0), 1.0)
 
 

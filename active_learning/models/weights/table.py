@@ -160,7 +160,7 @@ class Assembly:
     """
 
     def __init__(self, module: Any, image_shape: tuple[int, int, int]):
-        empty = lambda leaf: np.empty(leaf.shape, np.float32)  # noqa: E731
+        empty = lambda leaf: np.empty(leaf.shape, np.float32)
         self.params: dict = jax.tree.map(empty, dict(abstract_params(module, image_shape)))
 
     def fill(self, path: str, values: np.ndarray) -> None:

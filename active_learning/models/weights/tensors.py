@@ -109,7 +109,7 @@ class Tensors:
                 out[name] = tensor
                 continue
             for k in range(tensor.shape[0]):
-                read = lambda name=name, k=k: row(name, k)  # noqa: E731
+                read = lambda name=name, k=k: row(name, k)
                 out[f"{before}{part}_{k}/{after}"] = Tensor(tensor.shape[1:], tensor.dtype, read)
         return Tensors(self.path, out)
 

@@ -1,4 +1,6 @@
-"""Folders and tables of images: what is read, what is refused, and that a bad file costs one example and always the same one."""
+"""Folders and tables of images: what is read, what is refused, and that a bad file costs one
+example and always the same one.
+"""
 
 import dataclasses
 import json
@@ -75,7 +77,7 @@ def test_tables(tmp_path, suffix):
         text = "\n".join(json.dumps(row) for row in rows)
     else:
         mark = "," if suffix == "csv" else "\t"
-        quoted = lambda v: f'"{v}"'  # noqa: E731
+        quoted = lambda v: f'"{v}"'
         text = "\n".join(
             [mark.join(rows[0])] + [mark.join(map(quoted, row.values())) for row in rows]
         )
@@ -113,7 +115,7 @@ def test_bad_files_are_replaced_alike_in_every_run(tmp_path):
         loader = Loader(Candidates(data.train, 0), None)
         batches = [loader.next(63).batch for _ in range(6)]
         loader.close()
-        return data.train.source.problems.found, [
+        return data.train.source.problems.bad, [
             {k: np.asarray(v) for k, v in batch.items()} for batch in batches
         ]
 

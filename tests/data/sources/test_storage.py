@@ -14,7 +14,10 @@ from tests.data.sources.test_webdataset import examples, write_tar
 
 
 class Files(BaseHTTPRequestHandler):
-    """Files by name; `asked` counts requests. Names that start with `whole` get no ranges, `busy` answers 503 at every other request."""
+    """Files by name; `asked` counts requests.
+
+    Names that start with `whole` get no ranges, `busy` answers 503 at every other request.
+    """
 
     files: dict[str, bytes]
     asked: Counter
