@@ -242,7 +242,8 @@ def complete(module: Any, params: dict[str, np.ndarray], layout: Layout) -> tupl
     if has_two_towers(module):
         towers = {}
         for name in ("image", "text"):
-            inner = {p.removeprefix(f"{name}/"): v for p, v in params.items()}
+            own_params = {p: v for p, v in params.items() if p.startswith(f"{name}/")}
+            inner = {p.removeprefix(f"{name}/"): v for p, v in own_params.items()}
             tower, new = _complete_tower(getattr(module, name), inner, layout)
             towers[name] = tower
             params = params | {f"{name}/{p}": v for p, v in new.items()}
