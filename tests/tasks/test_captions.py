@@ -164,7 +164,7 @@ def test_both_losses_give_finite_gradients_over_devices(folder):
 
 VIT_TOWERS = TwoTower(
     ViT(width=8, depth=1, heads=2, patch=4),
-    Text(vocab=320, context=8, width=8, depth=1, heads=2),
+    Text(vocab=320, context=8, width=8, depth=1, heads=2, pool="last"),
     0,
     8,
 )
