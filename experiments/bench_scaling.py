@@ -87,7 +87,7 @@ def choices(it) -> str:
     from active_learning.train.build import first_state
 
     state = first_state(it, it.init_scorer(jax.random.key(1)))
-    place, everywhere = sharding.over_data(it.mesh), sharding.replicated(it.mesh)
+    place, everywhere = sharding.batch_sharding(it.mesh), sharding.replicated(it.mesh)
     step, digest = None, hashlib.sha256()
     for n in range(STEPS):
         rng, size = np.random.default_rng(n), it.config.batch_size * it.config.select.ratio
@@ -101,7 +101,7 @@ def choices(it) -> str:
             k: jax.make_array_from_callback(v.shape, place, lambda at, v=v: v[at])
             for k, v in whole.items()
         }
-        step = step or sharding.compiled(
+        step = step or sharding.aot_compile(
             partial(train_step, it.recipe), state, batch, rest=everywhere
         )
         state, (_, chosen) = step(state, batch)

@@ -23,7 +23,7 @@ import numpy as np
 
 from active_learning.core import policies
 from active_learning.core.select import gumbel_top_k
-from active_learning.core.sharding import compiled
+from active_learning.core.sharding import aot_compile
 from active_learning.core.step import select_step, train_step, uniform_step
 from active_learning.cost import flops
 from active_learning.data.sources.shapes import Shapes
@@ -138,12 +138,12 @@ def steps_of(it: Experiment) -> dict[str, Step]:
     online = replace(copy(), learner=copy().online, online=None, reference=None)
     scoring = jax.jit(partial(select_step, it.recipe)).lower(state, candidates).compile()
     return {
-        "uniform": step_on(compiled(partial(uniform_step, it.recipe), state, batch), copy(), batch),
+        "uniform": step_on(aot_compile(partial(uniform_step, it.recipe), state, batch), copy(), batch),
         "active": step_on(
-            compiled(partial(train_step, it.recipe), state, candidates), copy(), candidates
+            aot_compile(partial(train_step, it.recipe), state, candidates), copy(), candidates
         ),
         "scoring": step_on(scoring, state, candidates),
-        "online": step_on(compiled(partial(uniform_step, small), online, batch), online, batch),
+        "online": step_on(aot_compile(partial(uniform_step, small), online, batch), online, batch),
     }
 
 

@@ -87,7 +87,7 @@ def trained(learner: ViT, dtype: str, params: dict | None = None) -> tuple[np.nd
         "image": rng.integers(0, 256, (B, SIZE, SIZE, 3)).astype(np.uint8),
         "label": rng.integers(0, CLASSES, B).astype(np.int32),
     }
-    step, losses = sharding.compiled(partial(uniform_step, it.recipe), state, batch), []
+    step, losses = sharding.aot_compile(partial(uniform_step, it.recipe), state, batch), []
     for _ in range(STEPS):
         state, figures = step(state, batch)
         losses.append(float(figures["loss"]))

@@ -60,9 +60,7 @@ class CostModel:
     @property
     def uniform_update(self) -> float:
         """FLOPs of an update without selection."""
-        return ledger.total(
-            ledger.step_costs(self.learner, self.scorer, (), self.batch_size, 1)
-        )
+        return ledger.total(ledger.step_costs(self.learner, self.scorer, (), self.batch_size, 1))
 
     def accounts(self) -> dict[str, float]:
         """FLOPs of the whole run by account."""
@@ -185,7 +183,8 @@ def cost_lines(model: CostModel, scorers: dict[str, Cost]) -> Iterator[str]:
     for account, value in accounts.items():
         if value:
             yield f"  {account:16s} {value:9.3g} FLOPs  {value / uniform:6.1%} of uniform training"
-    yield f"  {'total':16s} {total:9.3g} FLOPs  {total / uniform:6.1%} at the same number of updates"
+    fraction = f"{total / uniform:6.1%} at the same number of updates"
+    yield f"  {'total':16s} {total:9.3g} FLOPs  {fraction}"
     if not model.policy.needs:
         return
     yield ""

@@ -66,6 +66,8 @@ def run(
         return summary
     for line in overview.lines(experiment):
         LOG.info("%s: %s", config.name, line)
+    for role, report in about["weights"].items():
+        LOG.info("%s starts from %s weights:\n%s", role, report["layout"], "\n".join(report["table"]))
     with contextlib.nullcontext(guard) if guard else PreemptionGuard() as guard:
         reference, prefilter = None, (0.0, 0.0)
         if config.select.policy.reads_reference:

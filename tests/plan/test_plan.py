@@ -1,6 +1,4 @@
-"""The plan: costs and break-even by hand, the printed plan with a reference, and what cannot be
-planned.
-"""
+"""The plan: costs and break-even by hand, the printed lines, and what cannot be planned."""
 
 import dataclasses
 
@@ -25,7 +23,16 @@ pytestmark = [
 ]
 LEARNER, SCORER = Cost(1000.0), Cost(20.0)
 MODEL = CostModel(
-    1000, 1000, 8, 2, LEARNER, SCORER, policies.learnability, "trained", 1000 * 8 * SCORER.train
+    updates=1000,
+    window_updates=1000,
+    batch_size=8,
+    ratio=2,
+    learner=LEARNER,
+    scorer=SCORER,
+    policy=policies.learnability,
+    references=1,
+    cotrained=False,
+    reference_flops=1000 * 8 * SCORER.train,
 )
 
 
@@ -46,7 +53,7 @@ def test_a_window_and_a_larger_scorer_by_hand():
     extra = 0.5 * (2 * 2 * 20 + 3 * 20) / 3000
     assert half.break_even(2, "pretrained") == pytest.approx(1 / (1 + extra))
     assert MODEL.break_even(2, "none", Cost(100.0)) == pytest.approx(ledger.break_even(0.1, 2, 1.0))
-    cotrained = dataclasses.replace(MODEL, reference_kind="cotrained", reference_flops=0.0)
+    cotrained = dataclasses.replace(MODEL, cotrained=True, reference_flops=0.0)
     assert cotrained.break_even(2, "none") == pytest.approx(
         1 / (1 + (2 * 2 * 20 + 3 * 20 + 2 * 60) / 3000)
     )
