@@ -141,7 +141,7 @@ def test_arrays_with_all_their_columns(tmp_path):
     with np.load(tmp_path / "train.npz") as want:
         assert np.array_equal(opened.train.gather(np.arange(30))["image"], want["image"])
         assert np.array_equal(opened.train.labels("label"), want["label"])
-        assert np.array_equal(opened.train.truth(), want["clean"])
+        assert np.array_equal(opened.train.clean_labels(), want["clean"])
     assert len(opened.test) == 10
 
 

@@ -19,6 +19,9 @@ from active_learning.curation.kernel import KernelSettings
 from active_learning.curation.trained import Training
 from active_learning.models import MLP
 
+# Called with (finished share of the planned work, what was done).
+Tick = Callable[[float, str], None]
+
 
 @dataclass(frozen=True)
 class CrossFit:
@@ -111,7 +114,7 @@ def cross_fit(
     examples: Examples,
     settings: CrossFit,
     pieces: Pieces,
-    tick: Callable[[float, str], None] | None = None,
+    tick: Tick | None = None,
     seconds: float = float("inf"),
 ) -> Evidence:
     """Fits all models, or reads those that are finished.

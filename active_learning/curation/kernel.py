@@ -72,9 +72,16 @@ def held_out_outputs(
 ) -> Float[np.ndarray, "h C"]:
     """Outputs for the examples with `held`, fitted to the labels of all others; about 0 .. 1."""
     targets = np.eye(classes, dtype=np.float32)[labels] - np.float32(1 / classes)
-    rows = np.flatnonzero(held)
-    outputs = _solve(mapped.phi, mapped.gram, jnp.asarray(targets), jnp.asarray(rows), ridge)
-    return np.asarray(outputs) + 1 / classes
+    return held_out_regression(mapped, targets, held, ridge) + np.float32(1 / classes)
+
+
+def held_out_regression(
+    mapped: Mapped, targets: Float[np.ndarray, "n C"], held: Bool[np.ndarray, "n"], ridge: float
+) -> Float[np.ndarray, "h C"]:
+    """Predicted targets of the examples with `held`, fitted to those of all others."""
+    rows = jnp.asarray(np.flatnonzero(held))
+    targets = jnp.asarray(targets, jnp.float32)
+    return np.asarray(_solve(mapped.phi, mapped.gram, targets, rows, ridge))
 
 
 @jax.jit

@@ -81,7 +81,7 @@ def classification(towers: Towers, task, data, name: str) -> dict:
 def _labelled(part, names: tuple[str, ...], from_captions: bool) -> tuple[np.ndarray, np.ndarray]:
     if not from_captions:
         return np.arange(len(part)), part.labels
-    found = captions.classes_named([part.captions.texts[row] for row in part.indices], names)
+    found = captions.mentioned([part.captions.texts[row] for row in part.indices], names)
     rows = np.flatnonzero(found >= 0)
     if not len(rows):
         raise DataError(f"config.task.classes={names}: no captions name them")

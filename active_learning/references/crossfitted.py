@@ -13,10 +13,10 @@ from jaxtyping import PyTree
 
 from active_learning import checkpoint
 from active_learning.config import ConfigError, setting
-from active_learning.core.optim import Optim
 from active_learning.cost.ledger import sum_flops
 from active_learning.data import splits
 from active_learning.data.parts import Data
+from active_learning.optim import Optim
 from active_learning.references.base import Obtained, Reference, TrainRun, single
 from active_learning.references.trained import own_run_config
 
@@ -56,11 +56,10 @@ class CrossFitted(Reference):
 
     def pool_size(self, config: Any, data: Data, name: str) -> int:
         fold = int(name.removeprefix("fold"))
-        return int(np.sum(splits.fold_of(data.train.ids) == fold))
+        return int(np.sum(splits.fold_of(data.train.picture_ids) == fold))
 
     def attach(self, config: Any, data: Data, view: str) -> tuple[Data, dict | None]:
-        ids = data.train.ids
-        folds = splits.fold_of(ids)
+        ids, folds = data.train.ids, splits.fold_of(data.train.picture_ids)
         scored_by = 1 - folds
         check_out_of_fold([ids[folds == k] for k in range(splits.FOLDS)], ids, scored_by)
         train = data.train.with_column("scored_by", scored_by.astype(np.int32))

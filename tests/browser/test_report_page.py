@@ -59,5 +59,8 @@ def test_the_report_follows_the_color_scheme_and_fetches_nothing(page):
         colors.append(page.execute_script(color))
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert colors == ["rgb(253, 252, 249)", "rgb(22, 24, 27)"]
-    fetched = "return performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length"
+    fetched = (
+        "return performance.getEntriesByType('resource')"
+        ".filter(entry => !entry.name.startsWith('data:')).length"
+    )
     assert page.execute_script(fetched) == 0

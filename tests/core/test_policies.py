@@ -242,3 +242,20 @@ def test_one_forward_pass_takes_the_step_of_two(devices):
             toy.host((state.learner, state.step, metrics["loss"], chosen.ids, chosen.scores))
         )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), *after)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_class_centred_scores_through_the_step(devices):
+    mesh = toy.mesh_of(devices) if devices > 1 else None
+    recipe = toy.recipe(policy=policies.class_centred_learnability, mesh=mesh)
+    batch, state = toy.batch(32), toy.state(recipe)
+    online, reference = (
+        np.asarray(toy.loss(toy.apply(one.params, batch, False), batch))
+        for one in (state.online, state.reference)
+    )
+    values, label = online - 2 * reference, np.asarray(batch["label"])
+    means = np.array([values[label == n].mean() for n in range(toy.CLASSES)])
+    if mesh is not None:
+        batch, state = toy.on(mesh, batch, state)
+    chosen = jax.jit(partial(al.select_step, recipe))(state, batch)[1]
+    np.testing.assert_allclose(chosen.scores, values - means[label], rtol=1e-4, atol=1e-5)

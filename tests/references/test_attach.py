@@ -303,7 +303,6 @@ def test_the_pool_is_filtered_once_by_the_reference(data, reference, scores, tmp
 @pytest.mark.parametrize(
     ("select", "reference", "message"),
     [
-        (Select(), Trained(kind="stolen"), "expected one of trained, loaded, stored"),
         (
             Select(policy=policies.easy_reference),
             CopyOfOnline(),

@@ -6,8 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from active_learning.report import charts, measures, tables
+from active_learning.report import measures, tables
 from active_learning.report.__main__ import main
+from active_learning.report.amortization import amortized_costs
 from active_learning.report.analysis import analyze
 from active_learning.report.headline import headline
 from active_learning.report.runs import load_runs
@@ -219,7 +220,7 @@ def test_without_amortisation_a_loaded_reference_is_paid_for(uniform):
     summary = json.loads((folder / "summary.json").read_text())
     summary["reference"]["flops"] = 30.0
     (folder / "summary.json").write_text(json.dumps(summary))
-    costs = charts.amortized_costs(analyze(load_runs([uniform])))
+    costs = amortized_costs(analyze(load_runs([uniform])))
     assert costs["loaded"] == pytest.approx(costs["learn"] | {"none": 0.8})  # 50 + 30 over 100
     assert (
         arm(uniform, "loaded").saved["total_flops_saved"] == 0.5

@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from active_learning.data import images
+from active_learning.data import images, text
 from active_learning.data.sources import array_record
 
 Fields = dict[str, Any]  # `id` and the columns
@@ -49,7 +49,8 @@ class TarShard:
     def add(self, fields: Fields, image: bytes, small: bytes | None) -> None:
         key = f"{fields['id']:012d}"
         self._member(key + images.suffix(image), image)
-        self._member(f"{key}.json", json.dumps(fields, ensure_ascii=False).encode())
+        header = json.dumps(text.clean_value(fields), ensure_ascii=False)
+        self._member(f"{key}.json", header.encode())
         if small is not None:
             self._member(f"{key}.small.jpg", small)
 

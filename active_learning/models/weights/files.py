@@ -289,6 +289,6 @@ def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
         raise ConfigError(
             "writing .safetensors needs the package safetensors: pip install safetensors"
         ) from error
-    contiguous = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
+    contiguous = {name: np.asarray(values, order="C") for name, values in tensors.items()}
     # transformers refuses files that do not say for which framework they are.
     save_file(contiguous, path, metadata={"format": "pt"})

@@ -79,7 +79,7 @@ class Tensors:
             raise ConfigError(f"{self.path}: tensor {name} is {tensor.dtype}, expected floats")
         try:
             values = tensor.read()
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except _UNREADABLE as error:
             raise ConfigError(
                 f"{self.path}: tensor {name} of shape {tensor.shape} cannot be read: {error}"
             ) from error
@@ -233,6 +233,9 @@ def _what_is_cut(path: Path, error: Exception) -> str:
     return f"{path}: not a readable .safetensors file: {str(error).splitlines()[0]}"
 
 
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
 def _open_npz(path: Path) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     try:
@@ -243,9 +246,9 @@ def _open_npz(path: Path) -> dict[str, Tensor]:
                 name = member.removesuffix(".npy")
                 shape, dtype = _npy_header(archive, member, path)
                 out[name] = Tensor(shape, dtype, lambda member=member: _read_npy(path, member))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except ConfigError:
+        raise
+    except _UNREADABLE as error:
         raise ConfigError(f"{path}: no readable .npz ({error})") from error
     return out
 
@@ -254,19 +257,23 @@ _NPY_TYPES = {"f8": "F64", "f4": "F32", "f2": "F16", "V2": "BF16"}
 
 
 def _npy_header(archive: zipfile.ZipFile, member: str, path: Path) -> tuple[Shape, str]:
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read is None:
-            raise ConfigError(f"{path}: {member} is of an unknown .npy version {version}")
-        shape, _, dtype = read(file)
+    name = member.removesuffix(".npy")
+    try:
+        with archive.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            read = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }.get(version)
+            if read is None:
+                raise ValueError(f"unknown .npy version {version}")
+            shape, _, dtype = read(file)
+    except _UNREADABLE as error:
+        raise ConfigError(f"{path}: tensor {name} cannot be read: {error}") from error
     if dtype.hasobject:
         raise ConfigError(
-            f"{path}: array {member.removesuffix('.npy')} holds Python objects (pickle), which "
-            "are not read; save it as plain arrays"
+            f"{path}: array {name} holds Python objects (pickle), which are not read; save it as "
+            "plain arrays"
         )
     return shape, _NPY_TYPES.get(dtype.str[1:], dtype.str)
 

@@ -115,7 +115,7 @@ def test_bad_files_are_replaced_alike_in_every_run(tmp_path):
         loader = Loader(Candidates(data.train, 0), None)
         batches = [loader.next(63).batch for _ in range(6)]
         loader.close()
-        return data.train.source.problems.found, [
+        return data.train.source.problems.bad, [
             {k: np.asarray(v) for k, v in batch.items()} for batch in batches
         ]
 

@@ -129,8 +129,8 @@ def test_arrays_with_numbered_classes(tmp_path):
         write_arrays(tmp_path / name, 20, 8, seed)
     sources = {n: Arrays(path=str(tmp_path / n), clean_label="clean") for n in "ab"}
     train = Mixture(sources=sources).open().train
-    assert train.num_classes == 4 and train.class_names == () and len(train.truth()) == 40
-    assert (train.truth() != train.labels("label")).any()
+    assert train.num_classes == 4 and train.class_names == () and len(train.clean_labels()) == 40
+    assert (train.clean_labels() != train.labels("label")).any()
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_the_lines_that_docs_give_write_cifar_with_human_labels(tmp_path, monkey
     opened = freeze(cifar10n.get_config()).data.open()
     assert np.array_equal(opened.train.image, pixels[:5].transpose(0, 2, 3, 1))
     assert opened.train.labels("label_worse").tolist() == [0, 1, 7, 8, 9]
-    assert opened.train.truth().tolist() == [0, 1, 2, 3, 4] and opened.test.labels(
+    assert opened.train.clean_labels().tolist() == [0, 1, 2, 3, 4] and opened.test.labels(
         "label"
     ).tolist() == [5]
     human["clean_label"] = np.arange(5)[::-1]
