@@ -149,7 +149,7 @@ def cross_fit(
         histories = []
         for number in range(networks):
             histories.append(_network_repeat(examples, settings, pieces, fold, repeat, number))
-            done(base + settings.folds + number + 1, f"networks of repeat {repeat + 1}")
+            done(base + settings.folds + number + 1, f"models, networks of repeat {repeat + 1}")
         repeats.append((outputs, histories, began, fold))
     labels, classes = examples.labels, examples.classes
     votes = scores.neighbor_votes(examples.features, labels, classes, groups=examples.groups)
@@ -197,7 +197,7 @@ def _kernel_repeat(
             piece = {"outputs": found}
             pieces.save(name, piece)
         outputs[held] = piece["outputs"]
-        done(part + 1, f"kernel, repeat {repeat + 1}, fold {part + 1}")
+        done(part + 1, f"models, repeat {repeat + 1}, fold {part + 1}")
     return outputs
 
 

@@ -3,7 +3,9 @@
 The hash has 128 bits: whether each of 8 x 8 cells is brighter than its right neighbor, and than
 the one below. Pairs within a Hamming distance are candidates; resized, recompressed and slightly
 cropped copies stay close. Simple pictures share hashes without being copies, so a pair counts
-only when the correlation of their 16 x 16 gray images confirms it.
+only when the correlation of their 16 x 16 gray images confirms it. Both limits were set on
+Fashion-MNIST, the hardest case (small gray silhouettes): of 100 resized and compressed copies
+among 3,000 pictures 90 are found with no false pair, at a correlation of 0.985 93 with 46.
 """
 
 import hashlib
@@ -12,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64, UInt8, UInt64
 
-BITS = 12  # of 128: Hamming distance of a candidate
-CORRELATION = 0.985  # of the gray images of a near duplicate
+BITS = 20  # of 128: Hamming distance of a candidate
+CORRELATION = 0.992  # of the gray images of a near duplicate
 GRAY = 16  # side of the gray image
 
 

@@ -175,7 +175,7 @@ def _listed(
         captions = tuple(map(_texts, listing.columns[text]))
     ids = np.arange(n) if listing.ids is None else np.asarray(listing.ids)
     return Loaded(
-        pictures, digests, content_keys(digests, paths), paths, tuple(problems), labels, names, captions, ids,
+        pictures, digests, content_keys(digests.tolist(), paths), paths, tuple(problems), labels, names, captions, ids,
         lambda row: images.decode(listing.files.read(row)),
     )  # fmt: skip
 

@@ -117,7 +117,7 @@ def _responses(
     images: UInt8[Array, "b s s C"],
     filters: Float[Array, "p k"],
     mean: Float[Array, "p"],
-) -> Float[Array, "b 8k"]:
+) -> Float[Array, "b r"]:
     """Mean of both signs' thresholded responses over the four quarters of each image."""
     side, channels = settings.patch, images.shape[-1]
     patches = jax.lax.conv_general_dilated_patches(
