@@ -124,7 +124,7 @@ def cross_fit(
       settings: How.
       pieces: Where finished pieces are kept.
       tick: Called with (finished share of the planned work, what was done) after each piece.
-      seconds: No repeat begins that would end later, judged by the one before; the first always does.
+      seconds: No repeat but the first begins that would end later, judged by the one before.
     """
     started, repeats = time.monotonic(), []
     networks = 1 + len(settings.pixels)
@@ -139,12 +139,16 @@ def cross_fit(
         began = time.monotonic()
         if repeat and 2 * began - repeats[-1][2] - started > seconds:
             break
-        fold = assign_folds(
-            examples.labels, examples.groups, settings.folds, repeat, settings.seed
-        )
+        fold = assign_folds(examples.labels, examples.groups, settings.folds, repeat, settings.seed)
         base = repeat * (settings.folds + networks)
         outputs = _kernel_repeat(
-            examples, settings, pieces, mapped, fold, repeat, lambda k, what, b=base: done(b + k, what)
+            examples,
+            settings,
+            pieces,
+            mapped,
+            fold,
+            repeat,
+            lambda k, what, b=base: done(b + k, what),
         )
         histories = []
         for number in range(networks):

@@ -1,4 +1,4 @@
-"""The examples of any source as curation sees them: small pictures, labels by name, keys by content."""
+"""Examples of any source for curation: small pictures, labels by name, keys by content."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -58,7 +58,7 @@ class Loaded:
 
 
 def content_keys(digests: Sequence[str], paths: Sequence[str]) -> tuple[str, ...]:
-    """A unique key for every example: the digest, with .1, .2 ... for further copies in order of paths.
+    """A unique key for each example: the digest, with .1, .2 ... for copies in order of paths.
 
     Unreadable examples (no digest) are known by their path.
     """
@@ -175,7 +175,8 @@ def _listed(
         captions = tuple(map(_texts, listing.columns[text]))
     ids = np.arange(n) if listing.ids is None else np.asarray(listing.ids)
     return Loaded(
-        pictures, digests, content_keys(digests.tolist(), paths), paths, tuple(problems), labels, names, captions, ids,
+        pictures, digests, content_keys(digests.tolist(), paths), paths, tuple(problems),
+        labels, names, captions, ids,
         lambda row: images.decode(listing.files.read(row)),
     )  # fmt: skip
 
@@ -204,7 +205,8 @@ def _gathered(source: Source, column: str, tell: Progress, what: str) -> Loaded:
     paths = tuple(f"{what} {row}" for row in range(n))
     texts = np.array(digests)
     return Loaded(
-        np.concatenate(parts), texts, content_keys(digests, paths), paths, tuple(problems), labels, names, None,
+        np.concatenate(parts), texts, content_keys(digests, paths), paths, tuple(problems),
+        labels, names, None,
         np.asarray(source.ids), lambda row: source.gather(np.array([row]))["image"][0],
     )  # fmt: skip
 
@@ -214,4 +216,3 @@ def _view(batch: UInt8[np.ndarray, "b H W C"]) -> UInt8[np.ndarray, "b s s 3"]:
     if max(color.shape[1:3]) <= SIDE and color.shape[1] == color.shape[2]:
         return color
     return np.stack([images.cover(one, SIDE) for one in color])
-

@@ -1,4 +1,4 @@
-"""A cross-fitted kernel ridge classifier on frozen features: accurate on small data, in closed form.
+"""A cross-fitted kernel ridge classifier on frozen features, in closed form.
 
 The kernel exp((cosine similarity - 1) / width) is approximated by `landmarks` examples (Nystrom;
 exact where all examples are landmarks). The product of all mapped examples with themselves is

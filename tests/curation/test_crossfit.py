@@ -98,7 +98,9 @@ def test_models_on_pixels_train_beside_the_others(tmp_path):
     )
     features = rng.normal(size=(40, 5)).astype(np.float32)
     found = crossfit.cross_fit(
-        crossfit.Examples(features, labels, 2, np.arange(40), images), settings, Pieces(tmp_path, "x")
+        crossfit.Examples(features, labels, 2, np.arange(40), images),
+        settings,
+        Pieces(tmp_path, "x"),
     )
     assert found.trained.shape == (2, 40, 2) and found.kernel.shape == (1, 40, 2)
 

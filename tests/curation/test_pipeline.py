@@ -18,7 +18,7 @@ from active_learning.curation.folds import Pieces
 from active_learning.curation.records import Record
 from active_learning.data import images
 from active_learning.data.sources.from_path import section_of
-from experiments.curate import found_faults, plant
+from experiments.curate_checks import found_faults, plant
 
 NAMES = ("bars", "checks", "dots")
 QUICK = pipeline.Options(
@@ -162,7 +162,7 @@ def test_captions_that_were_exchanged_fit_worst(tmp_path):
     options = dataclasses.replace(QUICK, text="caption")
     summary = pipeline.curate(section_of(str(tmp_path)), tmp_path / "out", options, "pairs")
     rows = [r for r in read_rows(tmp_path / "out" / "scores.parquet") if r["issue"] == "label"]
-    worst = {int(re.search(r'(\d{4})(?:\D|$)', row["path"])[1]) for row in rows}
+    worst = {int(re.search(r"(\d{4})(?:\D|$)", row["path"])[1]) for row in rows}
     assert len(worst & set(range(24))) >= 18 and summary.corrupted is None
     assert all("similarity" in row["detail"] for row in rows)
 

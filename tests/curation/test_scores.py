@@ -90,7 +90,9 @@ def test_neighbor_weights_fall_with_the_distance():
 
 
 def test_ranks_share_ties():
-    np.testing.assert_allclose(scores.ranks(np.array([5.0, 1.0, 5.0, 9.0])) * 4 + 0.5, [2.5, 1, 2.5, 4])
+    np.testing.assert_allclose(
+        scores.ranks(np.array([5.0, 1.0, 5.0, 9.0])) * 4 + 0.5, [2.5, 1, 2.5, 4]
+    )
     one, two = np.array([1.0, 2.0, 3.0]), np.array([30.0, 20.0, 10.0])
     np.testing.assert_allclose(scores.rank_average([one, two]), [0.5] * 3)
     np.testing.assert_allclose(scores.rank_average([one, two], [1.0, 0.0]), scores.ranks(one))
