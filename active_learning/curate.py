@@ -1,6 +1,6 @@
 """Find wrong labels, copies, leaks and unreadable examples of a data set, and look at them.
 
-    python -m active_learning.curate SOURCE OUT [--minutes=20] [--folds=5] [--label=COLUMN]
+    python -m active_learning.curate SOURCE OUT [--minutes=20] [--folds=5] [--run=RUN]
     python -m active_learning.curate OUT --config=FILE [--config.data.x=...]
 
 SOURCE is anything `prepare` and `main` read; with --config it is the config's. Small models are
@@ -40,6 +40,7 @@ def parse(argv: list[str]) -> tuple[object, Path, Options, str]:
     parser.add_argument("--repeats", type=int, default=2, help="draws of the folds, at most")
     parser.add_argument("--label", default="", help="column of the labels")
     parser.add_argument("--text", default="", help="column of the captions of image-text pairs")
+    parser.add_argument("--run", type=Path, help="training run whose choices are shown beside")
     config, rest = from_flags(argv)
     args = parser.parse_args(rest)
     if len(args.paths) != (2 if config is None else 1):
@@ -53,7 +54,12 @@ def parse(argv: list[str]) -> tuple[object, Path, Options, str]:
         raise ConfigError(f"{out}: a file; give a folder for the results")
     fitted = dataclasses.replace(CrossFit(), folds=args.folds, repeats=args.repeats)
     name = Path(args.paths[0]).name if config is None else config.name
-    return section, out, Options(args.label, args.text, args.minutes, fitted), name or "data"
+    return (
+        section,
+        out,
+        Options(args.label, args.text, args.run, args.minutes, fitted),
+        name or "data",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -118,7 +118,8 @@ def label_records(
     if fraction.high - fraction.low > 0.15:
         notes.append(
             "The models are too weak, or the classes too alike, to tell wrong labels from their "
-            "own errors: read the fraction of wrong labels as its interval, and the list from the top."
+            "own errors: read the fraction of wrong labels as its interval, "
+            "and the list from the top."
         )
     return out, {
         "corrupted": fraction,

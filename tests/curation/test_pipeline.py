@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from active_learning import curate as command
-from active_learning.curation import crossfit, kernel, pairs, pipeline, trained
+from active_learning.curation import chosen, crossfit, kernel, pairs, pipeline, trained
 from active_learning.curation.decisions import read_decisions, read_rows
 from active_learning.curation.examples import content_keys
 from active_learning.curation.features import PatchFeatures
@@ -57,6 +57,17 @@ def world(tmp_path_factory):
     faults = plant(folder / "data", pictures, labels, NAMES)
     summary = pipeline.curate(section_of(str(folder / "data")), folder / "out", QUICK, "world")
     return folder, faults, summary
+
+
+def test_the_choices_of_a_run_stand_beside(world):
+    folder, _, _ = world
+    counter = chosen.ChoiceCounter(np.arange(311))
+    counter.add(np.arange(311), np.linspace(0, 1, 311), np.arange(10))
+    counter.write(folder)
+    options = dataclasses.replace(QUICK, run=folder)
+    pipeline.curate(section_of(str(folder / "data")), folder / "out2", options, "world")
+    details = [row["detail"] for row in read_rows(folder / "out2" / "scores.csv")]
+    assert sum("chosen 1 of 1 times" in one for one in details) >= 10
 
 
 def test_planted_faults_are_found(world):
