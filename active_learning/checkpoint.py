@@ -8,8 +8,11 @@ and verified before the step is used.
 import hashlib
 import json
 import logging
+import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -87,7 +90,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, max_to_keep: int = 2):
         self._folder, self._saving = Path(folder).absolute(), 0
-        logging.getLogger("absl").addFilter(_without_background_traces)
+        _silence_background_traces()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep,
             cleanup_tmp_directories=True,
@@ -184,6 +187,8 @@ class Checkpoints:
         except (OSError, StorageError, ValueError, RuntimeError) as error:
             if not (reason := _storage_reason(error)):
                 raise
+            for folder in self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(folder, ignore_errors=True)
             left = _steps(self._folder)
             intact = f"the checkpoint of update {left[0]} is intact" if left else "none is there"
             raise StorageError(
@@ -192,10 +197,29 @@ class Checkpoints:
             ) from error
 
 
+def _silence_background_traces() -> None:
+    """Hides what Orbax's threads print of a failed save; the same error is raised to the caller."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_without_background_traces)
+    if not isinstance(sys.unraisablehook, _WithoutClosedLoops):
+        sys.unraisablehook = _WithoutClosedLoops(sys.unraisablehook)
+
+
 def _without_background_traces(record: logging.LogRecord) -> bool:
-    """Drops the traces that Orbax logs of a failed save; the same error is raised to the caller."""
-    text = record.getMessage()
-    return "Handler Commit operations" not in text and "Save Finalize thread" not in text
+    if record.name == "asyncio":
+        return "Task exception was never retrieved" not in record.getMessage()
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+@dataclass(frozen=True)
+class _WithoutClosedLoops:
+    """The former hook, but for writes that TensorStore ends after Orbax has given up on them."""
+
+    former: Callable
+
+    def __call__(self, unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self.former(unraisable)
 
 
 def _storage_reason(error: BaseException | None) -> str | None:

@@ -22,6 +22,7 @@ class StepCounts:
       window: Updates in which selection is on; the most there can be when `until` is 'auto'.
       evaluate, log, checkpoint: Intervals.
       warmup, scorer_warmup: Updates of learning-rate warm-up.
+      ema: Half-life of the moving average of the learner's weights; 0: none.
     """
 
     total: int
@@ -31,6 +32,7 @@ class StepCounts:
     checkpoint: int
     warmup: int
     scorer_warmup: int
+    ema: int
 
 
 def resolve(config: Config, pool: int, devices: int) -> StepCounts:
@@ -78,6 +80,7 @@ def _step_counts(config: Config, pool: int) -> StepCounts:
         checkpoint=max(1, steps(config.checkpoint.every, "checkpoint.every", total)),
         warmup=steps(config.optim.warmup, "optim.warmup", total),
         scorer_warmup=steps(config.scorer_optim.warmup, "scorer_optim.warmup", total),
+        ema=steps(config.ema, "ema", total),
     )
 
 

@@ -34,6 +34,9 @@ from active_learning.metrics import LOG, StorageError, checked_folder, write_fai
 
 ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 REPORT_SECONDS = 45.0  # in which every process must report what it is about to run
+# The coordinator lives in the primary process. When it goes, JAX aborts the others at once, so that
+# it leaves last.
+LAST_SECONDS = 3.0
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 _RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX")
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
@@ -257,6 +260,8 @@ def leave(code: int) -> None:
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
+    if is_primary():
+        time.sleep(LAST_SECONDS)
     os._exit(code)
 
 
@@ -354,7 +359,7 @@ def _token(folder: Path, seconds: float) -> Iterator[str]:
 
 
 def _difference(reports: list[dict]) -> str | None:
-    """One line on the first rank that differs from most others; from rank 0 where there is no most."""
+    """One line on the first rank that differs from the majority, or from rank 0 without one."""
     names = list(dict.fromkeys(name for report in reports for name in report["values"]))
     for name in names:
         values = [report["values"].get(name) for report in reports]

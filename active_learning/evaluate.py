@@ -28,7 +28,7 @@ def evaluate(
     Args:
       workdir: The run's folder.
       sets: Names of evaluation sets; empty: the config's own.
-      which: "learner", "online" or "reference".
+      which: "learner", "ema" (the average of its weights), "online" or "reference".
       args: Further flags of image-text models (`evaluators.image_text.add_flags`).
 
     Returns:
@@ -44,7 +44,7 @@ def evaluate(
         config = dataclasses.replace(config, evaluate=evaluation)
     experiment = build(config)
     params = checkpoint.load_params(workdir, which)
-    learner = which == "learner"
+    learner = which in ("learner", "ema")
     model = experiment.recipe.learner if learner else experiment.recipe.scorer
     view = experiment.view if learner else experiment.scorer_view
     evaluator, out = config.task.evaluator(model, view, config.evaluate.batch_size), {}
@@ -64,7 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m active_learning.evaluate", description=__doc__)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--set", dest="sets", action="append", default=[])
-    parser.add_argument("--model", choices=("learner", "online", "reference"), default="learner")
+    parser.add_argument(
+        "--model", choices=("learner", "ema", "online", "reference"), default="learner"
+    )
     cli.add_import_flag(parser)
     image_text.add_flags(parser)
     args = parser.parse_args(argv)

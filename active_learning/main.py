@@ -48,7 +48,9 @@ def main(argv: list[str]) -> None:
         show_log(quiet=not distributed.is_primary())
         summary = loop.run(config, workdir, profile=profile)
         if distributed.is_primary():
-            state = "complete" if summary["complete"] else "stopped; rerun the same command to resume"
+            state = (
+                "complete" if summary["complete"] else "stopped; rerun the same command to resume"
+            )
             print(f"{workdir}: {state} at update {summary['step']}  {_scalars(summary['final'])}")
 
     if code := cli.guarded(command):
@@ -64,7 +66,9 @@ def _stray_word(word: str) -> str:
 
 
 def _scalars(values: dict) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float))
+    return "  ".join(
+        f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float)
+    )
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Files, log and clock of a run: atomic writes, metrics.jsonl and its copies, training time, rate and ETA."""
+"""Files, log and clock of a run: atomic writes, metrics.jsonl and its copies, rate and ETA."""
 
 import contextlib
 import csv
@@ -42,7 +42,7 @@ class NonFiniteError(RuntimeError):
 
 
 def exit_code(error: BaseException) -> int:
-    """Returns the exit code of a command that ends with `error`: 3 for what happened outside, else 2."""
+    """Returns the exit code of a command that fails: 3 for what happened outside, else 2."""
     return 3 if isinstance(error, StorageError) else 2
 
 
@@ -205,7 +205,7 @@ def _identity(row: dict) -> tuple:
 
 
 class Writer:
-    """Appends lines to metrics.jsonl and, by option, scalars to TensorBoard; `close` writes metrics.csv.
+    """Appends lines to metrics.jsonl and, by option, scalars to TensorBoard.
 
     Lines after `resume_step` are removed. A line of that step that is there already is not written
     again: a run that was killed between its last line and its summary repeats the evaluation.

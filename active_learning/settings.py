@@ -131,6 +131,8 @@ class Config(Section):
     total: str = "1000 steps"
     optim: Optim = Optim()
     scorer_optim: Optim = Optim(learning_rate=2e-3)
+    # Half-life of the moving average of the learner's weights, a duration; '0 steps': none.
+    ema: str = "0 steps"
     select: Select = Select()
     reference: Reference = Trained()
     # Random views for training, keyed by (id, epoch); `augmentation` says which.

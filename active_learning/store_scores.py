@@ -31,7 +31,7 @@ def store(
     Args:
       run: Folder of the run whose model scores.
       config: The config that will read the scores; None: the run's own.
-      which: "learner", "online" or "reference".
+      which: "learner", "ema" (the average of its weights), "online" or "reference".
       out: The file; None: beside the data where they are files, else in the run's folder.
 
     Returns:
@@ -52,11 +52,11 @@ def store(
     experiment = build(dataclasses.replace(config, select=Select(), reference=Trained()))
     params = checkpoint.load_params(run, which)
     module = dataclasses.replace(
-        theirs.learner if which == "learner" else theirs.scorer,
+        theirs.learner if which in ("learner", "ema") else theirs.scorer,
         num_classes=experiment.data.num_classes,
     )
     view, part = experiment.view, whole_source(experiment)
-    if theirs.small_view or which != "learner":
+    if theirs.small_view or which not in ("learner", "ema"):
         view, part = experiment.scorer_view, part.small_view()
     model = config.task.model(module, view, experiment.recipe.learner.optimizer)
     loss, hit = score_file.score_all(model, params, part)
@@ -97,7 +97,9 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m active_learning.store_scores", description=__doc__
     )
     parser.add_argument("run", type=Path)
-    parser.add_argument("--model", choices=("learner", "online", "reference"), default="learner")
+    parser.add_argument(
+        "--model", choices=("learner", "ema", "online", "reference"), default="learner"
+    )
     parser.add_argument("--out", type=Path)
     cli.add_import_flag(parser)
 

@@ -1,10 +1,12 @@
-"""ActiveCLIP (arXiv 2312.05328): a ViT-B/16 two-tower with the softmax loss on noisy web pairs, scored by ViT-Ti towers.
+"""ActiveCLIP (arXiv 2312.05328): a ViT-B/16 two-tower on noisy web pairs, scored by ViT-Ti towers.
 
-    python -m active_learning.plan --config=configs/activeclip_vit_b.py --examples=1000000000 --topology=v5litepod-64
-    python -m active_learning.main --config=configs/activeclip_vit_b.py --config.data.path='DIR/train-{0000..9999}.tar' --workdir=runs/clip
+    python -m active_learning.plan --config=configs/activeclip_vit_b.py \\
+        --examples=1000000000 --topology=v5litepod-64
+    python -m active_learning.main --config=configs/activeclip_vit_b.py --workdir=runs/clip \\
+        --config.data.path='DIR/train-{0000..9999}.tar'
 
-Half of each super-batch is selected by the paper's l_act, the dot product of a pair's own
-embeddings; `:uniform` trains without selection.
+The loss is the softmax one. Half of each super-batch is selected by the paper's l_act, the dot
+product of a pair's own embeddings; `:uniform` trains without selection.
 
 Hardware: 64-256 TPU v5e or 16-64 H100. On 64 TPU v5e (256 pairs a chip) the step needs 7.5 of
 16 GiB, as compiled for v5e:8x8; without remat it would need over 30. 3 billion examples are about

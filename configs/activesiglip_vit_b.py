@@ -1,10 +1,12 @@
-"""ActiveSigLIP (arXiv 2312.05328): configs/activeclip_vit_b.py with the sigmoid loss, which needs no normalization over the batch.
+"""ActiveSigLIP (arXiv 2312.05328): configs/activeclip_vit_b.py with the sigmoid loss.
 
-    python -m active_learning.main --config=configs/activesiglip_vit_b.py --config.data.path='DIR/train-{0000..9999}.tar' --workdir=runs/siglip
+    python -m active_learning.main --config=configs/activesiglip_vit_b.py --workdir=runs/siglip \\
+        --config.data.path='DIR/train-{0000..9999}.tar'
 
 Published SigLIP weights can be the reference; they fix the scorer's size to the learner's ViT-B:
 
-    ... --config=configs/activesiglip_vit_b.py:published --config.reference.path=webli_en_b16_224_63724782.npz
+    ... --config=configs/activesiglip_vit_b.py:published \\
+        --config.reference.path=webli_en_b16_224_63724782.npz
 
 Hardware as for ActiveCLIP. Expected, from the paper: about half of uniform's updates on noisy web
 pairs with a reference of cleaner pairs. With `:published` the reference is free, but scorers as

@@ -1,9 +1,11 @@
-"""Your own images in memory: DIR/train.npz and DIR/test.npz with `image` uint8 (n, height, width[, channels]) and `label` (n,).
+"""Your own images in memory: DIR/train.npz and DIR/test.npz with `image` uint8 (n, height, width[,
+channels]) and `label` (n,).
 
-    python -m active_learning.main --config=configs/arrays.py --config.data.path=DIR --workdir=runs/mine
+    python -m active_learning.main --config=configs/arrays.py --config.data.path=DIR
+    --workdir=runs/mine
 
-A fifth of the examples trains the reference, the rest is the pool. Hardware: anything; sized for 32 px on a laptop.
-`configs/arrays.py:uniform` is the plain run beside it.
+A fifth of the examples trains the reference, the rest is the pool. Hardware: anything; sized for 32
+px on a laptop. `configs/arrays.py:uniform` is the plain run beside it.
 """
 
 from active_learning.config import check_arm, section

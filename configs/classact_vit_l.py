@@ -1,7 +1,9 @@
-"""The paper's own setting (arXiv 2312.05328): a ViT-L/16 at 224 px, scored by ViTs that are 50 or more times cheaper, ratio 2.
+"""The paper's own setting (arXiv 2312.05328): a ViT-L/16, scored by ViTs 50 or more times cheaper.
 
-    python -m active_learning.plan --config=configs/classact_vit_l.py --classes=18291 --examples=300000000
-    python -m active_learning.main --config=configs/classact_vit_l.py:ti --config.data.path=DIR --workdir=runs/vit_l
+    python -m active_learning.plan --config=configs/classact_vit_l.py \\
+        --classes=18291 --examples=300000000
+    python -m active_learning.main --config=configs/classact_vit_l.py:ti --workdir=runs/vit_l \\
+        --config.data.path=DIR
 
 Scorers by name after the colon: `ti` (default), `s`, `b`, `mu`; `uniform` trains without selection.
 

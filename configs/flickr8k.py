@@ -1,11 +1,14 @@
-"""Flickr8k (8,000 photos, five captions each) with half of the pool's captions exchanged: the setting of experiments/flickr.py.
+"""Flickr8k (8,000 photos, five captions each) with half of the pool's captions exchanged: the
+setting of experiments/flickr.py.
 
     python -m active_learning.main --config=configs/flickr8k.py --workdir=runs/flickr
     python -m active_learning.evaluate runs/flickr
 
-Reads tars in the WebDataset layout (train-*.tar, val-*.tar, test-*.tar) in $ACTIVE_LEARNING_DATA/flickr8k; elsewhere:
---config.data.path='DIR/train-*.tar' --config.data.test_path='DIR/test-*.tar' --config.evaluate.also.val.path=... alike. Arms after the colon:
-`learnability` (default), `easy`, `loss`, `joint`, `uniform`. Hardware: two CPU cores, a few minutes. Expected: docs/image_text.md.
+Reads tars in the WebDataset layout (train-*.tar, val-*.tar, test-*.tar) in
+$ACTIVE_LEARNING_DATA/flickr8k; elsewhere: --config.data.path='DIR/train-*.tar'
+--config.data.test_path='DIR/test-*.tar' --config.evaluate.also.val.path=... alike. Arms after the
+colon: `learnability` (default), `easy`, `loss`, `joint`, `uniform`. Hardware: two CPU cores, a few
+minutes. Expected: docs/image_text.md.
 """
 
 import os

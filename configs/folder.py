@@ -1,9 +1,12 @@
-"""Your own folder of images: a folder for each class (or DIR/train and DIR/test of those, or a table train.csv with path and label).
+"""Your own folder of images: a folder for each class (or DIR/train and DIR/test of those, or a
+table train.csv with path and label).
 
-    python -m active_learning.main --config=configs/folder.py --config.data.path=DIR --workdir=runs/mine
+    python -m active_learning.main --config=configs/folder.py --config.data.path=DIR
+    --workdir=runs/mine
 
-A tenth is held out as the test set where there is none, a fifth of the rest trains the reference. Images are seen at their own size, at
-most 64 px; larger: `--config.data.size=224 --config.learner.patch=16 --config.scorer.patch=16`. Hardware: anything; at 64 px a laptop.
+A tenth is held out as the test set where there is none, a fifth of the rest trains the reference.
+Images are seen at their own size, at most 64 px; larger: `--config.data.size=224
+--config.learner.patch=16 --config.scorer.patch=16`. Hardware: anything; at 64 px a laptop.
 `configs/folder.py:uniform` is the plain run beside it.
 """
 

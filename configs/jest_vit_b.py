@@ -1,11 +1,12 @@
-"""JEST (arXiv 2406.17711): a ViT-B/16 two-tower; sub-batches are selected jointly, out of five times as many pairs.
+"""JEST (arXiv 2406.17711): a ViT-B/16 two-tower; sub-batches selected jointly at ratio 5.
 
-    python -m active_learning.main --config=configs/jest_vit_b.py --config.data.path='DIR/train-{0000..9999}.tar' --workdir=runs/jest
+    python -m active_learning.main --config=configs/jest_vit_b.py --workdir=runs/jest \\
+        --config.data.path='DIR/train-{0000..9999}.tar'
 
 Scored by the learner itself and a reference of its size, as in the paper; `:cheap` by ViT-Ti towers
 that see a quarter of the patches (nearer to the cost of Flexi-JEST); `:uniform` is plain SigLIP.
 
-HARDWARE
+Hardware: 256 TPU v5e or more, b = 32,768, B = 163,840.
 
 Expected, from the paper (JEST++, its reference trained on a curated set): ImageNet zero-shot 76.9
 and COCO 70.3 / 53.3 after 4 billion examples, beside SigLIP's 76.7 and 65.2 / 47.4 after 40

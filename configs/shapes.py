@@ -1,6 +1,7 @@
 """Drawn shapes with 40 % wrong labels, nothing to download: the setting of `make demo`.
 
-Hardware: two CPU cores, about a minute. `configs/shapes.py:uniform` is the plain run it is compared with.
+Hardware: two CPU cores, about a minute. `configs/shapes.py:uniform` is the plain run it is compared
+with.
 """
 
 from active_learning.config import check_arm, section

@@ -1,9 +1,11 @@
-"""What part of the bill is already paid: four scorer sizes at four levels of amortisation, each level run as a mode of its own.
+"""What part of the bill is already paid: four scorer sizes at four levels of amortisation, each
+level run as a mode of its own.
 
     python -m experiments.amortisation --scale=smoke|desk [--workers 2] [--out runs/amortisation]
 
-Levels: none (the reference is trained too), pretrained (it is loaded), foundation dataset (its scores are read), replayed policy (another
-run's choices are). Ends with stacked bars over uniform training at the same number of updates, as in the paper's figure, and their JSON.
+Levels: none (the reference is trained too), pretrained (it is loaded), foundation dataset (its
+scores are read), replayed policy (another run's choices are). Ends with stacked bars over uniform
+training at the same number of updates, as in the paper's figure, and their JSON.
 """
 
 import argparse
@@ -87,7 +89,9 @@ def base(scale: Scale, seed: int) -> Config:
 
 
 def modes(plain: Config, scale: Scale, out: Path) -> dict[str, dict]:
-    """Summaries of the four levels with one scorer; each level uses what the one before has left on disk."""
+    """Summaries of the four levels with one scorer; each level uses what the one before has left on
+    disk.
+    """
     select = Select(
         policy=policies.cautious_learnability, ratio=2, temperature=0.5, score_chunk=128
     )
@@ -114,7 +118,9 @@ def modes(plain: Config, scale: Scale, out: Path) -> dict[str, dict]:
 
 
 def finished(scale: Scale, out: Path, store: Path) -> dict[tuple[int, str], dict[str, dict]]:
-    """The summaries by level of every (seed, scorer or "uniform"), run or found in `store`, where each is kept as soon as it is complete."""
+    """The summaries by level of every (seed, scorer or "uniform"), run or found in `store`, where
+    each is kept as soon as it is complete.
+    """
     groups = {}
     for seed in scale.seeds:
         plain = base(scale, seed)
@@ -141,7 +147,9 @@ def finished(scale: Scale, out: Path, store: Path) -> dict[tuple[int, str], dict
 
 
 def overlap(live: Path, other: Path) -> float:
-    """Share of the chosen ids that two runs, each left to itself, have in common, update by update: 1 as long as no rounding has decided."""
+    """Share of the chosen ids that two runs, each left to itself, have in common, update by update:
+    1 as long as no rounding has decided.
+    """
     about = json.loads((other / "config.json").read_text())
     size, hash_ = about["batch_size"], about["data"]["hash"]
     one, two = (replay.read(run, size, about["total_steps"], hash_).ids for run in (live, other))
@@ -149,7 +157,9 @@ def overlap(live: Path, other: Path) -> float:
 
 
 def summed(runs: list[dict], uniform: float, judged: str) -> dict:
-    """Means over seeds: accounts over uniform's FLOPs, accuracy, seconds; `overlap` where it was measured."""
+    """Means over seeds: accounts over uniform's FLOPs, accuracy, seconds; `overlap` where it was
+    measured.
+    """
 
     def mean(values):
         return sum(values) / len(runs)
@@ -232,7 +242,8 @@ def main() -> None:
                 f"   {min(row['overlap']):.1%} of the live run's ids" if "overlap" in row else ""
             )
             print(
-                f"scorer {name:10s} {level:20s} {row['total']:5.2f} x uniform's FLOPs   accuracy {accuracy:.3f}{common}"
+                f"scorer {name:10s} {level:20s} {row['total']:5.2f} x uniform's FLOPs   "
+                f"accuracy {accuracy:.3f}{common}"
             )
     print(folder / f"amortisation_{args.scale}.svg")
 

@@ -1,9 +1,11 @@
-"""How the step grows with the number of devices: its structure on emulated devices and processes, and what the TPU compiler says of pods.
+"""How the step grows with the number of devices: its structure on emulated devices and processes,
+and what the TPU compiler says of pods.
 
-    python -m experiments.bench_scaling [--preset=smoke|full] [--topologies v5e:4x4 v5e:8x8 v5e:16x16] [--out runs/bench]
+    python -m experiments.bench_scaling [--preset=smoke|full] [--topologies v5e:4x4 ...] [--out DIR]
 
-The share of a device is the same everywhere (weak scaling), so memory and what the learner moves should stay as they are; what selection
-moves grows with the number of devices, and this is printed. No speed is measured: emulated devices share the cores of one machine.
+The share of a device is the same everywhere (weak scaling), so memory and what the learner moves
+should stay as they are; what selection moves grows with the number of devices, and this is printed.
+No speed is measured: emulated devices share the cores of one machine.
 """
 
 import argparse
@@ -46,7 +48,9 @@ def tiny(batch_size: int, fsdp: int = 1):
 
 
 def structure(it, found) -> dict:
-    """What the compiler says of one device, and the largest thing that is gathered or reduced beside the images of a device."""
+    """What the compiler says of one device, and the largest thing that is gathered or reduced
+    beside the images of a device.
+    """
     import numpy as np
 
     from active_learning.plan import pod
@@ -70,7 +74,9 @@ def structure(it, found) -> dict:
 
 
 def choices(it) -> str:
-    """Trains a few updates on drawn candidates: a digest of all chosen ids, the same whoever holds what."""
+    """Trains a few updates on drawn candidates: a digest of all chosen ids, the same whoever holds
+    what.
+    """
     from functools import partial
 
     import jax
@@ -81,7 +87,7 @@ def choices(it) -> str:
     from active_learning.train.build import first_state
 
     state = first_state(it, it.init_scorer(jax.random.key(1)))
-    place, everywhere = sharding.over_data(it.mesh), sharding.replicated(it.mesh)
+    place, everywhere = sharding.batch_sharding(it.mesh), sharding.replicated(it.mesh)
     step, digest = None, hashlib.sha256()
     for n in range(STEPS):
         rng, size = np.random.default_rng(n), it.config.batch_size * it.config.select.ratio
@@ -95,7 +101,7 @@ def choices(it) -> str:
             k: jax.make_array_from_callback(v.shape, place, lambda at, v=v: v[at])
             for k, v in whole.items()
         }
-        step = step or sharding.compiled(
+        step = step or sharding.aot_compile(
             partial(train_step, it.recipe), state, batch, rest=everywhere
         )
         state, (_, chosen) = step(state, batch)
@@ -157,7 +163,9 @@ def two_processes() -> dict:
 
 
 def pod_row(topology: str, ratio: int, fsdp: int) -> dict:
-    """The paper's setting on a topology, 16 images of the learner a chip; where chips share the learner its plain update alone."""
+    """The paper's setting on a topology, 16 images of the learner a chip; where chips share the
+    learner its plain update alone.
+    """
     from active_learning.config import freeze
     from active_learning.plan import pod
     from active_learning.plan.abstract import build_abstract
@@ -174,9 +182,12 @@ def pod_row(topology: str, ratio: int, fsdp: int) -> dict:
 
 
 def table(rows: list[dict]) -> list[str]:
-    """Payload: what the learner's collectives reduce and gather; ring: what a device sends for it, (n - 1) / n of it once or twice."""
+    """Payload: what the learner's collectives reduce and gather; ring: what a device sends for it,
+    (n - 1) / n of it once or twice.
+    """
     lines = [
-        "MB a device            ratio  state+batch    temporary  learner payload  on a ring    selection"
+        "MB a device            ratio  state+batch    temporary  learner payload  on a "
+        "ring    selection"
     ]
     for row in rows:
         where = (
@@ -186,8 +197,10 @@ def table(rows: list[dict]) -> list[str]:
         where += "" if row["mesh"].get("fsdp", 1) == 1 else f", fsdp {row['mesh']['fsdp']}"
         mb = {name: row[name] / 1e6 for name in row if name.endswith("_bytes")}
         lines.append(
-            f"{where:22s} {row['ratio']:5d} {mb['stays_bytes']:12.3f} {mb['temporary_bytes']:12.3f} "
-            f"{mb['learner_payload_bytes']:16.3f} {mb['learner_moved_bytes']:10.3f} {mb['selection_moved_bytes']:12.3f}"
+            f"{where:22s} {row['ratio']:5d} {mb['stays_bytes']:12.3f} "
+            f"{mb['temporary_bytes']:12.3f} "
+            f"{mb['learner_payload_bytes']:16.3f} {mb['learner_moved_bytes']:10.3f} "
+            f"{mb['selection_moved_bytes']:12.3f}"
         )
     return lines
 
@@ -238,7 +251,8 @@ def main() -> None:
     same = {row["choices"] for row in result["emulated"]}
     print("\n".join(table(result["emulated"] + result["pods"])))
     print(
-        f"choices on 1 to {max(DEVICES)} devices and 2 processes: {'the same' if len(same) == 1 else 'DIFFERENT'}"
+        f"choices on 1 to {max(DEVICES)} devices and 2 processes: "
+        f"{'the same' if len(same) == 1 else 'DIFFERENT'}"
     )
     if len(same) > 1:
         sys.exit(1)

@@ -1,6 +1,7 @@
 """Peak memory of evaluating large sets: images for accuracy, image-text pairs for retrieval.
 
-    python -m experiments.evaluation_memory [--count 50000] [--size 224] [--batch_size 250] [--out DIR]
+    python -m experiments.evaluation_memory [--count 50000] [--size 224] [--batch_size 250]
+        [--out DIR]
 
 The sets are synthetic and made when read, so what is measured is what the evaluators hold. Models
 are tiny but their embeddings have 512 dimensions. Prints one line for each evaluation and writes
@@ -21,16 +22,17 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from active_learning.core.sharding import make_mesh, over_data
+from active_learning.core.sharding import batch_sharding, make_mesh
 from active_learning.models import Text, TwoTower, ViT
-from active_learning.tasks.labels import Labels, Contrastive
+from active_learning.tasks import Labels, Pairs
+from active_learning.tasks.base import Task, View
 
 GIB, CLASSES, CONTEXT, VOCAB, CAPTIONS = 2**30, 1000, 16, 1000, 1
 
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Images that depend on their row only, made when they are read; labels, and captions of tokens."""
+    """Images made from their row when they are read; labels, and captions of random tokens."""
 
     count: int
     size: int
@@ -60,24 +62,31 @@ class Synthetic:
         return noise[None] + color[:, None, None].astype(np.uint8)
 
 
+def evaluator_of(task: Task, module, part: Synthetic, batch_size: int, mesh: Mesh):
+    """An evaluator of a module on the part's images, and fresh parameters."""
+    view = View(
+        (part.size, part.size, 3), (0.5,) * 3, (0.25,) * 3, num_classes=CLASSES, context=CONTEXT
+    )
+    module = task.specialize(module, view)
+    model = task.model(module, view, optax.sgd(0.0))
+    params = task.init(module, view, jax.random.key(0))
+    return task.evaluator(model, view, batch_size, batch_sharding(mesh)), params
+
+
 def accuracy(part: Synthetic, batch_size: int, mesh: Mesh) -> dict:
     """Evaluate a small classifier on all images."""
-    task = Classification(CLASSES, (part.size, part.size, 3), (0.5,) * 3, (0.25,) * 3)
-    module = task.fitted(ViT(width=32, depth=1, heads=1, patch=part.size // 7))
-    params = task.init(module, jax.random.key(0))
-    evaluator = task.evaluator(task.model(module, optax.sgd(0.0)), batch_size, over_data(mesh))
+    module = ViT(width=32, depth=1, heads=1, patch=part.size // 7)
+    evaluator, params = evaluator_of(Labels(), module, part, batch_size, mesh)
     metrics = evaluator(params, part)
-    return {"accuracy": metrics["accuracy"], "loss": metrics["loss"]}
+    return {name: metrics[name] for name in ("accuracy", "loss")}
 
 
 def retrieval(part: Synthetic, batch_size: int, mesh: Mesh) -> dict:
     """Evaluate small towers on all pairs."""
-    task = Contrastive("sigmoid", (part.size, part.size, 3), CONTEXT, (0.5,) * 3, (0.25,) * 3)
     image = ViT(width=32, depth=1, heads=1, patch=part.size // 7)
     text = Text(vocab=VOCAB, context=CONTEXT, width=32, depth=1, heads=1)
-    module = task.fitted(TwoTower(image, text, image_out=512, text_out=512))
-    params = task.init(module, jax.random.key(0))
-    evaluator = task.evaluator(task.model(module, optax.sgd(0.0)), batch_size, over_data(mesh))
+    module = TwoTower(image, text, image_out=512, text_out=512)
+    evaluator, params = evaluator_of(Pairs(), module, part, batch_size, mesh)
     metrics = evaluator(params, part)
     return {name: metrics[name] for name in ("recall", "i2t_mean_rank", "t2i_mean_rank")}
 

@@ -49,7 +49,10 @@ def _row(arm: dict, budget: dict) -> str:
         str(len(budget["seeds"])),
     ]
     cells += [_spread(budget["final_mean"], budget["final_sd"]), difference]
-    cells += [_percent(arm["reference_accuracy"]), _percent(budget["selected_corrupted_fraction"], 0)]
+    cells += [
+        _percent(arm["reference_accuracy"]),
+        _percent(budget["selected_corrupted_fraction"], 0),
+    ]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -68,7 +71,9 @@ def table(result: dict) -> str:
         note = f" ({tried.mark})" if tried.mark else ""
         cells = ["-" if value is None else f"{_percent(value)} %" for value in saved]
         lines.append(
-            f"| {arm['name']}{measures.VALIDITY_REMARK[arm['valid']]}{note} | " + " | ".join(cells) + " |"
+            f"| {arm['name']}{measures.VALIDITY_REMARK[arm['valid']]}{note} | "
+            + " | ".join(cells)
+            + " |"
         )
     return "\n".join([*lines, "", clock(result.get("step_seconds"))])
 
@@ -202,7 +207,9 @@ def tuned(result: dict) -> str:
             str(len(row["seeds"])),
             _spread(row["final_mean"], row["final_sd"]),
         ]
-        lines.append("| " + " | ".join([*cells, _percent(row["selected_corrupted_fraction"], 0)]) + " |")
+        lines.append(
+            "| " + " | ".join([*cells, _percent(row["selected_corrupted_fraction"], 0)]) + " |"
+        )
     return "\n".join(lines)
 
 

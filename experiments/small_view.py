@@ -1,11 +1,13 @@
-"""What scorers lose that see a small view, and what selecting ahead loses: drawn shapes of 96 px, 20 % wrong labels.
-A quarter of an hour on two cores at desk scale; the same command in a second terminal shares it.
+"""What scorers lose that see a small view, and what selecting ahead loses: drawn shapes of 96 px,
+20 % wrong labels. A quarter of an hour on two cores at desk scale; the same command in a second
+terminal shares it.
 
     python -m experiments.small_view [--scale=smoke|desk] [--out runs/small_view]
 
-Plain training; selection by scorers that see all 96 px, and 32 px (made on the device); the last one also a step ahead. One architecture of
-scorers, so the view is the only difference. Prints accuracy, FLOPs and seconds; desk scale keeps them in experiments/results. Judged on
-`tune`: nothing here is chosen by the test set.
+Plain training; selection by scorers that see all 96 px, and 32 px (made on the device); the last
+one also a step ahead. One architecture of scorers, so the view is the only difference. Prints
+accuracy, FLOPs and seconds; desk scale keeps them in experiments/results. Judged on `tune`: nothing
+here is chosen by the test set.
 """
 
 import argparse
@@ -140,7 +142,8 @@ def main() -> None:
     for r in rows:
         spread = "" if r["spread"] is None else f" ± {100 * r['spread']:.1f}"
         print(
-            f"{r['arm']:40s} {100 * r['accuracy']:5.1f}{spread} %  scoring {r['scoring_flops']:.3g} FLOPs  {r['train_seconds']:.0f} s"
+            f"{r['arm']:40s} {100 * r['accuracy']:5.1f}{spread} %  scoring "
+            f"{r['scoring_flops']:.3g} FLOPs  {r['train_seconds']:.0f} s"
         )
     text = (
         json.dumps(

@@ -1,6 +1,8 @@
-"""Seconds of each kind of update, for the wall-clock of an experiment: measured in turns in one process, data loading included.
+"""Seconds of each kind of update, for the wall-clock of an experiment: measured in turns in one
+process, data loading included.
 
-What a run measures depends on what else the machine did meanwhile; runs of one experiment are hours apart, so their clocks do not compare.
+What a run measures depends on what else the machine did meanwhile; runs of one experiment are hours
+apart, so their clocks do not compare.
 """
 
 import time
@@ -18,7 +20,9 @@ KINDS = ("uniform", "active", "ahead", "reference")
 
 
 def _stepper(config: Config, kind: str) -> Callable[[int], None]:
-    """Carries out updates of one kind, as the loop does; the figures of each are fetched while the next one runs."""
+    """Carries out updates of one kind, as the loop does; the figures of each are fetched while the
+    next one runs.
+    """
     active = kind in ("active", "ahead")
     if active:
         config = replace(
@@ -41,8 +45,9 @@ def _stepper(config: Config, kind: str) -> Callable[[int], None]:
 
 
 def step_seconds(config: Config, rounds: int = 9, updates: int = 10) -> dict[str, float]:
-    """Median seconds of an update of each kind: "uniform", "active", "ahead" (selected for during the one before) and "reference"; the
-    order turns from round to round."""
+    """Median seconds of an update of each kind: "uniform", "active", "ahead" (selected for during
+    the one before) and "reference"; the order turns from round to round.
+    """
     plain = replace(config, evaluate=replace(config.evaluate, gate=""))
     steppers = {kind: _stepper(plain, kind) for kind in KINDS}
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}

@@ -1,4 +1,6 @@
-"""A small world of image-text pairs: tars of 8 x 8 images whose captions name their colour and brightness, and tiny towers."""
+"""A small world of image-text pairs: tars of 8 x 8 images whose captions name their colour and
+brightness, and tiny towers.
+"""
 
 import dataclasses
 import io
@@ -66,7 +68,9 @@ def towers(width: int = 8, **text) -> TwoTower:
 
 
 def config(folder: Path, **changes) -> Config:
-    """Dot-product learnability at ratio 2 with half of the pool's captions exchanged; `changes` replace fields."""
+    """Dot-product learnability at ratio 2 with half of the pool's captions exchanged; `changes`
+    replace fields.
+    """
     base = Config(
         data=WebDataset(path=str(folder), size=8, label="", text="captions", threads=1),
         task=Pairs(shuffled_captions={"pool": 0.5}),

@@ -166,7 +166,8 @@ def test_an_unknown_arm_is_one_line_that_names_the_known_ones(file):
 def test_an_unknown_key_in_a_config_file_is_one_line(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from active_learning.config import section\nfrom active_learning.settings import Config\n\n\n"
+        "from active_learning.config import section\nfrom active_learning.settings "
+        "import Config\n\n\n"
         "def get_config():\n    return section(Config, bach_size=3)\n"
     )
     with pytest.raises(ConfigError) as error:
@@ -325,7 +326,8 @@ def test_reading_back_constructs_registered_things_only(payload, tmp_path, monke
 
 def test_a_users_own_class_needs_an_explicit_import(tmp_path):
     (tmp_path / "mine_for_test.py").write_text(
-        "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass MyNet:\n    width: int = 4\n"
+        "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass MyNet:\n  "
+        "  width: int = 4\n"
     )
     tree = to_json(frozen()) | {"learner": {"kind": "MyNet", "width": 9}}
     with pytest.raises(ConfigError, match="'MyNet' is not registered.*--import=MODULE"):

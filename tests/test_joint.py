@@ -1,4 +1,6 @@
-"""Joint selection: against the formula in NumPy, in law, on planted scores against Gibbs sampling, and two known fakes."""
+"""Joint selection: against the formula in NumPy, in law, on planted scores against Gibbs sampling,
+and two known fakes.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -150,12 +152,15 @@ def test_devices_change_nothing_and_no_embedding_is_gathered():
     assert "f32[512,8]" not in compiled.as_text()
 
 
-# Planted: pairs of one half of the blocks are worth more, those of the other less, and the diagonal says nothing of it.
+# Planted: pairs of one half of the blocks are worth more, those of the other less, and the diagonal
+# says nothing of it.
 SIZE, CHOSEN, CHUNKS, SEEDS, SWEEPS = 256, 64, 16, 20, 2000
 
 
 def planted(seed: int) -> np.ndarray:
-    """Pair scores of rank 6 off the diagonal: worth of both blocks, and some more within a block; every block has the same diagonal."""
+    """Pair scores of rank 6 off the diagonal: worth of both blocks, and some more within a block;
+    every block has the same diagonal.
+    """
     rng = np.random.default_rng(seed)
     order = rng.permutation(SIZE)
     block, diagonal = np.empty(SIZE, int), np.empty(SIZE)
@@ -168,8 +173,9 @@ def planted(seed: int) -> np.ndarray:
 
 @partial(jax.jit, static_argnames="sweeps", compiler_options={"xla_backend_optimization_level": 3})
 def gibbs(matrix, key, sweeps: int):
-    """Mean of the sum over the sub-batch in the later half of a chain that redraws one member after the other, given all others: chains
-    of all (n, B, B) matrices at once."""
+    """Mean of the sum over the sub-batch in the later half of a chain that redraws one member after
+    the other, given all others: chains of all (n, B, B) matrices at once.
+    """
     n, rows = matrix.shape[0], jnp.arange(matrix.shape[0])
     own = jnp.diagonal(matrix, axis1=1, axis2=2)
     both = (matrix + jnp.swapaxes(matrix, 1, 2)) * (1 - jnp.eye(SIZE))[None]
@@ -218,7 +224,9 @@ def test_joint_selection_gains_what_gibbs_sampling_gains_and_the_fake_does_not()
     scores, keys = jnp.asarray(matrices, jnp.float32), jax.random.split(jax.random.key(5), 16)
 
     def gains(choose):
-        """Mean over 16 draws of the true sum over the sub-batch that `choose(key, matrix)` picks, for each seed."""
+        """Mean over 16 draws of the true sum over the sub-batch that `choose(key, matrix)` picks,
+        for each seed.
+        """
         chosen = np.asarray(
             jax.jit(jax.vmap(lambda m: jax.vmap(lambda k: choose(k, m))(keys)))(scores)
         )
@@ -227,7 +235,9 @@ def test_joint_selection_gains_what_gibbs_sampling_gains_and_the_fake_does_not()
         ).mean(axis=1)
 
     def outer_difference(matrix):
-        """The fake: per-example losses of online and reference, 2 d and d, whose difference is the diagonal d."""
+        """The fake: per-example losses of online and reference, 2 d and d, whose difference is the
+        diagonal d.
+        """
         d = jnp.diagonal(matrix)
         return Dense(2 * d[:, None] - d[None])
 
@@ -238,7 +248,7 @@ def test_joint_selection_gains_what_gibbs_sampling_gains_and_the_fake_does_not()
         chains[0], chains[1], rtol=0.001
     )  # they have forgotten where they started
     uniform = gains(lambda k, m: select.gumbel_top_k(k, jnp.zeros(SIZE), CHOSEN).indices)
-    share = lambda found: (found - uniform) / (chains.mean(axis=0) - uniform)  # noqa: E731
+    share = lambda found: (found - uniform) / (chains.mean(axis=0) - uniform)
     together = gains(lambda k, m: select.joint(k, Dense(m), CHOSEN, chunks=CHUNKS).indices)
     alone = gains(lambda k, m: select.gumbel_top_k(k, jnp.diagonal(m), CHOSEN).indices)
     fake = gains(lambda k, m: select.joint(k, outer_difference(m), CHOSEN, chunks=CHUNKS).indices)

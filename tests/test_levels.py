@@ -1,4 +1,6 @@
-"""The levels of amortisation, each run as a mode: what it chooses, that its bill is what its programs ran, and what is refused."""
+"""The levels of amortisation, each run as a mode: what it chooses, that its bill is what its
+programs ran, and what is refused.
+"""
 
 import dataclasses
 import shutil
@@ -30,7 +32,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
 STEPS, WINDOW, RATIO, b, REFERENCE_STEPS = 24, 12, 4, 16, 20
 SHARP = Select(policy=policies.learnability, ratio=RATIO, temperature=0.05, until=f"{WINDOW} steps")
 LARGER = MLP(width=48, depth=2)
-LEVELS = {  # scorers that run live; examples that the reference was trained on in this run over uniform's
+# Scorers that run live; examples that the reference was trained on in this run over uniform's.
+LEVELS = {
     "none": (2, REFERENCE_STEPS / STEPS),
     "pretrained": (2, 0.0),
     "foundation dataset": (1, 0.0),
@@ -56,14 +59,16 @@ def data(tmp_path_factory):
 
 
 def configured(data, **changes):
-    """24 updates, the candidates of which wrap around the pool (400 examples), so that epochs matter."""
+    """24 updates, the candidates of which wrap around the pool (400 examples), so that epochs
+    matter.
+    """
     changes = {"select": SHARP, "log": Log(every="50 %", chosen=True, snapshots=0)} | changes
     return world.config(data, total=f"{STEPS} steps", **changes)
 
 
 def close(one, other):
     """The learners of two runs."""
-    within = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
+    within = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     jax.tree.map(within, checkpoint.load_params(one), checkpoint.load_params(other))
 
 
@@ -116,7 +121,9 @@ def test_the_ledger_of_a_run_is_what_its_compiled_steps_ran(levels, level):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_ledger_of_a_run_is_the_closed_form_in_the_three_forward_convention(levels, level):
-    """The bill with every backward pass at two forward passes: the first layer's input gradient added."""
+    """The bill with every backward pass at two forward passes: the first layer's input gradient
+    added.
+    """
     one, (scorers, kappa) = levels[level], LEVELS[level]
     costs = {
         name: dataclasses.replace(module, num_classes=world.CLASSES).cost((8, 8, 3))
@@ -154,7 +161,10 @@ def test_stored_scores_choose_what_a_running_reference_chooses_and_cost_nothing(
 def test_fed_the_live_runs_state_stored_scores_choose_what_a_running_reference_chooses(
     data, levels
 ):
-    """At each of 1,000 updates. The stored losses were computed by a program of their own, in other batches."""
+    """At each of 1,000 updates.
+
+    The stored losses were computed by a program of their own, in other batches.
+    """
     live = levels["none"].folder
     reference = Stored(path=str(live.parent / "scores.npz"))
     sharp = dataclasses.replace(SHARP, until="100 %")
@@ -191,7 +201,9 @@ def test_fed_the_live_runs_state_stored_scores_choose_what_a_running_reference_c
 
 
 def test_a_replay_trains_the_recorded_learner_and_runs_no_scorer(levels):
-    """After 24 updates; training is another program than selecting and training, so rounding may differ."""
+    """After 24 updates; training is another program than selecting and training, so rounding may
+    differ.
+    """
     live, ours = levels["none"], levels["replayed policy"]
     np.testing.assert_array_equal(ids(ours.folder), ids(live.folder))
     close(ours.folder, live.folder)

@@ -188,3 +188,21 @@ def test_the_watch_counts_training_only(monkeypatch):
     now[0] = 9.0
     watch.stop()
     assert watch.seconds == watch.elapsed() == 14.0
+
+
+SUMMARY = {"complete": True, "final": {}, "flops": {}, "step": 3}
+
+
+def test_a_summary_is_read_back(tmp_path):
+    assert metrics.read_summary(tmp_path) is None
+    metrics.write_summary(tmp_path, SUMMARY)
+    assert metrics.read_summary(tmp_path) == SUMMARY
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", json.dumps(SUMMARY).encode()[:30], b"[]", b'{"complete": true}', b"\xff", b"[" * 9000],
+)
+def test_an_unreadable_summary_counts_as_none(tmp_path, content):
+    (tmp_path / "summary.json").write_bytes(content)
+    assert metrics.read_summary(tmp_path) is None

@@ -1,4 +1,6 @@
-"""Ways to run the step that must say the same: remat, scan and bf16 against the plain float32 step; and nothing waits on the host."""
+"""Ways to run the step that must say the same: remat, scan and bf16 against the plain float32 step;
+and nothing waits on the host.
+"""
 
 from functools import partial
 

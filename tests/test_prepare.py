@@ -1,4 +1,6 @@
-"""Shards from any source: the same examples with the same ids, the same bytes however it was run, and what is damaged is left out by name."""
+"""Shards from any source: the same examples with the same ids, the same bytes however it was run,
+and what is damaged is left out by name.
+"""
 
 import json
 import shlex
@@ -8,15 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from active_learning import prepare as module
 from active_learning.config import from_flags
 from active_learning.data import images
+from active_learning.data.sources import preparation as module
 from active_learning.data.sources.array_record import ArrayRecords
 from active_learning.data.sources.from_path import listings_of, section_of
 from active_learning.data.sources.image_folder import ImageFolder
+from active_learning.data.sources.preparation import Options, prepare
 from active_learning.data.sources.source import DataError
 from active_learning.data.sources.webdataset import WebDataset
-from active_learning.prepare import Options, main, prepare
+from active_learning.prepare import main
 from tests.data.photos import COLOURS, blob, write_folder
 from tests.world import write_arrays
 
@@ -70,7 +73,9 @@ def test_the_bytes_depend_on_neither_threads_nor_interruptions(tmp_path, format,
     class Stopped(Exception):
         pass
 
-    def publish(shard, calls=[], do=module.publish):  # noqa: B006
+    calls = []
+
+    def publish(shard, do=module.publish):
         calls.append(shard)
         if len(calls) == 3:
             raise Stopped
@@ -137,7 +142,7 @@ def test_arrays_with_all_their_columns(tmp_path):
     with np.load(tmp_path / "train.npz") as want:
         assert np.array_equal(opened.train.gather(np.arange(30))["image"], want["image"])
         assert np.array_equal(opened.train.labels("label"), want["label"])
-        assert np.array_equal(opened.train.truth(), want["clean"])
+        assert np.array_equal(opened.train.clean_labels(), want["clean"])
     assert len(opened.test) == 10
 
 
@@ -174,7 +179,7 @@ def test_the_command(tmp_path, capsys):
     assert main([str(tmp_path / "two"), *config, "--format=tar"]) == 0
     for arguments, message in (
         ([str(root)], "expected SOURCE OUT"),
-        ([str(tmp_path / "nowhere"), str(tmp_path / "x")], "nowhere: no such file or folder"),
+        ([str(tmp_path / "nowhere"), str(tmp_path / "x")], "nowhere': no such file or folder"),
         ([str(root), str(root), "--size=20"], "photos: not empty"),
         ([str(root), str(tmp_path / "x"), "--small=3"], "--small=3: expected 4 .. 4096"),
         (

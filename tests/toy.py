@@ -1,4 +1,6 @@
-"""A tiny world for the step's tests: linear softmax classifiers in plain JAX on 4 x 4 images, no trainer and no Flax."""
+"""A tiny world for the step's tests: linear softmax classifiers in plain JAX on 4 x 4 images, no
+trainer and no Flax.
+"""
 
 import dataclasses
 

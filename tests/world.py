@@ -1,4 +1,6 @@
-"""A small world for the loop's tests: 600 images on disk whose class is their colour, a third of the labels wrong, an MLP as every model."""
+"""A small world for the loop's tests: 600 images on disk whose class is their colour, a third of
+the labels wrong, an MLP as every model.
+"""
 
 import dataclasses
 from pathlib import Path

@@ -25,6 +25,7 @@ class Registry:
         self.values: dict[type, dict[str, Any]] = {}
 
     def add_kind(self, cls: type, name: str) -> None:
+        """Registers a class. Raises ConfigError for the name of one of this package's."""
         known = self.kinds.get(name)
         if known is not None and _is_ours(known) != _is_ours(cls):
             raise ConfigError(f"{name!r} is already the name of {known.__module__}.{name}")
@@ -54,7 +55,7 @@ def register_functions(functions: Mapping[str, Callable]) -> None:
 
 
 def register_values(cls: type, values: Mapping[str, Any]) -> None:
-    """Makes ready-made instances of `cls` (e.g. policies) selectable by name in configs and flags."""
+    """Makes ready-made instances of `cls`, such as policies, selectable by name."""
     REGISTRY.values.setdefault(cls, {}).update(values)
 
 
@@ -102,6 +103,7 @@ def kind_of(cls: type) -> str:
 
 
 def name_of_function(value: Callable) -> str:
+    """Registered name of a function, else its qualified name."""
     for name, function in REGISTRY.functions.items():
         if function is value:
             return name

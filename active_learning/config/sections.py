@@ -83,6 +83,7 @@ def _variants(base: type) -> dict[str, type]:
 
 
 def default_of(f: dataclasses.Field) -> Any:
+    """Default of a field, made anew where it is mutable."""
     if f.default_factory is not dataclasses.MISSING:
         return f.default_factory()
     return f.default
@@ -144,7 +145,10 @@ def freeze(node: Any, key: str = "config") -> Any:
 
 
 def construct(cls: type, given: Mapping[str, Any], key: str, read: Callable) -> Any:
-    """An instance of `cls` from raw values; keys of other variants of the same choice are ignored."""
+    """Builds an instance of `cls` from raw values.
+
+    Keys of other variants of the same choice are ignored.
+    """
     base, known, values = _choice_of(cls), fields_of(cls), {}
     others: set[str] = set()
     if base is not None:

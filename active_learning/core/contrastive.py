@@ -29,7 +29,10 @@ class Embeddings(NamedTuple):
 
 
 def l2_normalize(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """X / |x| along the last axis in float32; finite, with a finite gradient, for x = 0."""
+    """Divides by the norm along the last axis, in float32.
+
+    Finite, with a finite gradient, for x = 0.
+    """
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-16))
 
@@ -43,7 +46,7 @@ def negative_dot(image: Float[Array, "B D"], text: Float[Array, "B D"]) -> Float
 
 
 def products(rows: Float[Array, "R D"], columns: Float[Array, "C D"]) -> Float[Array, "R C"]:
-    """Rows . columns in full float32 on every backend, since the logit scale amplifies errors."""
+    """Inner products in full float32 on every backend, since the logit scale amplifies errors."""
     return jnp.matmul(
         rows.astype(jnp.float32), columns.astype(jnp.float32).T, precision=jax.lax.Precision.HIGHEST
     )
@@ -125,6 +128,51 @@ def sigmoid(
     as_negatives = jnp.sum(_over_columns(block, image, _gather(text, axis), chunk), axis=0)
     own = bias - scale * negative_dot(image, text)
     return as_negatives - own  # softplus(-x) = softplus(x) - x
+
+
+def soft_info_nce(
+    image: Float[Array, "B D"],
+    text: Float[Array, "B D"],
+    teacher_image: Float[Array, "B E"],
+    teacher_text: Float[Array, "B E"],
+    scale: Float[Array, ""],
+    teacher_scale: Float[Array, ""],
+    *,
+    temperature: float = 1.0,
+    chunk: int = 0,
+    axis: Axis = None,
+) -> Float[Array, "B"]:
+    """Cross-entropy of the in-batch matching distributions with a teacher's, in nats.
+
+    The mean over both directions of T^2 * H(softmax(t_i / T), softmax(x_i / T)), where x_i are the
+    logits of example i with all others and t_i the teacher's. Other arguments and errors as in
+    `info_nce`.
+    """
+    width = image.shape[1]
+
+    def cross_entropy(rows, columns):
+        def logits(rows, part):
+            student = scale * products(rows[:, :width], part[:, :width])
+            teacher = teacher_scale * products(rows[:, width:], part[:, width:])
+            return student / temperature, teacher / temperature
+
+        def log_sums(rows, part):
+            return jax.tree.map(lambda x: jax.nn.logsumexp(x, axis=1), logits(rows, part))
+
+        columns = _gather(columns, axis)
+        normalizers = _over_columns(log_sums, rows, columns, chunk)
+        normalizer, teacher_normalizer = (jax.nn.logsumexp(n, axis=0) for n in normalizers)
+
+        def expected_logit(rows, part):
+            student, teacher = logits(rows, part)
+            return jnp.sum(jnp.exp(teacher - teacher_normalizer[:, None]) * student, axis=1)
+
+        return normalizer - jnp.sum(_over_columns(expected_logit, rows, columns, chunk), axis=0)
+
+    images = jnp.concatenate([image, teacher_image], axis=1)
+    texts = jnp.concatenate([text, teacher_text], axis=1)
+    both = cross_entropy(images, texts) + cross_entropy(texts, images)
+    return 0.5 * temperature**2 * both
 
 
 def in_batch_accuracy(

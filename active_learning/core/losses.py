@@ -21,6 +21,19 @@ def softmax_xent(
     return -(1.0 - smoothing) * hit - smoothing * jnp.mean(log_p, axis=-1)
 
 
+def soft_xent(
+    logits: Float[Array, "B C"], teacher: Float[Array, "B C"], temperature: float = 1.0
+) -> Float[Array, "B"]:
+    """Cross-entropy with a teacher's distribution, in nats (Hinton et al., arXiv 1503.02531).
+
+    T^2 * H(softmax(teacher / T), softmax(logits / T)): the factor keeps the size of the gradient
+    independent of the temperature T.
+    """
+    target = jax.nn.softmax(teacher.astype(jnp.float32) / temperature)
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature)
+    return -(temperature**2) * jnp.sum(target * log_p, axis=-1)
+
+
 def accuracy(logits: Float[Array, "B C"], labels: Int[Array, "B"]) -> Float[Array, "B"]:
     """1.0 where the largest logit is the label's, else 0.0."""
     return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)

@@ -16,6 +16,9 @@ from active_learning.core import policies
 Batch = dict[str, jax.Array | np.ndarray]
 Metrics = dict[str, Any]
 
+# Key of a batch under which a distilled learner finds the reference's outputs.
+TEACHER = "teacher"
+
 
 @dataclass(frozen=True)
 class Model:
@@ -76,6 +79,16 @@ class Recipe:
     grad_accum_steps: int = 1
     # Half-life in updates of the average of the learner's weights; 0 keeps none.
     ema_half_life: float = 0.0
+    # Whether the learner gets the reference's outputs on the selected batch, as batch[TEACHER];
+    # its l_learn must read them (`distillation.distilled`).
+    distill: bool = False
+
+    def __post_init__(self):
+        if self.distill and self.policy.reuse_forward:
+            raise ValueError(
+                f"policy {self.policy.name!r} with distill=True: a reused forward pass has no "
+                "second view for the teacher; use the policy that scores in a pass of its own"
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -141,8 +154,8 @@ def init_state(
 
     Args:
       recipe: What the state will be trained by.
-      key: Base key of the run.
-      learner: Parameters; copied, so that donating the state cannot invalidate the caller's arrays.
+      key: Base key of the run; copied, as the parameters are.
+      learner: Parameters. Copies, so that donating the state cannot invalidate the caller's arrays.
       online: Parameters of the online model, None where the policy does not need it.
       reference: Parameters of the reference, None where the policy does not need it.
     """
@@ -155,7 +168,7 @@ def init_state(
 
     return TrainState(
         step=jnp.int32(0),
-        key=key,
+        key=jnp.copy(key),
         learner=model_state(recipe.learner, learner),
         online=model_state(recipe.scorer, online),
         reference=model_state(recipe.reference, reference),

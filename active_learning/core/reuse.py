@@ -1,7 +1,7 @@
 """One forward pass for two uses: it scores B candidates, and the b selected of them train on it.
 
 Reverse-mode differentiation is a forward pass that keeps residuals, and a backward pass that reads
-them. Residuals belong to examples, so the backward pass of a selection needs those of its rows only.
+them. Residuals belong to examples, so a selection's backward pass needs those of its rows only.
 The loss is evaluated on the outputs of the selected rows, so it may depend on their whole batch.
 """
 

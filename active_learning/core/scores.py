@@ -143,7 +143,7 @@ def error_norm(outputs: dict[str, Array], batch: dict[str, Array]) -> Float[Arra
 def gradient_norm(
     inputs: ScoreInputs, policy_state: PolicyState, model: str = "learner"
 ) -> tuple[Scores, PolicyState]:
-    """Log of the last layer's gradient bound, so that softmax samples in proportion to it.
+    """Logarithm of the last layer's gradient bound, so that softmax samples in proportion to it.
 
     The variance of the importance-weighted gradient is then the least among samplings that know
     only the bound (Katharopoulos and Fleuret 2018, arXiv 1803.00942). Observes `error_norm`.
@@ -154,7 +154,7 @@ def gradient_norm(
 def divbs(
     inputs: ScoreInputs, policy_state: PolicyState, model: str = "learner"
 ) -> tuple[Scores, PolicyState]:
-    """B for the first example picked, b - 1 for the second, ..., 0 for those not picked.
+    """Ranks by DivBS: b for the first example picked, b - 1 for the second, ..., 0 for the rest.
 
     DivBS (Hong et al., ICML 2024) picks one example after the other: the one whose last-layer
     gradient has the largest product with the residual of the super-batch's mean gradient, that is,

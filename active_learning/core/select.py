@@ -51,7 +51,7 @@ def top_k(key: Key[Array, ""], scores: Float[Array, "B"], b: int) -> Selection:
 
 
 def inclusion(gap: Float[Array, "b"]) -> Float[Array, "b"]:
-    """Q = P(Gumbel > -gap) = 1 - exp(-exp(gap)) with gap = log p - kappa.
+    """Inclusion probability q = P(Gumbel > -gap) = 1 - exp(-exp(gap)), gap = log p - kappa.
 
     Computed by expm1, since the plain form is 0 below a gap of -17.
     """

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from active_learning.core import gradients, optim, pair_scores, policies, reuse, scores
 from active_learning.core.observe import observations
 from active_learning.core.recipe import (
+    TEACHER,
     Batch,
     Chosen,
     Metrics,
@@ -119,7 +120,7 @@ def update_step(
 
     Both see the same augmented sub-batch. `weights`: of each example's loss.
     """
-    sub_batch = recipe.augment(sub_batch, state.key)
+    sub_batch = _training_view(recipe, state, sub_batch)
     with jax.named_scope("learner"):
         learner, metrics = _optimizer_step(
             recipe.learner, state.learner, sub_batch, weights, recipe.grad_accum_steps
@@ -141,9 +142,18 @@ def uniform_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[Train
     No scorer runs. A batch of replayed selections carries their weights as `weight`.
     """
     ones = jnp.ones((jax.tree.leaves(batch)[0].shape[0],), jnp.float32)
-    return update_step(
-        replace(recipe, policy=policies.uniform), state, batch, batch.get("weight", ones)
-    )
+    recipe = replace(recipe, policy=policies.uniform, distill=False)
+    return update_step(recipe, state, batch, batch.get("weight", ones))
+
+
+def _training_view(recipe: Recipe, state: TrainState, batch: Batch) -> Batch:
+    """The augmented batch, with the reference's outputs on it where the learner is distilled."""
+    seen = recipe.augment(batch, state.key)
+    if not recipe.distill:
+        return seen
+    with jax.named_scope("teacher"):
+        outputs = recipe.scorer.apply(recipe.reference_params(state), seen, False)
+    return seen | {TEACHER: jax.lax.stop_gradient(outputs)}
 
 
 def _optimizer_step(

@@ -85,6 +85,7 @@ def step_costs(
     references: int = 1,
     cotrained: bool = False,
     reuse: bool = False,
+    distill: bool = False,
 ) -> dict[str, float]:
     """FLOPs of one update, by account.
 
@@ -97,6 +98,7 @@ def step_costs(
       references: Reference models that score every candidate; 0 where their scores are stored.
       cotrained: The reference is also trained on all candidates.
       reuse: The learner scores with the forward pass it trains with (`Policy.reuse_forward`).
+      distill: The reference runs on the examples trained on as well (`Recipe.distill`).
     """
     costs = {"learner_train": b * learner.train, "recompute": b * learner.recompute}
     if "learner" in needs:
@@ -106,7 +108,7 @@ def step_costs(
         costs["online_train"] = b * scorer.train
         costs["recompute"] += b * scorer.recompute
     if "reference" in needs:
-        costs["reference_score"] = references * ratio * b * scorer.forward
+        costs["reference_score"] = (references * ratio + distill) * b * scorer.forward
         if cotrained:
             costs["reference_train"] = ratio * b * scorer.train
             costs["recompute"] += ratio * b * scorer.recompute

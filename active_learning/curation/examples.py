@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt8
 
 from active_learning.curation.duplicates import digest
 from active_learning.data import images
-from active_learning.data.sources.on_disk import DiskSection, Listing, found_size
+from active_learning.data.sources.disk_section import DiskSection, Listing, found_size
 from active_learning.data.sources.source import DataError, Source
 
 UNLABELED = -1

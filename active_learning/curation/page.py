@@ -7,7 +7,6 @@ relabel, drop) and downloads the decisions as CSV.
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from io import BytesIO
@@ -20,6 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from active_learning.curation.records import DECISION_COLUMNS, Cut, Estimate, Record, Summary
+from active_learning.report.text import clean
 
 TEMPLATES = "active_learning.curation.templates"
 MAX_PICTURES = 2000
@@ -33,9 +33,6 @@ MAX_TEXT = 300
 # Characters of a path, key or label; a caption is a label.
 MAX_NAME = 1000
 FORMATS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png", b"RIFF": "webp"}
-_UNPRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u200e\u200f\u2028-\u202e\u2066-\u2069]"
-)
 
 
 def thumbnail(image: UInt8[np.ndarray, "H W C"], side: int = 128, quality: int = 70) -> bytes:
@@ -100,12 +97,6 @@ def write_page(
     return page
 
 
-def clean(text: str, max_length: int = MAX_TEXT) -> str:
-    """Return `text` without control characters and lone surrogates, cut to `max_length`."""
-    text = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text[: max_length + 1])
-    return text if len(text) <= max_length else text[: max_length - 1] + "…"
-
-
 def _fit(found: list[Record], images: Mapping[str, bytes], budget: int) -> list[dict]:
     """The most suspect records, as the script reads them, that fit into `budget` bytes."""
     shown, keys, without = [], set[str](), 0
@@ -157,8 +148,8 @@ def _record(record: Record, picture: bytes | None) -> dict:
         "issue": record.issue,
         "fold": record.fold,
         "probability": None if record.probability is None else round(record.probability, 4),
-        "group": record.group,
-        "detail": clean(record.detail),
+        "group": record.group[:MAX_NAME],
+        "detail": clean(record.detail, MAX_TEXT),
         "image": None if picture is None else _address(record, picture),
     }
 

@@ -106,7 +106,7 @@ class Summary:
     classes: tuple[ClassSummary, ...] = ()
     # Estimated number of examples with given label i (row) whose true label is j (column), in the
     # order of `classes`; the diagonal counts the correct ones. Empty without classes.
-    confusion: tuple[tuple[float, ...], ...] = ()
+    confusion: tuple[tuple[float | int, ...], ...] = ()
     # By falling score (growing count), about 100 of them; empty if precision was not estimated.
     cuts: tuple[Cut, ...] = ()
     # Number of examples of the dataset per issue, for the page holds only the most suspect ones.

@@ -1,4 +1,6 @@
-"""Encoded images to uint8 RGB and back, and the views cut from them: whatever cannot be decoded fully and safely is a BadImage."""
+"""Encoded images to uint8 RGB and back, and the views cut from them: whatever cannot be decoded
+fully and safely is a BadImage.
+"""
 
 import functools
 import io
@@ -6,7 +8,9 @@ import struct
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
+
+from active_learning.data import limits
 
 try:
     import cv2
@@ -17,13 +21,48 @@ try:
 except ImportError:
     simplejpeg = None
 
-MAX_PIXELS = (
-    50_000_000  # a larger image is refused from its header, before any memory is taken for it
+try:
+    import pillow_heif
+except ImportError:
+    pillow_heif = None
+else:
+    pillow_heif.register_heif_opener()
+
+_AVIF = features.check("avif")
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"),
+    *(("AVIF",) if _AVIF else ()),
+    *(("HEIF",) if pillow_heif is not None else ()),
 )
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (
+    *(
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".jpe",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+    ),
+    *((".avif",) if _AVIF else ()),
+    *((".heic", ".heif") if pillow_heif is not None else ()),
+)
 _ORIENTATION = 0x0112  # the EXIF tag
 _PNG = b"\x89PNG\r\n\x1a\n"
+_SUFFIX_OF = {
+    b"\xff\xd8\xff": ".jpg",
+    _PNG: ".png",
+    b"RIFF": ".webp",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+}
 
 
 class BadImage(ValueError):
@@ -31,28 +70,37 @@ class BadImage(ValueError):
 
 
 def decode(blob: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """An upright RGB image: EXIF rotation applied, grey repeated, CMYK converted, transparency on white, 16 bits cut to the high 8.
+    """An upright RGB image: EXIF rotation applied, gray repeated, CMYK converted, transparency on
+    white, 16 bits cut to the high 8.
 
-    Of an animation the first frame. Raises BadImage for anything damaged, truncated, of another kind or above MAX_PIXELS.
+    Of an animation the first frame. Raises BadImage for anything damaged, truncated, of another
+    kind or above the limit of pixels.
     """
     return _decode(blob, 0)
 
 
 def decode_view(blob: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """The evaluation view: the full image, resized until it covers size x size, the centre cut out. Raises BadImage."""
+    """The evaluation view: the full image, resized until it covers size x size, the centre cut out.
+
+    Raises BadImage.
+    """
     return cover(_decode(blob, 0), size)
 
 
 def decode_small(blob: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """The same view from a JPEG decoded at the smallest DCT scale (1/8 .. 1) that still covers it: cheaper, not bit for bit `decode_view`.
+    """The same view from a JPEG decoded at the smallest DCT scale (1/8 .. 1) that still covers it:
+    cheaper, not bit for bit `decode_view`.
 
-    Entropy decoding is paid in full, so this saves about half; a prepared small view saves far more. Raises BadImage.
+    Entropy decoding is paid in full, so this saves about half; a prepared small view saves far
+    more. Raises BadImage.
     """
     return cover(_decode(blob, size), size)
 
 
 def cover(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """Resizes until the shorter side is `size` px (area mean when shrinking, cubic when growing) and cuts the centre."""
+    """Resizes until the shorter side is `size` px (area mean when shrinking, cubic when growing)
+    and cuts the centre.
+    """
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image
@@ -79,7 +127,7 @@ def encode(image: UInt8[np.ndarray, "h w 3"], quality: int = 90) -> bytes:
 
 
 def encode_png(image: UInt8[np.ndarray, "h w c"]) -> bytes:
-    """A lossless PNG of a colour image, or of a grey one (c = 1)."""
+    """A lossless PNG of a color image, or of a gray one (c = 1)."""
     out = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(out, "PNG")
     return out.getvalue()
@@ -87,19 +135,19 @@ def encode_png(image: UInt8[np.ndarray, "h w c"]) -> bytes:
 
 def suffix(blob: bytes) -> str:
     """The file suffix of an encoded image, from its first bytes."""
-    known = {
-        b"\xff\xd8\xff": ".jpg",
-        _PNG: ".png",
-        b"RIFF": ".webp",
-        b"GIF8": ".gif",
-        b"BM": ".bmp",
-        b"II": ".tif",
-        b"MM": ".tif",
-    }
-    return next((suffix for head, suffix in known.items() if blob.startswith(head)), ".ppm")
+    if blob[4:8] == b"ftyp":
+        return ".avif" if blob[8:12] in (b"avif", b"avis") else ".heic"
+    return next((suffix for head, suffix in _SUFFIX_OF.items() if blob.startswith(head)), ".ppm")
 
 
-def is_grey(blob: bytes) -> bool:
+def is_known(head: bytes) -> bool:
+    """Whether a file's first 16 bytes are those of a kind of image that is read."""
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
+        return True
+    return suffix(head) != ".ppm" and suffix(head) in SUFFIXES
+
+
+def is_gray(blob: bytes) -> bool:
     """Whether an encoded image has one channel. Raises BadImage."""
     try:
         with Image.open(io.BytesIO(blob), formats=FORMATS) as opened:
@@ -121,8 +169,11 @@ def shrink(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "h
 
 
 def decoders() -> str:
-    """What decodes and resizes here, for provenance: pixels may differ by a grey level between libraries."""
-    return f"{'simplejpeg' if simplejpeg is not None else 'Pillow'}, {'OpenCV' if cv2 is not None else 'Pillow'}"
+    """What decodes and resizes here, for provenance: pixels may differ by a gray level between
+    libraries.
+    """
+    decoder = "simplejpeg" if simplejpeg is not None else "Pillow"
+    return f"{decoder}, {'OpenCV' if cv2 is not None else 'Pillow'}"
 
 
 def _decode(blob: bytes, least: int) -> np.ndarray:
@@ -141,9 +192,9 @@ def _decode(blob: bytes, least: int) -> np.ndarray:
 
 
 def _jpeg(blob: bytes, least: int) -> np.ndarray:
-    height, width, colours, _ = simplejpeg.decode_jpeg_header(blob)
+    height, width, colors, _ = simplejpeg.decode_jpeg_header(blob)
     _check_size(width, height)
-    if colours in ("CMYK", "YCCK") or not _ends(blob):
+    if colors in ("CMYK", "YCCK") or not _ends(blob):
         return _other(blob, least)
     at_least = {"min_height": least, "min_width": least, "min_factor": 1} if least else {}
     image = simplejpeg.decode_jpeg(blob, "RGB", fastdct=False, fastupsample=False, **at_least)
@@ -151,12 +202,17 @@ def _jpeg(blob: bytes, least: int) -> np.ndarray:
 
 
 def _ends(blob: bytes) -> bool:
-    """Whether the end-of-image marker is there (padding may follow): without it the decoder would paint the missing rows grey."""
+    """Whether the end-of-image marker is there (padding may follow): without it the decoder would
+    paint the missing rows gray.
+    """
     return b"\xff\xd9" in blob[-64:] or blob.rstrip(b"\x00").endswith(b"\xff\xd9")
 
 
 def _orientation(blob: bytes) -> int:
-    """The EXIF orientation (1 .. 8) of a JPEG, 1 where there is none; reads only the header's segments."""
+    """The EXIF orientation (1 ..
+
+    8) of a JPEG, 1 where there is none; reads only the header's segments.
+    """
     at = 2
     while blob[at : at + 1] == b"\xff" and at + 4 <= len(blob):
         marker, size = struct.unpack(">BH", blob[at + 1 : at + 4])
@@ -228,5 +284,6 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _check_size(width: int, height: int) -> None:
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise BadImage(f"{width} x {height} px, expected between 1 and {MAX_PIXELS} pixels")
+    most = limits.current().pixels
+    if width < 1 or height < 1 or width * height > most:
+        raise BadImage(f"{width} x {height} px, expected between 1 and {most} pixels")

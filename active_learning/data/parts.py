@@ -77,6 +77,11 @@ class Part:
         return self.source.ids[self.indices]
 
     @property
+    def picture_ids(self) -> Int64[np.ndarray, "n"]:
+        """What splits keep together: the lowest id among the examples of the same picture."""
+        return self.source.picture_ids[self.indices]
+
+    @property
     def is_corrupted(self) -> Bool[np.ndarray, "n"] | None:
         """Which labels (or captions) are another example's; None where that is unknown."""
         if self.captions is not None:

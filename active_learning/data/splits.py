@@ -1,4 +1,6 @@
-"""Disjoint parts of a source, stratified by label, and the check that nothing leaked from one into another."""
+"""Disjoint parts of a source, stratified by label, with all examples of a picture in one part; and
+the check for leaks.
+"""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -7,16 +9,35 @@ import numpy as np
 from jaxtyping import Bool, Int64, Integer
 
 from active_learning.data.order import hash64
-from active_learning.data.sources.source import DataError
+from active_learning.data.sources.errors import DataError
 
 
 def split(
-    labels_for_strata: Integer[np.ndarray, "n"], parts: Mapping[str, int], seed: int = 0
+    labels_for_strata: Integer[np.ndarray, "n"],
+    parts: Mapping[str, int],
+    seed: int = 0,
+    groups: Integer[np.ndarray, "n"] | None = None,
 ) -> dict[str, Int64[np.ndarray, "_"]]:
-    """Disjoint parts of exactly the given sizes; in each, every label's share is that among the examples not yet taken.
+    """Splits examples into disjoint parts, in each of which every label has its fraction of the
+    examples not yet taken.
 
-    Seats are given by largest remainder, ties to the lower label. Indices ascend; the order of `parts` has no influence, and what is
-    over stays unused. Depends on (labels, parts, seed) only, on every machine. Raises DataError when the sizes do not fit.
+    The result depends on the arguments only, on every machine; the order of `parts` has no
+    influence, and examples beyond their sum stay unused. Seats are given by largest remainder, ties
+    to the lower label. Linear in examples, up to sorting.
+
+    Args:
+      labels_for_strata: Label of each example.
+      parts: Examples of each part, by name.
+      seed: Seed of the draw.
+      groups: Examples of one group (rows of one picture) stay together, in the stratum of their
+        first row. Sizes are then met on average over strata; without groups of several rows they
+        are exact.
+
+    Returns:
+      Ascending indices of each part.
+
+    Raises:
+      DataError: A size is negative, or there are fewer examples than the parts ask for.
     """
     n = len(labels_for_strata)
     for name, size in parts.items():
@@ -25,16 +46,42 @@ def split(
     if (total := sum(parts.values())) > n:
         sizes = ", ".join(f"{name}={size}" for name, size in parts.items())
         raise DataError(f"split: {sizes} are {total} examples, but there are {n}")
-    draw = np.argsort(hash64(seed, np.arange(n)), kind="stable")
-    strata = [draw[labels_for_strata[draw] == label] for label in np.unique(labels_for_strata)]
-    used = np.zeros(len(strata), np.int64)
-    out = {}
-    for name in sorted(parts):
-        seats = _largest_remainder(np.array([len(s) for s in strata], np.int64) - used, parts[name])
-        rows = [s[u : u + k] for s, u, k in zip(strata, used, seats, strict=True)]
-        out[name] = np.sort(np.concatenate([*rows, np.zeros(0, np.int64)]).astype(np.int64))
+    first, group = np.arange(n), np.arange(n)
+    if groups is not None:
+        _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+        if len(first) == n:  # no group of several rows: exact sizes
+            first, group = np.arange(n), np.arange(n)
+    weight = np.bincount(group, minlength=len(first))
+    values, stratum = np.unique(labels_for_strata[first], return_inverse=True)
+    order = np.lexsort((hash64(seed, first), stratum)) if n else first
+    middle, counts = _middles(weight[order], stratum[order], len(values))
+    if n > 1.1 * len(first):
+        # Where a group falls depends on where it starts on its stratum's axis; another start in
+        # each stratum keeps small parts from staying empty. A few repeats move few examples.
+        offset = hash64(0x0FF5, seed, np.arange(len(values))) % counts.astype(np.uint64)
+        at = stratum[order]
+        middle = (middle + 2 * offset.astype(np.int64)[at]) % (2 * counts[at])
+    used = np.zeros(len(values), np.int64)
+    part_of = np.full(len(first), -1)
+    for number, name in enumerate(sorted(parts)):
+        seats = _largest_remainder(counts - used, parts[name])
+        at = stratum[order]
+        inside = (middle >= 2 * used[at]) & (middle < 2 * (used + seats)[at])
+        part_of[order[inside]] = number
         used += seats
-    return {name: out[name] for name in parts}
+    by_row = part_of[group]
+    numbers = {name: number for number, name in enumerate(sorted(parts))}
+    return {name: np.flatnonzero(by_row == numbers[name]).astype(np.int64) for name in parts}
+
+
+def _middles(weight: np.ndarray, stratum: np.ndarray, strata: int) -> tuple[np.ndarray, np.ndarray]:
+    """Twice the middle of each unit on the axis of its stratum's rows, and the rows of each
+    stratum; units are sorted.
+    """
+    counts = np.bincount(stratum, weights=weight, minlength=strata).astype(np.int64)
+    start = np.cumsum(counts) - counts
+    ends = np.cumsum(weight)
+    return 2 * ends - weight - 2 * start[stratum], counts
 
 
 def _largest_remainder(counts: np.ndarray, size: int) -> np.ndarray:
@@ -50,17 +97,23 @@ FOLDS = 2
 
 
 def fold_of(ids: Integer[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
-    """The half, 0 or 1, that an example belongs to: a function of its id alone."""
+    """The half, 0 or 1, that an example belongs to: a function of its id alone (give
+    `Source.picture_ids`).
+    """
     return (hash64(0xF01D, ids) % np.uint64(FOLDS)).astype(np.int64)
 
 
-def held_out(ids: Integer[np.ndarray, "n"], share: float) -> Bool[np.ndarray, "n"]:
-    """Whether an example is held out: a function of its id alone, so that a set that grows keeps what it held out."""
-    return hash64(0x401D, ids) < np.uint64(round(share * 2.0**64))
+def held_out(ids: Integer[np.ndarray, "n"], fraction: float) -> Bool[np.ndarray, "n"]:
+    """Whether an example is held out: a function of its id alone, so that a set that grows keeps
+    what it held out.
+    """
+    return hash64(0x401D, ids) < np.uint64(round(fraction * 2.0**64))
 
 
 def check_disjoint(parts: Mapping[str, Integer[np.ndarray, "_"]]) -> None:
-    """Raises DataError naming the first two parts that share ids, and how many; ids twice in one part count as a leak too."""
+    """Raises DataError naming the first two parts that share ids, and how many; ids twice in one
+    part count as a leak too.
+    """
     for name, ids in parts.items():
         if (twice := len(ids) - len(np.unique(ids))) > 0:
             raise DataError(f"split: part {name!r} holds {twice} ids more than once")

@@ -1,5 +1,7 @@
 """Accuracy, loss and accuracy per class of a classifier."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from jaxtyping import PyTree
@@ -20,7 +22,7 @@ class Accuracy:
       placement: Sharding of a batch over the devices; None for one device.
     """
 
-    def __init__(self, model: Model, num_classes: int, batch_size: int, placement=None):
+    def __init__(self, model: Model, num_classes: int, batch_size: int, placement: Any = None):
         self.num_classes, self.batch_size, self.placement = num_classes, batch_size, placement
 
         def judge(params, batch):
@@ -33,7 +35,7 @@ class Accuracy:
         self._judge = jax.jit(judge, out_shardings=everywhere)
 
     def __call__(
-        self, params: PyTree, part, rows: np.ndarray | None = None
+        self, params: PyTree, part: Any, rows: np.ndarray | None = None
     ) -> dict[str, float | list[float | None]]:
         """Evaluate on rows of a part of the split.
 

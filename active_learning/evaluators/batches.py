@@ -1,4 +1,7 @@
-"""Batches of one fixed size over a whole set: one compiled shape, the last batch padded, the padding dropped from the results."""
+"""Batches of one fixed size over a whole set, so that one shape is compiled.
+
+The last batch is padded, and the padding is dropped from the results.
+"""
 
 from collections.abc import Callable, Iterator
 

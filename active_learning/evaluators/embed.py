@@ -1,6 +1,7 @@
 """Embeddings of whole sets by a two-tower model, batch by batch."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,10 +21,10 @@ class Embedder:
       placement: Sharding of a batch over the devices; None for one device.
     """
 
-    def __init__(self, model: Model, batch_size: int, placement=None):
+    def __init__(self, model: Model, batch_size: int, placement: Any = None):
         self.size, self.placement = batch_size, placement
         everywhere = None if placement is None else replicated(placement.mesh)
-        embed = lambda params, batch: model.apply(params, batch, False)  # noqa: E731
+        embed = lambda params, batch: model.apply(params, batch, False)
         self._images = jax.jit(
             lambda params, batch: embed(params, batch).image, out_shardings=everywhere
         )
@@ -32,7 +33,7 @@ class Embedder:
         )
 
     def images(
-        self, params: PyTree, part, rows: np.ndarray | None = None
+        self, params: PyTree, part: Any, rows: np.ndarray | None = None
     ) -> Float32[np.ndarray, "n D"]:
         """Unit-norm embeddings of the images of a part, read batch by batch.
 
@@ -48,7 +49,7 @@ class Embedder:
         self, params: PyTree, tokens: Integer[np.ndarray, "n L"]
     ) -> Float32[np.ndarray, "n D"]:
         """Unit-norm embeddings of texts given as token ids."""
-        read = lambda at: {"tokens": tokens[at].astype(np.int32)}  # noqa: E731
+        read = lambda at: {"tokens": tokens[at].astype(np.int32)}
         return self._all(self._texts, params, read, tokens)
 
     def _all(self, embed: Callable, params: PyTree, read: Callable, items) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Embeddings kept in a file, so that classifiers on top of them can be tried again without the model."""
+"""Embeddings kept in a file, so that classifiers on them can be fitted without the model."""
 
 import zipfile
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def stored_features(
     labels: Int[np.ndarray, "n"],
     compute: Callable[[], Float[np.ndarray, "n D"]],
 ) -> Float[np.ndarray, "n D"]:
-    """Features from a file where it holds those of the same model and labels, else computed and written.
+    """Read features from a file, or compute and write them where there is none.
 
     Args:
       file: An .npz with features, labels and the key; None: nothing is kept.
@@ -37,7 +37,8 @@ def stored_features(
             raise DataError(f"{file}: not a file of features ({error}); delete it") from error
         if old != key or not np.array_equal(theirs, labels):
             raise DataError(
-                f"{file}: features of {old}, here they are of {key}; delete it or name another folder"
+                f"{file}: features of {old}, here they are of {key}; "
+                "delete it or name another folder"
             )
         return features
     features = compute()

@@ -1,4 +1,7 @@
-"""Linear classifiers on frozen features: a few examples a class in closed form, or all of them by logistic regression."""
+"""Linear classifiers on frozen features.
+
+Ridge regression in closed form on a few examples a class, or logistic regression on all of them.
+"""
 
 from collections.abc import Sequence
 
@@ -117,7 +120,7 @@ def _fit(features: np.ndarray, labels: np.ndarray, classes: int, penalty: float,
 
 
 def _metrics(scores: np.ndarray, labels: np.ndarray, classes: np.ndarray) -> dict[str, float]:
-    """Metrics of scores whose column k is class classes[k]; a label that was not fitted is always wrong."""
+    """Metrics of scores whose column k is classes[k]; a label that was not fitted is wrong."""
     known = np.isin(labels, classes)
     places = np.full(len(labels), len(classes))
     at = np.searchsorted(classes, labels[known])

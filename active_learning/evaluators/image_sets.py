@@ -1,4 +1,4 @@
-"""Images to evaluate on that are no part of a run's data: a labelled set at a path, or a list of files."""
+"""Images to evaluate on beside a run's own data: a labelled set at a path, or a list of files."""
 
 import dataclasses
 import os

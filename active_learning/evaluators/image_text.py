@@ -24,18 +24,17 @@ PROBED = 2000  # training images that the probes of a run's own data are fitted 
 
 @dataclass(frozen=True)
 class Towers:
-    """A two-tower model to evaluate.
-
-    embed: Embeds with it. params: Its parameters. encode: Texts to token ids. size: Side of its
-    images in pixels. key: What names the model in files of features, such as a hash.
-    features: Folder where features are kept; None: nowhere.
-    """
+    """A two-tower model to evaluate."""
 
     embed: Embedder
     params: PyTree
+    # Texts to token ids.
     encode: Callable[[Sequence[str]], np.ndarray]
+    # Side of its images in pixels.
     size: int
+    # Names the model in files of features, such as a hash of its parameters.
     key: str = ""
+    # Folder where features are kept; None: they are not.
     features: Path | None = None
 
     def image_features(self, name: str, labels: np.ndarray, part, rows: np.ndarray | None = None):
@@ -79,12 +78,10 @@ def classification(towers: Towers, task, data, name: str) -> dict:
     return {"zero_shot": metrics | about} | _probes((train, known_labels), (images, labels))
 
 
-def _labelled(
-    part, names: tuple[str, ...], from_captions: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _labelled(part, names: tuple[str, ...], from_captions: bool) -> tuple[np.ndarray, np.ndarray]:
     if not from_captions:
         return np.arange(len(part)), part.labels
-    found = captions.classes_named([part.captions.texts[row] for row in part.indices], names)
+    found = captions.mentioned([part.captions.texts[row] for row in part.indices], names)
     rows = np.flatnonzero(found >= 0)
     if not len(rows):
         raise DataError(f"config.task.classes={names}: no captions name them")
@@ -101,7 +98,9 @@ def _probes(train: few_shot.Labelled, test: few_shot.Judged) -> dict:
 def labelled_images(
     towers: Towers, path: str, templates: Sequence[str], names_file: Path | None = None
 ) -> dict:
-    """Zero-shot accuracy on labelled images at a path; the probes too where they bring a training set.
+    """Zero-shot accuracy on labelled images at a path.
+
+    Few-shot and linear probes too, where the path holds a training set.
 
     Args:
       towers: The model.
@@ -116,7 +115,8 @@ def labelled_images(
     names = test.class_names if names_file is None else text_files.read_names(names_file)
     if len(names) != len(test.class_names):
         raise DataError(
-            f"{names_file}: {len(names)} class names, but {path} has {len(test.class_names)} classes"
+            f"{names_file}: {len(names)} class names, "
+            f"but {path} has {len(test.class_names)} classes"
         )
     stem = Path(path).name
     images = towers.image_features(f"{stem}-test", test.labels, test.images)
@@ -130,7 +130,17 @@ def labelled_images(
 
 
 def captioned_images(towers: Towers, folder: Path, file: Path, split: str = "test") -> dict:
-    """Retrieval on images with several captions each, in the layouts that `text_files.read_captions` knows."""
+    """Retrieval on images with several captions each.
+
+    Args:
+      towers: The model.
+      folder: Folder of the images.
+      file: Captions, in a layout of `text_files.read_captions`.
+      split: Split to take, where the file has splits.
+
+    Returns:
+      Recall under clip_benchmark's names, and the metrics of `retrieval_metrics`.
+    """
     found = text_files.read_captions(file, split)
     images = image_sets.ImageSet(image_sets.Paths(folder, found.paths), towers.size)
     owner = np.repeat(np.arange(len(images)), [len(texts) for texts in found.captions])
@@ -201,15 +211,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate_flags(towers: Towers, task, data, args: argparse.Namespace) -> dict:
-    """Results by name of what the flags of `add_flags` ask for. Raises DataError naming the flag or file."""
+    """Run the evaluations that the flags of `add_flags` ask for.
+
+    Returns:
+      Results by file or path.
+
+    Raises:
+      DataError: Naming the flag or file.
+    """
     out = {file.name: judged(towers, data, file) for file in args.judgements}
     templates = tuple(task.templates)
     if args.templates is not None:
         templates = text_files.read_templates(args.templates)
     if args.zero_shot:
-        out[args.zero_shot] = labelled_images(
-            towers, args.zero_shot, templates, args.class_names
-        )
+        out[args.zero_shot] = labelled_images(towers, args.zero_shot, templates, args.class_names)
     elif args.class_names is not None:
         raise DataError("--class_names: names the classes of --zero_shot=PATH, which is missing")
     if (args.captions is None) != (args.images is None):

@@ -1,7 +1,7 @@
 """Retrieval of captions by images and of images by captions."""
 
 import numpy as np
-from jaxtyping import Float, Int, PyTree
+from jaxtyping import Float, Integer, PyTree
 
 from active_learning.core.recipe import Model
 from active_learning.evaluators.embed import Embedder
@@ -34,8 +34,8 @@ class Retrieval:
         return retrieval_metrics(images, self.embed.texts(params, tokens), owner)
 
 
-def captions_of(part, rows: np.ndarray) -> tuple[Int[np.ndarray, "m L"], Int[np.ndarray, "m"]]:
-    """Token ids of all captions of these rows, and for each caption the place of its image in `rows`."""
+def captions_of(part, rows: np.ndarray) -> tuple[Integer[np.ndarray, "m L"], Integer[np.ndarray, "m"]]:
+    """Token ids of all captions of these rows, and the place in `rows` of each one's image."""
     given, table = part.caption_of[rows], part.captions
     exists = np.arange(table.tokens.shape[1])[None] < table.counts[given][:, None]
     owner, place = np.nonzero(exists)
@@ -45,7 +45,7 @@ def captions_of(part, rows: np.ndarray) -> tuple[Int[np.ndarray, "m L"], Int[np.
 def retrieval_metrics(
     images: Float[np.ndarray, "n D"],
     texts: Float[np.ndarray, "m D"],
-    owner: Int[np.ndarray, "m"],
+    owner: Integer[np.ndarray, "m"],
     block: int = BLOCK,
 ) -> dict:
     """Retrieval metrics of embeddings, from exact ranks.
@@ -94,15 +94,18 @@ def _blockwise(queries: np.ndarray, keys: np.ndarray, block: int, ranks) -> np.n
 
 
 def text_ranks(
-    scores: Float[np.ndarray, "m n"], owner: Int[np.ndarray, "m"]
+    scores: Float[np.ndarray, "m n"], owner: Integer[np.ndarray, "m"]
 ) -> Float[np.ndarray, "m"]:
-    """Rank of each text's own image among all images; half of those with equal scores count as before it."""
+    """Rank of each text's own image among all images.
+
+    Half of those with equal scores count as before it.
+    """
     own = scores[np.arange(len(owner)), owner][:, None]
     return 1 + (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
 
 
 def image_ranks(
-    scores: Float[np.ndarray, "n m"], owner: Int[np.ndarray, "m"], first: int = 0
+    scores: Float[np.ndarray, "n m"], owner: Integer[np.ndarray, "m"], first: int = 0
 ) -> Float[np.ndarray, "n"]:
     """Rank of each image's best own text among it and all texts of other images.
 

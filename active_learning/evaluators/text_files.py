@@ -1,4 +1,4 @@
-"""Files that evaluations read: class names, prompt templates, and captions in the layouts of COCO and Flickr30k."""
+"""Files that evaluations read: class names, prompt templates, captions of COCO and Flickr30k."""
 
 import csv
 import json

@@ -38,7 +38,12 @@ def zero_shot(
     classes: Float[np.ndarray, "C D"],
     labels: Int[np.ndarray, "n"],
 ) -> dict[str, float]:
-    """Accuracy of the nearest class embedding, and what always answering the most frequent class would give."""
+    """Accuracy of the nearest class embedding.
+
+    Returns:
+      The metrics of `classification_metrics`, and most_frequent: the accuracy of always answering
+      the most frequent class.
+    """
     rows = max(1, BLOCK // len(classes))
     places = [
         label_places(images[at : at + rows] @ classes.T, labels[at : at + rows])
@@ -52,7 +57,10 @@ def zero_shot(
 def label_places(
     scores: Float[np.ndarray, "n C"], labels: Int[np.ndarray, "n"]
 ) -> Int[np.ndarray, "n"]:
-    """Place (0: first) of each label when classes are sorted by falling score; of equal ones the lower number is first."""
+    """Place (0: first) of each label among classes sorted by falling score.
+
+    Of equal scores the lower class number is first.
+    """
     own = scores[np.arange(len(labels)), labels][:, None]
     before = np.arange(scores.shape[1])[None] < labels[:, None]
     return (scores > own).sum(axis=1) + ((scores == own) & before).sum(axis=1)
@@ -61,7 +69,11 @@ def label_places(
 def classification_metrics(
     places: Int[np.ndarray, "n"], labels: Int[np.ndarray, "n"], num_classes: int
 ) -> dict[str, float]:
-    """acc1, acc5 (with at least 5 classes) and mean_per_class_recall over the classes that occur, as clip_benchmark names them."""
+    """Accuracy under clip_benchmark's names.
+
+    Returns:
+      acc1; acc5, with at least 5 classes; mean_per_class_recall over the classes that occur.
+    """
     out = {"acc1": float(np.mean(places < 1))}
     if num_classes >= 5:
         out["acc5"] = float(np.mean(places < 5))

@@ -6,7 +6,6 @@ from jaxtyping import Array, Float, Int
 
 from active_learning.cost import flops
 from active_learning.models.transformer import blocks, blocks_cost, check_tower
-from active_learning.models.vit import late
 
 POOLS = ("mean", "last", "end")
 
@@ -31,14 +30,14 @@ class Text(nn.Module):
     remat: str = "off"
     dtype: str = "float32"
     # Token that ends a text; -1: the largest id of each text, as in OpenAI's CLIP.
-    end: int = late(-1)
+    end: int = -1
     # Each token attends only to itself and to earlier ones; else to all, padding included.
-    causal: bool = late(False)
-    attention: str = late("xla")
-    activation: str = late("gelu_tanh")
-    epsilon: float = late(1e-6)
-    qkv_bias: str = late("qv")
-    layer_scale: bool = late(False)
+    causal: bool = False
+    attention: str = "xla"
+    activation: str = "gelu_tanh"
+    epsilon: float = 1e-6
+    qkv_bias: str = "qv"
+    layer_scale: bool = False
 
     @nn.compact
     def __call__(

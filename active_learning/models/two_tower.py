@@ -9,7 +9,6 @@ from jaxtyping import Array, Float, Int
 from active_learning.core.contrastive import Embeddings, l2_normalize
 from active_learning.cost import flops
 from active_learning.models.layers import Dense
-from active_learning.models.vit import late
 
 
 class TwoTower(nn.Module):
@@ -30,9 +29,9 @@ class TwoTower(nn.Module):
     scale: float = 10.0
     bias: float = -10.0
     # A bias of the projections (CLIP has none).
-    head_bias: bool = late(True)
+    head_bias: bool = True
     # A learned logit bias; without one it is 0 (CLIP).
-    logit_bias: bool = late(True)
+    logit_bias: bool = True
 
     @nn.compact
     def __call__(

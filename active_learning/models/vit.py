@@ -1,7 +1,5 @@
 """Vision Transformer (arXiv 2010.11929, pre-norm form), in the variants of published weights."""
 
-from dataclasses import field
-
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -30,11 +28,6 @@ VARIANTS = {
 POOLS = ("gap", "cls", "map", "cls_gap")
 
 
-def late(default):
-    """A field that is left out of a stored config at its default: older runs keep their hash."""
-    return field(default=default, metadata={"late": True})
-
-
 class ViT(nn.Module):
     """Maps images to logits and features (no logits with `num_classes` 0).
 
@@ -58,30 +51,30 @@ class ViT(nn.Module):
     remat: str = "off"
     dtype: str = "float32"
     # Fraction of the patches that enter the blocks, spread evenly: a cheap scorer.
-    keep: float = late(1.0)
+    keep: float = 1.0
     # "xla", or "cudnn": fused, for NVIDIA GPUs and 16-bit compute types.
-    attention: str = late("xla")
-    activation: str = late("gelu_tanh")
+    attention: str = "xla"
+    activation: str = "gelu_tanh"
     # Of every LayerNorm.
-    epsilon: float = late(1e-6)
+    epsilon: float = 1e-6
     # Which of query, key and value have a bias: "qv", "qkv" or "none".
-    qkv_bias: str = late("qv")
+    qkv_bias: str = "qv"
     # Learned per-channel scale of each residual branch (DINOv2).
-    layer_scale: bool = late(False)
+    layer_scale: bool = False
     # A class token beside "gap" or "map" pooling; the other pools have one anyway.
-    class_token: bool = late(False)
+    class_token: bool = False
     # Register tokens, after the class token.
-    registers: int = late(0)
+    registers: int = 0
     # How many of the class token and registers have a position of their own.
-    prefix_positions: int = late(0)
+    prefix_positions: int = 0
     # A bias of the patch embedding (CLIP has none).
-    embed_bias: bool = late(True)
+    embed_bias: bool = True
     # A LayerNorm before the blocks (CLIP).
-    pre_norm: bool = late(False)
+    pre_norm: bool = False
     # Where the last LayerNorm is: of the "tokens", or of the "pooled" features (timm's fc_norm).
-    norm: str = late("tokens")
+    norm: str = "tokens"
     # Width of a tanh layer before the head (ImageNet-21k checkpoints of the JAX ViT); 0: none.
-    pre_logits: int = late(0)
+    pre_logits: int = 0
 
     @property
     def has_class_token(self) -> bool:

@@ -1,4 +1,4 @@
-"""An experiment and its batches as shapes: on devices that need not be here and data that need not either."""
+"""An experiment and its batches as shapes, for devices and data that need not be present."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Whether selection can pay, and what would help: a cost model and the diagnostics of a reference in words."""
+"""Whether selection can pay and what would help, from the costs and a reference's diagnostics."""
 
 from collections.abc import Iterator
 

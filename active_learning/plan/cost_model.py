@@ -60,9 +60,7 @@ class CostModel:
     @property
     def uniform_update(self) -> float:
         """FLOPs of an update without selection."""
-        return ledger.total(
-            ledger.step_costs(self.learner, self.scorer, (), self.batch_size, 1)
-        )
+        return ledger.total(ledger.step_costs(self.learner, self.scorer, (), self.batch_size, 1))
 
     def accounts(self) -> dict[str, float]:
         """FLOPs of the whole run by account."""
@@ -125,7 +123,7 @@ def cost_model_of(
     small = scorer.cost(scorer_image_shape(config, image_shape))
     reference, training = config.reference, 0.0
     if policy.reads_reference and reference.charge:
-        steps_of = lambda own: resolve(own, examples, 1).total  # noqa: E731
+        steps_of = lambda own: resolve(own, examples, 1).total
         training = reference.planned_training_flops(config, steps_of, small.train)
     prefilters = policy.pool_fraction < 1 and reference.models_scoring > 0
     return CostModel(
@@ -185,7 +183,8 @@ def cost_lines(model: CostModel, scorers: dict[str, Cost]) -> Iterator[str]:
     for account, value in accounts.items():
         if value:
             yield f"  {account:16s} {value:9.3g} FLOPs  {value / uniform:6.1%} of uniform training"
-    yield f"  {'total':16s} {total:9.3g} FLOPs  {total / uniform:6.1%} at the same number of updates"
+    fraction = f"{total / uniform:6.1%} at the same number of updates"
+    yield f"  {'total':16s} {total:9.3g} FLOPs  {fraction}"
     if not model.policy.needs:
         return
     yield ""

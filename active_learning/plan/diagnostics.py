@@ -31,7 +31,9 @@ class ReferenceDiagnostics:
     corrupted_selected: float | None
 
 
-def diagnose_reference(experiment: Experiment, folder: Path, examples: int = 2000) -> ReferenceDiagnostics:
+def diagnose_reference(
+    experiment: Experiment, folder: Path, examples: int = 2000
+) -> ReferenceDiagnostics:
     """Evaluate a reference on a sample of the pool, on the gate, and on the first super-batch.
 
     Args:

@@ -133,8 +133,9 @@ def _argument_bytes(experiment: Experiment) -> int:
 
 
 def learner_bytes(experiment: Experiment) -> int:
-    """Bytes of the learner's parameters and optimizer state on one chip."""
-    return _bytes_on_a_chip(abstract_state(experiment).learner)
+    """Bytes of the learner on one chip: parameters, optimizer state, moving average."""
+    state = abstract_state(experiment)
+    return _bytes_on_a_chip((state.learner, state.ema))
 
 
 def remedies(experiment: Experiment, over: float, needs: float) -> Iterator[str]:
@@ -147,7 +148,9 @@ def remedies(experiment: Experiment, over: float, needs: float) -> Iterator[str]
     rest = needs - whole  # nearly all of it grows with the examples a chip trains on at a time
     own, parts = config.batch_size // chips, config.grad_accum_steps
     if rest > over:
-        enough = [n for n in range(parts + 1, own + 1) if own % n == 0 and rest * parts / n < rest - over]
+        enough = [
+            n for n in range(parts + 1, own + 1) if own % n == 0 and rest * parts / n < rest - over
+        ]
         if enough:
             yield f"--config.grad_accum_steps={enough[0]} (the same batch in {enough[0]} parts)"
     for fsdp in (2, 4, 8, 16, 32):
@@ -172,7 +175,10 @@ def _without_remat(experiment: Experiment) -> Iterator[str]:
         if isinstance(module, TwoTower):
             parts = {".image": module.image, ".text": module.text}
         for name, part in parts.items():
-            if "remat" in {field.name for field in dataclasses.fields(part)} and part.remat != "full":
+            if (
+                "remat" in {field.name for field in dataclasses.fields(part)}
+                and part.remat != "full"
+            ):
                 yield f"{role}{name}"
 
 
@@ -215,9 +221,10 @@ def plan_metrics(experiment: Experiment, compiled: CompiledStep, mfu: float) -> 
 
 @dataclass(frozen=True)
 class UpdateCounts:
-    """What the compiler counts for one chip and an update of the learner: FLOPs, and bytes read and written."""
+    """What the compiler counts for one chip and an update of the learner."""
 
     flops: float
+    # Bytes read and written.
     memory_traffic: float
 
 
@@ -242,11 +249,11 @@ def count_update(experiment: Experiment) -> UpdateCounts | None:
         )
         steps = dataclasses.replace(experiment.steps, window=0)
         device = experiment.mesh.devices.flat[0]
-        alone = assemble(
-            config, steps, experiment.view, experiment.scorer_view, [device]
-        )
+        alone = assemble(config, steps, experiment.view, experiment.scorer_view, [device])
         step = partial(uniform_step, alone.recipe)
-        cost = sharding.aot_compile(step, abstract_state(alone), abstract_batch(alone)).cost_analysis()
+        cost = sharding.aot_compile(
+            step, abstract_state(alone), abstract_batch(alone)
+        ).cost_analysis()
         counts.append(np.array([cost["flops"], cost["bytes accessed"]]))
     one, two = counts
     return UpdateCounts(*map(float, one + (learner.depth - 1) * (two - one)))

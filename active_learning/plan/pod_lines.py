@@ -17,7 +17,7 @@ from active_learning.plan.pod import (
     plan_metrics,
 )
 from active_learning.plan.topology import CHIPS
-from active_learning.train.build import Experiment
+from active_learning.train.build import Experiment, abstract_state
 
 MIB = 2**20
 LARGE = 1e6  # bytes: smaller collectives are not listed
@@ -68,10 +68,10 @@ def sharding_lines(experiment: Experiment) -> Iterator[str]:
     yield f"mesh {sizes}; a batch is split over all of it"
     decided: dict[str, list[tuple[int, bool]]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_state(experiment)):
-        pattern, spec = sharding.rule_of(sharding.path_of(path), leaf.shape, mesh)
+        pattern, spec = sharding.match_partition_rule(sharding.path_of(path), leaf.shape, mesh)
         decided.setdefault(pattern, []).append((leaf.size * leaf.dtype.itemsize, any(spec)))
     parts = mesh.shape.get(sharding.FSDP_AXIS, 1)
-    for pattern, dimension in sharding.RULES:
+    for pattern, dimension in sharding.PARTITION_RULES:
         arrays = decided.get(pattern, [])
         split = [size for size, is_split in arrays if is_split]
         where = "whole on every chip"

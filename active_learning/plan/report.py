@@ -27,7 +27,7 @@ from active_learning.train.build import Experiment, abstract_state, build
 
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
-    """What is planned for where the data cannot be opened, and the assumed fraction of peak FLOP/s."""
+    """Sizes to plan for where the data cannot be opened, and the assumed MFU of the chips."""
 
     image_size: int = 224
     classes: int = 1000
@@ -58,7 +58,11 @@ def plan_lines(
     except DataError as error:
         if reference:
             raise
-        shape, classes, examples = (assumed.image_size,) * 2 + (3,), assumed.classes, assumed.examples
+        shape, classes, examples = (
+            (assumed.image_size,) * 2 + (3,),
+            assumed.classes,
+            assumed.examples,
+        )
         what = "with captions" if config.task.text else f"in {classes:,} classes"
         yield (
             f"no data ({error}); planned for {examples:,} images of {assumed.image_size} px {what}"
@@ -108,7 +112,12 @@ def _check_reference(config: Config, reference: Path) -> None:
 def _state_bytes(experiment: Experiment) -> dict[str, tuple[int, int]]:
     """Bytes of parameters and optimizer state of the models that the state holds."""
     state = abstract_state(experiment)
-    models = {name: getattr(state, name) for name in ("learner", "online", "reference")}
+    models = {
+        "learner": state.learner,
+        "ema": state.ema,
+        "online": state.online,
+        "reference": state.reference,
+    }
     return {
         name: (_bytes(model.params), _bytes(model.opt_state))
         for name, model in models.items()

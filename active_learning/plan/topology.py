@@ -13,9 +13,11 @@ from active_learning.config import ConfigError
 
 @dataclass(frozen=True)
 class Chip:
-    """Data sheet of a chip: memory in GiB, memory bandwidth and that of all its links in bytes a second."""
+    """Data sheet of a chip."""
 
+    # GiB.
     memory: float
+    # Bytes a second, of the memory and of all links together.
     memory_bandwidth: float
     links: float
 
@@ -67,7 +69,9 @@ def canonical(topology: str) -> str:
         generation, layouts = _SLICES[kind]
         if int(count) not in layouts:
             sizes = ", ".join(str(size) for size in layouts)
-            raise ConfigError(f"--topology={topology}: no such slice; {kind}-N with N one of {sizes}")
+            raise ConfigError(
+                f"--topology={topology}: no such slice; {kind}-N with N one of {sizes}"
+            )
         return f"{generation}:{layouts[int(count)]}"
     found = _LAYOUT.fullmatch(text)
     if found is None or found[1] not in GENERATIONS:
@@ -76,7 +80,8 @@ def canonical(topology: str) -> str:
     sides = [int(side) for side in found[2].split("x")]
     if len(sides) != dimensions or math.prod(sides) > most:
         raise ConfigError(
-            f"--topology={topology}: {found[1]} has {dimensions} dimensions and at most {most} chips"
+            f"--topology={topology}: "
+            f"{found[1]} has {dimensions} dimensions and at most {most} chips"
         )
     return text
 
@@ -110,7 +115,9 @@ def devices_of(topology: str) -> list[jax.Device]:
                 f"--topology={topology}: another process is using libtpu; wait until it ends, or "
                 "set ALLOW_MULTIPLE_LIBTPU_LOAD=1 if it only compiles too"
             ) from error
-        raise ConfigError(f"--topology={topology}: refused by libtpu ({why}); {_EXPECTED}") from error
+        raise ConfigError(
+            f"--topology={topology}: refused by libtpu ({why}); {_EXPECTED}"
+        ) from error
     kind = devices[0].device_kind
     if kind not in CHIPS:
         known = ", ".join(CHIPS)

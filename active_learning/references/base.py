@@ -1,5 +1,6 @@
 """Where a reference comes from: the value behind `config.reference`, one class for each way."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,14 @@ class Reference(Section):
     reported: ClassVar[bool] = True
     # Whether its training is on the run's bill.
     charge: bool = True
+    # Folder or file it comes from or goes to; '': none, or WORKDIR/reference.
+    path: str = ""
+
+    def as_kind(self, kind: type["Reference"], **changes: Any) -> "Reference":
+        """A reference of another kind with the keys that both have, and `changes`."""
+        mine, theirs = ({f.name for f in dataclasses.fields(one)} for one in (self, kind))
+        names = mine & theirs
+        return kind(**{name: getattr(self, name) for name in names} | changes)
 
     def check(self, config: Any) -> None:
         """Refuses what cannot work with this config. Raises ConfigError."""
@@ -65,9 +74,7 @@ class Reference(Section):
         del config
         return {}
 
-    def check_own_runs(
-        self, config: Any, data: Data, resolve: Callable[[Any, int], Any]
-    ) -> None:
+    def check_own_runs(self, config: Any, data: Data, resolve: Callable[[Any, int], Any]) -> None:
         """Checks the runs that train it before anything is written.
 
         Args:
@@ -95,9 +102,7 @@ class Reference(Section):
         del config, view
         return data, None
 
-    def obtain(
-        self, experiment: Any, workdir: Path, train: TrainRun
-    ) -> Obtained | None:
+    def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
         """Makes it ready: trains, loads or copies it. None when it was stopped before its end."""
         raise NotImplementedError
 

@@ -56,11 +56,10 @@ class CrossFitted(Reference):
 
     def pool_size(self, config: Any, data: Data, name: str) -> int:
         fold = int(name.removeprefix("fold"))
-        return int(np.sum(splits.fold_of(data.train.ids) == fold))
+        return int(np.sum(splits.fold_of(data.train.picture_ids) == fold))
 
     def attach(self, config: Any, data: Data, view: str) -> tuple[Data, dict | None]:
-        ids = data.train.ids
-        folds = splits.fold_of(ids)
+        ids, folds = data.train.ids, splits.fold_of(data.train.picture_ids)
         scored_by = 1 - folds
         check_out_of_fold([ids[folds == k] for k in range(splits.FOLDS)], ids, scored_by)
         train = data.train.with_column("scored_by", scored_by.astype(np.int32))
@@ -84,7 +83,7 @@ class CrossFitted(Reference):
         )
 
     def abstract_params(self, one: PyTree) -> PyTree:
-        stack = lambda p: jax.tree.map(lambda x: jnp.stack([x] * splits.FOLDS), p)  # noqa: E731
+        stack = lambda p: jax.tree.map(lambda x: jnp.stack([x] * splits.FOLDS), p)
         return jax.eval_shape(stack, one)
 
     def each(self, params: PyTree) -> list[PyTree]:
@@ -101,9 +100,7 @@ class CrossFitted(Reference):
         return sum(steps_of(own) * own.batch_size for own in runs) * per_example
 
 
-def check_out_of_fold(
-    trained_on: list[np.ndarray], ids: np.ndarray, scored_by: np.ndarray
-) -> None:
+def check_out_of_fold(trained_on: list[np.ndarray], ids: np.ndarray, scored_by: np.ndarray) -> None:
     """Checks that no reference scores an example that it was trained on.
 
     Raises:
@@ -113,4 +110,3 @@ def check_out_of_fold(
         splits.check_disjoint(
             {f"trained on by reference {k}": own, f"scored by reference {k}": ids[scored_by == k]}
         )
-

@@ -9,7 +9,7 @@ from active_learning import checkpoint
 from active_learning.config import ConfigError
 from active_learning.cost.ledger import ACCOUNTS, total
 from active_learning.metrics import read_summary
-from active_learning.models.weights import siglip
+from active_learning.models.weights import load_into
 from active_learning.references.base import Obtained, Reference, TrainRun
 from active_learning.references.trained import obtained
 
@@ -40,7 +40,7 @@ class Loaded(Reference):
                     "image-text task"
                 )
             shape = experiment.scorer_view.image_shape
-            params = siglip.load(folder, experiment.scorer, shape, key)
+            params = load_into(folder, experiment.scorer, shape, key)
             return Obtained(params, flops=dict.fromkeys(ACCOUNTS, 0.0))
         summary = read_summary(folder)
         if summary is None or not summary["complete"]:
@@ -52,4 +52,3 @@ class Loaded(Reference):
         """What its run says; published weights say nothing of their cost."""
         summary = read_summary(Path(self.path))
         return total(summary["flops"]) if summary else 0.0
-

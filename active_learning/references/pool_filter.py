@@ -42,9 +42,7 @@ def filter_pool(experiment: Any, params: PyTree | None, workdir: Path) -> tuple[
         if score_file.COLUMN in train.columns:
             losses = train.columns[score_file.COLUMN]
         else:
-            losses, _ = score_file.score_all(
-                experiment.recipe.scorer, params, train.small_view()
-            )
+            losses, _ = score_file.score_all(experiment.recipe.scorer, params, train.small_view())
             cost = experiment.scorer.cost(experiment.scorer_view.image_shape)
             flops = len(train) * cost.forward
         ids, seconds = kept_ids(train, fraction, losses), time.monotonic() - began

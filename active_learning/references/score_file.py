@@ -1,7 +1,7 @@
 """Files of reference scores: the loss of every example by id, computed once by `store_scores`.
 
-NAME.npz holds id int64, label int32 (the one the loss is of), loss float32 (nats) and hit bool; NAME.json its sha256, the hashes of data and
-model, the view and the compute type.
+NAME.npz holds id int64, label int32 (the one that the loss is of), loss float32 (nats) and hit
+bool; NAME.json its sha256, the hashes of data and model, the view and the compute type.
 """
 
 import hashlib
@@ -74,12 +74,23 @@ def write(path: Path, scores: Scores) -> dict:
 
 
 def read(path: Path, data_hash: str, view: str, model: str = "") -> Scores:
-    """The stored scores. DataError names the file when it is damaged, or of another data set, view or model ("": any model will do)."""
+    """Reads stored scores.
+
+    Args:
+      path: NAME.npz.
+      data_hash: Hash of the data that they must be of.
+      view: Name of the view that they must be of.
+      model: Hash of the model that they must be of; "": any.
+
+    Raises:
+      DataError: Names the file when it is missing, damaged, or of another data set, view or model.
+    """
     beside = path.with_suffix(".json")
     for file in (path, beside):
         if not file.is_file():
             raise DataError(
-                f"{KEY}={str(path)!r}: no {file.name} there; `python -m active_learning.store_scores` writes it"
+                f"{KEY}={str(path)!r}: no {file.name} there; `python -m "
+                "active_learning.store_scores` writes it"
             )
     about = json.loads(beside.read_text())
     if about["sha256"] != _sha256(path):

@@ -1,4 +1,4 @@
-"""A reference trained here: a run of its own, on its own part of the split, before the learner's."""
+"""A reference trained here: a run of its own, on its own part of the split."""
 
 import dataclasses
 from collections.abc import Callable

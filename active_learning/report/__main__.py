@@ -1,4 +1,7 @@
-"""python -m active_learning.report RUN... [--out DIR] [--metric test/accuracy] [--title TITLE]"""
+"""Command: run folders -> index.html, table.md, report.json and figure.png.
+
+python -m active_learning.report RUN... [--out DIR] [--metric test/accuracy] [--title TITLE]
+"""
 
 import argparse
 import json

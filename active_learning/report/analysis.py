@@ -305,12 +305,14 @@ def _notes(runs: list[Run], arms: list[Arm], metric: str, final_metric: str) -> 
     whole = metric.replace("/", "_full/", 1)
     if final_metric == metric and any(run.final_value(whole) is not None for run in runs):
         notes.append(
-            f"The whole test set was not measured in every run: final values are {metric} on both sides."
+            "The whole test set was not measured in every run: "
+            f"final values are {metric} on both sides."
         )
     devices = sorted({run.device for run in runs})
     if len(devices) > 1:
         notes.append(
-            f"The runs were made on different devices ({', '.join(devices)}): their wall-clock times do not compare."
+            f"The runs were made on different devices ({', '.join(devices)}): "
+            "their wall-clock times do not compare."
         )
     for arm in arms:
         notes += _arm_notes(arm)
@@ -320,26 +322,29 @@ def _notes(runs: list[Run], arms: list[Arm], metric: str, final_metric: str) -> 
 def _arm_notes(arm: Arm) -> list[str]:
     notes = []
     if arm.baseline and arm.beta_budget.beta is not None and arm.beta_budget.beta < 1:
-        sooner = f"{arm.name} itself reaches its full-budget value with {100 * arm.beta_budget.beta:.0f} % of the updates"
         notes.append(
-            f"{sooner}: its curve is flat or noisy there, and a saving no larger than this one means nothing."
+            f"{arm.name} itself reaches its full-budget value with "
+            f"{100 * arm.beta_budget.beta:.0f} % of the updates: its curve is flat or noisy there, "
+            "and a saving no larger than this one means nothing."
         )
     for group in arm.groups:
         keys = differing_keys(group.runs)
         if keys:
-            notes.append(
-                f"{arm.name}, {group.budget:,} updates: its seeds also differ in {clean(', '.join(keys[:4]))}."
-            )
+            which = clean(", ".join(keys[:4]))
+            notes.append(f"{arm.name}, {group.budget:,} updates: its seeds also differ in {which}.")
     references = [run.reference for group in arm.groups for run in group.runs if run.reference]
     loaded = [reference for reference in references if not reference.charged and reference.flops]
     if loaded:
-        cost = f"{np.mean([r.flops for r in loaded]):.3g} FLOPs, {np.mean([r.seconds for r in loaded]):.3g} s"
+        flops = np.mean([reference.flops for reference in loaded])
+        seconds = np.mean([reference.seconds for reference in loaded])
+        cost = f"{flops:.3g} FLOPs, {seconds:.3g} s"
         notes.append(
             f"{arm.name}: its reference was loaded and its training is not charged ({cost})."
         )
     if references and arm.reference_accuracy is None:
         notes.append(
-            f"{arm.name}: its reference’s own accuracy is not known, so it is not checked whether the comparison is valid."
+            f"{arm.name}: its reference’s own accuracy is not known, so it is not checked whether "
+            "the comparison is valid."
         )
     if arm.inconclusive:
         notes.append(f"{arm.name}: {measures.INCONCLUSIVE}")

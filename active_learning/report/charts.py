@@ -4,6 +4,7 @@ Matplotlib's Agg backend only.
 """
 
 import io
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,8 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 
+# A notebook's kernel exports a backend that may not be installed here; importing would fail on it.
+os.environ["MPLBACKEND"] = "agg"
 import matplotlib
 
 matplotlib.use("Agg")
@@ -20,10 +23,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from active_learning.cost.accounts import ACCOUNTS, AMORTIZATION_LEVELS
+from active_learning.cost.accounts import ACCOUNTS
+from active_learning.report.amortization import whole_cost
 from active_learning.report.analysis import Analysis, Arm
 from active_learning.report.files import number
-from active_learning.report.setup import Setup
 from active_learning.report.text import clean
 
 # Colors of arms; more arms repeat them with another line style.
@@ -93,9 +96,8 @@ def to_svg(
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(
-        r' xmlns(:\w+)?="[^"]*"', "", svg
-    )  # an inline SVG needs none, and no address stays in the page
+    # Inline SVG needs no namespaces, and no address stays in the page.
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     for key, stand_in in STAND_INS.items():
         svg = svg.replace(stand_in, f"var(--{key})")
@@ -209,8 +211,9 @@ def _arm_ends(axes: Axes, theme: dict, arm: Arm, color: str, clock: str, scale: 
         decides = group is arm.target_budget
         error = None if group.sd is None else 100 * group.sd
         axes.errorbar(
-            [group.clock(clock) / scale], [100 * group.final], yerr=error, fmt="o", markersize=8 if decides else 5.5,
-            markerfacecolor=color if decides else theme["paper"], markeredgecolor=color, markeredgewidth=1.6,
+            [group.clock(clock) / scale], [100 * group.final], yerr=error,
+            fmt="o", markersize=8 if decides else 5.5, markeredgewidth=1.6,
+            markerfacecolor=color if decides else theme["paper"], markeredgecolor=color,
             ecolor=color, elinewidth=1.1, zorder=5, clip_on=False,
         )  # fmt: skip
 
@@ -285,24 +288,18 @@ def _plain(text: str) -> str:
 
 def draw_accounts(axes: Axes, theme: dict[str, str], analysis: Analysis) -> None:
     """Draw the five accounts as stacked bars, one per arm, over the baseline's total."""
-    arms, whole = list(analysis.arms), _whole(analysis)
+    arms, whole = list(analysis.arms), whole_cost(analysis)
     for row, arm in enumerate(arms):
         left = 0.0
         for account in ACCOUNTS:
             width = arm.shown.account(account) / whole
-            axes.barh(
-                row,
-                width,
-                left=left,
-                height=0.56,
-                color=theme[account],
-                edgecolor=theme["paper"],
-                linewidth=0.8,
-            )
+            looks = {"color": theme[account], "edgecolor": theme["paper"], "linewidth": 0.8}
+            axes.barh(row, width, left=left, height=0.56, **looks)
             left += width
         axes.annotate(
-            f"{left:.2f}×", (left, row), xytext=(7, 0), textcoords="offset points", va="center", color=theme["ink"],
-            fontweight="bold", bbox={"boxstyle": "square,pad=0.15", "facecolor": theme["paper"], "edgecolor": "none"},
+            f"{left:.2f}×", (left, row), xytext=(7, 0), textcoords="offset points",
+            va="center", color=theme["ink"], fontweight="bold",
+            bbox={"boxstyle": "square,pad=0.15", "facecolor": theme["paper"], "edgecolor": "none"},
         )  # fmt: skip
     if analysis.baseline:
         axes.axvline(1.0, color=theme["ink"], linewidth=1.1, linestyle=(0, (1, 2.2)))
@@ -319,62 +316,6 @@ def draw_accounts(axes: Axes, theme: dict[str, str], analysis: Analysis) -> None
         if analysis.baseline
         else "total FLOPs, largest arm = 1"
     )
-
-
-def _whole(analysis: Analysis) -> float:
-    totals = [arm.shown.mean("total_flops") for arm in analysis.arms]
-    return (
-        analysis.baseline.longest.mean("total_flops") if analysis.baseline else max(totals)
-    ) or 1.0
-
-
-def amortized_costs(analysis: Analysis) -> dict[str, dict[str, float | None]]:
-    """Map arms to their cost over the baseline's at each level of amortization.
-
-    None at a level whose cost a run of this kind does not reveal. "none" adds the training of a
-    reference that was loaded and not charged to the run.
-    """
-    whole = _whole(analysis)
-    costs: dict[str, dict[str, float | None]] = {}
-    for arm in analysis.arms:
-        runs = arm.shown.runs
-        unknown = set[str]().union(*(unknown_levels(run.setup) for run in runs))
-        loaded = [
-            run.reference.flops if run.reference and not run.reference.charged else 0.0
-            for run in runs
-        ]
-        sums = {
-            name: sum(arm.shown.account(account) for account in accounts)
-            for name, accounts in reversed(AMORTIZATION_LEVELS.items())
-        }
-        sums["none"] += float(np.mean(loaded))
-        costs[arm.name] = {
-            name: None if name in unknown else value / whole for name, value in sums.items()
-        }
-    return costs
-
-
-def unknown_levels(setup: Setup) -> set[str]:
-    """Levels of amortization whose cost does not follow from a run's accounts.
-
-    At these levels something would be paid for that the run did not do itself.
-    """
-    others = set(AMORTIZATION_LEVELS) - {"replayed policy"}
-    if setup.scorers is None or setup.reference_kind is None:
-        return set(AMORTIZATION_LEVELS)
-    # The learner's own scoring is inside the account of its training.
-    unknown = {"replayed policy"} if "learner" in setup.scorers else set()
-    if setup.replay:
-        unknown |= others
-    if not setup.reads_reference:
-        return unknown
-    if setup.reference_kind == "stored":
-        unknown |= {"pretrained", "none"}
-    elif setup.reference_kind in ("cotrained", "online"):  # No reference exists before the run.
-        unknown |= {"foundation dataset", "pretrained"}
-    elif setup.reference_kind == "loaded" and setup.reference_path.endswith(".npz"):
-        unknown |= {"none"}  # Published weights: what their training cost is unknown.
-    return unknown
 
 
 def series(

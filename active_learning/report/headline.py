@@ -34,7 +34,10 @@ def headline(analysis: Analysis) -> str:
     They say so if the target was not reached, the comparison is invalid or the evidence is thin.
     """
     if analysis.baseline is None:
-        return "No baseline among these runs (config.baseline is true in none of them), so nothing can be called saved."
+        return (
+            "No baseline among these runs (config.baseline is true in none of them), "
+            "so nothing can be called saved."
+        )
     base = analysis.baseline
     arm = choose(analysis)
     target = f"{base.name}’s {percent(analysis.target)} after {base.longest.budget:,} updates"
@@ -49,25 +52,28 @@ def headline(analysis: Analysis) -> str:
     if arm.target_budget is None:
         first = _not_reached(arm, target, len(analysis.others), analysis)
     else:
-        first = f"{arm.name}{many} reached {target} with {arm.target_budget.budget:,} updates: {savings(arm)}."
+        reached, updates = f"{arm.name}{many} reached {target}", arm.target_budget.budget
+        first = f"{reached} with {updates:,} updates: {savings(arm)}."
         if arm.saved["updates_saved"] <= 0:
-            late = f"{arm.name}{many} reached {target}, but no sooner, with {arm.target_budget.budget:,} updates"
-            first = f"No updates were saved. {late}: {savings(arm)}."
+            first = (
+                f"No updates were saved. {reached}, but no sooner, with {updates:,} updates: "
+                f"{savings(arm)}."
+            )
     return " ".join([first, *_cautions(analysis, arm)])
 
 
 def _not_reached(arm: Arm, target: str, arms: int, analysis: Analysis) -> str:
     last, base = arm.longest, analysis.baseline.longest
-    known = last.gap.error is not None and set(last.finals) == set(
-        base.finals
-    )  # else it is that of another mean
+    # With other seeds on a side the error is that of another mean.
+    known = last.gap.error is not None and set(last.finals) == set(base.finals)
     error = f" ± {100 * last.gap.error:.1f}" if known else ""
     who = f"{arm.name} did not reach" if arms == 1 else f"None of the {arms} valid arms reached"
     if arms > 1 and not all(other.valid is not False for other in analysis.others):
         who = "No valid arm reached"
     nearest = "It" if arms == 1 else f"The nearest, {arm.name},"
-    ended = f"{100 * (analysis.target - last.final):.1f}{error} points below it after {last.budget:,} updates"
-    return f"Nothing was saved: {who} {target}. {nearest} ended {ended}."
+    below = f"{100 * (analysis.target - last.final):.1f}{error} points below it"
+    ended = f"{nearest} ended {below} after {last.budget:,} updates."
+    return f"Nothing was saved: {who} {target}. {ended}"
 
 
 def savings(arm: Arm) -> str:
@@ -107,7 +113,8 @@ def _cautions(analysis: Analysis, arm: Arm) -> list[str]:
     if arm.inconclusive:
         cautions.append(INCONCLUSIVE)
     if arm.target_budget is not None and not arm.beta_budget.enough:
-        tried = f"{arm.beta_budget.tried} decayed budget{'s were' if arm.beta_budget.tried > 1 else ' was'} tried"
+        were = "s were" if arm.beta_budget.tried > 1 else " was"
+        tried = f"{arm.beta_budget.tried} decayed budget{were} tried"
         cautions.append(f"Only {tried} ({MIN_BUDGETS} are needed), so this is provisional.")
     seeds = min(len(group.runs), len(base.longest.runs))
     if seeds == 1:

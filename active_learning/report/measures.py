@@ -1,8 +1,8 @@
 """How much was saved: pure functions of numbers; none of them knows a file.
 
-Values named `*_saved` are fractions of the baseline's full budget (0.3 = 30 % saved, negative = it cost more) at the
-shortest decayed budget that reaches its final value; `*_saved_curve` are read off one learning curve. None always means
-"not reached" or "not known".
+Values named `*_saved` are fractions of the baseline's full budget (0.3 = 30 % saved, negative = it
+cost more) at the shortest fully decayed budget that reaches its final value; `*_saved_curve` are
+read off one learning curve. None always means "not reached" or "not known".
 """
 
 import math
@@ -66,7 +66,10 @@ def first_sustained(steps: Numbers, values: Numbers, target: Number) -> float | 
 def beta_curve(
     steps: Numbers, mean: Numbers, target: Number, baseline_updates: Number
 ) -> float | None:
-    """First evaluated update from which the seed mean stays at or above the baseline's end, over its updates."""
+    """Return the first update from which the seed mean stays at or above the target.
+
+    It is given over the baseline's updates; None if the target is not reached.
+    """
     first = first_sustained(steps, mean, target)
     return None if first is None else first / baseline_updates
 
@@ -74,8 +77,12 @@ def beta_curve(
 def beta_budget(
     finals: Mapping[int, Number], target: Number, baseline_updates: Number
 ) -> BetaBudget:
-    """Shortest fully decayed budget whose seed-mean final value reaches `target`. `finals`: updates -> seed-mean final
-    value.
+    """Find the shortest fully decayed budget that reaches `target`.
+
+    Args:
+      finals: Updates of a budget -> seed mean of its final value.
+      target: Value to reach.
+      baseline_updates: Updates of the baseline's full budget.
     """
     reached = min((budget for budget, value in finals.items() if value >= target), default=None)
     return BetaBudget(None if reached is None else reached / baseline_updates, reached, len(finals))
@@ -92,17 +99,17 @@ def updates_saved(beta: float | None) -> float | None:
 
 
 def total_flops_saved(flops: Numbers | None, baseline: Numbers) -> float | None:
-    """1 - total FLOPs of the deciding budget's runs over those of the baseline's full budget.
+    """Return 1 - FLOPs of the target budget's runs over those of the baseline's full budget.
 
-    One total a seed on each side.
+    Both are one total per seed.
     """
     return _saved(None if flops is None else float(np.mean(flops)), float(np.mean(baseline)))
 
 
 def wall_clock_saved(seconds: Numbers | None, baseline: Numbers) -> float | None:
-    """1 - training seconds of the deciding budget's runs over those of the baseline's full budget.
+    """Return 1 - training seconds of the target budget's runs over the baseline's.
 
-    One figure a seed.
+    Both are one number per seed.
     """
     return _saved(None if seconds is None else float(np.mean(seconds)), float(np.mean(baseline)))
 
@@ -115,8 +122,9 @@ def updates_saved_curve(beta: float | None) -> float | None:
 def total_flops_saved_curve(
     steps: Numbers, totals: Numbers, first: Number | None, baseline: Numbers
 ) -> float | None:
-    """1 - seed-mean FLOPs spent at step `first` of the curve (`totals`: one a step) over those of the baseline's full
-    budget.
+    """Return 1 - FLOPs spent at step `first` of a curve over the baseline's full budget.
+
+    `totals` are the seed means at each of `steps`.
     """
     return _saved(_at(steps, totals, first), float(np.mean(baseline)))
 
@@ -124,7 +132,7 @@ def total_flops_saved_curve(
 def wall_clock_saved_curve(
     steps: Numbers, seconds: Numbers, first: Number | None, baseline: Numbers
 ) -> float | None:
-    """1 - seed-mean seconds spent at step `first` of the curve over those of the baseline's full budget."""
+    """Return 1 - seconds spent at step `first` of a curve over the baseline's full budget."""
     return _saved(_at(steps, seconds, first), float(np.mean(baseline)))
 
 
@@ -133,10 +141,11 @@ def _at(steps: Numbers, values: Numbers, step: Number | None) -> float | None:
 
 
 def difference(values: Mapping[int, Number], baseline: Mapping[int, Number]) -> Difference:
-    """`values` less `baseline` with its standard error; both map seed -> value.
+    """Return `values` less `baseline` with its standard error; both map seeds to values.
 
-    With at least two seeds on both sides: paired, the mean over these common seeds and sd(differences) / sqrt(n). Otherwise the
-    difference of the two means, and Welch's sqrt(s1^2 / n1 + s2^2 / n2). Sample deviations (n - 1).
+    With at least two common seeds it is paired: the mean over these seeds and
+    sd(differences) / sqrt(n). Otherwise it is the difference of the two means, with Welch's
+    sqrt(s1^2 / n1 + s2^2 / n2). Sample deviations (n - 1).
     """
     common = [seed for seed in values if seed in baseline]
     if len(common) > 1:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from active_learning.cost.accounts import ACCOUNT_LABELS, AMORTIZATION_LEVELS
 from active_learning.report import charts, pictures, tables
+from active_learning.report.amortization import amortized_costs
 from active_learning.report.analysis import SAVED, Analysis, Arm
 from active_learning.report.headline import choose, headline, percent
 from active_learning.report.text import clean
@@ -46,7 +47,7 @@ def render(analysis: Analysis, title: str) -> str:
         levels=levels,
         amortization=[
             (arm, ["–" if costs[n] is None else f"{costs[n]:.2f}×" for n in levels])
-            for arm, costs in charts.amortized_costs(analysis).items()
+            for arm, costs in amortized_costs(analysis).items()
         ],
         corrupted=_corrupted(analysis),
         lead=_lead(analysis),

@@ -95,5 +95,5 @@ def png(image: np.ndarray) -> str:
     """Encode a (H, W, 1, 3 or 4) uint8 image as base64 PNG."""
     out = io.BytesIO()
     rgb = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
-    imsave(out, rgb, format="png", metadata={"Software": None})
+    imsave(out, rgb, format="png", metadata={"Software": None})  # pyright: ignore[reportArgumentType]
     return base64.b64encode(out.getvalue()).decode()

@@ -195,8 +195,9 @@ def timed(run: Run, seconds: dict[str, float]) -> Run:
         in turns in one process. NaN results where updates of a run's kind were not measured.
     """
     window = run.window_steps or 0
-    charged = run.reference is not None and run.reference.charged
-    before = run.reference.steps * seconds["reference"] if charged else 0.0
+    before = 0.0
+    if run.reference is not None and run.reference.charged:
+        before = run.reference.steps * seconds["reference"]
     selecting = seconds.get(_kind_in_window(run.setup), math.nan) if window else 0.0
 
     def clock(step: float | int) -> float:

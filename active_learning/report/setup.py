@@ -2,7 +2,7 @@
 
 This is the only module of the report that knows configuration keys. Keys may be left out of a
 `config.json` where they have their default value, so the defaults are repeated here; a test
-compares keys, defaults and the table of policies with the training code.
+compares keys, defaults, kinds and the table of policies with the training code.
 """
 
 from dataclasses import dataclass
@@ -14,23 +14,27 @@ POLICY_SCORERS: dict[str, tuple[str, ...]] = {
     "uniform": (),
     "learnability": ("online", "reference"),
     "cautious_learnability": ("online", "reference"),
+    "class_centred_learnability": ("online", "reference"),
     "hard": ("online",),
     "easy_reference": ("reference",),
     "hard_learner": ("learner",),
-    "hard_learner_once": ("learner",),
+    "hard_learner_fused": ("learner",),
     "rho": ("learner", "reference"),
     "gradient_norm": ("learner",),
     "margin": ("online",),
     "entropy": ("online",),
     "divbs": ("learner",),
     "pair_learnability": ("online", "reference"),
+    "s_cliploss": ("reference",),
     "joint": ("online", "reference"),
+    "joint_learner": ("learner", "reference"),
+    "joint_learner_fused": ("learner", "reference"),
     "joint_easy": ("reference",),
     "offline_filter": (),
 }
 # Policies that also read the reference once, before the first update, to filter the pool.
 FILTERS = frozenset({"offline_filter"})
-SELECT_DEFAULTS = {"policy": "learnability", "schedule": "exact", "replay": ""}
+SELECT_DEFAULTS = {"policy": "uniform", "schedule": "exact", "replay": ""}
 REFERENCE_DEFAULTS = {"kind": "trained", "path": ""}
 # Where the reference of a run comes from.
 REFERENCE_KINDS = ("trained", "loaded", "stored", "cotrained", "crossfitted", "online")
@@ -40,7 +44,7 @@ REFERENCE_KINDS = ("trained", "loaded", "stored", "cotrained", "crossfitted", "o
 class Setup:
     """How a run selected. None: the run has a policy or reference of its own that is not known."""
 
-    scorers: frozenset[str] | None = frozenset(POLICY_SCORERS["learnability"])
+    scorers: frozenset[str] | None = frozenset()
     # Whether the pool is filtered once by the reference's loss.
     filters: bool = False
     schedule: str = SELECT_DEFAULTS["schedule"]
@@ -87,7 +91,7 @@ def _policy(policy: object, where: str) -> tuple[frozenset[str] | None, bool]:
         policy = {"kind": policy}
     if not isinstance(policy, dict):
         raise RunError(f"{where}: 'select.policy' is neither a name nor an object")
-    name = next((policy[k] for k in ("kind", "name") if isinstance(policy.get(k), str)), "")
+    name = next((policy[k] for k in ("name", "kind") if isinstance(policy.get(k), str)), "")
     name = name.replace(" ", "_")
     scorers = policy.get("needs", POLICY_SCORERS.get(name))
     if scorers is not None and not (

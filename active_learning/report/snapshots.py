@@ -93,11 +93,11 @@ def _side(arrays: np.lib.npyio.NpzFile, side: str, path: Path) -> Extremes:
             f"{MAX_IMAGE_SIDE}, not {images.dtype} {images.shape}"
         )
     labels, clean_labels, scores = (
-        arrays[f"{part}_{side}"] for part in ("label", "truth", "score")
+        arrays[f"{part}_{side}"] for part in ("label", "clean_label", "score")
     )
     for name, array, kinds in (
         ("label", labels, "iu"),
-        ("truth", clean_labels, "iu"),
+        ("clean_label", clean_labels, "iu"),
         ("score", scores, "f"),
     ):
         if array.shape != images.shape[:1] or array.dtype.kind not in kinds:

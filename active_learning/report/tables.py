@@ -3,15 +3,15 @@
 import re
 
 from active_learning.cost.accounts import ACCOUNTS, RECOMPUTE
+from active_learning.report.amortization import amortized_costs
 from active_learning.report.analysis import SAVED, Analysis, Arm, Group
-from active_learning.report.charts import amortized_costs
 from active_learning.report.files import number
 from active_learning.report.headline import headline, percent
 
 COLUMNS = (
-    "arm", "budget", "seeds", "final", "difference ± its error", "reference", "β curve", "β budget",
-    "updates saved", "total FLOPs saved", "wall-clock saved", "examples", "candidates", "total FLOPs",
-    "train time", "worst class", "corrupted selected",
+    "arm", "budget", "seeds", "final", "difference ± its error", "reference", "β curve",
+    "β budget", "updates saved", "total FLOPs saved", "wall-clock saved", "examples", "candidates",
+    "total FLOPs", "train time", "worst class", "corrupted selected",
 )  # fmt: skip
 
 
@@ -45,10 +45,15 @@ def row(arm: Arm, group: Group) -> list[str]:
         name, f"{group.budget:,}", str(len(group.runs)), final, gap,
         percent(arm.reference_accuracy),
         "" if not last else _beta(arm.beta_curve, judged, ""),
-        "" if not decides or not judged else _beta(arm.beta_budget.beta, judged, arm.beta_budget.mark),
+        (
+            ""
+            if not decides or not judged
+            else _beta(arm.beta_budget.beta, judged, arm.beta_budget.mark)
+        ),
         *("" if not decides else percent(arm.saved.get(key)) for key in SAVED),
-        f"{group.mean('examples'):,.0f}", f"{group.mean('candidates'):,.0f}", f"{group.mean('total_flops'):.3g}",
-        duration(group.mean("train_seconds")), percent(group.worst_class), percent(group.corrupted_fraction),
+        f"{group.mean('examples'):,.0f}", f"{group.mean('candidates'):,.0f}",
+        f"{group.mean('total_flops'):.3g}", duration(group.mean("train_seconds")),
+        percent(group.worst_class), percent(group.corrupted_fraction),
     ]  # fmt: skip
 
 
@@ -94,13 +99,15 @@ def _markdown(text: str) -> str:
 def legend(analysis: Analysis) -> str:
     """Explain the columns in one paragraph."""
     return (
-        f"Final values are {analysis.final_metric}, mean ± standard deviation over seeds; differences (in points) are "
-        "to the baseline’s full budget, with their standard error (p: paired, over the seeds that both have; w: Welch, "
-        f"fewer than two in common). β curve: first update from which mean {analysis.metric} stays at or above the baseline’s final "
-        "value, over the baseline’s updates, on the arm’s longest budget. β budget: shortest fully decayed budget that "
-        "ends at or above the baseline, over its updates; all savings are taken there. A comparison is valid only if "
-        "the reference alone is below the target, the baseline’s final value. Total FLOPs: five accounts, reference "
-        "training included where it is charged."
+        f"Final values are {analysis.final_metric}, mean ± standard deviation over seeds; "
+        "differences (in points) are to the baseline’s full budget, with their standard error (p: "
+        "paired, over the seeds that both have; w: Welch, fewer than two in common). β curve: "
+        f"first update from which mean {analysis.metric} stays at or above the baseline’s final "
+        "value, over the baseline’s updates, on the arm’s longest budget. β budget: shortest fully "
+        "decayed budget that ends at or above the baseline, over its updates; all savings are "
+        "taken there. A comparison is valid only if the reference alone is below the target, the "
+        "baseline’s final value. Total FLOPs: five accounts, reference training included where it "
+        "is charged."
     )
 
 
@@ -150,7 +157,11 @@ def _budget(group: Group) -> dict:
         "finals": list(group.finals.values()),
         "final_mean": group.final,
         "final_sd": group.sd,
-        "difference": None if gap is None else {"mean": gap.mean, "standard_error": gap.error, "paired": gap.paired},
+        "difference": (
+            None
+            if gap is None
+            else {"mean": gap.mean, "standard_error": gap.error, "paired": gap.paired}
+        ),
         "examples": group.mean("examples"),
         "candidates": group.mean("candidates"),
         "flops": {account: group.account(account) for account in (*ACCOUNTS, RECOMPUTE)},
@@ -161,6 +172,7 @@ def _budget(group: Group) -> dict:
         "curve": {
             "step": curve.step.tolist(), "mean": curve.mean.tolist(),
             "sd": None if curve.sd is None else curve.sd.tolist(),
-            "total_flops": curve.flops.tolist(), "train_seconds": [number(value) for value in curve.seconds.tolist()],
+            "total_flops": curve.flops.tolist(),
+            "train_seconds": [number(value) for value in curve.seconds.tolist()],
         },
     }  # fmt: skip

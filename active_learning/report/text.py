@@ -5,7 +5,9 @@ import unicodedata
 
 MAX_LENGTH = 200
 # Controls, line separators, lone surrogates, and marks that reorder the text around them.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
 
 
 def clean(text: object, max_length: int = MAX_LENGTH) -> str:
@@ -18,3 +20,8 @@ def clean(text: object, max_length: int = MAX_LENGTH) -> str:
     text = unicodedata.normalize("NFC", str(text)[: 4 * max_length])
     text = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
     return text if len(text) <= max_length else text[: max_length - 1] + "…"
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib reads neither as mathematics nor as a hidden label."""
+    return clean(text, 70).replace("$", r"\$").lstrip("_") or " "

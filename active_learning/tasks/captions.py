@@ -81,8 +81,7 @@ class Pairs(Task):
             )
         if chunk and config.batch_size % chunk:
             raise ConfigError(
-                f"config.task.loss_chunk={chunk}: must divide "
-                f"config.batch_size={config.batch_size}"
+                f"config.task.loss_chunk={chunk}: must divide config.batch_size={config.batch_size}"
             )
         for role in ("learner", "scorer"):
             module = getattr(config, role)
@@ -211,9 +210,7 @@ class Pairs(Task):
         tok = _tokenizer(self, texts[train_key], learner.vocab)
         for role, tower in (("learner", learner), ("scorer", scorer)):
             _check_tower(f"config.{role}.text", tower, tok)
-        tables = {
-            key: captions.tokenize(rows, tok, learner.context) for key, rows in texts.items()
-        }
+        tables = {key: captions.tokenize(rows, tok, learner.context) for key, rows in texts.items()}
         if unknown := sorted(set(self.shuffled_captions) - set(data.parts)):
             raise ConfigError(
                 f"config.task.shuffled_captions: no part is named {unknown[0]!r}; "

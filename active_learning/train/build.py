@@ -29,6 +29,7 @@ from active_learning.references import Reference, replay, score_file
 from active_learning.settings import Config
 from active_learning.tasks import Task, View
 from active_learning.train.open_data import open_data
+from active_learning.train.starts import Start, Starts, open_models
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Experiment:
     costs: Mapping[str, float]
     uniform_costs: Mapping[str, float]
     mesh: Mesh
+    # Published weights that the models start from.
+    starts: Starts = Starts()
     # Recorded choices of another run that are trained on.
     choices: replay.Choices | None = None
     # Accuracy and loss on the gate of a reference whose scores are stored.
@@ -96,6 +99,7 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Experiment
       ConfigError: A key that cannot work.
       DataError: A file or value of the data that cannot be used.
     """
+    given, (config, starts) = config, open_models(config)
     data = open_data(config)
     train_on, processes = config.split.train_on, jax.process_count()
     if not len(data.train):
@@ -110,13 +114,14 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Experiment
         choices = replay.read(folder, config.batch_size, steps.total, content)
         data.train.rows_of(choices.ids, replay.KEY)
     data = config.task.attach(config, data)
-    view = config.task.view(config, data)
-    scorer_view = view.with_small(data.train, config.task)
+    data_view = config.task.view(config, data)
+    view = starts.learner.view(data_view)
+    scorer_view = starts.scorer.view(data_view.with_small(data.train, config.task))
     gate = None
     if config.select.policy.reads_reference:
         name = score_file.view_name(scorer_view.image_shape)
         data, gate = config.reference.attach(config, data, name)
-    experiment = assemble(config, steps, view, scorer_view, devices)
+    experiment = assemble(given, steps, view, scorer_view, devices)
     return dataclasses.replace(experiment, data=data, choices=choices, stored_gate=gate)
 
 
@@ -128,19 +133,22 @@ def assemble(
     devices: list[jax.Device],
 ) -> Experiment:
     """Builds a run without its data: the models, the recipe and the cost of an update."""
+    given, (config, starts) = config, open_models(config)
     mesh, task = sharding.make_mesh(devices, config.fsdp), config.task
     view, scorer_view = view.on(mesh), scorer_view.on(mesh)
     learner = task.specialize(config.learner, view)
     scorer = task.specialize(config.scorer, scorer_view)
 
     def scorer_model(optim: Any) -> Model:
-        return task.model(scorer, scorer_view, optim.make(steps.scorer_warmup, steps.total))
+        optimizer = starts.scorer.optimizer(optim.make(steps.scorer_warmup, steps.total))
+        return starts.scorer.model(task.model(scorer, scorer_view, optimizer))
 
-    large = task.model(learner, view, config.optim.make(steps.warmup, steps.total))
+    optimizer = starts.learner.optimizer(config.optim.make(steps.warmup, steps.total))
+    large = task.model(learner, view, optimizer)
     devices_or_none = mesh if mesh.size > 1 else None
     augment = partial(_augment, settings=config.augmentation, mesh=devices_or_none)
     recipe = Recipe(
-        learner=with_fsdp_gather(mesh, large),
+        learner=starts.learner.model(with_fsdp_gather(mesh, large)),
         scorer=scorer_model(config.scorer_optim),
         policy=config.select.policy,
         sub_batch_size=config.batch_size,
@@ -150,16 +158,21 @@ def assemble(
         augment=augment if config.augment else unaugmented,
         mesh=devices_or_none,
         grad_accum_steps=config.grad_accum_steps,
+        ema_half_life=float(steps.ema),
         **config.reference.recipe_fields(config, scorer_model),
     )
-    costs = _costs(config, recipe, (learner, view), (scorer, scorer_view))
+    both = (starts.learner, learner, view), (starts.scorer, scorer, scorer_view)
+    costs = _costs(config, recipe, *both)
     return Experiment(
-        config, steps, None, view, scorer_view, recipe, learner, scorer, *costs, mesh
+        given, steps, None, view, scorer_view, recipe, learner, scorer, *costs, mesh, starts
     )
 
 
 def _costs(
-    config: Config, recipe: Recipe, learner: tuple[Any, View], scorer: tuple[Any, View]
+    config: Config,
+    recipe: Recipe,
+    learner: tuple[Start, Any, View],
+    scorer: tuple[Start, Any, View],
 ) -> tuple[dict[str, float], dict[str, float]]:
     """FLOPs of an update inside the window and after it."""
     costs = [_cost("learner", *learner), _cost("scorer", *scorer)]
@@ -179,10 +192,10 @@ def _costs(
     return active, ledger.step_costs(*costs, (), b, ratio)
 
 
-def _cost(role: str, module: Any, view: View) -> Any:
+def _cost(role: str, start: Start, module: Any, view: View) -> Any:
     """FLOPs of a module on its view. Raises ConfigError when the module cannot read it."""
     try:
-        return module.cost(view.image_shape)
+        return start.cost(module, view)
     except ValueError as error:
         raise ConfigError(f"config.{role}: {error}") from error
 
@@ -211,16 +224,24 @@ def with_fsdp_gather(mesh: Mesh, learner: Model) -> Model:
     return dataclasses.replace(learner, apply=apply)
 
 
-def _fresh(experiment: Experiment, learner: PyTree | None, reference: PyTree | None) -> TrainState:
-    """The state at step 0 from the learner's and the reference's parameters, where given."""
+def _fresh(
+    experiment: Experiment,
+    learner: PyTree | None,
+    reference: PyTree | None,
+    online: PyTree | None = None,
+) -> TrainState:
+    """The state at step 0 from the models' parameters, where given."""
     key = jax.random.key(experiment.config.seed)
     fold = partial(jax.random.fold_in, key)
     needs = experiment.recipe.policy.needs
     if learner is None:
         learner = experiment.init_learner(fold(1))
-    online = experiment.init_scorer(fold(2)) if "online" in needs else None
+    if "online" not in needs:
+        online = None
+    elif online is None:
+        online = experiment.init_scorer(fold(2))
     if "reference" in needs:
-        fresh = lambda: experiment.init_scorer(fold(4))  # noqa: E731
+        fresh = lambda: experiment.init_scorer(fold(4))
         reference = experiment.reference.initial_params(reference, fresh)
     else:
         reference = None
@@ -234,16 +255,19 @@ def first_state(experiment: Experiment, reference: PyTree | None = None) -> Trai
       experiment: The run.
       reference: Parameters of the reference, where it exists before the run.
     """
-    learner, folder = None, experiment.config.init_from
+    fold = partial(jax.random.fold_in, jax.random.key(experiment.config.seed))
+    starts, folder = experiment.starts, experiment.config.init_from
+    learner = starts.learner.params(experiment.learner, experiment.view, fold(1))
+    online = starts.scorer.params(experiment.scorer, experiment.scorer_view, fold(2))
     if folder:
         like = jax.eval_shape(experiment.init_learner, jax.random.key(0))
         learner = checkpoint.load_params(Path(folder))
         learner = check_param_shapes(learner, like, f"config.init_from={folder}")
     make = partial(_fresh, experiment)
     shardings = sharding.state_shardings(
-        jax.eval_shape(make, learner, reference), experiment.mesh
+        jax.eval_shape(make, learner, reference, online), experiment.mesh
     )
-    return jax.jit(make, out_shardings=shardings)(learner, reference)
+    return jax.jit(make, out_shardings=shardings)(learner, reference, online)
 
 
 def abstract_state(experiment: Experiment) -> TrainState:
@@ -252,7 +276,7 @@ def abstract_state(experiment: Experiment) -> TrainState:
     reference = experiment.reference.abstract_params(one)
     shapes = jax.eval_shape(partial(_fresh, experiment), None, reference)
     shardings = sharding.state_shardings(shapes, experiment.mesh)
-    place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)  # noqa: E731
+    place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
     return jax.tree.map(place, shapes, shardings)
 
 

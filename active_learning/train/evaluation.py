@@ -24,28 +24,34 @@ class Evaluation:
         self._scorer = task.evaluator(recipe.scorer, experiment.scorer_view, *shared)
 
     def during(self, state: TrainState) -> dict[str, float]:
-        """`SET/accuracy` and so on, on the fixed subset of each set."""
+        """`SET/accuracy` and so on, on the fixed subset of each set.
+
+        `SET/ema_accuracy` and so on are of the moving average of the weights, where there is one.
+        """
         out = {}
         for name in self.settings.sets:
             part = self.experiment.data.parts[name]
             rows = part.subset(self.settings.subset)
-            metrics = self._learner(state.learner.params, part, rows)
-            out |= {f"{name}/{k}": v for k, v in metrics.items() if isinstance(v, float)}
+            for prefix, params in _weights(state).items():
+                metrics = self._learner(params, part, rows)
+                scalars = {k: v for k, v in metrics.items() if isinstance(v, float)}
+                out |= {f"{name}/{prefix}{k}": v for k, v in scalars.items()}
         return out
 
     def full(self, state: TrainState) -> dict[str, Any]:
         """`SET_full/accuracy` and so on, per class included, on every example of each set."""
-        return self._whole(self._learner, state.learner.params)
+        return self._whole(self._learner, _weights(state))
 
     def full_reference(self, state: TrainState) -> dict[str, Any]:
         """The same for a reference that was trained along."""
-        return self._whole(self._scorer, state.reference.params)
+        return self._whole(self._scorer, {"": state.reference.params})
 
-    def _whole(self, evaluator: Any, params: PyTree) -> dict[str, Any]:
+    def _whole(self, evaluator: Any, weights: dict[str, PyTree]) -> dict[str, Any]:
         out = {}
         for name in self.settings.sets:
-            metrics = evaluator(params, self.experiment.data.parts[name])
-            out |= {f"{name}_full/{k}": v for k, v in metrics.items()}
+            for prefix, params in weights.items():
+                metrics = evaluator(params, self.experiment.data.parts[name])
+                out |= {f"{name}_full/{prefix}{k}": v for k, v in metrics.items()}
         return out
 
     def gate(self, state: TrainState) -> tuple[dict[str, float], dict[str, float]]:
@@ -76,3 +82,9 @@ class Evaluation:
             return []
         params = self.experiment.recipe.reference_params(state)
         return self.experiment.reference.each(params)
+
+
+def _weights(state: TrainState) -> dict[str, PyTree]:
+    """The learner's weights, and their moving average where there is one, by metric prefix."""
+    raw = {"": state.learner.params}
+    return raw if state.ema is None else raw | {"ema_": state.ema.params}

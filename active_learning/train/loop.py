@@ -66,10 +66,12 @@ def run(
         return summary
     for line in overview.lines(experiment):
         LOG.info("%s: %s", config.name, line)
+    for role, report in about["weights"].items():
+        LOG.info("%s starts from %s weights:\n%s", role, report["layout"], "\n".join(report["table"]))
     with contextlib.nullcontext(guard) if guard else PreemptionGuard() as guard:
         reference, prefilter = None, (0.0, 0.0)
         if config.select.policy.reads_reference:
-            train = lambda own, folder: run(own, folder, guard)  # noqa: E731
+            train = lambda own, folder: run(own, folder, guard)
             reference = config.reference.obtain(experiment, workdir, train)
             if reference is None:
                 return run_folder.summarize(experiment, Ledger(), {}, None, complete=False)
@@ -188,10 +190,11 @@ class Training:
             if complete:
                 final = self._final_metrics()
         finally:
-            trace.close(self.state)
-            self.loader.close()
-            self.writer.close()
-            self.checkpoints.close()
+            with contextlib.ExitStack() as closing:  # All are closed, whichever fails.
+                closing.callback(self.checkpoints.close)
+                closing.callback(self.writer.close)
+                closing.callback(self.loader.close)
+                closing.callback(trace.close, self.state)
         summary = run_folder.summarize(
             self.experiment, self.ledger, final, self.reference, complete
         )
@@ -246,7 +249,7 @@ class Training:
         """Logs, evaluates and saves, off the training clock, where one of them is due."""
         steps, step = self.experiment.steps, self.ledger.step
         log, evaluate = self._due(steps.log), self._due(steps.evaluate)
-        save = self.save_clock.due(step, self.watch.seconds) and step < steps.total
+        save = self.save_clock.due(step, self.watch.elapsed()) and step < steps.total
         if not (log or evaluate or save):
             return
         self.delayed.fetch()

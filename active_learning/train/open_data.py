@@ -18,7 +18,10 @@ def open_data(config: Config) -> Data:
       ConfigError: A part that does not exist, is empty, or is both trained and judged on.
       DataError: A file or value that cannot be used.
     """
-    opened = config.data.open()
+    section = config.data
+    if config.task.text:
+        section = section.with_text(config.task.text)
+    opened = section.open()
     train, test, split = opened.train, opened.test, config.split
     if config.small_view:
         train, test = train.small_view(), test.small_view()
@@ -39,7 +42,7 @@ def open_data(config: Config) -> Data:
     _check_evaluation_sets(config, parts)
     joined = _joined([parts[name] for name in split.train_on])
     if split.fold >= 0:
-        joined = joined.select(splits.fold_of(joined.ids) == split.fold)
+        joined = joined.select(splits.fold_of(joined.picture_ids) == split.fold)
     return Data(joined, parts, tuple(train.class_names), train.num_classes, train.describe())
 
 
@@ -51,7 +54,9 @@ def _split(config: Config, train: Source) -> dict[str, np.ndarray]:
     sizes = {
         name: int(size if size >= 1 else size * len(train)) for name, size in split.parts.items()
     }
-    indices = splits.split(train.labels(config.data.label), sizes, split.seed)
+    indices = splits.split(
+        train.labels(config.data.label), sizes, split.seed, groups=train.picture_ids
+    )
     splits.check_disjoint({name: train.ids[rows] for name, rows in indices.items()})
     return indices
 

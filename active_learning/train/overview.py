@@ -7,7 +7,8 @@ import jax
 from clu import parameter_overview
 
 from active_learning.cost.ledger import total
-from active_learning.data.sources.on_disk import Problems
+from active_learning.data import classes
+from active_learning.data.sources.problems import Problems
 from active_learning.train.build import Experiment
 
 
@@ -20,6 +21,8 @@ def lines(experiment: Experiment) -> Iterator[str]:
     shape = "x".join(map(str, view.image_shape))
     mean, std = _rounded(view.mean), _rounded(view.std)
     yield f"data: {config.task.describe(data)}, {shape}, mean {mean}, std {std}"
+    if data.train.captions is None:
+        yield classes.line(data.train.source.class_counts(config.data.label))
     parts = ", ".join(f"{name} {len(part):,}" for name, part in data.parts.items())
     trained_on = "+".join(config.split.train_on)
     yield f"parts: {parts}; trained on {trained_on} ({len(data.train):,})"
@@ -73,7 +76,7 @@ def problem_lines(experiment: Experiment) -> list[str]:
 def bad_examples(experiment: Experiment) -> dict[str, float]:
     """How many examples could not be used so far; empty for sources in memory."""
     every = problems(experiment)
-    return {"data/bad_examples": float(sum(len(p.found) for p in every))} if every else {}
+    return {"data/bad_examples": float(sum(len(p.bad) for p in every))} if every else {}
 
 
 def _two_stage(experiment: Experiment) -> str:

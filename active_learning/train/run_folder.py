@@ -51,6 +51,13 @@ def init_workdir(workdir: Path, config: Config, about: dict[str, Any]) -> None:
             raise ConfigError(
                 f"{workdir}: {what} changed since the run started: {before}, now {now}"
             )
+    for role, now in about["weights"].items():
+        before = theirs.get("weights", {}).get(role, {}).get("hash")
+        if before != now["hash"]:
+            raise ConfigError(
+                f"{workdir}: the weights file of config.{role}.path changed since the run "
+                f"started: {before}, now {now['hash']}"
+            )
 
 
 def _has_begun(workdir: Path) -> bool:
@@ -110,7 +117,18 @@ def about(experiment: Experiment) -> dict[str, Any]:
         "class_names": list(data.class_names),
         "learner": kind_of(type(config.learner)),
         "data": data.provenance,
+        "weights": _weights(experiment),
     }
+
+
+def _weights(experiment: Experiment) -> dict[str, Any]:
+    """Published weights that the models start from, by role: layout, hash and what was taken."""
+    starts = experiment.starts
+    reports = {
+        "learner": starts.learner.report(experiment.learner, experiment.view),
+        "scorer": starts.scorer.report(experiment.scorer, experiment.scorer_view),
+    }
+    return {role: report for role, report in reports.items() if report is not None}
 
 
 def summarize(

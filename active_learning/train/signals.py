@@ -57,6 +57,6 @@ class PreemptionGuard:
 
 
 def _say(text: str) -> None:
-    """Writes a line to stderr; a handler may have interrupted a write, which logging cannot bear."""
+    """Writes a line to stderr, past the buffer that the signal may have interrupted."""
     with contextlib.suppress(OSError):
         os.write(2, text.encode() + b"\n")

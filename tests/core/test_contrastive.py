@@ -107,7 +107,7 @@ def value_and_grads(name: str, mesh=None, **options):
     if mesh is not None:
         image, text = jax.device_put((image, text), sharding.batch_sharding(mesh))
     loss = sharding.shard_map_rows(partial(function, **options), mesh, rows=2)
-    mean = lambda *inputs: jnp.mean(loss(*inputs))  # noqa: E731
+    mean = lambda *inputs: jnp.mean(loss(*inputs))
     return jax.jit(jax.value_and_grad(mean, argnums=tuple(range(2 + len(scalars)))))(
         image, text, *scalars
     )
@@ -150,7 +150,10 @@ def temporaries(loss, rows: int, columns: int) -> int:
 
 
 def test_memory_of_the_gradient_is_flat_in_the_number_of_chunks():
-    """4 or 32 chunks of 64 columns: the block of one chunk, not of all. Without the checkpoint all blocks are kept."""
+    """4 or 32 chunks of 64 columns: the block of one chunk, not of all.
+
+    Without the checkpoint all blocks are kept.
+    """
     rows, chunk = 256, 64
 
     def chunked(image, text, wrap=jax.checkpoint):
@@ -180,7 +183,7 @@ def test_memory_of_a_loss_falls_with_the_size_of_its_chunks(name):
 
 def test_a_loop_without_checkpoint_would_keep_every_block(monkeypatch):
     size = 1024
-    loss = lambda i, t: contrastive.sigmoid(i, t, SCALE, BIAS, chunk=64)  # noqa: E731
+    loss = lambda i, t: contrastive.sigmoid(i, t, SCALE, BIAS, chunk=64)
     kept = temporaries(loss, size, size)
     monkeypatch.setattr(jax, "checkpoint", lambda f, **_: f)
     assert temporaries(loss, size, size) > 4 * size * size > 2 * kept

@@ -1,4 +1,6 @@
-"""Gradients from micro-batches are those of the whole batch, for losses of single examples and of pairs, on one and on eight devices."""
+"""Gradients from micro-batches are those of the whole batch, for losses of single examples and of
+pairs, on one and on eight devices.
+"""
 
 from functools import partial
 

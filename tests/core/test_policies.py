@@ -1,4 +1,6 @@
-"""Every policy by hand on three models that differ, unbiased weights, DivBS against its formula, and what the ledger charges."""
+"""Every policy by hand on three models that differ, unbiased weights, DivBS against its formula,
+and what the ledger charges.
+"""
 
 import dataclasses
 from functools import partial
@@ -134,7 +136,9 @@ def test_divbs_takes_no_copy_of_what_it_has_and_survives_a_full_span():
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_importance_weights_make_the_gradient_unbiased(plain):
-    """B = 6, b = 3, scores in a range of 4: the sub-batch's weighted mean estimates the mean, and weights of 1 / (B p) do not."""
+    """B = 6, b = 3, scores in a range of 4: the sub-batch's weighted mean estimates the mean, and
+    weights of 1 / (B p) do not.
+    """
     values = jnp.array([0.3, -1.0, 2.0, 0.5, 1.5, -0.7])
     logits = jnp.array([0.0, 4.0, 1.0, 2.0, 3.0, 0.5])
 
@@ -223,7 +227,9 @@ def test_a_hard_learner_costs_the_share_that_its_docstring_says():
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_one_forward_pass_takes_the_step_of_two(devices):
-    """No augmentation, no smoothing: what is scored is what is trained on, so only the arithmetic differs."""
+    """No augmentation, no smoothing: what is scored is what is trained on, so only the arithmetic
+    differs.
+    """
     mesh = toy.mesh_of(devices) if devices > 1 else None
     after = []
     for policy in (policies.hard_learner, policies.hard_learner_fused):
@@ -236,3 +242,20 @@ def test_one_forward_pass_takes_the_step_of_two(devices):
             toy.host((state.learner, state.step, metrics["loss"], chosen.ids, chosen.scores))
         )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), *after)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_class_centred_scores_through_the_step(devices):
+    mesh = toy.mesh_of(devices) if devices > 1 else None
+    recipe = toy.recipe(policy=policies.class_centred_learnability, mesh=mesh)
+    batch, state = toy.batch(32), toy.state(recipe)
+    online, reference = (
+        np.asarray(toy.loss(toy.apply(one.params, batch, False), batch))
+        for one in (state.online, state.reference)
+    )
+    values, label = online - 2 * reference, np.asarray(batch["label"])
+    means = np.array([values[label == n].mean() for n in range(toy.CLASSES)])
+    if mesh is not None:
+        batch, state = toy.on(mesh, batch, state)
+    chosen = jax.jit(partial(al.select_step, recipe))(state, batch)[1]
+    np.testing.assert_allclose(chosen.scores, values - means[label], rtol=1e-4, atol=1e-5)

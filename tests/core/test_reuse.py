@@ -1,4 +1,6 @@
-"""Scoring's forward pass serves the backward pass: the two-pass gradient, at the cost of one pass."""
+"""Scoring's forward pass serves the backward pass: the two-pass gradient, at the cost of one
+pass.
+"""
 
 import dataclasses
 from functools import partial
@@ -146,7 +148,7 @@ def test_on_eight_devices(name, parts):
     indices, weights = jnp.arange(16) * 3 % 40, jnp.linspace(0.5, 1.5, 16)
     wanted = jax.jit(reusing(model, batch, indices, weights))(params)
     split = jax.device_put(batch, sharding.batch_sharding(mesh))
-    step = lambda p, b: reusing(model, b, indices, weights, mesh, parts)(p)  # noqa: E731
+    step = lambda p, b: reusing(model, b, indices, weights, mesh, parts)(p)
     jax.tree.map(close, jax.jit(step)(params, split), wanted)
 
 

@@ -217,10 +217,12 @@ def test_augmentation_reaches_both_trained_models_but_not_the_scores():
 
 def test_the_three_models_share_no_buffer_and_the_callers_arrays_survive_donation():
     recipe, shared = toy.recipe(), toy.params(1)
-    state = al.init_state(recipe, jax.random.key(0), shared, shared, shared)
+    key = jax.random.key(0)
+    state = al.init_state(recipe, key, shared, shared, shared)
     step = jax.jit(partial(al.train_step, recipe), donate_argnums=0)
     state, _ = step(state, toy.batch(32))
     assert np.isfinite(shared["w"]).all()
+    assert not key.is_deleted()
     pointers = [
         m.params["w"].unsafe_buffer_pointer()
         for m in (state.learner, state.online, state.reference)
@@ -229,7 +231,7 @@ def test_the_three_models_share_no_buffer_and_the_callers_arrays_survive_donatio
 
 
 def test_learner_and_online_keep_their_own_optimizer_state():
-    adam = lambda rate: al.Model(toy.apply, toy.loss, toy.loss, optax.adam(rate))  # noqa: E731
+    adam = lambda rate: al.Model(toy.apply, toy.loss, toy.loss, optax.adam(rate))
     recipe = toy.recipe(learner=adam(1e-2), scorer=adam(1e-3))
     state = al.train_step(recipe, toy.state(recipe), toy.batch(32))[0]
     assert not np.array_equal(state.learner.opt_state[0].mu["w"], state.online.opt_state[0].mu["w"])

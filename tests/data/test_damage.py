@@ -1,4 +1,6 @@
-"""A thousand damaged inputs, by every way in: each is used or reported, none stops the process or hangs it."""
+"""A thousand damaged inputs, by every way in: each is used or reported, none stops the process or
+hangs it.
+"""
 
 import struct
 import time
@@ -7,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 
-from active_learning.data.sources import on_disk
+from active_learning.data.sources import problems
 from active_learning.data.sources.array_record import ArrayRecords
 from active_learning.data.sources.arrays import Arrays
 from active_learning.data.sources.image_folder import ImageFolder
@@ -51,14 +53,14 @@ def bomb(width: int, height: int) -> bytes:
 
 @pytest.fixture(autouse=True)
 def all_may_be_bad(monkeypatch):
-    monkeypatch.setattr(on_disk, "LIMIT", 1.0)
+    monkeypatch.setattr(problems, "LIMIT", 1.0)
 
 
 def counted(source) -> tuple[int, int]:
     """Examples that can be read, and those that were reported, each by a line of its own."""
     bad = source.gather(np.arange(len(source)))["bad"] if len(source) else np.zeros(0, bool)
-    assert all(reason and "\n" not in reason for reason in source.problems.found.values())
-    return int((~bad).sum()), len(source.problems.found)
+    assert all(reason and "\n" not in reason for reason in source.problems.bad.values())
+    return int((~bad).sum()), len(source.problems.bad)
 
 
 def test_damaged_files(tmp_path):
@@ -82,22 +84,22 @@ def test_damaged_files(tmp_path):
     used, _ = counted(source.train)
     more, reported = counted(source.test)  # one count for both
     assert used + more + reported == 791 and reported > 300
-    assert set(source.train.problems.found) >= {f"a/{n}.jpg" for n in range(780, 790)} | {
-        "a/790.jpg"
-    }
+    assert set(source.train.problems.bad) >= {f"a/{n}.jpg" for n in range(780, 790)} | {"a/790.jpg"}
     assert time.perf_counter() - began < 60
 
 
 def opened(section, total: int) -> bool:
-    """Whether a damaged data set opens; if so everything in it is accounted for, else one line says why not."""
+    """Whether a damaged data set opens; if so everything in it is accounted for, else one line says
+    why not.
+    """
     try:
         found = section.open()
     except DataError as error:
         assert str(error) and "\n" not in str(error)
         return False
-    if hasattr(found.train, "problems"):
+    if found.train.problems_of():
         train, test = (counted(source)[0] for source in (found.train, found.test))
-        assert train + test + len(found.train.problems.found) == found.train.problems.total <= total
+        assert train + test + len(found.train.problems.bad) == found.train.problems.total <= total
     return True
 
 

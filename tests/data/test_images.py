@@ -1,4 +1,5 @@
-"""Decoding: what a person would see, from every kind of file, and an error for everything damaged."""
+"""Decoding: what a person would see, from every kind of file, and an error for everything damaged.
+"""
 
 import io
 import struct
@@ -13,7 +14,9 @@ from active_learning.data.images import BadImage, cover, decode, decode_small, d
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth colours, different in every corner, so that JPEG keeps them and no rotation looks like another."""
+    """Smooth colours, different in every corner, so that JPEG keeps them and no rotation looks like
+    another.
+    """
     y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
     return np.stack(
         [40 + 180 * y, 30 + 150 * x, 200 - 120 * x * y + 10 * np.sin(seed + 9 * x)], -1

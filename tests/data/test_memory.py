@@ -1,4 +1,6 @@
-"""Memory stays flat: an index of 100,000 images is small, and a day of reading holds no more than an hour of it."""
+"""Memory stays flat: an index of 100,000 images is small, and a day of reading holds no more than
+an hour of it.
+"""
 
 import gc
 import io

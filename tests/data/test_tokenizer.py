@@ -70,7 +70,7 @@ def test_what_is_no_tokenizer_is_named(tmp_path, name, content, message):
 
 
 def test_captions_are_drawn_evenly_and_by_id_and_epoch(blob):
-    those = captions.tokenise(
+    those = captions.tokenize(
         [["a dog", "two dogs", "snow"], ["a boy"]], tokenizer.of_json(blob), 8
     )
     n = 3000
@@ -84,12 +84,12 @@ def test_captions_are_drawn_evenly_and_by_id_and_epoch(blob):
 
 def test_exchanged_captions_are_a_circle_of_exactly_the_share():
     ids = np.arange(1000) * 7
-    given = captions.exchanged(ids, 0.4)
+    given = captions.shuffled(ids, 0.4)
     moved = given != np.arange(1000)
     assert moved.sum() == 400
     np.testing.assert_array_equal(np.sort(given), np.arange(1000))
-    np.testing.assert_array_equal(captions.exchanged(ids, 0.0), np.arange(1000))
-    assert (captions.exchanged(ids, 0.4, seed=1) != given).any()
+    np.testing.assert_array_equal(captions.shuffled(ids, 0.0), np.arange(1000))
+    assert (captions.shuffled(ids, 0.4, seed=1) != given).any()
 
 
 def test_classes_are_what_most_captions_name():
@@ -98,4 +98,4 @@ def test_classes_are_what_most_captions_name():
         ["a boy and a dog", "boy, dog", "dog boy"],
         ["snow", "ice", "cold"],
     ]
-    np.testing.assert_array_equal(captions.named(texts, ("dog", "boy")), [0, -1, -1])
+    np.testing.assert_array_equal(captions.mentioned(texts, ("dog", "boy")), [0, -1, -1])

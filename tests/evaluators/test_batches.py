@@ -1,11 +1,11 @@
-"""Batches of one size over a whole set: padding is dropped, at most two batches are held, one shape is compiled."""
+"""Batches of one size over a whole set: padding is dropped, two are held, one is compiled."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from active_learning.core.sharding import make_mesh, over_data, replicated
+from active_learning.core.sharding import batch_sharding, make_mesh, replicated
 from active_learning.evaluators.batches import map_batches, padded_rows
 
 
@@ -18,7 +18,7 @@ def test_the_last_batch_repeats_the_last_row():
 @pytest.mark.parametrize("count", [1, 4, 7, 8, 9])
 @pytest.mark.parametrize("devices", [1, 4])
 def test_outputs_come_in_order_without_padding(count, devices):
-    placement = over_data(make_mesh(jax.devices()[:devices])) if devices > 1 else None
+    placement = batch_sharding(make_mesh(jax.devices()[:devices])) if devices > 1 else None
     everywhere = None if placement is None else replicated(placement.mesh)
     values, traces = np.arange(10.0, dtype=np.float32), []
 

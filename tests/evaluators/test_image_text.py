@@ -16,7 +16,7 @@ COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
 
 class ColorTowers(Embedder):
-    """Embeds an image as its mean color and a text, given as three counts, as the color it names."""
+    """Embeds an image as its mean color, and a text as the color it names."""
 
     def __init__(self):
         self.read = 0
@@ -77,7 +77,7 @@ def test_class_names_of_a_file_replace_those_of_the_folders(towers, tmp_path):
     assert found["zero_shot"]["acc1"] == pytest.approx((1 + 4 + 0) / 12)
     assert "few_shot" not in found  # no training images there
     names.write_text("red\n")
-    with pytest.raises(DataError, match="names.txt: 1 class names, but .* has 3 classes"):
+    with pytest.raises(DataError, match=r"names.txt: 1 class names, but .* has 3 classes"):
         image_text.labelled_images(towers, path, ("{}",), names)
 
 
@@ -97,7 +97,7 @@ def test_retrieval_with_several_captions_an_image(towers, tmp_path):
     assert found["text_retrieval_recall@5"] == found["image_retrieval_recall@5"] == 1.0
     assert (found["images"], found["captions"]) == (3, 15)
     (tmp_path / "red.png").unlink()
-    with pytest.raises(DataError, match="red.png: No such file"):
+    with pytest.raises(DataError, match=r"red.png: No such file"):
         image_text.captioned_images(towers, tmp_path, file)
 
 
@@ -126,10 +126,10 @@ def test_features_of_another_model_are_refused(tmp_path):
     np.testing.assert_array_equal(stored_features(file, "m", labels, lambda: made), made)
     np.testing.assert_array_equal(stored_features(file, "m", labels, lambda: 1 / 0), made)
     for key, other in (("n", labels), ("m", labels + 1)):
-        with pytest.raises(DataError, match="x.npz: features of m, here they are of"):
+        with pytest.raises(DataError, match=r"x.npz: features of m, here they are of"):
             stored_features(file, key, other, lambda: made)
     file.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="x.npz: not a file of features"):
+    with pytest.raises(DataError, match=r"x.npz: not a file of features"):
         stored_features(file, "m", labels, lambda: made)
 
 

@@ -1,4 +1,7 @@
-"""Evaluations hold neither the images of a set nor its similarity matrix (experiments/evaluation_memory.py, smaller)."""
+"""Evaluations hold neither the images of a set nor its similarity matrix.
+
+experiments/evaluation_memory.py measures the same at full size.
+"""
 
 import tracemalloc
 

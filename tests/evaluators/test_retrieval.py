@@ -1,4 +1,4 @@
-"""Ranks by hand, ties, blocks against the whole matrix, and both ways of a perfect and a constant model."""
+"""Ranks by hand, ties, blocks against the whole matrix, a perfect and a constant model."""
 
 import numpy as np
 import pytest
@@ -37,8 +37,10 @@ def test_log_rank_and_recall_by_hand():
     images = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     texts = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, -1.0]])
     found = retrieval.retrieval_metrics(images, texts, np.arange(3))
-    # text ranks: 1; image 1 scores 0.1 below image 0: 2; images 0 and 2 tie at 0 for text 2, image 1 is last: own is one of two: 1.5
-    # image ranks: image 0: own 1, text 1 scores 1 too: 1.5; image 1: own 0.1 best: 1; image 2: own 0, others -1: 1
+    # Text ranks: 1; image 1 scores 0.1 below image 0: 2; images 0 and 2 tie at 0 for text 2 and
+    # image 1 is last, so its own is one of two: 1.5.
+    # Image ranks: image 0: own 1, text 1 scores 1 too: 1.5; image 1: own 0.1 is the best: 1;
+    # image 2: own 0, others -1: 1.
     assert found["log_rank"] == pytest.approx(
         (np.log(np.array([2, 3, 2.5])).mean() + np.log(np.array([2.5, 2, 2])).mean()) / 2
     )

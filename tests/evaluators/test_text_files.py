@@ -1,4 +1,4 @@
-"""Class names, templates and captions from files: each layout by hand, and what cannot be read is one line."""
+"""Class names, templates and captions from files: each layout by hand, one line for bad ones."""
 
 import json
 
@@ -58,7 +58,7 @@ def test_a_bad_file_of_names_is_named(tmp_path, content, why):
 @pytest.mark.parametrize("template", ["a photo", "{} and {}", "a {name}", "{0} {}"])
 def test_a_template_needs_one_place_for_the_name(tmp_path, template):
     file = write(tmp_path, "t.txt", f"a {{}}\n{template}\n")
-    with pytest.raises(DataError, match="template 2 is .* expected one {} for the class name"):
+    with pytest.raises(DataError, match=r"template 2 is .* expected one \{\} for the class name"):
         read_templates(file)
 
 

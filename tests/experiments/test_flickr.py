@@ -46,7 +46,8 @@ def test_what_is_saved_says_what_a_reader_must_know():
         f"| (a) few{better} (1 budget only) | 40 | 60 % | 30 % |",
         "| (b) fair (1 budget only) | 40 | 60 % | 30 % |",
         "| (b+) unknown (validity unknown) (1 budget only) | 40 | 60 % | 30 % |",
-        f"| (a+) more{better} (trained on the clean third as well, uniform is not) | 40 | 60 % | 30 % |",
+        f"| (a+) more{better} (trained on the clean third as well, uniform is not) | 40 "
+        f"| 60 % | 30 % |",
     ]
 
 

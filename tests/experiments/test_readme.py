@@ -67,7 +67,10 @@ def test_arms_that_pass_the_rule_by_less_than_the_spread_are_named():
 
 
 def test_what_was_chosen_among_is_listed_best_first_within_a_budget():
-    few, more = budget(0.5, sd=None), budget(0.4) | {"updates": 200, "selected_corrupted_fraction": 0.4}
+    few, more = (
+        budget(0.5, sd=None),
+        budget(0.4) | {"updates": 200, "selected_corrupted_fraction": 0.4},
+    )
     low, high, long = arm("low", few | {"final_mean": 0.3}), arm("high", few), arm("long", more)
     assert readme.tuned({"arms": [low, high, long]}).splitlines()[2:] == [
         "| long | 200 | 2 | 40.0 ± 0.6 | 40 |",

@@ -1,4 +1,6 @@
-"""ViT: every option computes the same function, its cost is what the compiler runs, its errors name the sizes."""
+"""ViT: every option computes the same function, its cost is what the compiler runs, its errors name
+the sizes.
+"""
 
 import dataclasses
 

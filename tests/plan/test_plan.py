@@ -1,10 +1,9 @@
-"""The plan: costs and break-even by hand, the printed plan with a reference, and what cannot be planned."""
+"""The plan: costs and break-even by hand, the printed lines, and what cannot be planned."""
 
 import dataclasses
 
 import pytest
 
-from active_learning.references import Loaded, Trained
 from active_learning.core import policies
 from active_learning.cost import ledger
 from active_learning.cost.flops import Cost
@@ -12,7 +11,8 @@ from active_learning.plan import __main__ as plan
 from active_learning.plan.advice import advice_lines
 from active_learning.plan.cost_model import CostModel, cost_model_of
 from active_learning.plan.diagnostics import diagnose_reference, diagnostics_lines
-from active_learning.settings import Reference, Select, reference_config
+from active_learning.references import Loaded, Trained
+from active_learning.settings import Select
 from active_learning.train import loop
 from active_learning.train.build import build
 from tests import world
@@ -23,7 +23,16 @@ pytestmark = [
 ]
 LEARNER, SCORER = Cost(1000.0), Cost(20.0)
 MODEL = CostModel(
-    1000, 1000, 8, 2, LEARNER, SCORER, policies.learnability, "trained", 1000 * 8 * SCORER.train
+    updates=1000,
+    window_updates=1000,
+    batch_size=8,
+    ratio=2,
+    learner=LEARNER,
+    scorer=SCORER,
+    policy=policies.learnability,
+    references=1,
+    cotrained=False,
+    reference_flops=1000 * 8 * SCORER.train,
 )
 
 
@@ -44,7 +53,7 @@ def test_a_window_and_a_larger_scorer_by_hand():
     extra = 0.5 * (2 * 2 * 20 + 3 * 20) / 3000
     assert half.break_even(2, "pretrained") == pytest.approx(1 / (1 + extra))
     assert MODEL.break_even(2, "none", Cost(100.0)) == pytest.approx(ledger.break_even(0.1, 2, 1.0))
-    cotrained = dataclasses.replace(MODEL, reference_kind="cotrained", reference_flops=0.0)
+    cotrained = dataclasses.replace(MODEL, cotrained=True, reference_flops=0.0)
     assert cotrained.break_even(2, "none") == pytest.approx(
         1 / (1 + (2 * 2 * 20 + 3 * 20 + 2 * 60) / 3000)
     )
@@ -122,3 +131,22 @@ def test_what_cannot_be_planned_is_one_line(capsys):
     assert capsys.readouterr().err == "error: --config=FILE is missing: the config to plan\n"
     assert plan.main(["--config=configs/shapes.py", "--config.batchsize=3"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "rematerializes"),
+    [
+        ("activeclip_vit_b.py", True),
+        ("activesiglip_vit_b.py:published", True),
+        ("jest_vit_b.py", True),
+        ("jest_vit_b.py:cheap", True),
+        ("classact_vit_l.py:mu", False),
+    ],
+)
+def test_pod_configs_are_planned_without_data(config, rematerializes, capsys, monkeypatch):
+    monkeypatch.delenv("ACTIVE_LEARNING_DATA", raising=False)
+    assert plan.main([f"--config=configs/{config}", "--examples=1000000000"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "recompute" in line]
+    # Two-towers compute the whole forward pass of the learner again: a third of an update.
+    fraction = float(line.split()[-4].rstrip("%")) / 100
+    assert (fraction > 0.3) == rematerializes

@@ -1,4 +1,6 @@
-"""Stored, co-trained, cross-fitted references and the filtered pool: what they score, what they cost, what is refused."""
+"""Stored, co-trained, cross-fitted references and the filtered pool: what they score, what they
+cost, what is refused.
+"""
 
 import dataclasses
 from functools import partial
@@ -179,9 +181,7 @@ def test_cross_fitted_references_score_only_what_they_have_not_seen(data, tmp_pa
     summary = loop.run(config, tmp_path / "run")
     assert summary["flops"]["reference_score"] == 2 * summary["flops"]["online_score"]
     assert summary["flops"]["reference_train"] == 2 * 6 * 16 * it.scorer.cost((8, 8, 3)).train
-    own = [
-        read_summary(tmp_path / "run" / "reference" / f"fold{k}")["final"] for k in range(2)
-    ]
+    own = [read_summary(tmp_path / "run" / "reference" / f"fold{k}")["final"] for k in range(2)]
     assert summary["reference"]["accuracy"] == np.mean([one["test_full/accuracy"] for one in own])
     with pytest.raises(ConfigError, match="its references are cross-fitted"):
         checkpoint.load_params(tmp_path / "run", "reference")
@@ -255,7 +255,8 @@ def test_the_ledger_charges_what_each_kind_of_reference_runs(kind):
     import optax
 
     changes = {"reference": TASK.model(SCORER, VIEW, optax.sgd(0.1))} if kind == "cotrained" else {}
-    # an augmented view: on the plain one the compiler shares the forward pass between scoring and training the reference
+    # an augmented view: on the plain one the compiler shares the forward pass between scoring and
+    # training the reference
     changes |= {"augment": lambda batch, key: batch | {"image": batch["image"][:, ::-1]}}
     step, state = step_and_state(policies.learnability, **changes)
     batch, rows = images(RATIO * B), jnp.arange(RATIO * B)
@@ -283,7 +284,9 @@ def test_the_pool_is_filtered_once_by_the_reference(data, reference, scores, tmp
     it = build.build(config)
     assert not loop.run(config, tmp_path / "run", world.StopAfter(7))["complete"]
     summary = loop.run(config, tmp_path / "run")
-    losses, _ = score_file.score_all(it.recipe.scorer, checkpoint.load_params(reference), it.data.train)
+    losses, _ = score_file.score_all(
+        it.recipe.scorer, checkpoint.load_params(reference), it.data.train
+    )
     pool = it.data.train.source.ids[it.data.train.indices]
     allowed = set(pool[np.argsort(losses)[:100]].tolist())
     assert set(ids(tmp_path / "run").ravel().tolist()) <= allowed
@@ -300,7 +303,6 @@ def test_the_pool_is_filtered_once_by_the_reference(data, reference, scores, tmp
 @pytest.mark.parametrize(
     ("select", "reference", "message"),
     [
-        (Select(), Trained(kind="stolen"), "expected one of trained, loaded, stored"),
         (
             Select(policy=policies.easy_reference),
             CopyOfOnline(),

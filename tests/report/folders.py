@@ -21,7 +21,9 @@ def write_run(
     snapshot=False,
     **extra,
 ):
-    """A run of `steps` updates with `values` as evenly spaced accuracies; an update costs `cost` FLOPs and 0.1 s."""
+    """A run of `steps` updates with `values` as evenly spaced accuracies; an update costs `cost`
+    FLOPs and 0.1 s.
+    """
     folder = root / re.sub(r"\W", "_", f"{name}-{steps}-{seed}")
     folder.mkdir(parents=True)
     lines = []
@@ -84,7 +86,7 @@ def write_snapshot(folder, step):
     for side in ("top", "bottom"):
         arrays[f"image_{side}"] = np.full((3, 8, 8, 3), 99, np.uint8)
         arrays[f"label_{side}"] = np.array([0, 1, 0], np.int32)
-        arrays[f"truth_{side}"] = np.array([0, 0, -1], np.int32)  # right, wrong, unknown
+        arrays[f"clean_label_{side}"] = np.array([0, 0, -1], np.int32)  # right, wrong, unknown
         arrays[f"score_{side}"] = np.array([1.0, 0.5, 0.2], np.float32)
     np.savez(folder / "snapshots" / f"{step:06d}.npz", **arrays)
 

@@ -1,18 +1,22 @@
 """Figures, and the bill at the levels of amortisation."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from matplotlib.figure import Figure
 
 from active_learning.config import to_json
 from active_learning.core import policies
+from active_learning.references import CoTrained, Loaded, Stored, Trained
 from active_learning.report import charts
 from active_learning.report.__main__ import main
 from active_learning.report.analysis import analyze
 from active_learning.report.runs import load_runs
-from active_learning.settings import Reference, Select
+from active_learning.settings import Select
 from tests.report.folders import write_run, write_uniform
 
 FIVE = {
@@ -22,42 +26,44 @@ FIVE = {
     "reference_score": 4.0,
     "reference_train": 8.0,
 }
-KINDS = {  # a select and a reference section, accounts that such a run leaves empty, and what it tells of the four levels
-    "trained": (Select(policy=policies.learnability), Reference(), (), (50, 53, 57, 65)),
+# A select and a reference section, accounts that such a run leaves empty, and what it tells of the
+# four levels.
+KINDS = {
+    "trained": (Select(policy=policies.learnability), Trained(), (), (50, 53, 57, 65)),
     "stored": (
         Select(policy=policies.learnability),
-        Reference(kind="stored", path="s.npz"),
+        Stored(path="s.npz"),
         ("reference_score", "reference_train"),
         (50, 53, None, None),
     ),
     "published": (
         Select(policy=policies.learnability),
-        Reference(kind="loaded", path="w.npz"),
+        Loaded(path="w.npz"),
         ("reference_train",),
         (50, 53, 57, None),
     ),
     "co-trained": (
         Select(policy=policies.learnability),
-        Reference(kind="cotrained"),
+        CoTrained(),
         (),
         (50, None, None, 65),
     ),
-    "replayed": (Select(replay="run"), Reference(), tuple(FIVE)[1:], (50, None, None, None)),
+    "replayed": (Select(replay="run"), Trained(), tuple(FIVE)[1:], (50, None, None, None)),
     "rho": (
         Select(policy=policies.rho),
-        Reference(),
+        Trained(),
         ("online_score", "online_train"),
         (None, 50, 54, 62),
     ),
     "hard_learner": (
         Select(policy=policies.hard_learner),
-        Reference(kind="stored"),
+        Stored(path="s.npz"),
         tuple(FIVE)[1:],
         (None, 50, 50, 50),
     ),
     "filtered": (
         Select(policy=policies.offline_filter),
-        Reference(kind="stored", path="s.npz"),
+        Stored(path="s.npz"),
         tuple(FIVE)[1:],
         (50, 50, None, None),
     ),
@@ -137,3 +143,10 @@ def test_a_figure_written_twice_is_the_same_file(tmp_path):
     assert (tmp_path / "first" / "figure.svg").read_bytes() == (
         tmp_path / "second" / "figure.svg"
     ).read_bytes()
+
+
+def test_a_backend_of_a_notebook_that_is_not_installed_is_no_error():
+    command = [sys.executable, "-c", "import active_learning.report.charts"]
+    environment = os.environ | {"MPLBACKEND": "module://of_some_notebook.backend"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

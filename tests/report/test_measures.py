@@ -71,7 +71,8 @@ def test_difference_is_paired_when_the_seeds_are_the_same():
 
 
 def test_difference_is_paired_over_the_seeds_that_both_have():
-    # of seeds 1 and 2: differences 0.1 and 0.3, mean 0.2, sd 0.1 sqrt(2), error 0.1; the other seeds are left out
+    # of seeds 1 and 2: differences 0.1 and 0.3, mean 0.2, sd 0.1 sqrt(2), error 0.1; the other
+    # seeds are left out
     found = measures.difference({1: 0.5, 2: 0.8, 9: 0.0}, {0: 0.9, 1: 0.4, 2: 0.5, 3: 0.9})
     assert found.paired
     assert found.mean == pytest.approx(0.2)

@@ -6,8 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from active_learning.report import charts, measures, tables
+from active_learning.report import measures, tables
 from active_learning.report.__main__ import main
+from active_learning.report.amortization import amortized_costs
 from active_learning.report.analysis import analyze
 from active_learning.report.headline import headline
 from active_learning.report.runs import load_runs
@@ -84,7 +85,8 @@ def test_the_distance_to_the_level_is_that_of_the_printed_means(uniform):
     assert "It ended 1.0 ± 2.0 points below it after 100 updates" in headline(
         analyze(load_runs([uniform]))
     )
-    # With a third seed of uniform the level is 0.53; the pairs of common seeds are still at 0.49 and 0.5.
+    # With a third seed of uniform the level is 0.53; the pairs of common seeds are still at 0.49
+    # and 0.5.
     write_run(uniform, "uniform", 100, 3, [0.3, 0.3, 0.3, 0.59], baseline=True)
     assert arm(uniform, "learn").longest.gap.mean == pytest.approx(-0.01)
     assert "It ended 4.0 points below it after 100 updates" in headline(
@@ -149,7 +151,8 @@ def test_notes_on_a_reference_that_is_not_charged(uniform):
     found = analyze(load_runs([uniform]))
     assert [note for note in found.notes if "reference" in note] == [
         "loaded: its reference was loaded and its training is not charged (10 FLOPs, 5 s).",
-        "stored: its reference’s own accuracy is not known, so it is not checked whether the comparison is valid.",
+        "stored: its reference’s own accuracy is not known, so it is not checked "
+        "whether the comparison is valid.",
     ]
     assert "| stored (validity unknown) |" in tables.markdown(found, "Title")
     assert "| untrained | 50 |" in tables.markdown(found, "Title")
@@ -217,7 +220,7 @@ def test_without_amortisation_a_loaded_reference_is_paid_for(uniform):
     summary = json.loads((folder / "summary.json").read_text())
     summary["reference"]["flops"] = 30.0
     (folder / "summary.json").write_text(json.dumps(summary))
-    costs = charts.amortized_costs(analyze(load_runs([uniform])))
+    costs = amortized_costs(analyze(load_runs([uniform])))
     assert costs["loaded"] == pytest.approx(costs["learn"] | {"none": 0.8})  # 50 + 30 over 100
     assert (
         arm(uniform, "loaded").saved["total_flops_saved"] == 0.5

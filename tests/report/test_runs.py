@@ -12,7 +12,7 @@ from active_learning.report.__main__ import main, write
 from active_learning.report.files import RunError
 from active_learning.report.runs import find_folders, load_runs, read_run
 from active_learning.report.snapshots import snapshots_in_window
-from active_learning.settings import Reference, Select
+from active_learning.settings import Select
 
 FLOPS = {
     "learner_train": 1.0,
@@ -76,7 +76,7 @@ def test_reads_a_run(make):
 
 def test_a_clock_made_of_step_times(make, tmp_path):
     reference = {"accuracy": 0.25, "flops": 7.0, "seconds": 99.0, "steps": 30, "charged": True}
-    make("a", reference=reference, window_steps=15)
+    make("a", settings(), reference=reference, window_steps=15)
     make("b", {"seed": 1}, reference=reference | {"charged": False})
     seconds = {"uniform": 2.0, "active": 3.0, "reference": 0.5}
     one, other = load_runs([tmp_path], seconds)
@@ -89,7 +89,7 @@ def test_a_clock_made_of_step_times(make, tmp_path):
 def settings(kind="trained", policy=policies.learnability, **select):
     chosen = {
         "select": to_json(Select(policy=policy, **select)),
-        "reference": to_json(Reference(kind=kind)),
+        "reference": {"kind": kind},
     }
     return {"config": chosen}
 

@@ -8,11 +8,12 @@ import pytest
 
 from active_learning.config import to_json
 from active_learning.core import policies
+from active_learning.references import Loaded, Reference, Stored, Trained
 from active_learning.report import setup
-from active_learning.report.charts import unknown_levels
+from active_learning.report.amortization import unknown_levels
 from active_learning.report.files import RunError
 from active_learning.report.setup import Setup, read_setup
-from active_learning.settings import Config, Reference, Select
+from active_learning.settings import Config, Select
 
 REPORT = Path(setup.__file__).parent
 
@@ -29,32 +30,34 @@ def test_the_table_of_policies_is_that_of_the_training_code():
 @pytest.mark.parametrize("name", all_policies())
 def test_a_policy_reads_the_same_by_name_and_in_full(name):
     policy = all_policies()[name]
-    named = read_setup({"select": {"policy": name}}, "config.json")
-    assert named == read_setup({"select": to_json(Select(policy=policy))}, "config.json")
+    named = read_setup({"select": to_json(Select(policy=policy))}, "config.json")
+    in_full = to_json(dataclasses.replace(policy, init=list))  # No longer the registered value.
+    assert isinstance(in_full, dict)
+    assert named == read_setup({"select": {"policy": in_full}}, "config.json")
     assert (named.scorers, named.reads_reference) == (set(policy.needs), policy.reads_reference)
 
 
-def test_keys_and_defaults_are_those_of_the_settings():
-    assert set(setup.SELECT_DEFAULTS) <= {field.name for field in dataclasses.fields(Select)}
+def test_keys_defaults_and_kinds_are_those_of_the_settings():
     assert {"select", "reference"} <= {field.name for field in dataclasses.fields(Config)}
-    assert {key: getattr(Reference(), key) for key in ("kind", "path")} == setup.REFERENCE_DEFAULTS
-    select = Select(policy=policies.learnability)
-    assert (select.schedule, select.replay) == ("exact", "")
+    select = to_json(Select())
+    assert {key: select[key] for key in setup.SELECT_DEFAULTS} == setup.SELECT_DEFAULTS
+    reference = to_json(Trained())
+    assert {key: reference[key] for key in setup.REFERENCE_DEFAULTS} == setup.REFERENCE_DEFAULTS
+    kinds = {kind.kind_name for kind in Reference.__subclasses__()}
+    assert kinds == set(setup.REFERENCE_KINDS)
+    assert all("path" in to_json(kind(path="x")) for kind in (Loaded, Stored))
 
 
 def test_keys_that_are_left_out_have_their_defaults():
-    full = {
-        "select": to_json(Select(policy=policies.learnability)),
-        "reference": to_json(Reference()),
-    }
+    full = {"select": to_json(Select()), "reference": to_json(Trained())}
     assert read_setup({}, "") == read_setup(full, "") == Setup()
     assert read_setup({"reference": None}, "") == Setup()
 
 
 def test_what_is_not_known_is_not_guessed():
-    own = read_setup({"select": {"policy": "mine"}}, "")
+    own = read_setup({"select": {"policy": "mine"}}, "config.json")
     assert own.scorers is None and own.reads_reference is None
-    other = read_setup({"reference": {"kind": "Mine"}}, "")
+    other = read_setup({"reference": {"kind": "Mine"}}, "config.json")
     assert other.reference_kind is None
     assert unknown_levels(own) == unknown_levels(other) != set()
 

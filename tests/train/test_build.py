@@ -1,4 +1,6 @@
-"""The first state is made where it belongs, the same numbers whoever holds them; and shapes without data."""
+"""The first state is made where it belongs, the same numbers whoever holds them; and shapes without
+data.
+"""
 
 import dataclasses
 

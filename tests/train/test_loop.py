@@ -109,7 +109,7 @@ def test_metrics_have_every_clock_and_show_the_window_close(straight):
     assert all(set(row["flops"]) == {*ACCOUNTS, "recompute"} for row in rows)
     assert rows[-1]["test_full/accuracy"] == summary["final"]["test_full/accuracy"]
     assert (folder / "metrics.csv").read_text().startswith("step,examples,candidates")
-    assert sorted(int(p.stem) for p in (folder / "probe").glob("*.npz"))[-1] == 6
+    assert sorted(int(p.stem) for p in (folder / "snapshots").glob("*.npz"))[-1] == 6
 
 
 def test_chosen_ids_come_from_the_pool_only_and_are_distinct_in_a_step(data, straight):
@@ -180,7 +180,9 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_step(data, tmp_path):
     config = world.config(
         data, optim=Optim(learning_rate=1e30, clip=0.0, warmup="0 steps"), select=Select()
     )
-    with pytest.raises(loop.NonFiniteError, match=r"run: (loss|grad_norm) is (nan|inf) at update \d+"):
+    with pytest.raises(
+        loop.NonFiniteError, match=r"run: (loss|grad_norm) is (nan|inf) at update \d+"
+    ):
         loop.run(config, tmp_path / "run")
 
 
@@ -199,7 +201,7 @@ def test_a_folder_of_another_config_is_refused_and_untouched(data, straight):
 
 def test_a_folder_that_is_no_run_is_refused(data, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="not empty and no run of ours"):
+    with pytest.raises(ConfigError, match="directory is not empty and has no config.json"):
         loop.run(world.config(data), tmp_path)
 
 
@@ -248,7 +250,7 @@ def test_there_must_be_a_complete_run_to_load(data, tmp_path):
         ),
         (
             {"split": Split(parts=PARTS | {"test": 10})},
-            r"config\.split\.parts: 'test' is the name of a set to evaluate on",
+            r"config\.split\.parts: 'test' is the name of an evaluation set",
         ),
         ({"split": Split(parts=PARTS, labels={"test": "clean"})}, "no part is named 'test'"),
         (
@@ -257,15 +259,16 @@ def test_there_must_be_a_complete_run_to_load(data, tmp_path):
         ),
         (
             {"reference": Trained(part="gate")},
-            r"config\.reference\.part='gate': config\.evaluate judges on it",
+            r"config\.reference\.part='gate' is also an evaluation set",
         ),
         (
             {"reference": Trained(total="20 %", batch_size=16)},
-            r"^config\.reference, as a run of its own: config\.total='20 %': a share",
+            r"^config\.reference, as a run of its own: config\.total='20 %': a percentage",
         ),
         (
             {"reference": CrossFitted(total="2 steps 3 epochs", batch_size=16)},
-            r"^config\.reference, as a run of its own: config\.total='2 steps 3 epochs': two durations",
+            r"^config\.reference, as a run of its own: "
+            r"config\.total='2 steps 3 epochs': two durations",
         ),
         (
             {"reference": Trained(part="x")},
@@ -276,8 +279,13 @@ def test_there_must_be_a_complete_run_to_load(data, tmp_path):
             r"config\.select\.until='auto' compares .* policy 'hard' has not both",
         ),
         (
-            {"select": Select(policy=dataclasses.replace(policies.offline_filter, pool_fraction=0.03))},
-            r"config\.select\.policy\.pool_fraction=0\.03: 12 of 400 examples are less than a batch",
+            {
+                "select": Select(
+                    policy=dataclasses.replace(policies.offline_filter, pool_fraction=0.03)
+                )
+            },
+            r"config\.select\.policy\.pool_fraction=0\.03: "
+            r"12 of 400 examples are less than a batch",
         ),
         ({"total": "1.000.000 examples"}, r"config\.total='1\.000\.000 examples'"),
     ],

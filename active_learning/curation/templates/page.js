@@ -71,7 +71,7 @@
     image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth < 64));
     return image;
   };
-  const percent = (value) => `${(100 * value).toFixed(value < 0.0995 || value > 0.995 ? 1 : 0)} %`;
+  const percent = (value) => `${(100 * value).toFixed(value < 0.0995 || (value > 0.995 && value < 0.9995) ? 1 : 0)} %`;
   const labels = (record, node) => {
     const told = state.order === "class" && !state.tab.grouped && DATA.classes.includes(record.label);
     const suggests = record.suggested && record.suggested !== record.label;
@@ -155,6 +155,7 @@
       nodes.push(element("p", { className: "more" }, button(`show more (${hidden} left)`, () => { state.shown += SHOWN_PER_PAGE; render(); })));
     }
     $("gallery").replaceChildren(...nodes);
+    $("gallery").classList.toggle("grouped", !!state.tab.grouped);
     $("empty").hidden = records.length > 0;
     select(state.current !== null && find(state.current) ? state.current : null);
     summarize();
@@ -230,11 +231,12 @@
     const count = decisions.size;
     const kinds = ["keep", "relabel", "drop"].map((kind) =>
       [kind, [...decisions.values()].filter((made) => made.decision === kind).length]).filter(([, n]) => n);
-    $("progress").textContent = count ? `${count} decided (${kinds.map(([kind, n]) => `${n} ${kind}`).join(", ")})` : "0 decided";
+    $("progress").textContent = `${count} decided`;
+    $("progress").title = kinds.map(([kind, n]) => `${n} ${kind}`).join(", ");
     $("download").disabled = !count;
     $("undo").disabled = !history.length;
     const now = cut();
-    $("cutrow").hidden = !now || !state.tab.issues.includes("label");
+    $("bulk").hidden = $("cutrow").hidden = !now || !state.tab.issues.includes("label");
     if (!now) return;
     const text = $("estimate");
     const range = now.low === null ? "" : ` (${percent(now.low)}–${percent(now.high)})`;
@@ -321,7 +323,7 @@
     if (node && Number(node.dataset.n) !== state.current) select(Number(node.dataset.n));
   });
   const search = () => { state.query = $("search").value.trim().toLowerCase(); fresh(); };
-  $("search").addEventListener("input", search);
+  for (const event of ["input", "change"]) $("search").addEventListener(event, search);
   $("pair").addEventListener("click", () => setPair(null));
   $("status").addEventListener("change", (event) => { state.status = event.target.value; fresh(); });
   $("order").addEventListener("change", (event) => { state.order = event.target.value; fresh(); });
@@ -348,7 +350,7 @@
   const ACTIONS = { k: "keep", r: "relabel", d: "drop", u: "clear" };
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.closest("input, select, textarea")) {
+    if (event.target.closest?.("input, select, textarea")) {
       if (event.key === "Escape" && event.target.id === "search") event.target.blur();
       return;
     }
@@ -366,7 +368,7 @@
   $("cut").max = String(Math.max(0, DATA.cuts.length - 1));
   state.cut = DATA.start;
   $("cut").value = String(state.cut);
-  if (!DATA.classes.length) { $("order").parentElement.hidden = true; $("search").placeholder = "search by text"; }
+  if (!DATA.classes.length) { $("order").hidden = true; $("search").placeholder = "search by text"; }
   recall();
   if (TABS.length) { tabs(); render(); } else { document.querySelector(".tools").hidden = true; }
 })();

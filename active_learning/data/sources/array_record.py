@@ -1,61 +1,64 @@
-"""ArrayRecord shards of our own: one record an example, with everything about it in plain bytes; the small views in a file beside.
+"""ArrayRecord shards of our own: one record an example, with everything about it in plain bytes;
+small views in a file beside.
 
-A record is the four bytes `ALR1`, the length of its header as a little-endian uint32, the header (JSON: `id` and the columns) and the encoded
-image. NAME.array_record.small holds the small views, record for record, so that reading candidates touches no large image.
+A record is the four bytes `ALR1`, the length of its header as a little-endian uint32, the header
+(JSON: `id` and the columns) and the encoded image. NAME.array_record.small holds the small views,
+record for record, so that reading candidates touches no large image.
 """
 
+import hashlib
 import json
+import os
 import struct
 import threading
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from active_learning.data.sources import shards
-from active_learning.data.sources.on_disk import Listing
-from active_learning.data.sources.shards import Index, ShardSection
-from active_learning.data.sources.source import DataError
+from active_learning.data import limits, text
+from active_learning.data.sources import paths, shards
+from active_learning.data.sources.errors import DataError
+from active_learning.data.sources.files import Files, Listing, open_regular
+from active_learning.data.sources.index import Index, open_index
+from active_learning.data.sources.shards import ShardSection
 
 SUFFIX, SMALL = ".array_record", ".array_record.small"
 OPTIONS = "group_size:1,uncompressed"  # random access to each record; JPEG does not compress
+OPEN = 64  # files that are open at most
 _MAGIC = b"ALR1"
 
 
 @dataclass(frozen=True)
 class ArrayRecords(ShardSection):
-    """`path`: a folder that `python -m active_learning.prepare` wrote (train*.array_record, and test*), or a pattern of such files.
+    """`path`: a folder that `python -m active_learning.prepare` wrote (train*.array_record, and
+    test*), or a pattern of such files.
 
-    Columns and ids are those of the prepared source. The index is kept beside each shard, or in `cache`.
+    Columns and ids are those of the prepared source. The index is kept beside each shard, or in
+    `cache`.
     """
 
-    def folder(self) -> Path:
-        """Where stored scores go: beside the shards."""
-        there = Path(self.path).expanduser()
+    suffix = SUFFIX
+
+    def folder(self) -> Path | None:
+        there = paths.local(self.path)
         return there if there.is_dir() else there.parent
 
-    def listings(self) -> tuple[Listing, Listing | None]:
-        train, test = self.shards(SUFFIX)
-        return self._listing(train), self._listing(test) if test else None
+    def listing(self, files: Sequence[str], notes: dict[str, str]) -> Listing:
+        def opened(path: str) -> Index:
+            return open_index(
+                path, _stamp(path), self.cache, lambda: make_index(path), columns=2, size=0
+            )
 
-    def _listing(self, paths: Sequence[str]) -> Listing:
-        opened = lambda path: shards.open_index(
-            path, _stamp(path), self.cache, lambda: make_index(path)
-        )
-        indices = shards.each(paths, opened)
+        indices = shards.each(files, opened)
         shard, index = shards.join(indices)
-        ids, names = shards.ids_of(shard, index.columns), shards.class_names(paths[0])
+        ids, names = shards.ids_of(shard, index.columns), shards.class_names(files[0])
         columns = {name: values for name, values in index.columns.items() if name != "id"}
-        return Listing(
-            Records(paths, shard, index.places[:, 0], ids),
-            columns,
-            self.path,
-            "array_record",
-            names,
-            ids,
-        )
+        records = Records(files, shard, index.places, ids)
+        return Listing(records, columns, self.path, "array_record", names, ids, notes)
 
 
 def _stamp(path: str) -> str:
@@ -64,15 +67,23 @@ def _stamp(path: str) -> str:
 
 
 class Readers:
-    """One reader a file, opened at first use; reading is safe from any thread."""
+    """Readers of several files, opened at first use, at most OPEN at a time; reading is safe from
+    any thread.
+    """
 
     def __init__(self, paths: Sequence[str]):
-        self.paths, self._open, self._lock = paths, {}, threading.Lock()
+        self.paths, self._lock = paths, threading.Lock()
+        self._open: OrderedDict[int, Any] = OrderedDict()
 
     def of(self, number: int) -> Any:
         with self._lock:
             if number not in self._open:
                 self._open[number] = open_reader(self.paths[number])
+                if len(self._open) > OPEN:
+                    self._open.popitem(
+                        last=False
+                    )  # closed when the last thread that reads it is done
+            self._open.move_to_end(number)
             return self._open[number]
 
     def read(self, number: int, place: int) -> bytes:
@@ -89,8 +100,7 @@ def open_reader(path: str):
     """A reader of one file. Raises OSError."""
     from array_record.python.array_record_module import ArrayRecordReader
 
-    with open(path, "rb"):
-        pass  # the reader's own words for a missing file are an empty file
+    os.close(open_regular(path))  # the reader takes a missing file for an empty one
     try:
         return ArrayRecordReader(path, "readahead_buffer_size:0")
     except (RuntimeError, ValueError) as error:
@@ -99,8 +109,11 @@ def open_reader(path: str):
         ) from error
 
 
-class Records:
-    """Examples in record files, and their small views where there are some."""
+class Records(Files):
+    """Examples in record files, and their small views where there are some.
+
+    `places`: record, and a hash of its image.
+    """
 
     def __init__(
         self, paths: Sequence[str], shard: np.ndarray, places: np.ndarray, ids: np.ndarray
@@ -113,13 +126,16 @@ class Records:
     def __len__(self) -> int:
         return len(self.shard)
 
+    def place(self, row: int) -> Hashable:
+        return int(self.places[row, 1])
+
     def read(self, row: int) -> bytes:
-        return unpack(self._large.read(int(self.shard[row]), int(self.places[row])))[1]
+        return unpack(self._large.read(int(self.shard[row]), int(self.places[row, 0])))[1]
 
     def read_small(self, row: int) -> bytes | None:
         if self._small is None:
             return None
-        return self._small.read(int(self.shard[row]), int(self.places[row])) or None
+        return self._small.read(int(self.shard[row]), int(self.places[row, 0])) or None
 
     def name(self, row: int) -> str:
         return f"{Path(self.paths[self.shard[row]]).name}/{self.ids[row]}"
@@ -127,7 +143,9 @@ class Records:
 
 def pack(fields: dict[str, Any], image: bytes) -> bytes:
     """A record: `fields` are what JSON can hold."""
-    header = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    header = json.dumps(
+        text.clean_value(fields), ensure_ascii=False, separators=(",", ":")
+    ).encode()
     return _MAGIC + struct.pack("<I", len(header)) + header + image
 
 
@@ -136,30 +154,41 @@ def unpack(record: bytes) -> tuple[dict[str, Any], bytes]:
     if record[:4] != _MAGIC or len(record) < 8:
         raise OSError("no record of this format")
     end = 8 + struct.unpack("<I", record[4:8])[0]
+    if end > min(len(record), limits.current().text_bytes):
+        raise OSError("damaged header of a record")
     try:
         fields = json.loads(record[8:end])
     except (ValueError, RecursionError) as error:
         raise OSError("damaged header of a record") from error
-    if not isinstance(fields, dict) or end > len(record):
+    if not isinstance(fields, dict):
         raise OSError("damaged header of a record")
     return fields, record[end:]
 
 
 def make_index(path: str) -> Index:
-    """Reads every record of a shard once. Raises DataError naming it when it is truncated or not one of ours."""
+    """Reads every record of a shard once.
+
+    Raises DataError naming it when it is truncated or not one of ours.
+    """
     reader = open_reader(path)
     count = reader.num_records()
     if count == 0:
         raise DataError(f"{path}: no records in it: empty, or truncated")
-    rows = []
+    rows, hashes = [], []
     for place in range(count):
         try:
-            fields, _ = unpack(reader.read([place])[0])
+            fields, image = unpack(reader.read([place])[0])
+            hashes.append(
+                int.from_bytes(hashlib.blake2b(image, digest_size=8).digest(), "big", signed=True)
+            )
         except (RuntimeError, OSError, IndexError):
             fields = {}  # counted by name when a column is asked for, or its image is
+            hashes.append(-1 - place)
         rows.append(fields)
     if not any(rows):
         raise DataError(
             f"{path}: none of its {count} records was written by active_learning.prepare"
         )
-    return Index([], shards.columns_of(rows), np.arange(count)[:, None])
+    return Index(
+        [], shards.columns_of(rows), np.stack([np.arange(count), np.array(hashes, np.int64)], 1)
+    )

@@ -1,40 +1,105 @@
-"""What lies at a path: from a path to the source that reads it, and from any source to the encoded images that `prepare` writes on."""
+"""What lies at a path: from a path to the source that reads it, and from any source to encoded
+images for `prepare`.
+"""
 
-from pathlib import Path
+import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from active_learning.data import images
-from active_learning.data.sources import originals, storage
+from active_learning.data.sources import layouts, originals, paths
 from active_learning.data.sources.array_record import ArrayRecords
 from active_learning.data.sources.arrays import Arrays
+from active_learning.data.sources.disk_section import DiskSection
+from active_learning.data.sources.errors import DataError
+from active_learning.data.sources.files import Files, Listing
 from active_learning.data.sources.image_folder import ImageFolder
-from active_learning.data.sources.on_disk import DiskSection, Listing
 from active_learning.data.sources.parquet import Parquet
-from active_learning.data.sources.source import DataError, Memory
+from active_learning.data.sources.source import Memory, Opened, SourceSection
 from active_learning.data.sources.webdataset import WebDataset
 
 BY_SUFFIX = {".array_record": ArrayRecords, ".tar": WebDataset, ".parquet": Parquet}
 
 
-def section_of(path: str) -> Any:
+@dataclass(frozen=True)
+class FromPath(DiskSection):
+    """Whatever `path` is: tars, a table, a folder, Parquet, prepared shards.
+
+    Its keys are those of these sources.
+    """
+
+    test_path: str = ""  # shards of the test set, as in WebDataset
+    image: str = ""  # column with the images, or their paths; '': one of the usual names
+    root: str = ""  # folder that a table's paths are relative to
+    cache: str = ""  # folder for the indices of shards
+
+    def listings(self) -> tuple[Listing, Listing | None]:
+        return self._meant().listings()
+
+    def open(self) -> Opened:
+        self.check()
+        return self._meant().open()
+
+    def _meant(self) -> DiskSection:
+        """The source for the path, with the keys that it has."""
+        found = section_of(self.path)
+        if not isinstance(found, DiskSection):
+            raise DataError(
+                f"config.data.path={self.path!r}: {type(found).__name__} in memory; use "
+                f"configs/arrays.py, or prepare it first: "
+                f"python -m active_learning.prepare {self.path} OUT"
+            )
+        known = {f.name for f in dataclasses.fields(found)}
+        ours = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name in ("test_path", "image", "root"):
+            if ours[name] and name not in known:
+                raise DataError(
+                    f"config.data.{name}={ours[name]!r}: {type(found).__name__} has no such key"
+                )
+        return dataclasses.replace(
+            found, **{name: value for name, value in ours.items() if name in known}
+        )
+
+
+def section_of(path: str) -> SourceSection:
     """The source for a path. Raises DataError when nothing is there."""
-    there = Path(path).expanduser()
-    if storage.is_url(path) or "*" in path:
-        return BY_SUFFIX.get(Path(path).suffix, WebDataset)(path=path)
+    paths.check_kind(path, "path")
+    if paths.is_url(path):
+        return _by_suffix(path, WebDataset)(path=path)
+    there = paths.local(path)
     if there.is_file():
-        return BY_SUFFIX.get(there.suffix, ImageFolder)(path=path)
+        return _by_suffix(path, ImageFolder)(path=path)
     if not there.is_dir():
-        raise DataError(f"{path}: no such file or folder")
-    if originals.there(there):
+        if there.exists():
+            raise DataError(f"{path}: neither a file nor a folder")
+        paths.files_of(path, "path")  # a pattern, or an error that names what is missing
+        return _by_suffix(path, WebDataset)(path=path)
+    if originals.are_in(there):
         return originals.Originals(path=path)
-    for suffix, kind in BY_SUFFIX.items():
-        if any(there.glob(f"*{suffix}")):
-            return kind(path=path)
     if (there / "train.npz").exists() or (there / "train" / "image.npy").exists():
         return Arrays(path=path, clean_label="")
+    try:
+        for suffix, kind in BY_SUFFIX.items():
+            if layouts.files_in(there, suffix):
+                return kind(path=path)
+        if not any(layouts.files_in(there, end) for end in (".csv", ".tsv", ".jsonl")):
+            for suffix, kind in BY_SUFFIX.items():
+                if layouts.shard_layout(there, suffix):
+                    return kind(path=path)
+        if layouts.files_in(there, ".tar.gz") or layouts.files_in(there, ".tgz"):
+            return WebDataset(path=path)  # its error says what to do
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: {error.strerror}") from error
     return ImageFolder(path=path)
+
+
+def _by_suffix(path: str, other: type) -> type:
+    name = path.lower()
+    if name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+        return WebDataset
+    return next((kind for suffix, kind in BY_SUFFIX.items() if name.endswith(suffix)), other)
 
 
 def listings_of(section: Any) -> tuple[Listing, Listing | None]:
@@ -45,7 +110,7 @@ def listings_of(section: Any) -> tuple[Listing, Listing | None]:
     return encoded(opened.train), encoded(opened.test)
 
 
-class _Encoded:
+class _Encoded(Files):
     """Images in memory as lossless PNGs, made when asked for."""
 
     def __init__(self, source: Memory):
@@ -57,15 +122,21 @@ class _Encoded:
     def read(self, row: int) -> bytes:
         return images.encode_png(np.asarray(self.source.image[row]))
 
-    def read_small(self, row: int) -> bytes | None:
-        return None
-
     def name(self, row: int) -> str:
-        return f"{self.source.name} {row}"
+        return self.source.name(row)
 
 
 def encoded(source: Memory) -> Listing:
-    """A source in memory, all its label columns included."""
+    """A source in memory, all its label columns included.
+
+    Raises DataError for another kind of source.
+    """
+    if not isinstance(source, Memory):
+        raise DataError(
+            f"config.data: {type(source).__name__} cannot be prepared; prepare its sources one by "
+            f"one"
+        )
     columns = {name: values.tolist() for name, values in source.label_columns.items()}
     kind = (source.about or {}).get("kind", "arrays")
-    return Listing(_Encoded(source), columns, source.name, kind, source.class_names, source.ids)
+    names = {"": source.class_names} if source.class_names else {}
+    return Listing(_Encoded(source), columns, source.location, kind, names, source.ids)

@@ -1,167 +1,255 @@
-"""Your own images: a folder for each class, or a table (CSV or JSON lines) with a path and a label or caption an image."""
+"""Images in a folder for each class, or in a table with a path and a label or caption an image."""
 
-import csv
-import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from active_learning.data.images import SUFFIXES
-from active_learning.data.sources.on_disk import DiskSection, Listing
-from active_learning.data.sources.source import DataError
+from active_learning.data import classes, images, text
+from active_learning.data.sources import layouts, paths, tables
+from active_learning.data.sources.disk_section import DiskSection
+from active_learning.data.sources.errors import DataError
+from active_learning.data.sources.files import Listing, open_regular
+from active_learning.data.sources.problems import LeftOut
+from active_learning.data.sources.tables import Paths, read_table
 
-TRAIN, TEST = ("train", "training"), ("test", "val", "valid", "validation")
-TABLES = (".csv", ".tsv", ".jsonl")
-PATHS = (
-    "path",
-    "file_name",
-    "filename",
-    "file",
-    "image",
-)  # names of a table's column with the image's path
+METADATA = (
+    "metadata.jsonl",
+    "metadata.csv",
+)  # that Hugging Face's imagefolder has beside the pictures
+_USUAL = tuple(
+    s for s in images.SUFFIXES if s not in (".jfif", ".jpe", ".avif", ".heic", ".heif")
+)  # taken at their word
+_NESTED = 3  # folders in a row that hold nothing but another folder
+_DECODER = {".heic": "pillow-heif", ".heif": "pillow-heif", ".avif": "pillow-avif-plugin"}
 
 
 @dataclass(frozen=True)
 class ImageFolder(DiskSection):
-    """`path`: a folder of class folders, a folder with `train` and `test` (or `val`) of those, a table, or a folder of train and test tables.
+    """`path`: a folder of class folders, a folder with `train` and `test` (or `val`) of those, in
+    any usual spelling, a table, or a folder of train and test tables.
 
-    Classes are the folders' names, or the labels of the table, in sorted order (in numerical order when all are numbers). Paths in a
-    table are relative to it. ids are places in the sorted list of paths (in a table: its line), so they stay while the files stay.
+    Classes are the folders' names, or the labels of the table, by the rule of data/classes.py.
+    Paths in a table are relative to it. ids are places in the sorted list of paths (in a table: its
+    row), so they stay while the files stay.
     """
 
+    image: str = ""  # column of a table with the images' paths; '': one of the usual names
+    # Folder that a table's paths are relative to; '': the table's, or one in it that holds them.
+    root: str = ""
+
     def listings(self) -> tuple[Listing, Listing | None]:
-        root = Path(self.path).expanduser()
+        root = paths.local(self.path)
         if root.is_file():
-            return read_table(root), None
+            return self._table(root), None
         if not root.is_dir():
-            raise DataError(f"config.data.path={self.path!r}: no such file or folder")
-        train, test = (_find(root, names) for names in (TRAIN, TEST))
-        if train is None:
-            return _list(root), None
-        return _list(train), None if test is None else _list(test)
+            what = (
+                "neither a file nor a folder" if os.path.lexists(root) else "no such file or folder"
+            )
+            raise DataError(f"config.data.path={self.path!r}: {what}{paths.hint(root)}")
+        return self._folder(_inside(root))
+
+    def _folder(self, root: Path) -> tuple[Listing, Listing | None]:
+        found, notes = _parts(root)
+        if "train" not in found:
+            if metadata := _metadata(root):
+                return self._table(metadata), None
+            return list_classes(root), None
+        train, test = self._part(found["train"]), None
+        if (judged := found.get("test") or found.get("val")) is not None:
+            test = self._part(judged)
+        return replace(train, notes={**notes, **train.notes}), test
+
+    def _part(self, there: Path) -> Listing:
+        """A table, a folder with a metadata file, or a folder of class folders."""
+        if there.is_file():
+            return self._table(there)
+        there = _inside(there)
+        if metadata := _metadata(there):
+            return self._table(metadata)
+        return list_classes(there)
+
+    def _table(self, file: Path) -> Listing:
+        return read_table(file, self.image, self.root)
 
 
-@dataclass(frozen=True, eq=False)
-class _Paths:
-    """Image files below `root`."""
-
-    root: str
-    paths: Sequence[str]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, index: int) -> bytes:
-        with open(os.path.join(self.root, self.paths[index]), "rb") as file:
-            return file.read()
-
-    def read_small(self, index: int) -> bytes | None:
-        return None
-
-    def name(self, index: int) -> str:
-        return self.paths[index]
+def _metadata(folder: Path) -> Path | None:
+    return next((folder / name for name in METADATA if (folder / name).is_file()), None)
 
 
-def _find(root: Path, names: tuple[str, ...]) -> Path | None:
-    """The folder or table of one of `names`."""
-    for name in names:
-        for there in (root / name, *(root / f"{name}{suffix}" for suffix in TABLES)):
-            if there.exists():
-                return there
-    return None
+def _inside(root: Path) -> Path:
+    """`root`, or the folder in it that is all it holds (an archive's own folder), as deep as that
+    goes.
+    """
+    for _ in range(_NESTED):
+        names = layouts.folders_in(root)
+        if len(names) != 1 or layouts.part_of(names[0]) or _metadata(root) or _tables(root):
+            return root
+        below = layouts.folders_in(root / names[0])
+        if not below or _has_images(root / names[0]):
+            return root
+        root = root / names[0]
+    return root
 
 
-def _list(root: Path) -> Listing:
-    return read_table(root) if root.is_file() else list_classes(root)
+def _tables(root: Path) -> dict[str, Path]:
+    """The tables in a folder that are named by part."""
+    found: dict[str, Path] = {}
+    for entry in sorted(os.scandir(root), key=lambda e: e.name):
+        if tables.is_table(entry.name) and not layouts.is_ignored(entry.name) and entry.is_file():
+            part = layouts.part_of(entry.name.lower().removesuffix(".gz").rpartition(".")[0])
+            if part:
+                found.setdefault(part, Path(entry.path))
+    return found
+
+
+def _parts(root: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """The table or folder of each part, and notes on what is not used."""
+    found: dict[str, Path] = {}
+    folders = layouts.folders_in(root)
+    named = {name: part for name in folders if (part := layouts.part_of(name))}
+    flat = [name for name in folders if name not in named and _has_images(root / name)]
+    notes = {}
+    for name, part in named.items():
+        if len(flat) >= 2 and _is_flat(root / name):
+            continue  # a class beside other classes that happens to be called 'train'
+        if part in found:
+            raise DataError(
+                f"{root}: {found[part].name!r} and {name!r} are both named as the {part} set; give "
+                f"one of them"
+            )
+        found[part] = root / name
+    for part, table in _tables(root).items():
+        if part in found:
+            notes[f"{found[part].name}/"] = f"its labels are read from {table.name}"
+        found[part] = table
+    if "train" in found:
+        rest = [name for name in folders if name not in named and name not in ("images", "Images")]
+        if rest:
+            notes[str(root)] = (
+                f"folders beside the parts are not used: {', '.join(map(text.printable, rest[:5]))}"
+            )
+        if "test" in found and "val" in found:
+            notes[text.printable(found["val"].name)] = (
+                "a validation set beside the test set is not used"
+            )
+    elif found and not flat:
+        names = ", ".join(there.name for there in found.values())
+        raise DataError(
+            f"{root}: {names} but no training set (train, training); give the folder of the "
+            f"training set as data.path"
+        )
+    return found, notes
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether there is an image directly in a folder."""
+    with os.scandir(folder) as entries:
+        return any(
+            e.name.lower().endswith(images.SUFFIXES)
+            and not layouts.is_ignored(e.name)
+            and e.is_file()
+            for e in entries
+        )
+
+
+def _is_flat(folder: Path) -> bool:
+    """Whether a folder holds images and no folders."""
+    return _has_images(folder) and not layouts.folders_in(folder)
 
 
 def list_classes(root: Path) -> Listing:
-    """One class a folder, sorted by name; images at any depth below it. Raises DataError when there is none."""
-    folders = sorted(
-        entry.name
-        for entry in os.scandir(root)
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
+    """One class a folder; images at any depth below it.
+
+    Raises DataError where the folders are no classes.
+    """
+    folders = [name for name in layouts.folders_in(root)]
     if not folders:
-        raise DataError(f"{root}: no class folders in it (and no train, train.csv or train.jsonl)")
-    paths, labels, empty = [], [], {}
+        flat = " but images" if _has_images(root) else ""
+        raise DataError(
+            f"{root}: no class folders in it{flat} (and no train, train.csv, train.jsonl or "
+            f"metadata.csv): put the images of each "
+            f"class in a folder of their own, or give a table (.csv, .jsonl) with a path and a "
+            f"label an image"
+        )
+    _refuse_parts(root, folders)
+    names = classes.ordered({text.printable(classes.name_of(name) or name) for name in folders})
+    found, labels, notes, left_out = [], [], {}, LeftOut()
+    total = 0
     for name in folders:
-        found = sorted(_images_below(str(root), name))
-        paths += found
-        labels += [name] * len(found)
-        if not found:
-            empty[f"{name}/"] = "class without images"
+        listed = sorted(_images_below(str(root), name, left_out))
+        found += listed
+        labels += [name] * len(listed)
+        total += len(listed)
+        if not listed:
+            notes[f"{text.printable(name)}/"] = "class without images"
+    if skipped := [
+        e.name
+        for e in os.scandir(root)
+        if e.is_dir() and not layouts.is_ignored(e.name) and layouts.is_output(e.path)
+    ]:
+        notes[str(root)] = f"not read, written by this program: {', '.join(sorted(skipped))}"
     return Listing(
-        _Paths(str(root), paths),
+        Paths(str(root), found),
         {"label": labels},
         str(root),
         "image_folder",
-        tuple(folders),
-        notes=empty,
+        {"label": names},
+        notes=notes,
+        left_out=left_out,
     )
 
 
-def _images_below(root: str, folder: str) -> list[str]:
-    """Paths relative to `root` of the images below `folder`; files of other kinds are none, whatever they hold."""
-    out = []
+def _refuse_parts(root: Path, folders: list[str]) -> None:
+    """DataError where the folders are parts of a data set and no classes."""
+    parts = [name for name in folders if layouts.part_of_shard(name)]
+    if parts and (len(parts) == len(folders) or any(not _is_flat(root / name) for name in parts)):
+        raise DataError(
+            f"{root}: {', '.join(map(text.printable, parts[:3]))} would be a class, but looks like "
+            f"a part of a data set: "
+            "give its folder as data.path, or name the parts train and test"
+        )
+
+
+def _images_below(root: str, folder: str, left_out: LeftOut) -> Iterator[str]:
+    """Paths relative to `root` of the images below `folder`; what is no image by its suffix
+    (without one: by its content) is counted.
+    """
     with os.scandir(os.path.join(root, folder)) as entries:
         for entry in entries:
             below = f"{folder}/{entry.name}"
-            if entry.name.startswith("."):
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if layouts.is_ignored(entry.name) or entry.name in ("Thumbs.db", "desktop.ini"):
                 continue
             if entry.is_dir():
-                out += _images_below(root, below)
-            elif entry.name.lower().endswith(SUFFIXES):
-                out.append(below)
-    return out
+                if not layouts.is_output(entry.path):
+                    yield from _images_below(root, below, left_out)
+            elif not entry.is_file() and os.path.exists(entry.path):
+                left_out.add("entries are no regular files", below)
+            elif suffix in _USUAL or (
+                (suffix in images.SUFFIXES or not 2 <= len(suffix) <= 5) and _is_image(entry.path)
+            ):  # also a link to a file that is gone: a bad example
+                yield below
+            else:
+                left_out.add(_kind(suffix), below)
 
 
-def read_table(file: Path) -> Listing:
-    """A CSV or TSV with a header, or a JSON object a line. Raises DataError naming file and line."""
-    rows = (
-        _json_lines(file)
-        if file.suffix == ".jsonl"
-        else _separated(file, "\t" if file.suffix == ".tsv" else ",")
+def _kind(suffix: str) -> str:
+    if suffix in images.SUFFIXES:
+        return f"files named {suffix} are ignored, they are no images by their content"
+    if suffix in _DECODER:
+        return f"files are {suffix} (pip install {_DECODER[suffix]} to read them)"
+    return (
+        f"files are {suffix}, no kind of image that is read"
+        if suffix
+        else "files without a suffix are no images"
     )
-    if not rows:
-        raise DataError(f"{file}: no rows")
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    path = next((name for name in PATHS if name in names), None)
-    if path is None:
-        raise DataError(
-            f"{file}: no column with the images' paths ({', '.join(PATHS)}); there are: {', '.join(names)}"
-        )
-    columns = {name: [row.get(name) for row in rows] for name in names if name != path}
-    paths = [str(row.get(path) or "") for row in rows]
-    return Listing(_Paths(str(file.parent), paths), columns, str(file), "table")
 
 
-def _json_lines(file: Path) -> list[dict[str, Any]]:
-    rows = []
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{file}: line {number} is no JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise DataError(
-                    f"{file}: line {number} is {type(row).__name__}, expected an object"
-                )
-            rows.append(row)
-    return rows
-
-
-def _separated(file: Path, delimiter: str) -> list[dict[str, Any]]:
+def _is_image(path: str) -> bool:
+    """Whether a file begins as an image does."""
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            return [
-                {k: v for k, v in row.items() if k is not None}
-                for row in csv.DictReader(lines, delimiter=delimiter)
-            ]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}: not a readable table ({error})") from error
+        with open(open_regular(path), "rb") as file:
+            return images.is_known(file.read(16))
+    except OSError:
+        return False

@@ -1,29 +1,31 @@
-"""Several sources as one, each with its share of the stream of candidates."""
+"""Several sources as one, each with its fraction of the stream of candidates."""
 
 import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Int64, Integer
 
-from active_learning.config import Section
-from active_learning.data.sources.source import DataError, Opened, Source
-from active_learning.data.transforms import resize
+from active_learning.data.sources.errors import DataError
+from active_learning.data.sources.problems import Problems
+from active_learning.data.sources.source import Opened, Source, SourceSection, size_of
 
 INDEX_BITS = 48  # of an id; what is above is the number of the source
 
 
 @dataclass(frozen=True)
-class Mixture(Section):
-    """`sources` by name, and their `weights`: shares of the candidates, e.g. {"photos": 3, "drawings": 1}; none: by size.
+class Mixture(SourceSection):
+    """`sources` by name, and their `weights`: proportions of the candidates, e.g. {"photos": 3,
+    "drawings": 1}; none: by size.
 
-    All must have images of one size. Classes are matched by name. An id is source_index << 48 | the source's own id, source_index being the
-    place of its name among the sorted ones. The test set is all test sets together.
+    All must have images of one size. Classes are matched by name. An id is source_index << 48 | the
+    source's own id, source_index being the place of its name among the sorted ones. The test set is
+    all test sets together.
     """
 
     sources: Mapping[str, Any] = field(default_factory=dict)
@@ -33,21 +35,22 @@ class Mixture(Section):
     @property
     def small(self) -> int:
         """Px of the small view of all sources, 0 where they have none of one size."""
-        found = {getattr(source, "small", 0) for source in self.sources.values()}
-        return found.pop() if len(found) == 1 else 0
+        return _common_small(self.sources.values())
 
     def open(self) -> Opened:
         """Opens every source. Raises DataError naming key or source."""
         names = sorted(self.sources)
         if len(names) < 2:
             raise DataError(
-                f"config.data.sources: {len(names)} sources ({', '.join(names)}), expected two or more"
+                f"config.data.sources: {len(names)} sources ({', '.join(names)}), expected two or "
+                f"more"
             )
         if self.weights and (
             sorted(self.weights) != names or not all(_positive(w) for w in self.weights.values())
         ):
             raise DataError(
-                f"config.data.weights={dict(self.weights)}: expected a number > 0 for each of {', '.join(names)}"
+                f"config.data.weights={dict(self.weights)}: expected a number > 0 for each of "
+                f"{', '.join(names)}"
             )
         opened = {name: self.sources[name].open() for name in names}
         columns = {name: self.sources[name].label if self.label else "" for name in names}
@@ -59,6 +62,12 @@ class Mixture(Section):
         )
 
 
+def _common_small(sources: Iterable[Any]) -> int:
+    """The small view that all sources have, 0 where they differ."""
+    sizes = {source.small for source in sources}
+    return sizes.pop() if len(sizes) == 1 else 0
+
+
 def _positive(weight: Any) -> bool:
     return (
         isinstance(weight, int | float)
@@ -68,24 +77,19 @@ def _positive(weight: Any) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Mixed:
-    """A Source made of `sources`, their examples one after the other. `weights` () : by size."""
+class Mixed(Source):
+    """A Source made of `sources`, their examples one after the other."""
 
     names: tuple[str, ...]
     sources: tuple[Source, ...]
-    weights: tuple[float, ...]
     ids: Int64[np.ndarray, "n"]
     label_columns: Mapping[str, Int32[np.ndarray, "n"]]
     true_labels: Int32[np.ndarray, "n"] | None
     class_names: tuple[str, ...]
     num_classes: int
+    weights: tuple[float, ...] = ()  # by source; (): by size
 
-    @property
-    def reads_small(self) -> bool:
-        return bool(self.small) and any(s.reads_small for s in self.sources)
-
-    def problems_of(self):
-        return tuple(p for s in self.sources for p in s.problems_of())
+    reads_small = True
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -100,13 +104,25 @@ class Mixed:
 
     @property
     def small(self) -> int:
-        found = {getattr(source, "small", 0) for source in self.sources}
-        return found.pop() if len(found) == 1 else 0
+        return _common_small(self.sources)
 
     @property
     def prepared(self) -> bool:
         """Whether every source has its small views stored."""
-        return all(getattr(source, "prepared", False) for source in self.sources)
+        return all(source.prepared for source in self.sources)
+
+    @property
+    def picture_ids(self) -> Int64[np.ndarray, "n"]:
+        return np.concatenate(
+            [one.picture_ids | np.int64(n << INDEX_BITS) for n, one in enumerate(self.sources)]
+        )
+
+    def problems_of(self) -> tuple[Problems, ...]:
+        return tuple(problems for source in self.sources for problems in source.problems_of())
+
+    def name(self, index: int) -> str:
+        n = int(self.source_of(np.array([index]))[0])
+        return f"{self.names[n]}: {self.sources[n].name(index - int(self._starts[n]))}"
 
     def small_view(self) -> "Mixed":
         """The same examples, whose images are the small views."""
@@ -116,7 +132,7 @@ class Mixed:
 
     @property
     def stats_sample(self) -> int:
-        return sum(getattr(source, "stats_sample", len(source)) for source in self.sources)
+        return sum(source.stats_sample for source in self.sources)
 
     @functools.cached_property
     def _starts(self) -> np.ndarray:
@@ -132,13 +148,7 @@ class Mixed:
 
     def gather_small(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
         """image_small uint8, and `bad`."""
-
-        def small(source: Source, rows: np.ndarray) -> dict[str, np.ndarray]:
-            if hasattr(source, "gather_small"):
-                return source.gather_small(rows)
-            return {"image_small": np.asarray(resize(source.gather(rows)["image"], self.small))}
-
-        return self._each(small, indices)
+        return self._each(lambda source, rows: source.gather_small(rows), indices)
 
     def _each(
         self, gather: Callable[[Source, np.ndarray], dict[str, np.ndarray]], indices: np.ndarray
@@ -156,15 +166,13 @@ class Mixed:
     def labels(self, column: str) -> Int32[np.ndarray, "n"]:
         if column not in self.label_columns:
             raise DataError(
-                f"mixture: no label column {column!r}; there are: {', '.join(self.columns) or 'none'}"
+                f"mixture: no label column {column!r}; there are: "
+                f"{', '.join(self.columns) or 'none'}"
             )
         return self.label_columns[column]
 
     def texts(self, column: str) -> Sequence[Any]:
         """All captions of one column. Raises DataError where a source has none."""
-        for name, source in zip(self.names, self.sources, strict=True):
-            if not hasattr(source, "texts"):
-                raise DataError(f"mixture: source {name!r} has no texts")
         return [text for source in self.sources for text in source.texts(column)]
 
     def clean_labels(self) -> Int32[np.ndarray, "n"] | None:
@@ -172,36 +180,34 @@ class Mixed:
 
     def describe(self) -> dict:
         """Provenance of every source, the hash over theirs."""
-        said = {
+        about = {
             name: source.describe() for name, source in zip(self.names, self.sources, strict=True)
         }
-        digest = hashlib.sha256(json.dumps([said[name]["hash"] for name in self.names]).encode())
-        shape = list(self.image_shape)
-        seen = {
-            "examples": len(self),
-            "image_shape": shape,
-            "classes": self.num_classes,
-            "columns": list(self.columns),
-        }
+        hashes = json.dumps([about[name]["hash"] for name in self.names])
+        digest = hashlib.sha256(hashes.encode()).hexdigest()[:16]
         return {
             "kind": "mixture",
-            "sources": said,
+            "sources": about,
             "weights": list(self.weights),
-            **seen,
-            "hash": digest.hexdigest()[:16],
+            **size_of(self),
+            "hash": digest,
         }
 
 
 def mixed(
     sources: Mapping[str, Source], columns: Mapping[str, str], weights: tuple[float, ...]
 ) -> Mixed:
-    """Sources with the label column of each ('' : none) as one. Raises DataError where they do not fit together."""
+    """Sources with the label column of each ('' : none) as one.
+
+    Raises DataError where they do not fit together.
+    """
     first, *_ = sources
     for name, source in sources.items():
         if source.image_shape != sources[first].image_shape:
             shapes = f"{first} {sources[first].image_shape}, {name} {source.image_shape}"
             raise DataError(
-                f"config.data.sources: images of one size are needed (config.data.sources.*.size): {shapes}"
+                f"config.data.sources: images of one size are needed (config.data.sources.*.size): "
+                f"{shapes}"
             )
         if len(source) and not 0 <= source.ids.min() <= source.ids.max() < 1 << INDEX_BITS:
             raise DataError(
@@ -225,17 +231,27 @@ def mixed(
     )
     classes = len(class_names) or (max(len(m) for m in maps.values()) if maps else 0)
     return Mixed(
-        tuple(sources), tuple(sources.values()), weights, np.concatenate(ids), labels, joined(true) if known else None, class_names, classes
-    )  # fmt: skip
+        names=tuple(sources),
+        sources=tuple(sources.values()),
+        ids=np.concatenate(ids),
+        label_columns=labels,
+        true_labels=joined(true) if known else None,
+        class_names=class_names,
+        num_classes=classes,
+        weights=weights,
+    )
 
 
 def _classes(sources: Mapping[str, Source]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Names of all classes in their order of appearance, and for each source the number of each of its classes among them."""
+    """Names of all classes in their order of appearance, and for each source the number of each of
+    its classes among them.
+    """
     if not all(source.class_names for source in sources.values()):
         counts = {name: source.num_classes for name, source in sources.items()}
         if len(set(counts.values())) > 1 or any(source.class_names for source in sources.values()):
             raise DataError(
-                f"config.data.sources: without class names in all, the classes cannot be matched: {counts}"
+                f"config.data.sources: without class names in all, the classes cannot be matched: "
+                f"{counts}"
             )
         return (), {name: np.arange(count) for name, count in counts.items()}
     names = list(dict.fromkeys(name for source in sources.values() for name in source.class_names))

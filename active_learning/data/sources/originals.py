@@ -1,7 +1,10 @@
-"""The original files of two well-known sets, as their authors publish them: Fashion-MNIST (idx) and CIFAR-10 (binary version)."""
+"""The original files of two well-known sets, as their authors publish them: Fashion-MNIST (idx) and
+CIFAR-10 (binary version).
+"""
 
 import gzip
 import io
+import math
 import tarfile
 import zlib
 from dataclasses import dataclass
@@ -9,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from active_learning.config import Section
-from active_learning.data.sources.source import DataError, Memory, Opened
+from active_learning.data.sources import paths
+from active_learning.data.sources.errors import DataError
+from active_learning.data.sources.files import open_regular
+from active_learning.data.sources.source import Memory, Opened, SourceSection
 
 FASHION = (
     "T-shirt/top",
@@ -27,18 +32,24 @@ FASHION = (
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IDX = {"train": "train", "test": "t10k"}  # first part of the files' names
 ARCHIVE = "cifar-10-binary.tar.gz"
+_CIFAR_BYTES = 30_730_000  # of a file of 10,000 records
+_MOST = 1 << 28  # bytes of an idx file or of the archive, decompressed
 
 
 @dataclass(frozen=True)
-class Originals(Section):
-    """`path`: a folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz, or with cifar-10-binary.tar.gz. ids are places in the files."""
+class Originals(SourceSection):
+    """`path`: a folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz, or with
+    cifar-10-binary.tar.gz.
+
+    ids are places in the files.
+    """
 
     path: str = ""
     label: str = "label"
 
     def open(self) -> Opened:
         """Reads both parts into memory. Raises DataError naming the file."""
-        folder = Path(self.path).expanduser()
+        folder = paths.local(self.path)
         kind, read, names = (
             ("cifar10", _cifar, CIFAR)
             if (folder / ARCHIVE).exists()
@@ -52,7 +63,7 @@ class Originals(Section):
         return Opened(train, test, self.label)
 
 
-def there(folder: Path) -> bool:
+def are_in(folder: Path) -> bool:
     """Whether a folder holds original files."""
     return (folder / ARCHIVE).exists() or (folder / _names("train")[0]).exists()
 
@@ -71,27 +82,60 @@ def _idx(folder: Path, part: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 def read_idx(file: Path) -> np.ndarray:
-    """An idx file of uint8: zeros, type and rank in four bytes, a big-endian size an axis, the values. Raises DataError naming it."""
+    """A gzipped idx file of uint8: zeros, type and rank in four bytes, a big-endian size an axis,
+    the values.
+
+    Raises DataError naming the file.
+    """
     try:
-        content = gzip.decompress(file.read_bytes())
+        with (
+            open(open_regular(str(file)), "rb") as opened,
+            gzip.GzipFile(fileobj=opened) as unpacked,
+        ):
+            content = unpacked.read(_MOST + 1)
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: not a readable gzip file ({error})") from error
     rank = content[3] if content[:3] == b"\x00\x00\x08" and len(content) > 3 else 0
     shape = tuple(int.from_bytes(content[4 + 4 * k : 8 + 4 * k], "big") for k in range(rank))
-    if not 1 <= rank <= 3 or len(content) != 4 + 4 * rank + int(np.prod(shape)):
+    if (
+        not 1 <= rank <= 3
+        or len(content) > _MOST
+        or len(content) != 4 + 4 * rank + math.prod(shape)
+    ):
         raise DataError(f"{file}: no idx file of unsigned bytes")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+class _Bounded:
+    """A stream that ends with an error after _MOST bytes, so that a small file cannot decompress
+    without end.
+    """
+
+    def __init__(self, stream: gzip.GzipFile):
+        self.stream, self.left = stream, _MOST
+
+    def read(self, size: int) -> bytes:
+        blob = self.stream.read(size)
+        self.left -= len(blob)
+        if self.left < 0:
+            raise OSError(f"more than {_MOST:,} bytes after decompression")
+        return blob
 
 
 def _cifar(folder: Path, part: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     names = [f"data_batch_{n}.bin" for n in range(1, 6)] if part == "train" else ["test_batch.bin"]
     file, found = folder / ARCHIVE, {}
     try:
-        with tarfile.open(file) as archive:
+        with (
+            open(open_regular(str(file)), "rb") as opened,
+            gzip.GzipFile(fileobj=opened) as unpacked,
+            tarfile.open(fileobj=_Bounded(unpacked), mode="r|") as archive,
+        ):
             for member in archive:
-                if (name := member.name.rpartition("/")[2]) in names:
+                name = member.name.rpartition("/")[2]
+                if name in names and member.isfile() and member.size <= _CIFAR_BYTES:
                     found[name] = archive.extractfile(member).read()
     except (OSError, EOFError, zlib.error, tarfile.TarError, AttributeError) as error:
         raise DataError(f"{file}: not a readable archive ({error})") from error

@@ -1,6 +1,10 @@
-"""Parquet files as Hugging Face stores images, for `prepare`: they are read row group by row group, so random access would be slow."""
+"""Parquet files as Hugging Face stores images.
+
+They are read row group by row group: small sets directly, large ones by `prepare`.
+"""
 
 import json
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -10,117 +14,185 @@ from typing import Any
 
 import numpy as np
 
+from active_learning.data import text
 from active_learning.data.sources import shards
-from active_learning.data.sources.on_disk import Listing
-from active_learning.data.sources.shards import Index, ShardSection
-from active_learning.data.sources.source import DataError, Opened
+from active_learning.data.sources.errors import DataError
+from active_learning.data.sources.files import Files, Listing, open_regular
+from active_learning.data.sources.index import Index
+from active_learning.data.sources.shards import ShardSection
+from active_learning.data.sources.source import Opened
 
-SUFFIX = ".parquet"
-IMAGES = (
-    "image",
-    "img",
-    "jpg",
-    "png",
-    "webp",
-)  # names of an image column where the files do not say which it is
-_GROUPS = 4  # row groups held in memory
+# Names of an image column where the files do not say which it is.
+IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "picture", "photo")
+DIRECT = (
+    1 << 30
+)  # bytes up to which files are trained on as they are, with all row groups in memory
+_GROUPS = 4  # row groups in memory while `prepare` reads in order
+_ROW_BYTES = 8  # a row with an image takes more than this; fewer is no set of images
 
 
 @dataclass(frozen=True)
 class Parquet(ShardSection):
-    """`path`: a folder with train*.parquet (and test*), or a pattern. Only `python -m active_learning.prepare` reads it.
+    """`path`: a folder with train*.parquet (and test*), or with data/*.parquet or
+    default/train/*.parquet in it, or a pattern.
 
-    The image column holds bytes, or a struct with `bytes`; integers, texts and lists of texts are columns. Class names are those of the
-    Hugging Face features. ids are shard << 32 | row, or the column `id`.
+    The image column holds bytes, or a struct with `bytes`; numbers, truth values, texts, lists of
+    texts and structs of texts are columns. Class names are those of the Hugging Face features. ids
+    are shard << 32 | row, or the column `id`. Above DIRECT bytes the files must be prepared first.
     """
 
-    def listings(self) -> tuple[Listing, Listing | None]:
-        train, test = self.shards(SUFFIX)
-        return self._listing(train), self._listing(test) if test else None
+    image: str = ""  # the image column; '': the one that the files name, or a usual name
+    suffix = ".parquet"
 
     def open(self) -> Opened:
-        raise DataError(
-            f"config.data.path={self.path!r}: prepare it first: python -m active_learning.prepare {self.path} OUT"
+        train, test = self.checked_listings()
+        size = sum(
+            Path(path).stat().st_size
+            for one in (train, test)
+            if one is not None
+            for path in one.files.paths
         )
+        if size > DIRECT:
+            raise DataError(
+                f"config.data.path={self.path!r}: {size / 1e9:.1f} GB of Parquet cannot be read at "
+                f"random; prepare it first: "
+                f"python -m active_learning.prepare {self.path} OUT"
+            )
+        for one in (train, test):
+            if one is not None:
+                one.files.groups = len(one.files) + 1
+        return self._opened(train, test)
 
-    def _listing(self, paths: Sequence[str]) -> Listing:
+    def listing(self, paths: Sequence[str], notes: dict[str, str]) -> Listing:
         tables = [_open(path) for path in paths]
-        image, names = _features(tables[0], paths[0])
-        indices = [_index(table, path, image) for table, path in zip(tables, paths, strict=True)]
+        image, names = _features(tables[0], paths[0], self.image)
+        notes = dict(notes)
+        indices = [
+            _index(table, path, image, notes) for table, path in zip(tables, paths, strict=True)
+        ]
         shard, index = shards.join(indices)
         ids = shards.ids_of(shard, index.columns)
         columns = {name: values for name, values in index.columns.items() if name != "id"}
-        return Listing(
-            _Rows(paths, tables, shard, index.places, image),
-            columns,
-            self.path,
-            "parquet",
-            names,
-            ids,
-        )
+        rows = Rows(paths, tables, shard, index.places, image)
+        return Listing(rows, columns, self.path, "parquet", names, ids, notes)
 
 
 def _open(path: str) -> Any:
     import pyarrow
     from pyarrow import parquet
 
+    os.close(open_regular(path))  # raises for what is no regular file
     try:
-        return parquet.ParquetFile(path)
+        table = parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
+        raise DataError(f"{path}: not a readable Parquet file ({_reason(error)})") from error
+    size = Path(path).stat().st_size
+    if table.metadata.num_rows * _ROW_BYTES > size:
         raise DataError(
-            f"{path}: not a readable Parquet file ({' '.join(str(error).split())[:200]})"
-        ) from error
+            f"{path}: declares {table.metadata.num_rows:,} rows in {size:,} bytes; no set of images"
+        )
+    return table
 
 
-def _features(table: Any, path: str) -> tuple[str, tuple[str, ...]]:
-    """Name of the image column, and the class names of the label."""
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _features(table: Any, path: str, wanted: str) -> tuple[str, dict[str, tuple[str, ...]]]:
+    """Name of the image column, and the class names of each label column."""
     schema = table.schema_arrow
     try:
         said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         said = {}
-    kinds = {name: f.get("_type") for name, f in said.items() if isinstance(f, dict)}
-    candidates = [name for name, kind in kinds.items() if kind == "Image"] + [
-        n for n in IMAGES if n in schema.names
+    features = (
+        {name: f for name, f in said.items() if isinstance(f, dict)}
+        if isinstance(said, dict)
+        else {}
+    )
+    marked = [
+        name for name, f in features.items() if f.get("_type") == "Image" and name in schema.names
     ]
-    if not candidates:
+    usual = {name.casefold(): name for name in reversed(schema.names)}
+    candidates = [wanted] if wanted else marked + [usual[name] for name in IMAGES if name in usual]
+    if not candidates or candidates[0] not in schema.names:
+        there = ", ".join(schema.names)
         raise DataError(
-            f"{path}: no image column ({', '.join(IMAGES)}); there are: {', '.join(schema.names)}"
+            f"{path}: no image column ({wanted or ', '.join(IMAGES)}); there are: {there}; name it "
+            f"by config.data.image"
         )
-    labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
-    label = "label" if "label" in labels or len(labels) != 1 else labels[0]
-    return candidates[0], tuple(str(name) for name in said.get(label, {}).get("names") or ())
+    names = {}
+    for name, feature in features.items():
+        if feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list):
+            names[name] = tuple(text.printable(str(one)) for one in feature["names"])
+    return candidates[0], names
 
 
-def _index(table: Any, path: str, image: str) -> Index:
-    """All columns but the image; places are (row group, row in it)."""
-    import pyarrow
+def _is_kept(kind: Any) -> bool:
+    """Whether values of an Arrow type are labels or texts: numbers, truth values, texts, and lists
+    and structs of texts.
+    """
     from pyarrow import types
 
-    is_text = lambda kind: types.is_string(kind) or types.is_large_string(kind)  # noqa: E731
-    wanted = [
-        f.name
+    if types.is_dictionary(kind):
+        return _is_kept(kind.value_type)
+    if types.is_struct(kind):
+        return all(_is_text_or_list(kind.field(n).type) for n in range(kind.num_fields))
+    return (
+        types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_boolean(kind)
+        or _is_text_or_list(kind)
+    )
+
+
+def _is_text_or_list(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _is_text_or_list(kind.value_type)
+    lists = (
+        types.is_list,
+        types.is_large_list,
+        types.is_list_view,
+        types.is_large_list_view,
+        types.is_fixed_size_list,
+    )
+    if any(is_list(kind) for is_list in lists):
+        return _is_text_or_list(kind.value_type)
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _index(table: Any, path: str, image: str, notes: dict[str, str]) -> Index:
+    """All columns but the image that can be kept; places are (row group, row in it).
+
+    The others are named in `notes`.
+    """
+    import pyarrow
+
+    wanted = [f.name for f in table.schema_arrow if f.name != image and _is_kept(f.type)]
+    dropped = [
+        f"{f.name} ({f.type})"
         for f in table.schema_arrow
-        if f.name != image
-        and (
-            types.is_integer(f.type)
-            or is_text(f.type)
-            or (types.is_list(f.type) and is_text(f.type.value_type))
-        )
+        if f.name != image and f.name not in wanted
     ]
+    if dropped:
+        notes["columns that are not kept"] = ", ".join(dropped)[:500]
     counts = [table.metadata.row_group(k).num_rows for k in range(table.num_row_groups)]
     try:
-        columns = table.read(columns=wanted).to_pydict()
+        read = table.read(columns=wanted) if wanted else None
+        columns = {} if read is None else {name: read.column(name).to_pylist() for name in wanted}
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged ({' '.join(str(error).split())[:200]})") from error
+        raise DataError(f"{path}: damaged ({_reason(error)})") from error
+    columns = {text.clean(name): text.clean_value(values) for name, values in columns.items()}
     places = [(group, row) for group, n in enumerate(counts) for row in range(n)]
     return Index([], columns, np.asarray(places, np.int64).reshape(-1, 2))
 
 
-class _Rows:
-    """Encoded images; a few row groups are held, so that reading in order reads each once."""
+class Rows(Files):
+    """Encoded images; `groups` row groups are held, so that reading in order reads each once."""
 
     def __init__(
         self,
@@ -137,7 +209,8 @@ class _Rows:
             places,
             image,
         )
-        self._groups: OrderedDict[tuple[int, int], list[Any]] = OrderedDict()
+        self.groups = _GROUPS
+        self._held: OrderedDict[tuple[int, int], list[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -151,29 +224,23 @@ class _Rows:
             raise OSError("no bytes of an image in this row")
         return blob
 
+    def size(self, row: int) -> int:
+        return len(self.read(row)) if self.groups > _GROUPS else -1
+
     def _group(self, shard: int, group: int) -> list[Any]:
         import pyarrow
 
         with self._lock:
-            if (shard, group) not in self._groups:
+            if (shard, group) not in self._held:
                 try:
-                    column = (
-                        self.tables[shard]
-                        .read_row_group(group, columns=[self.image])
-                        .column(0)
-                        .to_pylist()
-                    )
+                    read = self.tables[shard].read_row_group(group, columns=[self.image])
+                    self._held[shard, group] = read.column(0).to_pylist()
                 except (pyarrow.ArrowException, OSError) as error:
-                    raise OSError(
-                        f"row group {group}: {' '.join(str(error).split())[:200]}"
-                    ) from error
-                self._groups[shard, group] = column
-                if len(self._groups) > _GROUPS:
-                    self._groups.popitem(last=False)
-            return self._groups[shard, group]
-
-    def read_small(self, row: int) -> bytes | None:
-        return None
+                    raise OSError(f"row group {group}: {_reason(error)}") from error
+                if len(self._held) > self.groups:
+                    self._held.popitem(last=False)
+            return self._held[shard, group]
 
     def name(self, row: int) -> str:
-        return f"{Path(self.paths[self.shard[row]]).name}/{row - np.searchsorted(self.shard, self.shard[row])}"
+        shard = self.shard[row]
+        return f"{Path(self.paths[shard]).name}/{row - np.searchsorted(self.shard, shard)}"

@@ -1,18 +1,21 @@
-"""Drawn shapes: ten classes in many colours, sizes, rotations, textures and amounts of clutter; nothing to download.
+"""Drawn shapes: ten classes in many colors, sizes, rotations, textures and amounts of clutter;
+nothing to download.
 
-Every image is a pure function of (seed, split, index), so the set is a finite pool with ids. A known share of the training labels is
-wrong, each of the other classes being equally likely (symmetric label noise).
+Every image is a pure function of (seed, split, index), so the set is a finite pool with ids. A
+known fraction of the training labels is corrupted, each of the other classes being equally likely
+(symmetric label noise).
 """
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
-from active_learning.config import Section
+from active_learning.config import setting
 from active_learning.data.order import hash64
-from active_learning.data.sources.source import DataError, Memory, Opened, check_small
+from active_learning.data.sources.errors import DataError
+from active_learning.data.sources.source import Memory, Opened, SourceSection, check_small
 
 CLASSES = (
     "disc",
@@ -31,8 +34,10 @@ _CHUNK = 1000
 
 
 @dataclass(frozen=True)
-class Shapes(Section):
-    """A set of `train` + `test` images of `size` px; `noise`: share of wrong labels in training, columns `label` and `clean`."""
+class Shapes(SourceSection):
+    """A set of `train` + `test` images of `size` px; `noise`: fraction of corrupted labels in
+    training, columns `label` and `clean`.
+    """
 
     seed: int = 0
     size: int = 32
@@ -41,18 +46,21 @@ class Shapes(Section):
     noise: float = 0.4
     label: str = "label"  # column trained on
     clean_label: str = "clean"  # column with the true labels, for reports and the test set
-    small: int = field(
-        default=0, metadata={"late": True}
-    )  # px of the view that scorers see, 0: the same view
+    # px of the view that scorers see, 0: the same view
+    small: int = setting(0, at_least=0)
 
     def open(self) -> Opened:
         """Draws both splits. Raises DataError naming the key."""
-        for key, least in (("size", 16), ("train", 1), ("test", 1)):
-            if getattr(self, key) < least:
-                raise DataError(f"config.data.{key}={getattr(self, key)}: must be at least {least}")
+        for key, value, least in (
+            ("size", self.size, 16),
+            ("train", self.train, 1),
+            ("test", self.test, 1),
+        ):
+            if value < least:
+                raise DataError(f"config.data.{key}={value}: must be at least {least}")
         check_small(self.small, self.size)
         if not 0 <= self.noise < 1:
-            raise DataError(f"config.data.noise={self.noise}: expected a share in [0, 1)")
+            raise DataError(f"config.data.noise={self.noise}: expected a fraction in [0, 1)")
         return Opened(
             self._split(0, self.train, self.noise), self._split(1, self.test, 0.0), "clean"
         )
@@ -60,7 +68,7 @@ class Shapes(Section):
     def _split(self, split: int, count: int, noise: float) -> Memory:
         indices = np.arange(count)
         clean = _classes(self.seed, split, indices)
-        label = wrong_labels(clean, uniform(2, self.seed, split, 1, indices), noise)
+        label = corrupted_labels(clean, uniform(2, self.seed, split, 1, indices), noise)
         images = _drawn(self.seed, self.size, split, count)
         about = {"kind": "shapes", "seed": self.seed, "noise": noise}
         return Memory(
@@ -102,8 +110,8 @@ def uniform(count: int, *words) -> Float[np.ndarray, "k n"]:
     )
 
 
-def wrong_labels(clean: np.ndarray, u: Float[np.ndarray, "k 2"], noise: float) -> np.ndarray:
-    """Labels of which a share `noise` is wrong, each other class equally likely."""
+def corrupted_labels(clean: np.ndarray, u: Float[np.ndarray, "k 2"], noise: float) -> np.ndarray:
+    """Labels of which a fraction `noise` is replaced, each other class equally likely."""
     others = len(CLASSES) - 1
     step = 1 + np.minimum((others * u[:, 1]).astype(int), others - 1)
     return np.where(u[:, 0] < noise, (clean + step) % len(CLASSES), clean).astype(np.int32)
@@ -114,7 +122,9 @@ def draw(
     u: Float[np.ndarray, "k n"],
     grain: Float[np.ndarray, "k s s"],
 ) -> UInt8[np.ndarray, "k s s 3"]:
-    """Images of the classes from uniform numbers: background, clutter, the shape, an occluding bar, light and grain."""
+    """Images of the classes from uniform numbers: background, clutter, the shape, an occluding bar,
+    light and grain.
+    """
     size = grain.shape[1]
     take = iter(u.T[:, :, None, None])
     y, x = np.meshgrid(np.linspace(-1, 1, size), np.linspace(-1, 1, size), indexing="ij")
@@ -124,16 +134,16 @@ def draw(
     def between(low, high):
         return low + (high - low) * next(take)
 
-    back, other = 0.5 * _colour(take), 0.5 * _colour(take)
+    back, other = 0.5 * _color(take), 0.5 * _color(take)
     front = (
-        back + 0.3 + (0.7 - back) * _colour(take)
+        back + 0.3 + (0.7 - back) * _color(take)
     )  # lit from in front: every channel brighter than behind
     pattern = _pattern(x, y, take)
     image = back + (other - back) * (0.3 * pattern)[..., None]
     for _ in range(3):  # clutter behind the shape
         there = between(0, 1) < 0.5
         far = np.hypot(x - between(-1, 1), y - between(-1, 1)) - between(0.06, 0.2)
-        image = _paint(image, np.where(there, far, 1.0), edge, 0.7 * _colour(take))
+        image = _paint(image, np.where(there, far, 1.0), edge, 0.7 * _color(take))
     turn, radius, stretch = between(-0.2, 0.2), between(0.6, 0.85), between(0.9, 1.1)
     dx, dy = x - between(-0.15, 0.15), y - between(-0.15, 0.15)
     along, across = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
@@ -152,16 +162,16 @@ def draw(
     return np.clip(255 * image + 0.5, 0, 255).astype(np.uint8)
 
 
-def _colour(take) -> np.ndarray:
+def _color(take) -> np.ndarray:
     return np.concatenate([next(take) for _ in range(3)], axis=-1)[:, :, None, :].reshape(
         -1, 1, 1, 3
     )
 
 
-def _paint(image: np.ndarray, distance: np.ndarray, edge: float, colour: np.ndarray) -> np.ndarray:
+def _paint(image: np.ndarray, distance: np.ndarray, edge: float, color: np.ndarray) -> np.ndarray:
     """Covers where distance < 0, blended over one pixel at the rim."""
     cover = np.clip(0.5 - distance / edge, 0, 1)[..., None]
-    return image + (colour - image) * cover
+    return image + (color - image) * cover
 
 
 def _pattern(x: np.ndarray, y: np.ndarray, take) -> np.ndarray:

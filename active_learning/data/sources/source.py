@@ -1,52 +1,157 @@
-"""What a data source is: examples by index with stable ids, label columns beside them; and the one that lives in memory."""
+"""What a data source is and may be able to do, with defaults for what is optional; and the source
+that lives in memory.
+"""
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Int64, Integer, UInt8, UInt32
 
+from active_learning.config import Section
+from active_learning.data import classes
+from active_learning.data.sources.errors import DataError
+from active_learning.data.sources.problems import Problems
 from active_learning.data.transforms import resize
 
 
-class DataError(ValueError):
-    """Data that cannot be used; one line that names the key, file or value."""
+class Source:
+    """Examples by index. Subclasses give the attributes and methods up to `describe`; the rest is
+    optional and has defaults.
 
-
-@runtime_checkable
-class Source(Protocol):
-    """Examples by index. `ids` are local indices; a mixture adds source_index << 48. `image_shape` is (height, width, channels).
-
-    One whose examples can also be seen small has `small` (px, 0: it has not) and `small_view()`, a Source of those views; and
-    `gather_small` where they need not be made from the full ones.
+    Attributes:
+      ids: (n,) int64, unique within the source. A mixture adds source_index << 48.
+      class_names: Names of the classes in their order; empty when unknown.
+      num_classes: Number of classes.
+      image_shape: (height, width, channels) of every image.
+      columns: Names that `labels` takes.
+      small: px of the small view that scorers may see; 0: there is none.
+      reads_small: Whether `gather_small` is cheaper than `gather`, so that candidates are read
+        small and only the selected ones in full.
+      prepared: Whether small views are stored with the data.
+      weights: Fractions of a mixture's sources in the stream of candidates; (): one stream over all
+      examples.
     """
 
-    ids: np.ndarray  # (n,) int64
-    class_names: tuple[str, ...]  # empty when unknown
+    ids: np.ndarray
+    class_names: tuple[str, ...]
     num_classes: int
     image_shape: tuple[int, int, int]
-    columns: tuple[str, ...]  # names that `labels` takes
+    columns: tuple[str, ...]
+    small: int = 0
+    reads_small: bool = False
+    prepared: bool = False
+    weights: tuple[float, ...] = ()
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        raise NotImplementedError
 
     def gather(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
-        """Examples at `indices`: image uint8 (k, height, width, channels), a copy. Where images can be damaged also `bad` bool (k,)."""
-        ...
+        """Reads the examples at `indices`.
+
+        Returns:
+          image: uint8 (k, height, width, channels), a copy; and where images can be damaged `bad`:
+          bool (k,).
+        """
+        raise NotImplementedError
 
     def labels(self, column: str) -> Int32[np.ndarray, "n"]:
-        """All labels of one column. Raises DataError when there is no such column, or a label is no class."""
-        ...
+        """All class numbers of one column.
 
-    def clean_labels(self) -> Int32[np.ndarray, "n"] | None:
-        """True labels, or None; used only to report the share of wrong ones."""
-        ...
+        Raises DataError for an unknown column, or a label that is no class.
+        """
+        raise NotImplementedError
 
     def describe(self) -> dict:
         """Provenance as JSON, with a hash of the data under 'hash'."""
-        ...
+        raise NotImplementedError
+
+    # What follows is optional.
+
+    @property
+    def stats_sample(self) -> int:
+        """Images that mean and deviation of the channels are computed from."""
+        return len(self)
+
+    @property
+    def picture_ids(self) -> Int64[np.ndarray, "n"]:
+        """The lowest id among the examples of the same picture: what splits keep together."""
+        return self.ids
+
+    def clean_labels(self) -> Int32[np.ndarray, "n"] | None:
+        """True labels, None when unknown; used only to report the fraction of corrupted ones."""
+        return None
+
+    def small_view(self) -> "Source":
+        """The same examples with their small views as images; the source itself where there are
+        none.
+        """
+        return self
+
+    def gather_small(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
+        """Reads small views.
+
+        Returns `image_small`: uint8 (k, small, small, channels), and `bad` where `gather` has it.
+        """
+        seen = self.gather(indices)
+        return {"image_small": np.asarray(resize(seen.pop("image"), self.small))} | seen
+
+    def texts(self, column: str) -> Sequence[Any]:
+        """The captions (a text or a list of texts) of every example.
+
+        Raises DataError where there are none.
+        """
+        raise DataError(
+            f"config.data: a source of kind {type(self).__name__} has no captions (column "
+            f"{column!r}); "
+            "image-text pairs come from tars, tables, Parquet or prepared shards"
+        )
+
+    def source_of(self, indices: Integer[np.ndarray, "k"]) -> Integer[np.ndarray, "k"]:
+        """The number of the source of each example within a mixture."""
+        return np.zeros(len(indices), np.int64)
+
+    def problems_of(self) -> tuple[Problems, ...]:
+        """What could not be used so far, one count for each listing."""
+        return ()
+
+    def name(self, index: int) -> str:
+        """A name of an example for messages, e.g. the path of its file."""
+        return f"example {index}"
+
+    def class_counts(self, column: str) -> dict[str, int]:
+        """Examples of each class in a column, by name in the order of the classes."""
+        names = self.class_names or tuple(str(k) for k in range(self.num_classes))
+        return classes.counts(self.labels(column), names)
+
+
+class SourceSection(Section):
+    """Base of the config values that open a source; its keys are the fields of the subclass.
+
+    `small` and `label` as there.
+    """
+
+    small: int = 0
+    label: str = "label"
+
+    def open(self) -> "Opened":
+        """Opens training and test set. Raises DataError naming key or file."""
+        raise NotImplementedError
+
+    def folder(self) -> Path | None:
+        """A folder beside the data in which files about them (stored scores) may be kept; None:
+        there is none.
+        """
+        return None
+
+    def with_text(self, column: str) -> "SourceSection":
+        """The section that leaves out, and counts, examples without a caption in `column`."""
+        return self
 
 
 def check_small(small: int, size: int) -> None:
@@ -67,29 +172,22 @@ class Opened:
 
 
 @dataclass(frozen=True, eq=False)
-class Memory:
-    """A Source held in memory, or mapped into it. `about` becomes part of `describe()`; `clean_label_column` is '' when the true labels are unknown;
-    `small`: px of the view that scorers see, made on the device; `sample`: images (evenly spaced) that hash and statistics read, 0: all.
-    """
+class Memory(Source):
+    """A source held in memory, or mapped into it."""
 
     image: UInt8[np.ndarray, "n H W C"]
     label_columns: dict[str, np.ndarray]
     num_classes: int
-    clean_label_column: str = ""
+    clean_column: str = ""  # column with the true labels; '': unknown
     class_names: tuple[str, ...] = ()
-    about: dict | None = None
-    name: str = "data"  # in error messages
-    small: int = 0
-    sample: int = 0
+    about: dict | None = None  # becomes part of `describe()`
+    location: str = "data"  # in error messages
+    small: int = 0  # px of the view that scorers see; made on the device
+    sample: int = 0  # images, evenly spaced, that hash and statistics read; 0: all
+    problems: Problems | None = None
 
     def __len__(self) -> int:
         return len(self.image)
-
-    reads_small = False
-    weights = ()
-
-    def problems_of(self):
-        return ()
 
     @cached_property
     def ids(self) -> Int64[np.ndarray, "n"]:
@@ -108,33 +206,38 @@ class Memory:
     def stats_sample(self) -> int:
         return self.sample or len(self)
 
+    def problems_of(self) -> tuple[Problems, ...]:
+        return () if self.problems is None else (self.problems,)
+
+    def name(self, index: int) -> str:
+        return f"{self.location} {index}"
+
     def gather(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
         return {"image": np.asarray(self.image[indices])}
 
     def small_view(self) -> "Memory":
         """The same examples, resized to `small` px."""
-        parts = [
+        if not self.small:
+            return self
+        resized = [
             np.asarray(resize(self.image[i : i + 1000], self.small))
             for i in range(0, len(self), 1000)
         ]
-        return dataclasses.replace(self, image=np.concatenate(parts), small=0)
+        return dataclasses.replace(self, image=np.concatenate(resized), small=0)
 
     def labels(self, column: str) -> Int32[np.ndarray, "n"]:
         if column not in self.label_columns:
-            raise DataError(
-                f"{self.name}: no label column {column!r}; there are: {', '.join(self.columns) or 'none'}"
-            )
+            there = ", ".join(self.columns) or "none"
+            raise DataError(f"{self.location}: no label column {column!r}; there are: {there}")
         labels = self.label_columns[column]
-        wrong = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
-        if len(wrong):
-            where = (
-                f"{self.name}: column {column!r} has label {labels[wrong[0]]} at index {wrong[0]}"
-            )
-            raise DataError(f"{where}, outside [0, {self.num_classes})")
+        outside = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
+        if len(outside):
+            first = f"column {column!r} has label {labels[outside[0]]} at index {outside[0]}"
+            raise DataError(f"{self.location}: {first}, outside [0, {self.num_classes})")
         return labels.astype(np.int32)
 
     def clean_labels(self) -> Int32[np.ndarray, "n"] | None:
-        return self.labels(self.clean_label_column) if self.clean_label_column else None
+        return self.labels(self.clean_column) if self.clean_column else None
 
     @cached_property
     def _hash(self) -> str:
@@ -149,36 +252,41 @@ class Memory:
         return digest.hexdigest()[:16]
 
     def describe(self) -> dict:
-        shape = list(self.image_shape)
-        seen = {
-            "examples": len(self),
-            "image_shape": shape,
-            "classes": self.num_classes,
-            "columns": list(self.columns),
-        }
-        return {**(self.about or {}), **seen, "hash": self._hash}
+        return {**(self.about or {}), **size_of(self), "hash": self._hash}
+
+
+def size_of(source: Source) -> dict:
+    """The part of `describe` that every source has."""
+    return {
+        "examples": len(source),
+        "image_shape": list(source.image_shape),
+        "classes": source.num_classes,
+        "columns": list(source.columns),
+    }
 
 
 def channel_stats(
     source: Source, indices: Integer[np.ndarray, "k"]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of image / 255 over the examples at `indices`, exact up to float64.
+    """Mean and standard deviation of each channel of image / 255 over the examples at `indices`,
+    exact up to float64.
 
-    A deviation is at least one grey level (1 / 255), so that dividing by it is safe. Raises DataError for no indices.
+    A deviation is at least one gray level (1 / 255), so that dividing by it is safe. Raises
+    DataError for no indices.
     """
     if len(indices) == 0:
         raise DataError("channel_stats: no examples, so no mean and deviation of the channels")
     channels = source.image_shape[2]
     counts = np.zeros((channels, 256), np.int64)
-    for start in range(0, len(indices), 1024):  # grey-level counts: exact sums in flat memory
+    for start in range(0, len(indices), 1024):  # gray-level counts: exact sums in flat memory
         seen = source.gather(indices[start : start + 1024])
         image = seen["image"][~seen["bad"]] if "bad" in seen else seen["image"]
         for c in range(channels):
             counts[c] += np.bincount(image[..., c].ravel(), minlength=256)
     level = np.arange(256) / 255
-    share = counts / counts.sum(axis=1, keepdims=True)
-    mean = share @ level
-    variance = (share * (level - mean[:, None]) ** 2).sum(axis=1)
+    fraction = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    mean = fraction @ level
+    variance = (fraction * (level - mean[:, None]) ** 2).sum(axis=1)
     return tuple(mean.tolist()), tuple(np.maximum(np.sqrt(variance), 1 / 255).tolist())
 
 
@@ -192,6 +300,5 @@ def split_id(ids: Int64[np.ndarray, "n"]) -> UInt32[np.ndarray, "n 2"]:
 
 def join_id(words: UInt32[np.ndarray, "n 2"]) -> Int64[np.ndarray, "n"]:
     """The inverse of `split_id`."""
-    return (
-        (words[:, 0].astype(np.uint64) << np.uint64(32)) | words[:, 1].astype(np.uint64)
-    ).astype(np.int64)
+    high = words[:, 0].astype(np.uint64) << np.uint64(32)
+    return (high | words[:, 1].astype(np.uint64)).astype(np.int64)

@@ -2,14 +2,18 @@
 
 import functools
 import os
-from collections.abc import Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import numpy as np
+from active_learning.data.sources.errors import DataError
+from active_learning.data.sources.files import open_regular
+from active_learning.data.sources.paths import is_url
 
-from active_learning.data.sources.source import DataError
-
+OPEN = 128  # local files that are open at most, however many shards there are
 _BLOCK = 1 << 20  # bytes of one request while headers are read
 
 
@@ -30,37 +34,75 @@ class Stored(Protocol):
         ...
 
 
-def is_url(path: str) -> bool:
-    return path.startswith(("http://", "https://"))
-
-
 def open_file(path: str) -> Stored:
-    """A local path, or a URL whose server answers range requests. Raises OSError or DataError naming it."""
+    """A local path, or a URL whose server answers range requests.
+
+    Raises OSError or DataError naming it.
+    """
     return open_url(path) if is_url(path) else Local(path)
 
 
+class _Descriptors:
+    """Descriptors of at most `most` files; the one that was not used for longest is closed, never
+    one that is being read.
+    """
+
+    def __init__(self, most: int):
+        self.most, self._lock = most, threading.Lock()
+        self._open: OrderedDict[str, list[int]] = OrderedDict()  # path: [descriptor, readers]
+
+    @contextmanager
+    def of(self, path: str) -> Iterator[int]:
+        with self._lock:
+            entry = self._open.get(path)
+            if entry is None:
+                self._close_idle()
+                entry = self._open[path] = [open_regular(path), 0]
+            self._open.move_to_end(path)
+            entry[1] += 1
+        try:
+            yield entry[0]
+        finally:
+            with self._lock:
+                entry[1] -= 1
+
+    def _close_idle(self) -> None:
+        for path in [path for path, (_, readers) in self._open.items() if readers == 0]:
+            if len(self._open) < self.most:
+                return
+            os.close(self._open.pop(path)[0])
+
+    def forget(self, path: str) -> None:
+        """Closes a file, where nobody is reading it: its content may have been replaced."""
+        with self._lock:
+            if path in self._open and self._open[path][1] == 0:
+                os.close(self._open.pop(path)[0])
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+
+descriptors = _Descriptors(OPEN)
+
+
 class Local:
-    """A file on this machine."""
+    """A file on this machine, opened when it is read."""
 
     def __init__(self, path: str):
         self.name = path
-        self._descriptor = os.open(path, os.O_RDONLY)
-        state = os.fstat(self._descriptor)
+        descriptors.forget(path)
+        with descriptors.of(path) as descriptor:
+            state = os.fstat(descriptor)
         self.size, self.stamp = state.st_size, f"{state.st_size} {state.st_mtime_ns}"
 
     def pread(self, size: int, offset: int) -> bytes:
-        blob = os.pread(self._descriptor, size, offset)
+        with descriptors.of(self.name) as descriptor:
+            blob = os.pread(descriptor, size, offset)
         if len(blob) != size:
             raise OSError(f"{self.name}: ends before byte {offset + size}")
         return blob
 
     scan = pread
-
-    def __del__(
-        self, close=os.close
-    ) -> None:  # bound now: at the interpreter's exit the module may be gone
-        if hasattr(self, "_descriptor"):
-            close(self._descriptor)
 
 
 @functools.cache
@@ -77,7 +119,9 @@ def _connections():
 
 @dataclass(eq=False)
 class Remote:
-    """A file behind `name`, a URL: every read is one range request over a connection that is kept open."""
+    """A file behind `name`, a URL: every read is one range request over a connection that is kept
+    open.
+    """
 
     name: str
     size: int
@@ -105,7 +149,10 @@ class Remote:
 
 
 def open_url(url: str) -> Remote:
-    """Asks for the first byte: whether it is there, its size and version. DataError when ranges are not answered, OSError when nothing is."""
+    """Asks for the first byte: whether it is there, its size and version.
+
+    DataError when ranges are not answered, OSError when nothing is.
+    """
     status, _, headers = _get(url, 0, 1)
     total = headers.get("Content-Range", "").rpartition("/")[2]
     if status == 200:
@@ -128,24 +175,6 @@ def _get(url: str, offset: int, size: int) -> tuple[int, bytes, Mapping[str, str
         else:
             answer.close()  # what follows may be the whole file
     except urllib3.exceptions.HTTPError as error:
-        reason = getattr(error, "reason", None) or error
+        reason = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
         raise OSError(None, f"cannot be reached ({type(reason).__name__})", url) from error
     return answer.status, blob, answer.headers
-
-
-def expand(path: str) -> list[str]:
-    """A URL with a range of numbers in braces, 'http://host/train-{000..015}.tar', written out."""
-    head, opening, rest = path.partition("{")
-    inside, closing, tail = rest.partition("}")
-    first, dots, last = inside.partition("..")
-    if not opening:
-        return [path]
-    if not (closing and dots and first.isdigit() and last.isdigit() and int(first) <= int(last)):
-        raise DataError(
-            f"config.data.path={path!r}: expected a range such as {{000..015}} in the braces"
-        )
-    return [
-        url
-        for n in np.arange(int(first), int(last) + 1)
-        for url in expand(f"{head}{n:0{len(first)}d}{tail}")
-    ]

@@ -1,4 +1,6 @@
-"""TensorFlow Datasets in the ArrayRecord format, read (and, from any of our sources, written) without TensorFlow."""
+"""TensorFlow Datasets in the ArrayRecord format, read (and, from any of our sources, written)
+without TensorFlow.
+"""
 
 import contextlib
 import itertools
@@ -9,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from active_learning.data import images
-from active_learning.data.sources import shards
-from active_learning.data.sources.on_disk import DiskSection, Listing
-from active_learning.data.sources.shards import Index
-from active_learning.data.sources.source import DataError
+from active_learning.config import setting
+from active_learning.data import classes, images
+from active_learning.data.sources import paths, shards
+from active_learning.data.sources.disk_section import DiskSection
+from active_learning.data.sources.errors import DataError
+from active_learning.data.sources.files import Files, Listing
+from active_learning.data.sources.index import Index, open_index
 
 VERSIONS = {
     "fashion_mnist": "3.0.1",
@@ -24,18 +28,20 @@ INFO = "dataset_info.json"
 
 @dataclass(frozen=True)
 class Tfds(DiskSection):
-    """The set `name` (NAME or NAME/CONFIG) prepared under `path`, its newest version unless `version` is given.
+    """The set `name` (NAME or NAME/CONFIG) prepared under `path`, its newest version unless
+    `version` is given.
 
-    Columns are its class labels, integers and texts. ids are the feature `id` where there is one, else places in the split.
+    Columns are its class labels, integers and texts. ids are the feature `id` where there is one,
+    else places in the split.
     """
 
-    path: str = "~/tensorflow_datasets"
+    path: str = setting("~/tensorflow_datasets", hashed=False)
     name: str = ""
     version: str = ""
     train_split: str = "train"
     test_split: str = "test"  # '': none, or not there: a share is held out
     image: str = "image"
-    cache: str = ""  # folder for the indices; '': beside the records
+    cache: str = setting("", hashed=False)  # folder for the indices; '': beside the records
 
     def listings(self) -> tuple[Listing, Listing | None]:
         folder = (
@@ -64,19 +70,22 @@ class Tfds(DiskSection):
         return self._listing(builder, folder, self.train_split), test
 
     def _folder(self) -> Path:
-        root = Path(self.path).expanduser()
+        root = paths.local(self.path)
         if not self.name:
             raise DataError(
                 f"config.data.name='': which of the sets in {root}? there are: {_listed(root)}"
             )
         found = [info.parent for info in (root / self.name).glob(f"{self.version or '*'}/{INFO}")]
         if not found:
-            how = f"python -m active_learning.prepare FOLDER_OF_ITS_ORIGINAL_FILES {root} --tfds={self.name}"
+            folder = "FOLDER_OF_ITS_ORIGINAL_FILES"
+            how = f"python -m active_learning.prepare {folder} {root} --tfds={self.name}"
             if self.name not in VERSIONS:
-                how = f"tfds.builder({self.name!r}, data_dir={str(root)!r}, file_format='array_record').download_and_prepare()"
+                make = f"tfds.builder({self.name!r}, data_dir={str(root)!r}"
+                how = f"{make}, file_format='array_record').download_and_prepare()"
                 how += " where TensorFlow is installed"
             raise DataError(
-                f"config.data.name={self.name!r}: not prepared in {root} (there are: {_listed(root)}); run {how}"
+                f"config.data.name={self.name!r}: not prepared in {root} (there are: "
+                f"{_listed(root)}); run {how}"
             )
         return max(
             found,
@@ -95,7 +104,8 @@ class Tfds(DiskSection):
                 or "none"
             )
             raise DataError(
-                f"config.data.image={self.image!r}: no image feature of {folder}; there are: {there}"
+                f"config.data.image={self.image!r}: no image feature of {folder}; there are: "
+                f"{there}"
             )
         records = builder.as_data_source(split, decoders={self.image: decode.SkipDecoding()})
         stamp = " ".join(
@@ -103,12 +113,20 @@ class Tfds(DiskSection):
             for f in sorted(folder.glob(f"*-{split}.*"))
         )
         wanted = [n for n, kind in known.items() if n != self.image and _is_column(kind)]
-        index = shards.open_index(
-            f"{folder / split}", stamp, self.cache, lambda: _make_index(records, wanted)
+        index = open_index(
+            f"{folder / split}",
+            stamp,
+            self.cache,
+            lambda: _make_index(records, wanted),
+            columns=1,
+            size=0,
         )
         ids = shards.ids_of(np.zeros(len(index.places), np.int64), index.columns)
-        label = known.get(self.label)
-        names = tuple(label.names) if isinstance(label, features.ClassLabel) else ()
+        names = {
+            n: tuple(kind.names)
+            for n, kind in known.items()
+            if isinstance(kind, features.ClassLabel)
+        }
         columns = {name: values for name, values in index.columns.items() if name != "id"}
         where = f"{self.name}:{split}"
         return Listing(_Records(records, self.image, where), columns, where, "tfds", names, ids)
@@ -127,11 +145,13 @@ def _listed(root: Path) -> str:
 
 def _is_column(kind: Any) -> bool:
     """One integer or text an example, or a sequence of texts."""
-    kind = getattr(kind, "feature", kind)
-    dtype = getattr(kind, "np_dtype", None)
-    return kind.shape == () and (
-        dtype is not None and (np.issubdtype(dtype, np.integer) or np.dtype(dtype) == object)
-    )
+    from tensorflow_datasets import features
+
+    if isinstance(kind, features.Sequence):
+        kind = kind.feature
+    if not isinstance(kind, features.Tensor) or kind.shape != ():
+        return False
+    return np.issubdtype(kind.np_dtype, np.integer) or np.dtype(kind.np_dtype) == object
 
 
 def _make_index(records: Any, wanted: list[str]) -> Index:
@@ -139,7 +159,7 @@ def _make_index(records: Any, wanted: list[str]) -> Index:
     for place in range(len(records)):
         try:
             said = records[place]
-        except Exception:  # a damaged record costs one example: counted by name when its label or image is asked for
+        except Exception:  # of several libraries; counted by name when label or image is read
             said = {}
         rows.append({name: _plain(said[name]) for name in wanted if name in said})
     return Index([], shards.columns_of(rows), np.arange(len(rows))[:, None])
@@ -150,11 +170,11 @@ def _plain(value: Any) -> Any:
         return value.decode("utf-8", "replace")
     if isinstance(value, list | tuple | np.ndarray) and np.ndim(value):
         return [_plain(v) for v in value]
-    return value.item() if hasattr(value, "item") else value
+    return value.item() if isinstance(value, np.generic | np.ndarray) else value
 
 
 @dataclass(frozen=True, eq=False)
-class _Records:
+class _Records(Files):
     """Encoded images of one split."""
 
     records: Any
@@ -172,15 +192,13 @@ class _Records:
                 f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             ) from error
 
-    def read_small(self, row: int) -> bytes | None:
-        return None
-
     def name(self, row: int) -> str:
         return f"{self.where} {row}"
 
 
 def write(name: str, train: Listing, test: Listing | None, root: Path) -> Path:
-    """A TFDS set of ours under `root`, as ArrayRecord files with encoded images: what `tfds.data_source(NAME, data_dir=ROOT)` reads.
+    """A TFDS set of ours under `root`, as ArrayRecord files with encoded images: what
+    `tfds.data_source(NAME, data_dir=ROOT)` reads.
 
     Raises DataError for an image that cannot be decoded.
     """
@@ -211,7 +229,7 @@ def _builder(tfds: Any, name: str, train: Listing, test: Listing | None) -> type
     if "label" in train.columns:
         columns["label"] = tfds.features.ClassLabel(names=_label_names(train))
     first = train.files.read(0)
-    channels = 1 if images.is_grey(first) else 3
+    channels = 1 if images.is_gray(first) else 3
     encoding = "png" if images.suffix(first) == ".png" else "jpeg"
     image = tfds.features.Image(shape=(None, None, channels), encoding_format=encoding)
 
@@ -250,6 +268,9 @@ def _builder(tfds: Any, name: str, train: Listing, test: Listing | None) -> type
 
 
 def _label_names(listing: Listing) -> list[str]:
-    if listing.class_names:
-        return list(listing.class_names)
-    return sorted({str(value) for value in listing.columns["label"]})
+    """Class names by the rule of data/classes.py."""
+    if names := listing.names_of(["label"]):
+        return list(names)
+    return list(
+        classes.of_labels(listing.columns["label"], 0, f"{listing.where}: column 'label'").names
+    )

@@ -1,55 +1,70 @@
-"""Tar shards (KEY.jpg, KEY.cls, KEY.json, KEY.txt side by side), read at random: an index of places in each tar, made once, and `pread`.
+"""Tar shards (KEY.jpg, KEY.cls, KEY.json, KEY.txt side by side), read at random: an index of places
+in each tar, made once.
 
-Nothing is extracted: members are read where they lie, so that no path in an archive ever reaches the disk.
+Nothing is extracted: members are read where they lie, so that no path in an archive ever reaches
+the disk.
 """
 
 import json
-import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from active_learning.data import limits, text
 from active_learning.data.images import SUFFIXES
 from active_learning.data.sources import shards
-from active_learning.data.sources.on_disk import Listing
-from active_learning.data.sources.shards import Index, ShardSection
-from active_learning.data.sources.source import DataError
+from active_learning.data.sources.files import Files, Listing
+from active_learning.data.sources.index import Index, open_index
+from active_learning.data.sources.problems import LeftOut
+from active_learning.data.sources.shards import ShardSection
 from active_learning.data.sources.storage import Stored, open_file
+from active_learning.data.sources.tar import Member, members, resolved
 
 SMALL = ".small"  # KEY.small.jpg is a prepared small view of KEY.jpg
-_BLOCK = 512
+_TEXTS = (".cls", ".txt", ".json")
 
 
 @dataclass(frozen=True)
 class WebDataset(ShardSection):
-    """`path`: a folder with tars named train*.tar and test*.tar (or val*.tar), or any tars, or a pattern such as 'DIR/train-*.tar', or a URL
-    such as 'https://HOST/train-{000..015}.tar' whose server answers range requests.
+    """`path`: a folder with tars named train*.tar and test*.tar (or val*.tar), or in folders of
+    these names, or any tars, or a pattern such as 'DIR/train-*.tar' or 'DIR/train-{000..015}.tar',
+    or such a URL whose server answers range requests.
 
-    Columns: `label` from .cls, `caption` from .txt, and every field of .json. ids are shard << 32 | place in the shard, shards in sorted
-    order of their names, or the field `id` where every example has one. The index is kept beside each tar (TAR.index.npz), or in `cache`.
+    Columns: `label` from .cls, `caption` from .txt, and every field of .json. ids are shard << 32 |
+    place in the shard, shards in sorted order of their names, or the field `id` where every example
+    has one. The index is kept beside each tar (TAR.index.npz), or in `cache`.
     """
 
-    def listings(self) -> tuple[Listing, Listing | None]:
-        train, test = self.shards(".tar")
-        return self._listing(train), self._listing(test) if test else None
+    suffix = ".tar"
 
-    def _listing(self, tars: Sequence[str]) -> Listing:
-        files = shards.each(tars, open_file)
-        opened = lambda file: shards.open_index(
-            file.name, file.stamp, self.cache, lambda: make_index(file)
-        )
+    def listing(self, paths: Sequence[str], notes: dict[str, str]) -> Listing:
+        files = shards.each(paths, open_file)
+
+        def opened(file: Stored) -> Index:
+            return open_index(
+                file.name,
+                file.stamp,
+                self.cache,
+                lambda: make_index(file),
+                columns=4,
+                size=file.size,
+            )
+
         indices = shards.each(files, opened)
         shard, index = shards.join(indices)
-        ids, names = shards.ids_of(shard, index.columns), shards.class_names(tars[0])
+        ids, names = shards.ids_of(shard, index.columns), shards.class_names(paths[0])
         columns = {name: values for name, values in index.columns.items() if name != "id"}
-        return Listing(_Members(files, shard, index), columns, self.path, "webdataset", names, ids)
+        bad, left_out = shards.accounts(indices)
+        places = _Members(files, shard, index)
+        return Listing(places, columns, self.path, "webdataset", names, ids, notes, left_out, bad)
 
 
 @dataclass(frozen=True, eq=False)
-class _Members:
-    """Places of images in open tars: offset and size of the image, and of its small view (size 0: none)."""
+class _Members(Files):
+    """Places of images in tars: offset and size of the image, and of its small view (size 0: none).
+    """
 
     files: Sequence[Stored]
     shard: np.ndarray  # (n,)
@@ -69,106 +84,138 @@ class _Members:
     def name(self, row: int) -> str:
         return f"{self.files[self.shard[row]].name.rpartition('/')[2]}/{self.index.keys[row]}"
 
+    def place(self, row: int) -> Hashable:
+        return int(self.shard[row]), int(self.index.places[row, 0])
+
+    def size(self, row: int) -> int:
+        return -1 if "://" in self.files[self.shard[row]].name else int(self.index.places[row, 1])
+
+    def tail(self, row: int, size: int) -> bytes:
+        offset, whole, *_ = self.index.places[row].tolist()
+        size = min(size, whole)
+        return self.files[self.shard[row]].pread(size, offset + whole - size)
+
+
+@dataclass
+class _Sample:
+    """Members of one key, by what follows the key in their names."""
+
+    parts: dict[str, Member] = field(default_factory=dict)
+    again: list[str] = field(default_factory=list)  # names that occur a second time
+
 
 def make_index(file: Stored) -> Index:
-    """One pass over the headers; only .cls, .txt and .json members are read. Raises DataError naming tar and byte."""
-    found: dict[str, dict[str, tuple[int, int]]] = {}
-    said: dict[str, dict[str, bytes]] = {}
-    for name, offset, size in members(file):
-        folder, _, base = name.rpartition("/")
-        stem, dot, suffix = base.partition(".")
-        if stem and dot:
-            key, suffix = f"{folder}/{stem}" if folder else stem, f".{suffix.lower()}"
-            found.setdefault(key, {})[suffix] = (offset, size)
-            if suffix in (".cls", ".txt", ".json"):
-                said.setdefault(key, {})[suffix] = file.scan(size, offset)
-    keys, fields, places = [], [], []
-    for key, parts in found.items():
-        image = next((parts[s] for s in parts if s in SUFFIXES), None)
-        if image is None:
-            continue
-        small = next((parts[s] for s in parts if s.startswith(SMALL + ".")), (0, 0))
+    """The index of a tar, from one pass over its headers; of the bodies only .cls, .txt and .json
+    are read.
+
+    A key ends at the first dot of the file name. Where that leaves a sample without an image, its
+    members' names are cut at their last dot instead. What is not used is counted by reason. Raises
+    DataError naming tar and byte.
+    """
+    left_out, samples = LeftOut(), _samples(file)
+    keys, fields, places, bad = [], [], [], {}
+    for key, sample in _with_images(samples, left_out):
+        image, *others = [suffix for suffix in sample.parts if suffix in SUFFIXES]
+        small = next((m for s, m in sample.parts.items() if s.startswith(SMALL + ".")), None)
+        for suffix in others:
+            left_out.add("images beside another one of the same key", key + suffix)
+        for _ in range(sum(suffix in SUFFIXES for suffix in sample.again)):
+            bad[len(keys)] = "its key occurs more than once in the tar"
+            keys.append(f"{key} (again)")
+            fields.append({})
+            places.append([0, 0, 0, 0])
         keys.append(key)
-        fields.append(_fields(said.get(key, {})))
-        places.append([*image, *small])
-    return Index(keys, shards.columns_of(fields), np.asarray(places, np.int64).reshape(-1, 4))
+        fields.append(
+            _fields({s: _text_of(file, m) for s, m in sample.parts.items() if s in _TEXTS})
+        )
+        member = sample.parts[image]
+        places.append(
+            [member.offset, member.size, *((small.offset, small.size) if small else (0, 0))]
+        )
+    table = np.asarray(places, np.int64).reshape(-1, 4)
+    return Index(keys, shards.columns_of(fields), table, bad, left_out.counts, left_out.names)
 
 
-def _fields(said: dict[str, bytes]) -> dict[str, Any]:
+def _samples(file: Stored) -> dict[str, _Sample]:
+    """Members by key, links resolved."""
+    listed = [m for m in members(file) if not m.name.rpartition("/")[2].startswith(".")]
+    by_name: dict[str, Member] = {}
+    for member in listed:
+        by_name.setdefault(member.name, member)
+    samples: dict[str, _Sample] = {}
+    for member in listed:
+        key, suffix = _cut(member.name)
+        if not key:
+            continue
+        target = resolved(by_name, member) if member.link else member
+        sample = samples.setdefault(key, _Sample())
+        if suffix in sample.parts:
+            sample.again.append(suffix)
+        elif target is not None:
+            sample.parts[suffix] = target
+        else:
+            sample.parts[f"{suffix} (link to {member.link}, which is not in the tar)"] = member
+    return samples
+
+
+def _cut(name: str, last: bool = False) -> tuple[str, str]:
+    """Key and suffix of a member: cut at the first dot of the file name, or at the last."""
+    folder, _, base = text.clean(name).removeprefix("./").rpartition("/")
+    stem, dot, suffix = base.rpartition(".") if last else base.partition(".")
+    if not stem or not dot:
+        return "", ""
+    return f"{folder}/{stem}" if folder else stem, f".{suffix.lower()}"
+
+
+def _with_images(samples: dict[str, _Sample], left_out: LeftOut):
+    """Keys and samples that have an image; the others are cut anew, or counted."""
+    for key, sample in samples.items():
+        if any(suffix in SUFFIXES for suffix in sample.parts):
+            for suffix in sample.parts:
+                if (
+                    suffix.endswith(SUFFIXES)
+                    and suffix not in SUFFIXES
+                    and not suffix.startswith(SMALL + ".")
+                ):
+                    left_out.add("images beside another one of the same key", key + suffix)
+            yield key, sample
+            continue
+        anew: dict[str, _Sample] = {}
+        for suffix, member in sample.parts.items():
+            longer, end = _cut(key + suffix, last=True)
+            anew.setdefault(longer, _Sample()).parts[end] = member
+        for suffix in sample.again:
+            longer, end = _cut(key + suffix, last=True)
+            anew.setdefault(longer, _Sample()).again.append(end)
+        for longer, part in anew.items():
+            if any(suffix in SUFFIXES for suffix in part.parts):
+                yield longer, part
+            else:
+                kinds = ", ".join(sorted(part.parts))
+                left_out.add(f"samples without an image (they have {kinds})", longer)
+
+
+def _text_of(file: Stored, member: Member) -> bytes:
+    """A text member; one above the limit counts as missing."""
+    return (
+        b"" if member.size > limits.current().text_bytes else file.scan(member.size, member.offset)
+    )
+
+
+def _fields(parts: dict[str, bytes]) -> dict[str, Any]:
     out: dict[str, Any] = {}
-    text = {suffix: blob.decode("utf-8", "replace").strip() for suffix, blob in said.items()}
-    if ".json" in text:
+    texts = {
+        suffix: blob.decode("utf-8", "replace").strip("\ufeff \t\r\n")
+        for suffix, blob in parts.items()
+    }
+    if ".json" in texts:
         try:
-            found = json.loads(text[".json"])
+            found = json.loads(texts[".json"])
             out |= found if isinstance(found, dict) else {}
         except (ValueError, RecursionError):
             pass  # its fields count as missing, by name, where a column is asked for
-    if ".cls" in text:
-        out["label"] = text[".cls"]
-    if ".txt" in text:
-        out["caption"] = text[".txt"]
+    if ".cls" in texts:
+        out["label"] = texts[".cls"]
+    if ".txt" in texts:
+        out["caption"] = texts[".txt"]
     return out
-
-
-def members(file: Stored) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of each file in a tar (ustar, GNU and pax long names). Raises DataError where the tar ends too early."""
-    tar, end, at, longer = file.name, file.size, 0, {}
-    while at + _BLOCK <= end:
-        head = file.scan(_BLOCK, at)
-        if head == bytes(_BLOCK):
-            return
-        size = _checked_size(head, tar, at)
-        kind, body = head[156:157], at + _BLOCK
-        if body + size > end:
-            raise DataError(
-                f"{tar}: truncated, the member at byte {at} ends at byte {body + size}, the file at {end}"
-            )
-        at = body + (size + _BLOCK - 1) // _BLOCK * _BLOCK
-        if kind == b"L":
-            longer["path"] = file.scan(size, body).rstrip(b"\0").decode("utf-8", "replace")
-        elif kind == b"x":
-            longer |= _pax(file.scan(size, body))
-        elif kind in (b"0", b"\0"):
-            name, prefix = (
-                head[a:b].split(b"\0")[0].decode("utf-8", "replace")
-                for a, b in ((0, 100), (345, 500))
-            )
-            yield (
-                longer.get("path")
-                or (f"{prefix}/{name}" if prefix and head[257:262] == b"ustar" else name),
-                body,
-                size,
-            )
-            longer = {}
-        elif kind != b"g":
-            longer = {}
-    if at != end or end == 0:
-        raise DataError(f"{tar}: truncated, or no tar (ends at byte {end} within a header)")
-
-
-def _checked_size(head: bytes, tar: str, at: int) -> int:
-    """The member's size. Raises DataError when the header's checksum is wrong."""
-    try:
-        said = int(head[148:156].strip(b" \0") or b"-1", 8)
-        size = (
-            struct.unpack(">Q", head[128:136])[0]
-            if head[124] & 0x80
-            else int(head[124:136].strip(b" \0") or b"0", 8)
-        )
-    except ValueError as error:
-        raise DataError(f"{tar}: no tar header at byte {at}") from error
-    if said != sum(head) - sum(head[148:156]) + 8 * 32:
-        raise DataError(f"{tar}: no tar header at byte {at} (checksum)")
-    return size
-
-
-def _pax(blob: bytes) -> dict[str, str]:
-    out, at = {}, 0
-    while at < len(blob):
-        length, _, _ = blob[at : at + 20].partition(b" ")
-        if not length.isdigit() or int(length) == 0:
-            break
-        key, _, value = blob[at + len(length) + 1 : at + int(length) - 1].partition(b"=")
-        out[key.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
-        at += int(length)
-    return {"path": out["path"]} if "path" in out else {}

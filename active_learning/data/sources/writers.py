@@ -1,4 +1,6 @@
-"""Writes examples into one shard, a tar or an ArrayRecord file: the same examples give the same bytes."""
+"""Writes examples into one shard, a tar or an ArrayRecord file: the same examples give the same
+bytes.
+"""
 
 import io
 import json
@@ -7,7 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from active_learning.data import images
+from active_learning.data import images, text
 from active_learning.data.sources import array_record
 
 Fields = dict[str, Any]  # `id` and the columns
@@ -38,7 +40,8 @@ class RecordShard:
 
 
 class TarShard:
-    """NAME.tar in the WebDataset layout: ID.jpg (or the image's own suffix), ID.json, ID.small.jpg."""
+    """NAME.tar in the WebDataset layout: ID.jpg (or the image's own suffix), ID.json, ID.small.jpg.
+    """
 
     suffix = ".tar"
 
@@ -49,7 +52,8 @@ class TarShard:
     def add(self, fields: Fields, image: bytes, small: bytes | None) -> None:
         key = f"{fields['id']:012d}"
         self._member(key + images.suffix(image), image)
-        self._member(f"{key}.json", json.dumps(fields, ensure_ascii=False).encode())
+        header = json.dumps(text.clean_value(fields), ensure_ascii=False)
+        self._member(f"{key}.json", header.encode())
         if small is not None:
             self._member(f"{key}.small.jpg", small)
 
@@ -63,7 +67,9 @@ class TarShard:
 
 
 def publish(shard: RecordShard | TarShard) -> None:
-    """Closes a shard and gives its files their names, the first one last: where it is, everything is."""
+    """Closes a shard and gives its files their names, the first one last: where it is, everything
+    is.
+    """
     shard.close()
     for file in reversed(shard.files):
         with open(f"{file}.part", "rb") as written:

@@ -56,7 +56,7 @@ def test_damage_costs_what_it_hit_and_leaves_the_ids(tmp_path):
     content[content.index(b'"id":1050')] ^= 1
     path.write_bytes(content)
     source = ArrayRecords(path=str(path), size=16, holdout=0.1).open()
-    assert list(source.train.problems.found) == [f"x.array_record/{(1 << 47) | 50}"]
+    assert list(source.train.problems.bad) == [f"x.array_record/{(1 << 47) | 50}"]
     assert sorted([*source.train.ids, *source.test.ids]) == [
         n for n in range(1000, 1120) if n != 1050
     ]

@@ -44,7 +44,7 @@ def test_columns_truth_and_class_names(tmp_path):
         and train.class_names == ("cat", "dog", "elk")
     )
     np.testing.assert_array_equal(train.labels("worse"), worse)
-    np.testing.assert_array_equal(train.truth(), LABEL)
+    np.testing.assert_array_equal(train.clean_labels(), LABEL)
     np.testing.assert_array_equal(train.gather(np.array([3]))["image"], IMAGE[3:4])
     assert test.num_classes == 3 and test.class_names == train.class_names
     assert (
@@ -56,7 +56,7 @@ def test_columns_truth_and_class_names(tmp_path):
 def test_unknown_truth(tmp_path):
     write(tmp_path)
     opened = Arrays(path=str(tmp_path), clean_label="").open()
-    assert opened.train.truth() is None and opened.test_label == "label"
+    assert opened.train.clean_labels() is None and opened.test_label == "label"
 
 
 def test_an_unrelated_integer_column_adds_no_class(tmp_path):
@@ -103,7 +103,7 @@ def test_it_is_a_config_value(tmp_path):
             r"train\.npz: column 'label' has label -1 at index 0, outside \[0, 2\)",
         ),
         (
-            {"image": IMAGE.astype(np.float32)},
+            {"image": IMAGE.astype(np.float32) * 2.5},
             r"train\.npz: 'image' is float32 \(6, 4, 4, 3\), expected uint8",
         ),
         ({"image": IMAGE.reshape(6, -1)}, r"train\.npz: 'image' is uint8 \(6, 48\), expected"),
@@ -123,7 +123,11 @@ def test_it_is_a_config_value(tmp_path):
             {"class_names": np.array(["a", "b"])},
             r"train\.npz: column 'label' has label 2 at index 2, outside \[0, 2\)",
         ),
-        ({"label": np.array(["a"] * 6)}, r"no such column; columns there: none"),
+        (
+            {"label": np.eye(3)[LABEL]},
+            r"no such column; columns there: none; no label columns \(n,\): label float64 \(6, 3\)",
+        ),
+        ({"label": np.array(["a"] * 6)}, r"one class, 'a'; two or more are needed"),
     ],
 )
 def test_what_is_refused(tmp_path, train, pattern):
@@ -206,7 +210,7 @@ def test_cifar10n():
     assert {"label", "label_worse", "label_aggre", "label_random1"} <= set(
         train.columns
     ) and "votes" not in test.columns
-    assert (train.labels("label_worse") != train.truth()).mean() == pytest.approx(
+    assert (train.labels("label_worse") != train.clean_labels()).mean() == pytest.approx(
         0.4021, abs=1e-3
     )  # Wei et al. 2022, Table 1
     mean, std = channel_stats(train, np.arange(50000))

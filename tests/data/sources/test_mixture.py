@@ -1,4 +1,6 @@
-"""Several sources as one: ids, classes by name, and a stream in which each has its share wherever one starts."""
+"""Several sources as one: ids, classes by name, and a stream in which each has its share wherever
+one starts.
+"""
 
 import numpy as np
 import pytest
@@ -108,7 +110,7 @@ def test_small_views_of_files_and_arrays_together(tmp_path):
     write_folder(tmp_path / "a", each=4)
     (tmp_path / "b").mkdir()
     write_arrays(tmp_path / "b", 20, 8)
-    labels = {"label": "", "truth": ""}
+    labels = {"label": "", "clean_label": ""}
     folder = ImageFolder(path=str(tmp_path / "a"), size=8, small=4, **labels)
     mixture = Mixture(
         sources={"a": folder, "b": Arrays(path=str(tmp_path / "b"), small=4)}, label=""
@@ -127,8 +129,8 @@ def test_arrays_with_numbered_classes(tmp_path):
         write_arrays(tmp_path / name, 20, 8, seed)
     sources = {n: Arrays(path=str(tmp_path / n), clean_label="clean") for n in "ab"}
     train = Mixture(sources=sources).open().train
-    assert train.num_classes == 4 and train.class_names == () and len(train.truth()) == 40
-    assert (train.truth() != train.labels("label")).any()
+    assert train.num_classes == 4 and train.class_names == () and len(train.clean_labels()) == 40
+    assert (train.clean_labels() != train.labels("label")).any()
 
 
 @pytest.mark.parametrize(

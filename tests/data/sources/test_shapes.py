@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from active_learning.data.sources import shapes
-from active_learning.data.sources.shapes import CLASSES, Shapes, draw, uniform, wrong_labels
+from active_learning.data.sources.shapes import CLASSES, Shapes, corrupted_labels, draw, uniform
 from active_learning.data.sources.source import DataError
 
 SMALL = Shapes(train=300, test=50)
@@ -28,9 +28,9 @@ def test_a_pure_function_of_seed_split_and_index():
     assert len(np.unique(one.train.gather(rows)["image"].reshape(300, -1), axis=0)) == 300
 
 
-def test_shares_of_classes_and_wrong_labels():
+def test_shares_of_classes_and_corrupted_labels():
     clean = np.repeat(np.arange(10, dtype=np.int32), 4000)
-    label = wrong_labels(clean, uniform(2, 7, np.arange(len(clean))), 0.4)
+    label = corrupted_labels(clean, uniform(2, 7, np.arange(len(clean))), 0.4)
     assert (label != clean).mean() == pytest.approx(0.4, abs=0.01)  # 4 sigma of 40,000 draws
     for name in range(10):
         drawn = label[(clean == name) & (label != clean)]
@@ -39,17 +39,18 @@ def test_shares_of_classes_and_wrong_labels():
             np.delete(shares, name), 1 / 9, atol=0.035
         )  # 4 sigma of 1,600 draws
     opened = replace(SMALL, train=5000).open()
-    assert (opened.train.labels("label") != opened.train.truth()).mean() == pytest.approx(
+    assert (opened.train.labels("label") != opened.train.clean_labels()).mean() == pytest.approx(
         0.4, abs=0.03
     )
     np.testing.assert_array_equal(
-        opened.test.labels("label"), opened.test.truth()
+        opened.test.labels("label"), opened.test.clean_labels()
     )  # the test set is clean
-    np.testing.assert_allclose(np.bincount(opened.train.truth()) / 5000, 0.1, atol=0.02)
+    np.testing.assert_allclose(np.bincount(opened.train.clean_labels()) / 5000, 0.1, atol=0.02)
 
 
 def test_each_class_has_its_own_outline():
-    """Unturned and alone, shapes have the areas of plane geometry, and no two classes look alike."""
+    """Unturned and alone, shapes have the areas of plane geometry, and no two classes look alike.
+    """
     grid = np.linspace(-1.2, 1.2, 400)
     x, y = (a[None] for a in np.meshgrid(grid, grid))
     inside = {name: shapes._shape(np.array([k]), x, y)[0] < 0 for k, name in enumerate(CLASSES)}
@@ -65,7 +66,8 @@ def test_each_class_has_its_own_outline():
 
 
 def test_the_shape_stands_out():
-    """In every image the shape's own pixels are brighter than what is around them: it can be seen."""
+    """In every image the shape's own pixels are brighter than what is around them: it can be seen.
+    """
     count, size = 200, 32
     classes = np.zeros(count, int)
     u = uniform(64, 3, np.arange(count))
@@ -81,7 +83,7 @@ def test_the_shape_stands_out():
     [
         ({"size": 8}, r"config\.data\.size=8: must be at least 16"),
         ({"train": 0}, r"config\.data\.train=0"),
-        ({"noise": 1.0}, r"config\.data\.noise=1\.0: expected a share"),
+        ({"noise": 1.0}, r"config\.data\.noise=1\.0: expected a fraction"),
     ],
 )
 def test_refusals(change, pattern):

@@ -38,8 +38,8 @@ def test_memory_is_a_source():
     np.testing.assert_array_equal(source.ids, np.arange(6))
     assert source.ids.dtype == np.int64 and source.labels("label").dtype == np.int32
     np.testing.assert_array_equal(source.labels("label"), [0, 1, 2, 0, 1, 2])
-    np.testing.assert_array_equal(source.truth(), np.zeros(6))
-    assert Memory(source.image, source.label_columns, 3).truth() is None
+    np.testing.assert_array_equal(source.clean_labels(), np.zeros(6))
+    assert Memory(source.image, source.label_columns, 3).clean_labels() is None
 
 
 def test_gather_copies():
@@ -58,7 +58,7 @@ def test_labels_that_are_no_class_are_refused():
         memory().labels("labels")
     image = np.zeros((3, 2, 2, 1), np.uint8)
     for bad in (7, -1):
-        source = Memory(image, {"label": np.array([0, bad, bad])}, 3, name="there.npz")
+        source = Memory(image, {"label": np.array([0, bad, bad])}, 3, location="there.npz")
         with pytest.raises(
             DataError,
             match=rf"^there.npz: column 'label' has label {bad} at index 1, outside \[0, 3\)$",

@@ -1,0 +1,201 @@
+"""Encoded images wherever they are: one listing of them with its columns, safe reads, and which
+rows show the same picture.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, Integer
+
+from active_learning.data import limits
+from active_learning.data.sources.errors import DataError
+from active_learning.data.sources.problems import LeftOut, Problems
+
+COMPARED = 50_000  # examples up to which pictures under different names are compared by content
+_TAIL = 4096  # bytes at the end of an image that are compared first
+
+
+class Files:
+    """Encoded images by index, from any thread; OSError or BadImage cost one example."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def read(self, index: int) -> bytes:
+        """The encoded image."""
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """What a person would look for, e.g. a path."""
+        raise NotImplementedError
+
+    def read_small(self, index: int) -> bytes | None:
+        """The prepared small view, None where there is none."""
+        return None
+
+    def place(self, index: int) -> Hashable:
+        """Where the image is: equal for rows of the same picture."""
+        return index
+
+    def size(self, index: int) -> int:
+        """Bytes of the image; -1 where finding out would be expensive, and pictures are then told
+        apart by place alone.
+        """
+        return -1
+
+    def tail(self, index: int, size: int) -> bytes:
+        """The last `size` bytes of the image."""
+        return self.read(index)[-size:]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder, table or set of shards holds."""
+
+    files: Files
+    columns: Mapping[str, Sequence[Any]]  # one value an example; None: missing
+    where: str
+    kind: str
+    class_names: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # by column; '': any other column
+    ids: Int64[np.ndarray, "n"] | None = None  # None: 0 .. n-1
+    notes: Mapping[str, str] = field(
+        default_factory=dict
+    )  # what concerns no example, e.g. an empty class
+    left_out: LeftOut = field(default_factory=LeftOut)
+    bad: Mapping[int, str] = field(
+        default_factory=dict
+    )  # rows that cannot be used, with the reason
+    hint: str = ""  # added to the error for a column that is not there
+
+    def names_of(self, columns: Sequence[str]) -> tuple[str, ...]:
+        """Class names that came with the data for the first of `columns` that has some; () where
+        none has.
+        """
+        for column in (*columns, ""):
+            if self.class_names.get(column):
+                return tuple(self.class_names[column])
+        return ()
+
+    def missing(self, column: str) -> DataError:
+        """The error for a column that is not there."""
+        there = ", ".join(self.columns) or "none"
+        return DataError(f"{self.where}: no column {column!r}; there are: {there}{self.hint}")
+
+
+def open_regular(path: str) -> int:
+    """A descriptor of a regular file.
+
+    Raises OSError for a pipe, device or folder instead of waiting for it.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor
+
+
+def read_file(path: str, most: int | None = None) -> bytes:
+    """A whole regular file of at most `most` bytes (default: the limit of an image).
+
+    Raises OSError.
+    """
+    most = limits.current().image_bytes if most is None else most
+    with open(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"{size:,} bytes, more than {most:,}; {limits.RAISE}", path)
+        return file.read(size + 1)
+
+
+def read_tail(path: str, size: int) -> bytes:
+    """The last `size` bytes of a regular file."""
+    with open(open_regular(path), "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+        return file.read(size)
+
+
+def unique_ids(listing: Listing, keep: np.ndarray, problems: Problems) -> Int64[np.ndarray, "n"]:
+    """Ids of the rows.
+
+    Of several examples with one id the first stays; `keep` becomes False for the others.
+    """
+    if listing.ids is None:
+        return np.arange(len(listing.files), dtype=np.int64)
+    _, first = np.unique(listing.ids, return_index=True)
+    again = np.ones(len(listing.ids), bool)
+    again[first] = False
+    for row in np.flatnonzero(again):
+        keep[row] = False
+        name = f"{listing.files.name(int(row))} (row {row})"
+        problems.add(name, f"id {listing.ids[row]} occurs more than once")
+    return listing.ids
+
+
+def drop_bad(listing: Listing, keep: np.ndarray, problems: Problems) -> None:
+    """Counts the rows that the listing itself calls bad; `keep` becomes False for them."""
+    for row, reason in listing.bad.items():
+        keep[row] = False
+        problems.add(listing.files.name(row), reason)
+
+
+def picture_ids(
+    files: Files, rows: Integer[np.ndarray, "k"], ids: Int64[np.ndarray, "k"]
+) -> Int64[np.ndarray, "k"]:
+    """The lowest id among the rows of the same picture: one place, or, up to COMPARED rows, the
+    same content.
+
+    Only images of equal size are compared, and only those of equal last bytes are read in full.
+    What cannot be read is a picture of its own, and so is each row of a picture that more than half
+    of the rows show (a placeholder).
+    """
+    places: dict[Hashable, int] = {}
+    group = np.array(
+        [places.setdefault(files.place(row), n) for n, row in enumerate(rows.tolist())], np.int64
+    )
+    if len(rows) <= COMPARED:
+        group = _same_content(files, rows, group)
+    count = np.bincount(group, minlength=len(rows))[group]
+    group = np.where(2 * count > len(rows), np.arange(len(rows)), group)
+    lowest = np.full(len(rows), np.iinfo(np.int64).max)
+    np.minimum.at(lowest, group, ids)
+    return lowest[group]
+
+
+def _same_content(files: Files, rows: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Joins groups of equal content; a group is the number of its first row."""
+    alike: list[list[int]] = [np.unique(group).tolist()]
+    for key in (
+        files.size,
+        lambda row: files.tail(row, _TAIL),
+        lambda row: _digest(files.read(row)),
+    ):
+        alike = [part for members in alike for part in _parted(members, rows, key)]
+    joined = np.arange(len(rows))
+    for members in alike:
+        joined[members] = members[0]
+    return joined[group]
+
+
+def _parted(members: list[int], rows: np.ndarray, key) -> list[list[int]]:
+    """Members with the same key, two or more of each."""
+    by_key: dict[Any, list[int]] = {}
+    for member in members:
+        try:
+            value = key(int(rows[member]))
+        except OSError:
+            continue
+        if value != -1:
+            by_key.setdefault(value, []).append(member)
+    return [part for part in by_key.values() if len(part) > 1]
+
+
+def _digest(blob: bytes) -> bytes:
+    return hashlib.blake2b(blob, digest_size=16).digest()

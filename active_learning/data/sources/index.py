@@ -1,0 +1,175 @@
+"""The index of a shard: what is in it and where.
+
+Made once, kept beside the shard, and made anew when it is damaged or old.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import stat
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from active_learning.data.sources.files import open_regular
+from active_learning.data.sources.paths import is_url, local
+
+LOG = logging.getLogger("active_learning")
+FORMAT = 3
+_DAMAGED = (
+    *(
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        RecursionError,
+        SystemError,
+    ),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
+@dataclass(frozen=True)
+class Index:
+    """What is in one shard, in its order."""
+
+    keys: list[str]
+    columns: dict[str, list[Any]]  # None: missing
+    places: np.ndarray  # (n, k) int64, whatever the reader needs to find the bytes
+    bad: dict[int, str] = field(
+        default_factory=dict
+    )  # examples that cannot be used, with the reason
+    left_out: dict[str, int] = field(
+        default_factory=dict
+    )  # members that are no examples, by reason
+    names: dict[str, list[str]] = field(default_factory=dict)  # the first of them, by reason
+
+
+def open_index(
+    shard: str, stamp: str, cache: str, make: Callable[[], Index], columns: int, size: int
+) -> Index:
+    """The stored index of a shard, made and stored where there is none that fits.
+
+    Args:
+      shard: Path or URL.
+      stamp: Version of the shard; an index of another one is made anew, with a line in the log.
+      cache: Folder for indices; '': beside the shard, or in the user's cache where that cannot be.
+      make: Makes the index.
+      columns: Columns of `places`.
+      size: Bytes of the shard, which no place may exceed.
+    """
+    stamp = f"{FORMAT} {stamp}"
+    for file in _files(shard, cache):
+        try:
+            found = _load(file, stamp, columns, size)
+        except FileNotFoundError:
+            continue
+        except _DAMAGED:
+            LOG.info("%s: damaged; %s is indexed anew", file.name, shard)
+            continue
+        if found is not None:
+            return found
+        LOG.info("%s: has changed since %s was made; it is indexed anew", shard, file.name)
+    index = make()
+    about = {
+        "keys": index.keys,
+        "columns": index.columns,
+        "left_out": index.left_out,
+        "names": index.names,
+    }
+    text = json.dumps(about | {"bad": {str(row): why for row, why in index.bad.items()}})
+    for file in _files(shard, cache):
+        if _write(
+            file, stamp=_bytes(stamp.encode()), text=_bytes(text.encode()), places=index.places
+        ):
+            break
+    return index
+
+
+def _bytes(blob: bytes) -> np.ndarray:
+    return np.frombuffer(blob, np.uint8)
+
+
+def _load(file: Path, stamp: str, columns: int, size: int) -> Index | None:
+    """A stored index, None for one of another stamp. Raises one of _DAMAGED."""
+    with open(open_regular(str(file)), "rb") as opened:
+        whole = os.fstat(opened.fileno()).st_size
+        with zipfile.ZipFile(opened) as archive:
+            if any(info.compress_type or info.file_size > whole for info in archive.infolist()):
+                raise ValueError("not as it was written")
+        opened.seek(0)
+        with np.load(opened, allow_pickle=False) as stored:
+            if stored["stamp"].tobytes().decode() != stamp:
+                return None
+            about, places = json.loads(stored["text"].tobytes()), stored["places"]
+    index = Index(
+        about["keys"], about["columns"], places, {int(r): str(w) for r, w in about["bad"].items()},
+        about["left_out"], about["names"],
+    )  # fmt: skip
+    n = len(places)
+    lengths = {len(values) for values in index.columns.values()} | (
+        {len(index.keys)} if index.keys else set()
+    )
+    if (
+        places.dtype != np.int64
+        or places.ndim != 2
+        or places.shape[1] != columns
+        or not lengths <= {n}
+    ):
+        raise ValueError("columns of different lengths")
+    if n and size and (places[:, 0].min() < 0 or places[:, 0].max() > size):
+        raise ValueError("places outside the shard")
+    return index
+
+
+def _files(shard: str, cache: str) -> list[Path]:
+    """Where the index of a shard may be: beside it, and where that cannot be written to in the
+    user's cache.
+    """
+    if cache:
+        where = shard if is_url(shard) else os.path.abspath(shard)
+        base = re.sub(r"[^\w.-]", "_", where.rpartition("/")[2])[-60:]
+        digest = hashlib.sha256(where.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return [local(cache) / f"{base}.{digest}.index.npz"]
+    home = (
+        Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "active_learning"
+    )
+    beside = (
+        [Path(f"{shard}.index.npz")] if not is_url(shard) and _writable(Path(shard).parent) else []
+    )
+    return [*beside, *_files(shard, str(home))]
+
+
+def _writable(folder: Path) -> bool:
+    """Whether somebody may write there by its mode: a folder that is read-only for all stays as it
+    is, also for root.
+    """
+    return bool(folder.stat().st_mode & 0o222)
+
+
+def _write(file: Path, **arrays: np.ndarray) -> bool:
+    """Writes to another name, flushes and renames. False where that cannot be."""
+    part = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists() and not stat.S_ISREG(file.stat().st_mode):
+            return False
+        with open(part, "wb") as out:
+            np.savez(out, **arrays)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(part, file)
+    except OSError:
+        part.unlink(missing_ok=True) if part.parent.is_dir() else None
+        return False
+    return True

@@ -1,0 +1,114 @@
+"""Paths as people give them: '~', 'file:', brackets, braces and backslashes; what is no local path
+is named as such.
+"""
+
+import glob
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from active_learning.data.sources.errors import DataError
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{0,2}[^\\]")
+_RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
+_MOST = 1_000_000  # files that braces may stand for
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is read by HTTP."""
+    return path.lower().startswith(("http://", "https://"))
+
+
+def check_kind(path: str, key: str, *, write: bool = False) -> None:
+    """DataError naming `key` for an address that is neither local nor, to read, HTTP."""
+    found = _SCHEME.match(path)
+    if not found or path.lower().startswith("file:"):
+        return
+    if not write and is_url(path):
+        return
+    if "://" not in path and os.path.lexists(path):
+        return  # a local name with a colon
+    if "://" not in path and found[1].lower() not in (
+        "gs",
+        "s3",
+        "hf",
+        "az",
+        "hdfs",
+        "memory",
+        "gcs",
+    ):
+        return
+    kinds = "a local folder" if write else "a local path, or http(s):// for tars"
+    raise DataError(
+        f"{key}={path!r}: {found[1]}: addresses are not supported; expected {kinds}; copy or mount "
+        f"it first"
+    )
+
+
+def local(path: str) -> Path:
+    """The local path that is meant: 'file:' and '~' resolved; backslashes are separators where only
+    that exists.
+    """
+    if path.lower().startswith("file:"):
+        path = unquote(urlparse(path).path)
+    if path.startswith("~"):
+        path = os.path.expanduser(path)
+    if "\\" in path and not os.path.lexists(path) and os.path.lexists(path.replace("\\", "/")):
+        path = path.replace("\\", "/")
+    return Path(path)
+
+
+def expand(path: str, key: str) -> list[str]:
+    """Braces written out: 'train-{000..015}.tar' and '{train,test}.tar'; without braces the path
+    alone.
+    """
+    head, opening, rest = path.partition("{")
+    inside, closing, tail = rest.partition("}")
+    if not opening:
+        return [path]
+    span = _RANGE.fullmatch(inside)
+    if span and int(span[1]) <= int(span[2]) < int(span[1]) + _MOST:
+        width = len(span[1])
+        choices = [f"{n:0{width}d}" for n in range(int(span[1]), int(span[2]) + 1)]
+    elif "," in inside:
+        choices = inside.split(",")
+    else:
+        closing = ""
+    if not closing:
+        raise DataError(
+            f"{key}={path!r}: expected a range such as {{000..015}} or {{a,b}} in the braces"
+        )
+    tails = expand(tail, key)
+    return [f"{head}{choice}{end}" for choice in choices for end in tails]
+
+
+def files_of(path: str, key: str) -> list[str]:
+    """The local files that a path stands for: itself where it exists, else those of its braces,
+    each of which must exist or be a pattern with '*', '?' or '[...]' of some. Sorted by name where
+    it is a pattern. Raises DataError naming what is not there.
+    """
+    there = local(path)
+    if there.exists():
+        return [str(there)]
+    out = []
+    for one in expand(str(there), key):
+        found = [one] if os.path.exists(one) else sorted(glob.glob(one))
+        if not found:
+            which = f" {one!r}" if one != str(there) else ""
+            raise DataError(f"{key}={path!r}: no such file or folder{which}{hint(there)}")
+        out += found
+    return out
+
+
+def hint(there: Path) -> str:
+    """What is there instead, for the error about a path that does not exist."""
+    folder = there.parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        names = sorted(os.listdir(folder))[:5]
+    except OSError:
+        return ""
+    same = next((name for name in names if name.casefold() == there.name.casefold()), None)
+    return f"; did you mean {str(folder / same)!r}?" if same else ""
