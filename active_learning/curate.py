@@ -19,8 +19,8 @@ from active_learning.curation.crossfit import CrossFit
 from active_learning.curation.pipeline import Options, curate
 from active_learning.curation.progress import Bar
 from active_learning.curation.records import Summary
+from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.from_path import section_of
-from active_learning.data.sources.source import DataError
 
 
 def parse(argv: list[str]) -> tuple[object, Path, Options, str]:

@@ -9,8 +9,6 @@ neighbors' votes averaged in; its best score of all is the row to beat. The weig
 score were chosen on `worse` and `random1`; the other three sets had no say.
 
 Each arm is one part of experiments/results/curate.json; an arm that is there is not run again.
-Human entropy (CIFAR-10H) is the second target: whether suspicion under the test set's clean
-labels finds pictures people disagree about.
 """
 
 import argparse
