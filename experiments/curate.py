@@ -6,7 +6,8 @@ Labels: CIFAR-10N's five human label sets on the same 10,000 images (drawn by se
 see given labels only; the clean ones decide afterwards what was right. cleanlab (extra `dev`)
 gets the same out-of-fold predictions: of each kind of model, of all averaged, and with the
 neighbors' votes averaged in; its best score of all is the row to beat. The weights of the combined
-score were chosen on `worse` and `random1`; the other three sets had no say.
+score were chosen on `worse` and `random1`; whitening, kernel width and ridge, which help both
+sides alike, on all five.
 
 Each arm is one part of experiments/results/curate.json; an arm that is there is not run again.
 """
