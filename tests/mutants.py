@@ -109,7 +109,7 @@ MUTANTS = [
     Mutant("one pass for losses of pairs", "core/gradients.py", "if not model.pairwise:", "if True:", "core/test_gradients.py"),
     Mutant("captions by place", "data/captions.py", "hash64(0xCA97, ids, epochs)", "hash64(0xCA97, np.arange(len(ids)), epochs)", "test_pairs.py"),
     Mutant("ties at the top", "evaluators/retrieval.py", "((scores == own).sum(axis=1) - 1) / 2", "0 * ((scores == own).sum(axis=1) - 1) / 2", "evaluators/test_retrieval.py"),
-    Mutant("heads of published weights mixed", "siglip.py", "return (*shape[:-1], heads, shape[-1] // heads)", "return (*shape[:-1], shape[-1] // heads, heads)", "test_siglip.py"),
+    Mutant("heads of published weights mixed", "weights/forms.py", "*arrays[0].shape[:-1], tower.heads, -1)", "*arrays[0].shape[:-1], -1, tower.heads)", "test_big_vision.py"),
     Mutant("loss of pairs among all candidates", "core/reuse.py", "model, outputs, selected, weights", "model, outputs, selected, jnp.ones_like(weights)", "core/test_reuse.py"),
     Mutant("the average starts slowly", "core/optim.py", "(1.0 + step) / (10.0 + step)", "1.0 + 0 * step", "core/test_step.py"),
     Mutant("a fused step averages nothing", "core/step.py", "state = _with_learner(recipe, state, learner)\n    state, more", "state = replace(state, learner=learner, step=state.step + 1)\n    state, more", "core/test_step.py"),
