@@ -1,4 +1,5 @@
-# Every target makes its own environment in .venv on first use (uv if present, else venv + pip).
+# Every target makes its own environment in .venv on first use (uv if present, else venv + pip),
+# with the versions of requirements-lock.txt.
 PY := .venv/bin/python
 # Huge pages and no trimming: a quarter less CPU time a step with glibc's allocator.
 export MALLOC_MMAP_MAX_ := 0
@@ -6,7 +7,7 @@ export MALLOC_TRIM_THRESHOLD_ := 10000000000
 export MALLOC_TOP_PAD_ := 268435456
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint bench experiments mutants
+.PHONY: demo test lint docs lock bench experiments mutants
 
 demo: .venv/ready
 	$(PY) -m experiments.demo
@@ -17,6 +18,16 @@ test: .venv/ready
 lint: .venv/ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m pyright --pythonpath $(PY)
+
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --site-dir runs/site
+
+# Needs uv. Versions that still satisfy pyproject.toml stay; delete the file first to take the newest.
+lock:
+	uv pip compile pyproject.toml --universal --python-version 3.11 --quiet \
+	  --extra dev --extra plan --extra curate-bench \
+	  --no-emit-index-url --no-annotate --no-header --output-file requirements-lock.txt
 
 mutants: .venv/ready
 	$(PY) -m tests.mutants
@@ -27,7 +38,7 @@ bench: .venv/ready
 experiments: .venv/ready
 	$(PY) -m experiments.noise --scale=desk --workers 2
 
-.venv/ready: pyproject.toml
-	if command -v uv >/dev/null; then uv venv -q --clear .venv && uv pip install -q --python $(PY) -e '.[dev]'; \
-	else python3 -m venv --clear .venv && $(PY) -m pip install -q --no-compile -e '.[dev]'; fi
+.venv/ready: pyproject.toml requirements-lock.txt
+	if command -v uv >/dev/null; then uv venv -q --clear .venv && uv pip install -q --python $(PY) -e '.[dev]' -c requirements-lock.txt; \
+	else python3 -m venv --clear .venv && $(PY) -m pip install -q --no-compile -e '.[dev]' -c requirements-lock.txt; fi
 	touch $@

@@ -1,4 +1,8 @@
-"""Train for less by choosing what to train on: ClassAct / ActiveCLIP (arXiv 2312.05328) as pure functions, and a loop around them."""
+"""Train for less by choosing what to train on.
+
+ClassAct / ActiveCLIP (arXiv 2312.05328) as pure functions in `core`, and a training loop around
+them.
+"""
 
 from active_learning.core import losses, policies, scores, select
 from active_learning.core.policies import Policy
@@ -6,9 +10,34 @@ from active_learning.core.recipe import Chosen, Model, ModelState, Recipe, Train
 from active_learning.core.scores import ScoreInputs
 from active_learning.core.select import Selection
 from active_learning.core.sharding import home_first, make_mesh, take_sharded
-from active_learning.core.step import select_step, train_step, uniform_step, update_step
+from active_learning.core.step import (
+    select_step,
+    train_on_selection,
+    train_step,
+    uniform_step,
+    update_step,
+)
 
 __all__ = [
-    "Chosen", "Model", "ModelState", "Policy", "Recipe", "ScoreInputs", "Selection", "TrainState", "home_first", "init_state", "losses",
-    "make_mesh", "policies", "scores", "select", "select_step", "take_sharded", "train_step", "uniform_step", "update_step",
-]  # fmt: skip
+    "Chosen",
+    "Model",
+    "ModelState",
+    "Policy",
+    "Recipe",
+    "ScoreInputs",
+    "Selection",
+    "TrainState",
+    "home_first",
+    "init_state",
+    "losses",
+    "make_mesh",
+    "policies",
+    "scores",
+    "select",
+    "select_step",
+    "take_sharded",
+    "train_on_selection",
+    "train_step",
+    "uniform_step",
+    "update_step",
+]

@@ -1,97 +1,392 @@
-"""Checkpoints: the one importer of Orbax. A step holds the train state, and as JSON the data position, the ledger and the config hash."""
+"""Checkpoints; the only importer of Orbax.
 
+A step holds the train state and, as JSON, the data position, the ledger and the config hash. It
+also holds checksums.json, the SHA-256 of each of its files, which is committed together with them
+and verified before the step is used.
+"""
+
+import hashlib
 import json
+import logging
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from active_learning import distributed
 from active_learning.config import ConfigError
-from active_learning.metrics import LOG
+from active_learning.metrics import LOG, StorageError, write_atomic
+
+MANIFEST = "checksums.json"
+FIRST_SAVE = 200.0  # seconds of training; leaves slack within the promised five minutes
+LATER_SAVES = 3600.0
+# Written by Orbax after the manifest; they hold no part of the state.
+_LATER = {"_CHECKPOINT_METADATA", "commit_success.txt", MANIFEST}
+_NO_ROOM = ("no space left", "disk quota", "errno 28", "resource_exhausted")
+
+
+class DamagedError(ConfigError):
+    """No intact checkpoint is left; the message names the broken file."""
+
+
+class CheckpointClock:
+    """Tells when a checkpoint is due: every `every` updates, and by time where that would be late.
+
+    The first checkpoint of a run is due after FIRST_SAVE seconds of training and later ones at most
+    LATER_SAVES seconds apart, however long the run is. All processes get the same answers: those by
+    time follow the clock of the first process, which is shared at a few updates only.
+
+    Args:
+      every: Updates between two checkpoints.
+      seconds: Training seconds at which the run starts or continues.
+      first: Whether the run folder holds no checkpoint yet.
+    """
+
+    def __init__(self, every: int, seconds: float = 0.0, first: bool = True):
+        self.every = every
+        self._limit = FIRST_SAVE if first else LATER_SAVES
+        self._saved_at, self._updates, self._next_look = seconds, 0, 1
+
+    def due(self, step: int, seconds: float) -> bool:
+        """Returns whether to save after update `step`; call once for every update.
+
+        Args:
+          step: Number of updates done.
+          seconds: Training seconds so far, on this process.
+        """
+        self._updates += 1
+        by_time = False
+        if jax.process_count() == 1:
+            by_time = seconds - self._saved_at >= self._limit
+        elif self._updates >= self._next_look:
+            passed = distributed.run_on_primary(lambda: seconds - self._saved_at)
+            by_time = passed >= self._limit
+            # Look again when the limit will be reached at this rate, or a quarter later.
+            expected = self._updates * self._limit / max(passed, 1e-9)
+            self._next_look = max(self._updates + 1, int(min(1.25 * self._updates, expected)))
+        if due := by_time or step % self.every == 0:
+            self._limit = LATER_SAVES
+            self._saved_at, self._updates, self._next_look = seconds, 0, 1
+        return due
 
 
 class Checkpoints:
-    """Saves and restores steps under `folder`, keeping the newest `keep`. Saving is asynchronous; `close` waits for it."""
+    """Saves and restores the steps of one run. Saving is asynchronous; `close` waits for it.
 
-    def __init__(self, folder: Path, keep: int = 1):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+    Args:
+      folder: WORKDIR/checkpoints.
+      max_to_keep: How many steps are kept. With one, a damaged file costs the whole run; with two,
+        it costs the updates between two checkpoints, for twice the space.
+    """
+
+    def __init__(self, folder: Path, max_to_keep: int = 2):
+        self._folder, self._saving = Path(folder).absolute(), 0
+        _silence_background_traces()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=max_to_keep,
+            cleanup_tmp_directories=True,
+            # Orbax calls it on the first process, after the last file and before the commit.
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
+        )
+        self._manager = self._guarded(ocp.CheckpointManager, self._folder, options=options)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no step has been committed."""
+        return not _steps(self._folder)
 
     def save(self, step: int, state: PyTree, meta: dict) -> None:
-        """Writes (state, meta) as `step`; a step that exists already is left as it is."""
+        """Starts to write (state, meta) as `step`; a step that exists already is left as it is.
+
+        Raises:
+          StorageError: This save, or the one before, could not be written; older steps are intact.
+        """
+        self._guarded(self._manager.wait_until_finished)
         if step in self._manager.all_steps():
             return
+        self._saving = step
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        self._manager.save(step, args=args)
+        self._guarded(self._manager.save, step, args=args)
 
     def restore(self, target: PyTree) -> tuple[PyTree, dict] | None:
-        """The newest readable step, with the shapes and shardings of `target` (arrays or ShapeDtypeStructs); None when there is none.
+        """Reads the newest intact step.
 
-        A damaged step is skipped with a warning, and removed once an older one is read: the run will save that step again. Raises
-        ConfigError when steps exist but none can be read.
+        A step with a wrong checksum, an unreadable file or weights that are not finite is reported
+        and skipped. Once an older one is read, newer damaged ones are removed: the run saves them
+        again.
+
+        Args:
+          target: Arrays or ShapeDtypeStructs with the shapes and shardings to restore.
+
+        Returns:
+          (state, meta), or None when there is no step.
+
+        Raises:
+          DamagedError: Steps exist but none is intact; names the broken file.
+          ConfigError: An intact step does not fit `target`.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps, damages = _steps(self._folder), []
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         for step in steps:
-            args = ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
-            )
-            try:
-                found = self._manager.restore(step, args=args)
-            except Exception as error:  # Orbax raises many kinds for a damaged file
-                LOG.warning(
-                    "checkpoint of step %d cannot be read (%s); trying an older one",
-                    step,
-                    str(error).splitlines()[0],
-                )
-                continue
-            for damaged in (newer for newer in steps if newer > step):
-                self._manager.delete(damaged)
-            return found.state, found.meta
-        if steps:
-            raise ConfigError(
-                f"{self._manager.directory}: none of the checkpoints {steps} can be read into this config's state"
-            )
+            folder = self._folder / str(step)
+            damage = distributed.run_on_primary(partial(find_damage, folder))
+            if damage is None:
+                restored, damage = self._read(step, abstract)
+            if damage is None:
+                for newer in steps[: steps.index(step)]:
+                    self._manager.delete(newer)
+                return restored.state, restored.meta
+            damages.append(f"{folder}: {damage}")
+            LOG.warning("%s: checkpoint is damaged (%s); trying an older one", folder, damage)
+        if damages:
+            raise DamagedError(f"{damages[0]}; no intact checkpoint is left")
         return None
 
+    def _read(self, step: int, abstract: PyTree):
+        """(what was read, None) or (None, why the step cannot be used)."""
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
+        )
+        try:
+            restored = self._manager.restore(step, args=args)
+        except Exception as error:  # Orbax raises many kinds
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            if (self._folder / str(step) / MANIFEST).exists():
+                raise ConfigError(
+                    f"{self._folder}: none of the checkpoints {_steps(self._folder)} can be read "
+                    f"into this config's state ({reason})"
+                ) from error
+            return None, reason
+        bad = nonfinite(restored.state)
+        return restored, bad and f"{bad} is not finite"
+
     def close(self) -> None:
-        """Waits for the last save and surfaces its error."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for the last save. Raises StorageError when it failed."""
+        try:
+            self._guarded(self._manager.wait_until_finished)
+        finally:
+            self._guarded(self._manager.close)
+
+    def _write_manifest(self) -> None:
+        for folder in self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+            write_atomic(folder / MANIFEST, json.dumps(_checksums(folder), indent=1))
+
+    def _guarded(self, function: Callable, *args, **kwargs):
+        """Calls Orbax; a failure of the disk becomes a StorageError that says what is intact."""
+        try:
+            return function(*args, **kwargs)
+        except (OSError, StorageError, ValueError, RuntimeError) as error:
+            if not (reason := _storage_reason(error)):
+                raise
+            for folder in self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(folder, ignore_errors=True)
+            left = _steps(self._folder)
+            intact = f"the checkpoint of update {left[0]} is intact" if left else "none is there"
+            raise StorageError(
+                f"{self._folder}: a checkpoint could not be written ({reason}); {intact}. "
+                "Free some space and run the same command again"
+            ) from error
+
+
+def _silence_background_traces() -> None:
+    """Hides what Orbax's threads print of a failed save; the same error is raised to the caller."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_without_background_traces)
+    if not isinstance(sys.unraisablehook, _WithoutClosedLoops):
+        sys.unraisablehook = _WithoutClosedLoops(sys.unraisablehook)
+
+
+def _without_background_traces(record: logging.LogRecord) -> bool:
+    if record.name == "asyncio":
+        return "Task exception was never retrieved" not in record.getMessage()
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+@dataclass(frozen=True)
+class _WithoutClosedLoops:
+    """The former hook, but for writes that TensorStore ends after Orbax has given up on them."""
+
+    former: Callable
+
+    def __call__(self, unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self.former(unraisable)
+
+
+def _storage_reason(error: BaseException | None) -> str | None:
+    """The first cause that is a failure of storage, in one line; None when there is none."""
+    while error is not None:
+        if isinstance(error, StorageError):
+            return str(error)
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.strerror
+        text = str(error)
+        if any(words in text.lower() for words in _NO_ROOM):
+            return "No space left on device"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _steps(folder: Path) -> list[int]:
+    """Committed steps, the newest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((int(p.name) for p in folder.iterdir() if p.name.isdecimal()), reverse=True)
+
+
+def _checksums(folder: Path) -> dict[str, dict]:
+    """{"files": {relative path: {"size": bytes, "sha256": hex digits}}} of a step."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    names = [p.relative_to(folder).as_posix() for p in files]
+    kept = [(n, p) for n, p in zip(names, files, strict=True) if n not in _LATER]
+    with ThreadPoolExecutor(4) as pool:
+        digests = list(pool.map(_sha256, (p for _, p in kept)))
+    return {
+        "files": {
+            name: {"size": path.stat().st_size, "sha256": digest}
+            for (name, path), digest in zip(kept, digests, strict=True)
+        }
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_damage(folder: Path) -> str | None:
+    """Compares the files of a committed step with its checksums.
+
+    Returns:
+      What is wrong with the first file that differs, or None: the step is intact, or it was written
+      by a version that stored no checksums.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.exists():
+        return None
+    try:
+        expected = json.loads(manifest.read_bytes())["files"]
+        found = _checksums(folder)["files"]
+        for name, entry in expected.items():
+            if name not in found:
+                return f"{name} is missing"
+            if found[name]["size"] != entry["size"]:
+                return f"{name} has {found[name]['size']} bytes, not {entry['size']}"
+            if found[name]["sha256"] != entry["sha256"]:
+                return f"{name} does not match its checksum"
+    except OSError as error:
+        return f"{error.filename or folder}: {error.strerror}"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"{MANIFEST} is unreadable"
+    return None
+
+
+def newest_damage(run: Path) -> str | None:
+    """Returns what is wrong with a run's newest checkpoint; None when it is intact or not there."""
+    steps = _steps(Path(run) / "checkpoints")
+    return find_damage(Path(run) / "checkpoints" / str(steps[0])) if steps else None
+
+
+def nonfinite(tree: PyTree) -> str | None:
+    """Returns the path of the first parameter with a value that is not finite, else None.
+
+    Optimizer states and whatever else lies outside of `params` is not looked at.
+    """
+    named = [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    named = [
+        (name, leaf)
+        for name, leaf in named
+        if "params" in name.split("/") and jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    if not named:
+        return None
+    leaves = [leaf for _, leaf in named]
+    if all(isinstance(leaf, np.ndarray) for leaf in leaves):
+        finite = np.array([np.isfinite(leaf).all() for leaf in leaves])
+    else:  # One program, which all processes run: an array may be spread over them.
+        finite = np.asarray(jax.jit(_all_finite)(leaves))
+    return None if finite.all() else named[int(np.argmin(finite))][0]
+
+
+def _all_finite(leaves: list) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
 
 
 def load_params(run: Path, which: str = "learner") -> PyTree:
-    """Parameters of one model ("learner", "online" or "reference") of a run's newest checkpoint, as NumPy arrays.
+    """Reads the parameters of one model from a run's newest checkpoint.
 
-    Raises ConfigError naming the folder when there is no checkpoint, no such model in it, or several of that name.
+    Args:
+      run: The run folder.
+      which: "learner", "online" or "reference".
+
+    Returns:
+      NumPy arrays; the devices that the run used need not be there.
+
+    Raises:
+      ConfigError: No checkpoint, no such model in it, or several of that name.
+      DamagedError: The checkpoint is damaged, or holds values that are not finite.
     """
     config = Path(run) / "config.json"
     if which == "reference" and config.exists():
         kind = json.loads(config.read_text())["config"].get("reference", {}).get("kind")
         if kind == "crossfitted":
             raise ConfigError(
-                f"{run}: its references are cross-fitted, each a run of its own (fold0, fold1): name one of those"
+                f"{run}: its references are cross-fitted, each a run of its own "
+                "(fold0, fold1); name one of those"
             )
     folder = Path(run).absolute() / "checkpoints"
-    steps = (
-        sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
-        if folder.is_dir()
-        else []
-    )
+    steps = _steps(folder)
     if not steps:
         raise ConfigError(f"{run}: no checkpoint found there")
-    saved = folder / str(steps[0]) / "state"
+    newest = folder / str(steps[0])
+    if (damage := find_damage(newest)) is not None:
+        raise _damaged(newest, damage)
+    params = _read_params(run, newest, which)
+    if (bad := nonfinite({"params": params})) is not None:
+        raise DamagedError(f"{newest}: {which}/{bad} is not finite")
+    return params
+
+
+def _damaged(step: Path, damage: str) -> DamagedError:
+    return DamagedError(f"{step}: damaged ({damage}); its run's command, run again, repairs it")
+
+
+def _read_params(run: Path, step: Path, which: str) -> PyTree:
     reader = ocp.PyTreeCheckpointHandler()
-    tree = reader.metadata(saved).tree
-    if tree.get(which) is None:
-        raise ConfigError(f"{run}: its state has no {which!r}")
-    wanted = {which: {"params": tree[which]["params"]}}
-    # As plain arrays: the devices it was saved on may not be here.
-    plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    found = reader.restore(
-        saved, args=ocp.args.PyTreeRestore(wanted, restore_args=plain, partial_restore=True)
-    )
-    reader.close()
-    return found[which]["params"]
+    try:
+        tree = reader.metadata(step / "state").tree
+        if tree.get(which) is None:
+            raise ConfigError(f"{run}: its state has no {which!r}")
+        wanted = {which: {"params": tree[which]["params"]}}
+        # As plain arrays: the devices it was saved on may not be here.
+        plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        args = ocp.args.PyTreeRestore(wanted, restore_args=plain, partial_restore=True)
+        return reader.restore(step / "state", args=args)[which]["params"]
+    except ConfigError:
+        raise
+    except Exception as error:  # Orbax raises many kinds for a damaged file
+        raise _damaged(step, str(error).strip().splitlines()[0][:200]) from error
+    finally:
+        reader.close()
+
+
+def params_hash(params: PyTree) -> str:
+    """Sixteen hex digits over the names, types and values of all parameters."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        leaf = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype.str} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()[:16]

@@ -1,7 +1,8 @@
-"""`python -m active_learning.evaluate DIR [--set NAME] [--model learner|online|reference]`: figures of a run's newest checkpoint.
+"""`python -m active_learning.evaluate DIR [--set NAME] [--model learner|online|reference]`
 
-For image-text models also zero-shot and few-shot classification with the templates used, and with `--judgements=FILE` (Flickr8k's expert or
-crowd file) the agreement with people.
+Metrics of a run's newest checkpoint on whole sets. For image-text models also zero-shot and
+few-shot classification, retrieval on a caption file, and with `--judgements=FILE` (Flickr8k's
+expert or crowd file) the agreement with people.
 """
 
 import argparse
@@ -10,69 +11,71 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from active_learning import checkpoint
-from active_learning.config import ConfigError, from_json
-from active_learning.data.sources.source import DataError
+from active_learning import checkpoint, cli
 from active_learning.evaluators import image_text
-from active_learning.settings import Pairs
 from active_learning.train.build import build
+from active_learning.train.run_folder import load_config
 
 
 def evaluate(
     workdir: Path,
     sets: tuple[str, ...] = (),
     which: str = "learner",
-    judgements: tuple[Path, ...] = (),
+    args: argparse.Namespace | None = None,
 ) -> dict:
-    """Figures of one model of the run on whole sets (default: the config's own). Raises ConfigError naming folder or key."""
-    path = Path(workdir) / "config.json"
-    if not path.exists():
-        raise ConfigError(f"{workdir}: no run there (no config.json)")
-    config = from_json(json.loads(path.read_text())["config"])
+    """Evaluates one model of a run.
+
+    Args:
+      workdir: The run's folder.
+      sets: Names of evaluation sets; empty: the config's own.
+      which: "learner", "ema" (the average of its weights), "online" or "reference".
+      args: Further flags of image-text models (`evaluators.image_text.add_flags`).
+
+    Returns:
+      Metrics by set, and by file or flag for what `args` asks for.
+
+    Raises:
+      ConfigError: No run there, or no such model or set.
+      DataError: Data that cannot be read.
+    """
+    config = load_config(workdir)
     if sets:
-        config = dataclasses.replace(
-            config, evaluate=dataclasses.replace(config.evaluate, sets=sets)
-        )
-    it = build(config)
+        evaluation = dataclasses.replace(config.evaluate, sets=sets)
+        config = dataclasses.replace(config, evaluate=evaluation)
+    experiment = build(config)
     params = checkpoint.load_params(workdir, which)
-    model = it.recipe.learner if which == "learner" else it.recipe.scorer
-    evaluator, out = it.task.evaluator(model, config.evaluate.batch_size), {}
+    learner = which in ("learner", "ema")
+    model = experiment.recipe.learner if learner else experiment.recipe.scorer
+    view = experiment.view if learner else experiment.scorer_view
+    evaluator, out = config.task.evaluator(model, view, config.evaluate.batch_size), {}
     for name in config.evaluate.sets:
-        part = it.data.parts[name]
-        figures = evaluator(params, evaluator.examples(part, np.arange(len(part))))
-        out[name] = {k: v for k, v in figures.items() if isinstance(v, float)}
-        if "per_class" in figures:
-            names = it.data.class_names or tuple(str(k) for k in range(len(figures["per_class"])))
-            out[name]["per_class"] = dict(zip(names, figures["per_class"], strict=True))
-        if isinstance(config.task, Pairs):
-            out[name] |= image_text.classification(it, evaluator.embed, params, name)
-    for file in judgements:
-        if not isinstance(config.task, Pairs):
-            raise ConfigError(f"--judgements={file}: config.task is no image-text task")
-        out[file.name] = image_text.judged(it, evaluator.embed, params, file)
-    return out
+        metrics = evaluator(params, experiment.data.parts[name])
+        out[name] = {k: v for k, v in metrics.items() if isinstance(v, float)}
+        if "per_class" in metrics:
+            numbers = tuple(str(k) for k in range(len(metrics["per_class"])))
+            names = experiment.data.class_names or numbers
+            out[name]["per_class"] = dict(zip(names, metrics["per_class"], strict=True))
+        out[name] |= config.task.extra_metrics(experiment, evaluator, params, name)
+    return out | config.task.flag_metrics(experiment, evaluator, params, args)
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Prints the metrics as JSON."""
     parser = argparse.ArgumentParser(prog="python -m active_learning.evaluate", description=__doc__)
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--set", dest="sets", action="append", default=[])
-    parser.add_argument("--model", choices=("learner", "online", "reference"), default="learner")
-    parser.add_argument("--judgements", type=Path, action="append", default=[])
+    parser.add_argument(
+        "--model", choices=("learner", "ema", "online", "reference"), default="learner"
+    )
+    cli.add_import_flag(parser)
+    image_text.add_flags(parser)
     args = parser.parse_args(argv)
-    try:
-        print(
-            json.dumps(
-                evaluate(args.workdir, tuple(args.sets), args.model, tuple(args.judgements)),
-                indent=1,
-            )
-        )
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    def command() -> None:
+        cli.import_modules(args.imports)
+        print(json.dumps(evaluate(args.workdir, tuple(args.sets), args.model, args), indent=1))
+
+    return cli.guarded(command)
 
 
 if __name__ == "__main__":

@@ -1,53 +1,78 @@
-"""`python -m active_learning.export RUN --out=NAME.npz|NAME.safetensors [--model learner|online|reference]`: a trained two-tower's weights.
+"""`python -m active_learning.export RUN OUT [--format=own|timm|hf|open_clip|npz]`
 
-Names and shapes are those of published SigLIP checkpoints; `reference.kind='loaded'` reads the .npz again.
+Writes the weights of a run's model into the folder OUT, with names, shapes and config of the
+publisher's library, class names and normalization included. RUN may also be published weights,
+which are converted. `Published` and `reference.kind='loaded'` read what is written.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from active_learning import checkpoint
-from active_learning.config import ConfigError, from_json
-from active_learning.data.sources.source import DataError
-from active_learning.models.weights import siglip
-from active_learning.settings import Pairs
+from active_learning import checkpoint, cli
+from active_learning.config import ConfigError
+from active_learning.models.weights import FORMATS, About, Layout, open_weights, write_weights
+from active_learning.train import run_folder
+from active_learning.train.build import build
 
 
-def export(run: Path, out: Path, which: str = "learner") -> dict[str, tuple[int, ...]]:
-    """Writes the weights of one model of a run; returns their names and shapes. Raises ConfigError naming folder or file."""
-    path = run / "config.json"
-    if not path.exists():
-        raise ConfigError(f"{run}: no run there (no config.json)")
-    config = from_json(json.loads(path.read_text())["config"])
-    if not isinstance(config.task, Pairs):
-        raise ConfigError(
-            f"{run}: no run on image-text pairs; only two-tower weights have a layout to export to"
-        )
-    module = config.learner if which == "learner" else config.scorer
-    weights = siglip.to_weights(checkpoint.load_params(run, which), module)
-    siglip.save(out, weights)
-    return {name: values.shape for name, values in weights.items()}
+def export(run: Path, out: Path, fmt: str = "own", which: str = "learner") -> Layout:
+    """Writes the weights of one model.
+
+    Args:
+      run: A run folder, or published weights.
+      out: Folder to write, new or empty.
+      fmt: A key of `FORMATS`.
+      which: "learner", "online" or "reference" of a run.
+
+    Returns:
+      The layout that was written.
+
+    Raises:
+      ConfigError: Names what cannot be read or written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: exists already; give a new or empty folder")
+    module, params, about = _model_of(run, which)
+    return write_weights(out, module, params, about, fmt)
+
+
+def _model_of(run: Path, which: str) -> tuple[Any, Any, About]:
+    """Module, parameters and inputs of a run's model or of published weights."""
+    if not (run / "checkpoints").is_dir() and not (run / "summary.json").exists():
+        weights = open_weights(run)
+        return weights.module, weights.params(), weights.about
+    experiment = build(run_folder.load_config(run))
+    learner = which == "learner"
+    module = experiment.learner if learner else experiment.scorer
+    view = experiment.view if learner else experiment.scorer_view
+    names = experiment.data.class_names if view.num_classes else ()
+    about = About(view.image_shape, view.mean, view.std, tuple(names))
+    return module, checkpoint.load_params(run, which), about
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Prints what was written."""
     parser = argparse.ArgumentParser(prog="python -m active_learning.export", description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("run", type=Path, help="run folder, or published weights to convert")
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--format", choices=tuple(FORMATS), default="own")
     parser.add_argument("--model", choices=("learner", "online", "reference"), default="learner")
+    cli.add_import_flag(parser)
     args = parser.parse_args(argv)
-    try:
-        shapes = export(args.run, args.out, args.model)
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(
-        f"{args.out}: {len(shapes)} arrays, {sum(int(np.prod(s)) for s in shapes.values()):,} numbers"
-    )
-    return 0
+
+    def command() -> None:
+        cli.import_modules(args.imports)
+        layout = export(args.run, args.out, args.format, args.model)
+        weights = open_weights(args.out)
+        count = sum(int(np.prod(shape)) for shape in weights.leaves.values())
+        file = args.out / layout.tensors_file
+        print(f"{file}: layout {layout.name}, {len(weights.tensors)} tensors, {count:,} parameters")
+
+    return cli.guarded(command)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""`python -m active_learning.main --config=configs/NAME.py --workdir=DIR [--config.x.y=...]`: flags -> frozen config -> `loop.run`."""
+"""`python -m active_learning.main --config=configs/NAME.py --workdir=DIR [--config.x.y=...]`
+
+Trains a run to its end. The same command again continues it.
+"""
 
 import sys
 
@@ -17,36 +20,49 @@ _PROFILE = flags.DEFINE_string(
 _CACHE = flags.DEFINE_string(
     "cache", None, "Folder of compiled programs, '' for none; default: the user's cache folder."
 )
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of the first of several processes."
+_DISTRIBUTED = flags.DEFINE_string(
+    "distributed", "auto", "'off', 'auto' (what the launcher says) or HOST:PORT of process 0."
 )
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process.")
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
 def main(argv: list[str]) -> None:
-    del argv
+    """Runs one config; exits with 2 or 3 and one line for what cannot be done."""
     logging.set_verbosity(logging.WARNING)
-    from active_learning import distributed
+    from active_learning import cli, distributed
     from active_learning.config import ConfigError, freeze
-    from active_learning.data.sources.source import DataError
-    from active_learning.metrics import show_log, span
+    from active_learning.metrics import checked_folder, show_log, span
     from active_learning.train import loop
 
-    try:
+    def command() -> None:
+        if argv[1:]:
+            raise ConfigError(_stray_word(argv[1]))
+        workdir = checked_folder(_WORKDIR.value, "--workdir", checkpoints=True)
         config, profile = freeze(_CONFIG.value), span(_PROFILE.value)
         distributed.enable_compilation_cache(_CACHE.value)
-        distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        show_log(quiet=not distributed.first())
-        summary = loop.run(config, _WORKDIR.value, profile=profile)
-    except (ConfigError, DataError, loop.NonFinite) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    if distributed.first():
-        state = "complete" if summary["complete"] else "stopped, the same command continues it"
-        print(
-            f"{_WORKDIR.value}: {state} at update {summary['step']}  {_scalars(summary['final'])}"
+        distributed.start(
+            _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, mode=_DISTRIBUTED.value
         )
+        show_log(quiet=not distributed.is_primary())
+        summary = loop.run(config, workdir, profile=profile)
+        if distributed.is_primary():
+            state = (
+                "complete" if summary["complete"] else "stopped; rerun the same command to resume"
+            )
+            print(f"{workdir}: {state} at update {summary['step']}  {_scalars(summary['final'])}")
+
+    if code := cli.guarded(command):
+        distributed.leave(code)
+
+
+def _stray_word(word: str) -> str:
+    """A word that is no flag: `config.total=4` instead of `--config.total=4`."""
+    name = word.partition("=")[0]
+    known = name.startswith("config") or name in flags.FLAGS
+    meant = f"--{word}" if known else f"--config.{word}"
+    return f"{word!r} is no flag; did you mean {meant}?"
 
 
 def _scalars(values: dict) -> str:
@@ -56,11 +72,11 @@ def _scalars(values: dict) -> str:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Flags, or one line and exit code 2."""
+    """Parses flags, or exits with 2 and one line."""
     flags.mark_flags_as_required(["config", "workdir"])
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, TypeError, KeyError, OSError, ValueError) as error:
+    except Exception as error:  # A config file may raise anything.
         from active_learning.config import one_line
 
         print(f"error: {one_line(error)}", file=sys.stderr)

@@ -1,65 +1,86 @@
-"""`python -m active_learning.store_scores RUN [--config=FILE [--config.x=...]] [--model learner|online|reference] [--out FILE.npz]`
+"""`python -m active_learning.store_scores RUN [--config=FILE [--config.x=...]] [--out FILE.npz]`
 
-Scores every example of the training source with a model of a run, once, and writes the losses by id beside the data; a config with
-`reference.kind='stored'` and `reference.path=FILE.npz` then selects without running a reference. `--config` is the config that will read them
-(labels of its parts and its normalisation are used); without it the run's own.
+Scores every example of the training source with a model of a run, once, and writes the losses by
+id beside the data; a config with `reference.kind='stored'` and `reference.path=FILE.npz` then
+selects without running a reference. `--config` is the config that will read them (the labels of
+its parts and its normalization are used); without it the run's own.
 """
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from active_learning import checkpoint
-from active_learning.config import ConfigError, from_flags, from_json, name_of
-from active_learning.data.sources.source import DataError
-from active_learning.references import stored
-from active_learning.settings import Config, Reference, Select
-from active_learning.train.build import Part, Run, build
+from active_learning import checkpoint, cli
+from active_learning.config import ConfigError, from_flags, kind_of
+from active_learning.data.parts import Part
+from active_learning.references import score_file
+from active_learning.references.trained import Trained
+from active_learning.settings import Config, Select
+from active_learning.train.build import Experiment, build
+from active_learning.train.run_folder import load_config
 
 
 def store(
     run: Path, config: Config | None = None, which: str = "learner", out: Path | None = None
 ) -> tuple[Path, dict]:
-    """Scores and writes; returns the file and what its JSON says. Raises ConfigError or DataError naming folder, key or file."""
-    path = Path(run) / "config.json"
-    if not path.exists():
-        raise ConfigError(f"{run}: no run there (no config.json)")
-    theirs = from_json(json.loads(path.read_text())["config"])
+    """Scores the training source and writes the file.
+
+    Args:
+      run: Folder of the run whose model scores.
+      config: The config that will read the scores; None: the run's own.
+      which: "learner", "ema" (the average of its weights), "online" or "reference".
+      out: The file; None: beside the data where they are files, else in the run's folder.
+
+    Returns:
+      The file, and what its JSON says about it.
+
+    Raises:
+      ConfigError: Names the folder or key that does not fit.
+      DataError: Data that cannot be read.
+    """
+    if out is not None and out.suffix != ".npz":
+        raise ConfigError(f"--out={out}: expected a name that ends in .npz")
+    theirs = load_config(run)
     config = theirs if config is None else config
-    it = build(dataclasses.replace(config, select=Select(), reference=Reference()))
+    if config.task.text:
+        raise ConfigError(
+            f"{run}: a run on image-text pairs; scores of a pair depend on the caption drawn"
+        )
+    experiment = build(dataclasses.replace(config, select=Select(), reference=Trained()))
     params = checkpoint.load_params(run, which)
     module = dataclasses.replace(
-        theirs.learner if which == "learner" else theirs.scorer, num_classes=it.data.num_classes
+        theirs.learner if which in ("learner", "ema") else theirs.scorer,
+        num_classes=experiment.data.num_classes,
     )
-    task, part = it.task, everything(it)
-    if theirs.small_view or which != "learner":
-        task, part = it.scorer_task, part.small_view()
-    loss, hit = stored.score_all(task.model(module, it.recipe.learner.optimizer), params, part)
-    shape = task.image_shape
+    view, part = experiment.view, whole_source(experiment)
+    if theirs.small_view or which not in ("learner", "ema"):
+        view, part = experiment.scorer_view, part.small_view()
+    model = config.task.model(module, view, experiment.recipe.learner.optimizer)
+    loss, hit = score_file.score_all(model, params, part)
     about = {
-        "data": it.data.provenance["hash"],
-        "model": stored.model_hash(params),
-        "architecture": name_of(type(module)),
-        "view": stored.view_of(shape),
+        "data": experiment.data.provenance["hash"],
+        "model": checkpoint.params_hash(params),
+        "architecture": kind_of(type(module)),
+        "view": score_file.view_name(view.image_shape),
         "dtype": config.dtype,
-        "flops": len(part) * module.cost(shape).forward,
-        "mean": task.mean,
-        "std": task.std,
+        "flops": len(part) * module.cost(view.image_shape).forward,
+        "mean": view.mean,
+        "std": view.std,
     }
     out = out or default_file(config, Path(run), about["model"])
-    return out, stored.write(out, stored.Stored(part.source.ids, part.labels, loss, hit, about))
+    scores = score_file.Scores(part.source.ids, part.labels, loss, hit, about)
+    return out, score_file.write(out, scores)
 
 
-def everything(it: Run) -> Part:
-    """The whole training source, with the labels its parts are used with."""
-    source = it.data.train.source
-    labels = source.labels(it.config.data.label).astype(np.int32)
-    for name, part in it.data.parts.items():
-        if name != "test":
+def whole_source(experiment: Experiment) -> Part:
+    """The whole training source, with the labels that its parts are used with."""
+    source = experiment.data.train.source
+    labels = source.labels(experiment.config.data.label).astype(np.int32)
+    for part in experiment.data.parts.values():
+        if part.source is source:
             labels[part.indices] = part.labels
     return Part(source, np.arange(len(source)), labels, None)
 
@@ -67,27 +88,30 @@ def everything(it: Run) -> Part:
 def default_file(config: Config, run: Path, model: str) -> Path:
     """Beside the data where they are files, else in the run's folder."""
     folder = config.data.folder() or run
-    return folder / f"scores-{model}.npz"
+    return Path(folder) / f"scores-{model}.npz"
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Prints where the scores are."""
     parser = argparse.ArgumentParser(
         prog="python -m active_learning.store_scores", description=__doc__
     )
     parser.add_argument("run", type=Path)
-    parser.add_argument("--model", choices=("learner", "online", "reference"), default="learner")
+    parser.add_argument(
+        "--model", choices=("learner", "ema", "online", "reference"), default="learner"
+    )
     parser.add_argument("--out", type=Path)
-    try:
+    cli.add_import_flag(parser)
+
+    def command() -> None:
         config, rest = from_flags(sys.argv[1:] if argv is None else argv)
         args = parser.parse_args(rest)
+        cli.import_modules(args.imports)
         out, about = store(args.run, config, args.model, args.out)
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(
-        f"{out}: {about['examples']} scores of model {about['model']}, {about['flops']:.3g} FLOPs once"
-    )
-    return 0
+        count, flops = about["examples"], about["flops"]
+        print(f"{out}: {count} scores of model {about['model']}, {flops:.3g} FLOPs once")
+
+    return cli.guarded(command)
 
 
 if __name__ == "__main__":

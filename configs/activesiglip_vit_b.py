@@ -1,13 +1,16 @@
-"""ActiveSigLIP (arXiv 2312.05328): configs/activeclip_vit_b.py with the sigmoid loss, which needs no normalisation over the batch.
+"""ActiveSigLIP (arXiv 2312.05328): configs/activeclip_vit_b.py with the sigmoid loss.
 
-    python -m active_learning.main --config=configs/activesiglip_vit_b.py --config.data.path='DIR/train-{0000..9999}.tar' --workdir=runs/siglip
+    python -m active_learning.main --config=configs/activesiglip_vit_b.py --workdir=runs/siglip \\
+        --config.data.path='DIR/train-{0000..9999}.tar'
 
-Published SigLIP weights as the reference; they fix the scorer's size, so that it is a ViT-B as the learner:
+Published SigLIP weights can be the reference; they fix the scorer's size to the learner's ViT-B:
 
-    ... --config=configs/activesiglip_vit_b.py:published --config.reference.path=webli_en_b16_224_63724782.npz
+    ... --config=configs/activesiglip_vit_b.py:published \\
+        --config.reference.path=webli_en_b16_224_63724782.npz
 
-Hardware as ActiveCLIP's. Expected, from the paper: about half of uniform's updates on noisy web pairs with a reference of cleaner pairs. With
-`published` the reference is free, but scorers as large as the learner are dear: ask `python -m active_learning.plan.__main__` first.
+Hardware as for ActiveCLIP. Expected, from the paper: about half of uniform's updates on noisy web
+pairs with a reference of cleaner pairs. With `:published` the reference is free, but scorers as
+large as the learner are expensive: see `python -m active_learning.plan` first.
 """
 
 from active_learning.config import check_arm, section
@@ -22,13 +25,13 @@ def get_config(arm: str = "learnability"):
     config.task = section(
         Pairs,
         loss="sigmoid",
-        chunk=1024,
-        score_scale=30.0,
+        loss_chunk=1024,
+        score_scale=30.0,  # (?)
         text="caption",
         tokenizer="sentencepiece.model",
-        pixels="unit",
+        pixel_norm="symmetric",
     )
     if arm == "published":
-        config.scorer = activeclip_vit_b.towers("B", scan=True)
+        config.scorer = activeclip_vit_b.towers("B")
         config.reference = section(Reference, kind="loaded", path="webli_en_b16_224_63724782.npz")
     return config

@@ -1,7 +1,9 @@
-"""CIFAR-10 with the human labels `worse` (40 % wrong), no clean label anywhere: the headline setting of experiments/noise.py.
+"""CIFAR-10 with the human labels `worse` (40 % wrong), no clean label anywhere: the headline
+setting of experiments/noise.py.
 
-Hardware: two CPU cores, about 2 minutes. Needs the folder cifar10n (train.npz, test.npz) under $ACTIVE_LEARNING_DATA.
-`configs/cifar10n.py:uniform` is the plain run it is compared with. Expected results: README, "What it saves".
+Hardware: two CPU cores, about 2 minutes. Needs the folder cifar10n (train.npz, test.npz) under
+$ACTIVE_LEARNING_DATA. `configs/cifar10n.py:uniform` is the plain run it is compared with. Expected
+results: README, "What it saves".
 """
 
 from active_learning.config import check_arm, section
@@ -19,7 +21,7 @@ def get_config(arm: str = "learnability"):
         ratio=4,
         temperature=0.5,
         until="60 %",
-        chunk=128,
+        score_chunk=128,
     )
     return section(
         Config,

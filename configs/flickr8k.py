@@ -1,11 +1,14 @@
-"""Flickr8k (8,000 photos, five captions each) with half of the pool's captions exchanged: the setting of experiments/flickr.py.
+"""Flickr8k (8,000 photos, five captions each) with half of the pool's captions exchanged: the
+setting of experiments/flickr.py.
 
     python -m active_learning.main --config=configs/flickr8k.py --workdir=runs/flickr
     python -m active_learning.evaluate runs/flickr
 
-Reads tars in the WebDataset layout (train-*.tar, val-*.tar, test-*.tar) in $ACTIVE_LEARNING_DATA/flickr8k; elsewhere:
---config.data.path='DIR/train-*.tar' --config.data.test_path='DIR/test-*.tar' --config.evaluate.also.val.path=... alike. Arms after the colon:
-`learnability` (default), `easy`, `loss`, `joint`, `uniform`. Hardware: two CPU cores, a few minutes. Expected: docs/image_text.md.
+Reads tars in the WebDataset layout (train-*.tar, val-*.tar, test-*.tar) in
+$ACTIVE_LEARNING_DATA/flickr8k; elsewhere: --config.data.path='DIR/train-*.tar'
+--config.data.test_path='DIR/test-*.tar' --config.evaluate.also.val.path=... alike. Arms after the
+colon: `learnability` (default), `easy`, `loss`, `joint`, `uniform`. Hardware: two CPU cores, a few
+minutes. Expected: docs/image_text.md.
 """
 
 import os
@@ -54,8 +57,8 @@ def get_config(arm: str = "learnability"):
         task=section(
             Pairs,
             loss="sigmoid" if arm == "joint" else "softmax",
-            exchanged={"pool": 0.5},
-            pixels="unit",
+            shuffled_captions={"pool": 0.5},
+            pixel_norm="symmetric",
             classes=CLASSES,
         ),
         split=section(Split, parts={"pool": 3_500, "reference": 2_000, "gate": 250, "tune": 250}),

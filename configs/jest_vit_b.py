@@ -1,13 +1,20 @@
-"""JEST (arXiv 2406.17711): a ViT-B/16 two-tower; sub-batches are chosen as a whole, out of five times as many pairs.
+"""JEST (arXiv 2406.17711): a ViT-B/16 two-tower; sub-batches selected jointly at ratio 5.
 
-    python -m active_learning.main --config=configs/jest_vit_b.py --config.data.path='DIR/train-{0000..9999}.tar' --workdir=runs/jest
+    python -m active_learning.main --config=configs/jest_vit_b.py --workdir=runs/jest \\
+        --config.data.path='DIR/train-{0000..9999}.tar'
 
-Scored by the learner itself and a reference of its size, as in the paper; `:cheap` by ViT-Ti towers that see a quarter of the patches (nearer to
-Flexi-JEST's bill); `:uniform` is plain SigLIP. Hardware: 256 TPU v5e or more, b = 32,768, B = 163,840. Expected, from the paper (JEST++, its
-reference trained on a curated set): ImageNet zero-shot 76.9 and COCO 70.3 / 53.3 after 4 billion examples, beside SigLIP's 76.7 and 65.2 / 47.4
-after 40 billion; 233 % of uniform's FLOPs an update with stored reference scores, the reference's training not counted.
+Scored by the learner itself and a reference of its size, as in the paper; `:cheap` by ViT-Ti towers
+that see a quarter of the patches (nearer to the cost of Flexi-JEST); `:uniform` is plain SigLIP.
 
-Known from the paper: sizes, filter ratio 0.8 (B = 5 b), 16 chunks, sigmoid loss. Uncertain, marked (?): rate, decay, gain of the scores.
+HARDWARE
+
+Expected, from the paper (JEST++, its reference trained on a curated set): ImageNet zero-shot 76.9
+and COCO 70.3 / 53.3 after 4 billion examples, beside SigLIP's 76.7 and 65.2 / 47.4 after 40
+billion; an update costs 233 % of uniform's FLOPs with stored reference scores, the training of the
+reference not counted.
+
+Known from the paper: sizes, filter ratio 0.8 (B = 5 b), 16 chunks, sigmoid loss. Uncertain, marked
+(?): rate, decay, scale of the scores.
 """
 
 from dataclasses import replace
@@ -21,7 +28,7 @@ from configs import activeclip_vit_b
 BY_LEARNER = replace(
     policies.joint,
     name="joint by learner",
-    score=partial(pair_scores.learnability, by="learner"),
+    score=partial(pair_scores.joint_learnability, model="learner"),
     needs=("learner", "reference"),
 )
 
@@ -35,20 +42,16 @@ def get_config(arm: str = "joint"):
     config.task = section(
         Pairs,
         loss="sigmoid",
-        chunk=1024,
+        loss_chunk=1024,
         text="caption",
         tokenizer="sentencepiece.model",
-        pixels="unit",
+        pixel_norm="symmetric",
     )
     if not uniform:
         policy = policies.joint if cheap else BY_LEARNER
-        config.select = section(
-            Select, policy=policy, ratio=5, temperature=1.0, chunk=64
-        )  # (?) temperature
-        config.scorer = (
-            activeclip_vit_b.towers("Ti", keep=0.25, scan=True)
-            if cheap
-            else activeclip_vit_b.towers("B", scan=True)
-        )
+        # (?) temperature
+        config.select = section(Select, policy=policy, ratio=5, temperature=1.0, score_chunk=64)
+        small = activeclip_vit_b.towers("Ti", keep=0.25)
+        config.scorer = small if cheap else activeclip_vit_b.towers("B")
         config.reference = section(Reference, total="1000000000 examples", batch_size=32_768)
     return config

@@ -19,7 +19,7 @@ def get_config(arm: str = "learnability"):
         ratio=4,
         temperature=0.5,
         until="60 %",
-        chunk=128,
+        score_chunk=128,
     )
     return section(
         Config,

@@ -1,4 +1,6 @@
-"""The uniform step of a ViT-Ti/16 beside that of a big_vision checkout: same images, same optimizer, float32, in one process."""
+"""The uniform step of a ViT-Ti/16 beside that of a big_vision checkout: same images, same
+optimizer, float32, in one process.
+"""
 
 import importlib
 import sys
@@ -25,7 +27,7 @@ def step_of(module, apply: Callable, optimizer: optax.GradientTransformation) ->
     params = jax.jit(module.init)(jax.random.key(0), image)["params"]
 
     def step(params, state):
-        loss = lambda p: jnp.mean(losses.softmax_xent(apply(p, image), label))  # noqa: E731
+        loss = lambda p: jnp.mean(losses.softmax_xent(apply(p, image), label))
         value, grads = jax.value_and_grad(loss)(params)
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, value
@@ -56,7 +58,7 @@ def steps(checkout: Path | None) -> tuple[dict[str, Callable[[], Any]], str]:
     finally:
         sys.path.remove(str(checkout))
     ours = ViT(num_classes=CLASSES, patch=16, **VARIANTS["Ti"])
-    adam = lambda: optim.adamw(1e-3, 10, 1000, 1e-4, 0.999, 1.0)  # noqa: E731
+    adam = lambda: optim.adamw(1e-3, 10, 1000, 1e-4, 0.999, 1.0)
     return {
         "ours": step_of(
             ours, lambda p, x: ours.apply({"params": p}, x, train=True)["logits"], adam()

@@ -1,9 +1,11 @@
-"""What part of the bill is already paid: four scorer sizes at four levels of amortisation, each level run as a mode of its own.
+"""What part of the bill is already paid: four scorer sizes at four levels of amortisation, each
+level run as a mode of its own.
 
     python -m experiments.amortisation --scale=smoke|desk [--workers 2] [--out runs/amortisation]
 
-Levels: none (the reference is trained too), pretrained (it is loaded), foundation dataset (its scores are read), replayed policy (another
-run's choices are). Ends with stacked bars over uniform training at the same number of updates, as in the paper's figure, and their JSON.
+Levels: none (the reference is trained too), pretrained (it is loaded), foundation dataset (its
+scores are read), replayed policy (another run's choices are). Ends with stacked bars over uniform
+training at the same number of updates, as in the paper's figure, and their JSON.
 """
 
 import argparse
@@ -16,12 +18,12 @@ import numpy as np
 from active_learning import distributed, store_scores
 from active_learning.config import config_hash, freeze
 from active_learning.core import policies
-from active_learning.cost.ledger import ACCOUNTS
+from active_learning.cost.accounts import ACCOUNT_LABELS, ACCOUNTS
 from active_learning.metrics import LOG, show_log
 from active_learning.models import MLP, ViT
-from active_learning.references import replay
-from active_learning.report.charts import ACCOUNT_WORDS, LIGHT, save_svg
-from active_learning.settings import Config, Evaluate, Log, Reference, Select
+from active_learning.references import Loaded, Stored, Trained, replay
+from active_learning.report.charts import LIGHT, save_svg
+from active_learning.settings import Config, Evaluate, Log, Select
 from configs import cifar10n
 from experiments.arms import locked, shared_by, trained
 
@@ -80,34 +82,34 @@ def base(scale: Scale, seed: int) -> Config:
         learner=scale.learner,
         total=f"{scale.steps} steps",
         split=replace(config.split, parts=scale.parts),
-        reference=Reference(),
+        reference=Trained(),
         evaluate=Evaluate(every="50 %", sets=(scale.judged,)),
-        log=Log(every="50 %", probes=0),
+        log=Log(every="50 %", snapshots=0),
     )
 
 
 def modes(plain: Config, scale: Scale, out: Path) -> dict[str, dict]:
-    """Summaries of the four levels with one scorer; each level uses what the one before has left on disk."""
-    select = Select(policy=policies.cautious_learnability, ratio=2, temperature=0.5, chunk=128)
+    """Summaries of the four levels with one scorer; each level uses what the one before has left on
+    disk.
+    """
+    select = Select(
+        policy=policies.cautious_learnability, ratio=2, temperature=0.5, score_chunk=128
+    )
     ours = replace(plain, baseline=False, select=select)
     made = out / "none" / "reference"
     full = replace(
         ours,
         name="none",
-        reference=Reference(total=f"{scale.reference_steps} steps"),
+        reference=Trained(total=f"{scale.reference_steps} steps"),
         log=replace(ours.log, chosen=True),
     )
     done = {"none": trained(full, out / "none")}
-    loaded = replace(
-        ours, name="pretrained", reference=Reference(kind="loaded", path=str(made), charge=False)
-    )
+    loaded = replace(ours, name="pretrained", reference=Loaded(path=str(made), charge=False))
     done["pretrained"] = trained(loaded, out / "pretrained")
     file = out / "scores.npz"
     if not file.exists():
         store_scores.store(made, full, out=file)
-    read = replace(
-        full, name="foundation dataset", reference=Reference(kind="stored", path=str(file))
-    )
+    read = replace(full, name="foundation dataset", reference=Stored(path=str(file)))
     done["foundation dataset"] = trained(read, out / "foundation")
     done["foundation dataset"]["overlap"] = overlap(out / "none", out / "foundation")
     replayed = replace(ours, name="replayed policy", select=Select(replay=str(out / "none")))
@@ -116,7 +118,9 @@ def modes(plain: Config, scale: Scale, out: Path) -> dict[str, dict]:
 
 
 def finished(scale: Scale, out: Path, store: Path) -> dict[tuple[int, str], dict[str, dict]]:
-    """The summaries by level of every (seed, scorer or "uniform"), run or found in `store`, where each is kept as soon as it is complete."""
+    """The summaries by level of every (seed, scorer or "uniform"), run or found in `store`, where
+    each is kept as soon as it is complete.
+    """
     groups = {}
     for seed in scale.seeds:
         plain = base(scale, seed)
@@ -143,7 +147,9 @@ def finished(scale: Scale, out: Path, store: Path) -> dict[tuple[int, str], dict
 
 
 def overlap(live: Path, other: Path) -> float:
-    """Share of the chosen ids that two runs, each left to itself, have in common, update by update: 1 as long as no rounding has decided."""
+    """Share of the chosen ids that two runs, each left to itself, have in common, update by update:
+    1 as long as no rounding has decided.
+    """
     about = json.loads((other / "config.json").read_text())
     size, hash_ = about["batch_size"], about["data"]["hash"]
     one, two = (replay.read(run, size, about["total_steps"], hash_).ids for run in (live, other))
@@ -151,7 +157,9 @@ def overlap(live: Path, other: Path) -> float:
 
 
 def summed(runs: list[dict], uniform: float, judged: str) -> dict:
-    """Means over seeds: accounts over uniform's FLOPs, accuracy, seconds; `overlap` where it was measured."""
+    """Means over seeds: accounts over uniform's FLOPs, accuracy, seconds; `overlap` where it was
+    measured.
+    """
 
     def mean(values):
         return sum(values) / len(runs)
@@ -177,7 +185,7 @@ def draw(result: dict, file: Path) -> None:
         for level, row in levels.items():
             left = 0.0
             for account in ACCOUNTS:
-                first = {"label": ACCOUNT_WORDS[account]} if not names else {}
+                first = {"label": ACCOUNT_LABELS[account]} if not names else {}
                 axes.barh(place, row["accounts"][account], left=left, color=LIGHT[account], **first)
                 left += row["accounts"][account]
             names.append((place, f"{scorer}: {level}"))
@@ -234,7 +242,8 @@ def main() -> None:
                 f"   {min(row['overlap']):.1%} of the live run's ids" if "overlap" in row else ""
             )
             print(
-                f"scorer {name:10s} {level:20s} {row['total']:5.2f} x uniform's FLOPs   accuracy {accuracy:.3f}{common}"
+                f"scorer {name:10s} {level:20s} {row['total']:5.2f} x uniform's FLOPs   "
+                f"accuracy {accuracy:.3f}{common}"
             )
     print(folder / f"amortisation_{args.scale}.svg")
 

@@ -1,8 +1,10 @@
-"""Arms of an experiment: named configs x seeds, each run once, cached by its config's hash, resumable, summed before they start.
+"""Arms of an experiment: named configs x seeds, each run once, cached by its config's hash,
+resumable, summed before they start.
 
-A finished run is also packed (what it is, what it measured; no weights, no pictures) into a small file that is committed beside the
-results: the tables can be made again without a single update, and an experiment that takes longer than a machine is kept goes on elsewhere.
-The same command in a second terminal shares the work: each run is locked by who trains it.
+A finished run is also packed (what it is, what it measured; no weights, no pictures) into a small
+file that is committed beside the results: the tables can be made again without a single update, and
+an experiment that takes longer than a machine is kept goes on elsewhere. The same command in a
+second terminal shares the work: each run is locked by who trains it.
 """
 
 import contextlib
@@ -20,8 +22,8 @@ from pathlib import Path
 
 from active_learning import distributed
 from active_learning.config import config_hash
-from active_learning.metrics import LOG
-from active_learning.settings import Config, reference_config
+from active_learning.metrics import LOG, read_summary
+from active_learning.settings import Config
 from active_learning.train import loop
 
 
@@ -81,7 +83,9 @@ def unpack(packed: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
-    """Whether `folder` is ours alone inside the block; without `wait` False at once when another process has it."""
+    """Whether `folder` is ours alone inside the block; without `wait` False at once when another
+    process has it.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as file:
         try:
@@ -94,8 +98,10 @@ def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def shared_by(workers: int) -> Iterator[None]:
-    """Inside the block `workers - 1` copies of this command share the work, each process on a core of its own where the system allows:
-    two small models on a core each train faster than one after the other on both."""
+    """Inside the block `workers - 1` copies of this command share the work, each process on a core
+    of its own where the system allows: two small models on a core each train faster than one after
+    the other on both.
+    """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if workers < 2:
         yield
@@ -130,24 +136,29 @@ def trained(config: Config, folder: Path) -> dict:
 
 
 def _finished(config: Config, folder: Path, store: Path | None) -> dict:
-    """The summary of a run that is complete: in its folder, packed in `store`, or after it has been run."""
+    """The summary of a run that is complete: in its folder, packed in `store`, or after it has been
+    run.
+    """
     packed = None if store is None else store / f"{folder.name}.json.gz"
-    if packed is not None and packed.exists() and not _complete(loop.read_summary(folder)):
+    if packed is not None and packed.exists() and not _complete(read_summary(folder)):
         unpack(packed, folder)
-    if not _complete(loop.read_summary(folder)):
-        if config.reference.path and config.reference.kind == "trained":
+    if not _complete(read_summary(folder)):
+        own = config.reference.own_runs(config)
+        if config.reference.path and set(own) == {""}:
             path = Path(config.reference.path)
             with locked(path, wait=True):  # several arms share it
-                trained(reference_config(config), path)
+                trained(own[""], path)
         trained(config, folder)
     if packed is not None and not packed.exists():
         pack(folder, packed)
-    return loop.read_summary(folder)
+    return read_summary(folder)
 
 
 def run_all(arms: list[Arm], out: Path, store: Path | None = None) -> Iterator[list[Path]]:
-    """Runs what is not complete yet, seed by seed, so that every arm has its first seed early. Yields the finished run folders after each
-    seed, at the end all. `store`: where finished runs are packed, and taken from."""
+    """Runs what is not complete yet, seed by seed, so that every arm has its first seed early.
+    Yields the finished run folders after each seed, at the end all. `store`: where finished runs
+    are packed, and taken from.
+    """
     distributed.enable_compilation_cache()
     todo = sorted((run for arm in arms for run in arm.runs(out)), key=lambda run: run[0].seed)
     folders, elsewhere, start = [], [], time.monotonic()

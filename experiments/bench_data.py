@@ -1,12 +1,13 @@
-"""What reading costs, as ratios within one run: every round times all of a group's parts in turn, so that drift hits all alike. Both wall and
-CPU time are taken: on a machine that others use the latter is the steadier.
+"""What reading costs, as ratios within one run: every round times all of a group's parts in turn,
+so that drift hits all alike. Both wall and CPU time are taken: on a machine that others use the
+latter is the steadier.
 
     python -m experiments.bench_data [--preset=smoke|full] [--out experiments/results]
 
 memory: a batch from arrays in memory, with ids and labels, against NumPy taking the same rows.
-decode: JPEGs of 500 x 375 to 224 px through a source, against the bare decoder and resize in as many threads.
-candidates: a sub-batch of b in full at ratio 1; at ratio 5 all 5 b in full (naive), by DCT scale, or from the small views that
-`prepare --small=64` wrote, and then b in full.
+decode: JPEGs of 500 x 375 to 224 px through a source, against the bare decoder and resize in as
+many threads. candidates: a sub-batch of b in full at ratio 1; at ratio 5 all 5 b in full (naive),
+by DCT scale, or from the small views that `prepare --small=64` wrote, and then b in full.
 """
 
 import argparse
@@ -21,13 +22,13 @@ from pathlib import Path
 import numpy as np
 
 from active_learning.data import images
+from active_learning.data.parts import Part
 from active_learning.data.sources.array_record import ArrayRecords
 from active_learning.data.sources.from_path import listings_of
 from active_learning.data.sources.image_folder import ImageFolder
 from active_learning.data.sources.shapes import uniform
 from active_learning.data.sources.source import Memory, Source
 from active_learning.prepare import Options, prepare
-from active_learning.train.build import Part
 
 PRESETS = {
     "smoke": {"photos": 24, "rows": 2_000, "rounds": 2},
@@ -38,7 +39,9 @@ RATIO = 5
 
 
 def photo(number: int) -> np.ndarray:
-    """A synthetic picture with the file size of a photo (about 60 kB at quality 90): smooth shapes, edges and grain."""
+    """A synthetic picture with the file size of a photo (about 60 kB at quality 90): smooth shapes,
+    edges and grain.
+    """
     u = uniform(40, 7, np.array([number]))[0]
     y, x = np.mgrid[0 : 1 : HEIGHT * 1j, 0 : 1 : WIDTH * 1j]
     image = np.zeros((HEIGHT, WIDTH, 3))
@@ -144,8 +147,8 @@ def candidates(folder: Path, prepared: Path, rounds: int) -> dict:
     views = part_of(ArrayRecords(path=str(prepared), size=SIZE, small=SMALL).open().train)
     b = min(64, len(photos) // RATIO)
     pick = rows_of(len(photos), RATIO * b)
-    full = lambda part, at: part.read(at)  # noqa: E731
-    small = lambda part, at: part.read(at, small=True)  # noqa: E731
+    full = lambda part, at: part.read(at)
+    small = lambda part, at: part.read(at, small=True)
     calls = {
         "ratio 1": lambda call: full(photos, pick(call)[:b]),
         "naive": lambda call: full(photos, pick(call)),
@@ -158,9 +161,12 @@ def candidates(folder: Path, prepared: Path, rounds: int) -> dict:
     size = [len(photos.source.files.read(int(row))) for row in photos.source.rows[:50]]
     view = [len(views.source.files.read_small(int(row))) for row in views.source.rows[:50]]
     return {
-        "b": b, "ratio": RATIO, "cost_of_ratio_1": costs, "prepared_over_its_own_ratio_1": ratio(seconds, "prepared", "prepared ratio 1"),
+        "b": b,
+        "ratio": RATIO,
+        "cost_of_ratio_1": costs,
+        "prepared_over_its_own_ratio_1": ratio(seconds, "prepared", "prepared ratio 1"),
         "bytes": {"photo": float(np.mean(size)), "small view": float(np.mean(view))},
-    }  # fmt: skip
+    }
 
 
 def bench(photos: int, rows: int, rounds: int) -> dict:

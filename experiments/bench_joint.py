@@ -1,10 +1,12 @@
-"""Joint selection alone: memory and time at the size of JEST's super-batches, and its share of a step with a ViT-B learner.
+"""Joint selection alone: memory and time at the size of JEST's super-batches, and its share of a
+step with a ViT-B learner.
 
     python -m experiments.bench_joint --preset=full|smoke [--out FILE.json]
 
-`full`: B = 32,768 candidates, b = 6,554, 16 chunks, embeddings of a SigLIP B/16 (768 numbers), two models. Peak memory is that of the process
-(its growth from just before the embeddings are made), so run it alone. The share is analytic: products of joint selection over the FLOPs of a
-step whose scorers are ViT-Ti, chunk and tile included; the time is that of this machine.
+`full`: B = 32,768 candidates, b = 6,554, 16 chunks, embeddings of a SigLIP B/16 (768 numbers), two
+models. Peak memory is that of the process (its growth from just before the embeddings are made), so
+run it alone. The share is analytic: products of joint selection over the FLOPs of a step whose
+scorers are ViT-Ti, chunk and tile included; the time is that of this machine.
 """
 
 import argparse
@@ -38,7 +40,7 @@ def tower(variant: str) -> TwoTower:
 
 def embeddings(size: int, width: int, seed: int) -> contrastive.Embeddings:
     """Random unit vectors, the scale and bias that SigLIP starts from."""
-    make = jax.jit(lambda key: contrastive.normalize(jax.random.normal(key, (size, width))))
+    make = jax.jit(lambda key: contrastive.l2_normalize(jax.random.normal(key, (size, width))))
     image, text = (make(key) for key in jax.random.split(jax.random.key(seed)))
     return contrastive.Embeddings(image, text, jnp.full((size,), 10.0), jnp.full((size,), -10.0))
 
@@ -64,11 +66,18 @@ def measure(size: int, b: int, width: int) -> dict:
         tower("B").cost(shape), tower("Ti").cost(shape), policies.joint.needs, b, round(size / b)
     )
     return {
-        "candidates": size, "chosen": b, "embedding": width, "seconds": round(seconds, 2),
-        "embeddings_bytes": held, "peak_bytes": peak() - before, "peak_over_embeddings": round((peak() - before) / held, 2),
+        "candidates": size,
+        "chosen": b,
+        "embedding": width,
+        "seconds": round(seconds, 2),
+        "embeddings_bytes": held,
+        "peak_bytes": peak() - before,
+        "peak_over_embeddings": round((peak() - before) / held, 2),
         "temporaries_bytes": choose.memory_analysis().temp_size_in_bytes,
-        "flops": products, "step_flops": sum(costs.values()), "share_of_step": products / sum(costs.values()),
-    }  # fmt: skip
+        "flops": products,
+        "step_flops": sum(costs.values()),
+        "share_of_step": products / sum(costs.values()),
+    }
 
 
 def main() -> None:

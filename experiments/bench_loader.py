@@ -1,10 +1,12 @@
-"""Our loader against grain, over one source: JPEGs of 500 x 375 at 224 px, in batches, in one order.
+"""Our loader against grain, over one source: JPEGs of 500 x 375 at 224 px, in batches, in one
+order.
 
     python -m experiments.bench_loader [--preset=smoke|full] [--out experiments/results]
 
-source: batches read one after the other. loader: `data.pipeline.Loader`, two batches ahead. grain: a MapDataset that reads one example at a
-time in as many threads as there are cores, batched. Every round times all of them in turn; the time of the processor, which a busy machine
-does not change, beside that of the clock, which it does.
+source: batches read one after the other. loader: `data.pipeline.Loader`, two batches ahead. grain:
+a MapDataset that reads one example at a time in as many threads as there are cores, batched. Every
+round times all of them in turn; the time of the processor, which a busy machine does not change,
+beside that of the clock, which it does.
 """
 
 import argparse

@@ -1,6 +1,7 @@
-"""What the parts of an update cost, and what was tried to make them cheaper: quotients, timed in turns in one process.
+"""What the parts of an update cost, and what was tried to make them cheaper: quotients, timed in
+turns in one process.
 
-    python -m experiments.bench_parts [--preset=smoke|cpu] [--rounds 7] [--repeats 10] [--out runs/bench]
+    python -m experiments.bench_parts [--preset=smoke|cpu] [--rounds 7] [--repeats 10] [--out DIR]
 
 The table "expected / seen" of docs/performance.md is made from the result.
 """
@@ -19,9 +20,9 @@ import numpy as np
 import optax
 
 from active_learning.core.recipe import Batch, Recipe, TrainState
-from active_learning.core.sharding import compiled
+from active_learning.core.sharding import aot_compile
 from active_learning.core.step import select_step, uniform_step
-from active_learning.train.build import Run, build, first_state, loader_of
+from active_learning.train.build import Experiment, build, first_state
 from experiments.bench_step import PRESETS, Step, interleaved, step_on
 
 
@@ -38,7 +39,7 @@ def descent(model, params) -> Callable[[], Any]:
 def update(recipe: Recipe, state: TrainState, batch: Batch) -> Step:
     """A plain update of the recipe's learner."""
     state = jax.tree.map(lambda x: x.copy(), state)
-    return step_on(compiled(partial(uniform_step, recipe), state, batch), state, batch)
+    return step_on(aot_compile(partial(uniform_step, recipe), state, batch), state, batch)
 
 
 def cut(image: jax.Array, patch: int) -> jax.Array:
@@ -48,17 +49,17 @@ def cut(image: jax.Array, patch: int) -> jax.Array:
     return parts.reshape(size, rows * rows, -1)
 
 
-def calls_of(it: Run) -> dict[str, Callable[[], Any]]:
+def calls_of(it: Experiment) -> dict[str, Callable[[], Any]]:
     """What is timed: each call runs it once."""
     b, ratio = it.config.batch_size, it.config.select.ratio
-    loader = loader_of(it, 0)
+    loader = it.loader(0)
     candidates, batch = (jax.tree.map(jnp.asarray, loader.next(n).batch) for n in (b * ratio, b))
     loader.close()
-    fresh = [it.scorer_task.init(it.scorer, jax.random.key(seed)) for seed in (1, 2)]
+    fresh = [it.init_scorer(jax.random.key(seed)) for seed in (1, 2)]
     state, scorer = first_state(it, fresh[1]), it.recipe.scorer
-    score = lambda params, rows: scorer.act_loss(scorer.apply(params, rows, False), rows)  # noqa: E731
+    score = lambda params, rows: scorer.act_loss(scorer.apply(params, rows, False), rows)
     pair = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fresh)
-    floats = lambda image: image.astype(jnp.float32) / 127.5 - 1.0  # noqa: E731
+    floats = lambda image: image.astype(jnp.float32) / 127.5 - 1.0
     image, patch = batch["image"], it.scorer.patch
     small = replace(it.recipe, learner=scorer)
     learner = replace(state, online=None, reference=None)
@@ -77,7 +78,7 @@ def calls_of(it: Run) -> dict[str, Callable[[], Any]]:
         "scorers in one call": partial(jax.jit(jax.vmap(score, (0, None))), pair, batch),
         "scoring in chunks": partial(jax.jit(partial(select_step, it.recipe)), state, candidates),
         "scoring all at once": partial(
-            jax.jit(partial(select_step, replace(it.recipe, chunk=0))), state, candidates
+            jax.jit(partial(select_step, replace(it.recipe, score_chunk=0))), state, candidates
         ),
     }
 
@@ -103,7 +104,7 @@ def bench(rounds: int, repeats: int, preset: str) -> dict:
     }
     b, costs = (
         config.batch_size,
-        (it.learner.cost(it.task.image_shape), it.scorer.cost(it.task.image_shape)),
+        (it.learner.cost(it.view.image_shape), it.scorer.cost(it.view.image_shape)),
     )
     rates = {
         name: b * cost.train / float(np.median(cpu[name]))
@@ -112,12 +113,12 @@ def bench(rounds: int, repeats: int, preset: str) -> dict:
     over = lambda of: {
         key: float(np.median(np.array(of[a]) / np.array(of[c])))
         for key, (a, c) in QUOTIENTS.items()
-    }  # noqa: E731
+    }
     return {
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "batch_size": b,
         "ratio": config.select.ratio,
-        "chunk": config.select.chunk,
+        "chunk": config.select.score_chunk,
         "median_ms": {name: 1e3 * float(np.median(values)) for name, values in seconds.items()},
         "flops_per_second": rates,  # of CPU time, as the quotients of the table
         "quotients": over(seconds),
@@ -127,7 +128,9 @@ def bench(rounds: int, repeats: int, preset: str) -> dict:
 
 
 def table(result: dict) -> str:
-    """What was expected of the step, and what was measured: quotients in CPU time, which other load disturbs less."""
+    """What was expected of the step, and what was measured: quotients in CPU time, which other load
+    disturbs less.
+    """
     q, rate = result["quotients_cpu"], result["flops_per_second"]
     rows = [
         (
@@ -136,7 +139,8 @@ def table(result: dict) -> str:
         ),
         (
             "AdamW over many small arrays is mostly overhead",
-            f"{q['online_adamw']:.1%} of the online model's update, {q['learner_adamw']:.1%} of the learner's",
+            f"{q['online_adamw']:.1%} of the online model's update, "
+            f"{q['learner_adamw']:.1%} of the learner's",
         ),
         (
             "The loader waits",
@@ -144,22 +148,28 @@ def table(result: dict) -> str:
         ),
         (
             "Cutting images into patches is expensive",
-            f"a transpose of 6-D float32 is {q['patches']:.0%} of the small update; cut as bytes and made floats afterwards it takes "
+            f"a transpose of 6-D float32 is {q['patches']:.0%} of the small update; cut "
+            f"as bytes and made floats afterwards it takes "
             f"{q['patches_of_bytes']:.2f} times the other order",
         ),
         (
-            "Online and reference scored in one batched call (`vmap` over stacked parameters) save launches",
-            f"{q['one_call']:.2f} times the time of one after the other: two products of few columns become a batched product. Not kept",
+            "Online and reference scored in one batched call (`vmap` over stacked "
+            "parameters) save launches",
+            f"{q['one_call']:.2f} times the time of one after the other: two products "
+            f"of few columns become a batched product. Not kept",
         ),
         (
             "Larger scoring chunks are faster",
-            f"all {result['batch_size'] * result['ratio']} candidates at once take {q['all_at_once']:.2f} times as long as chunks of "
+            f"all {result['batch_size'] * result['ratio']} candidates at once take "
+            f"{q['all_at_once']:.2f} times as long as chunks of "
             f"{result['chunk']} (they leave the cache)",
         ),
         (
             "The small update is bound by its products",
-            f"it reaches {rate['online update'] / rate['learner update']:.0%} of the FLOP/s of the learner's. The rest are layer norms, tanh of "
-            "GELU, residuals and transposes at small width, which move memory for little arithmetic. This is what the efficiency quotient "
+            f"it reaches {rate['online update'] / rate['learner update']:.0%} of the "
+            f"FLOP/s of the learner's. The rest are layer norms, tanh of "
+            "GELU, residuals and transposes at small width, which move memory for "
+            "little arithmetic. This is what the efficiency quotient "
             "shows",
         ),
     ]

@@ -1,9 +1,11 @@
-"""How the step grows with the number of devices: its structure on emulated devices and processes, and what the TPU compiler says of pods.
+"""How the step grows with the number of devices: its structure on emulated devices and processes,
+and what the TPU compiler says of pods.
 
-    python -m experiments.bench_scaling [--preset=smoke|full] [--topologies v5e:4x4 v5e:8x8 v5e:16x16] [--out runs/bench]
+    python -m experiments.bench_scaling [--preset=smoke|full] [--topologies v5e:4x4 ...] [--out DIR]
 
-The share of a device is the same everywhere (weak scaling), so memory and what the learner moves should stay as they are; what selection
-moves grows with the number of devices, and this is printed. No speed is measured: emulated devices share the cores of one machine.
+The share of a device is the same everywhere (weak scaling), so memory and what the learner moves
+should stay as they are; what selection moves grows with the number of devices, and this is printed.
+No speed is measured: emulated devices share the cores of one machine.
 """
 
 import argparse
@@ -36,31 +38,33 @@ def tiny(batch_size: int, fsdp: int = 1):
     import jax
 
     from active_learning.models import MLP
-    from active_learning.plan import __main__ as plan
+    from active_learning.plan.abstract import build_abstract
     from experiments.bench_step import case
 
     config = case(MLP(width=64, depth=2), MLP(width=16, depth=1), batch_size)
-    return lambda devices: plan.assembled(
+    return lambda devices: build_abstract(
         dataclasses.replace(config, fsdp=fsdp), (32, 32, 3), 10, 10**6, jax.devices()[:devices]
     )
 
 
 def structure(it, found) -> dict:
-    """What the compiler says of one device, and the largest thing that is gathered or reduced beside the images of a device."""
+    """What the compiler says of one device, and the largest thing that is gathered or reduced
+    beside the images of a device.
+    """
     import numpy as np
 
     from active_learning.plan import pod
 
-    said = pod.figures(it, found, 0.5)
+    said = pod.plan_metrics(it, found, 0.5)
     images = (
-        int(np.prod(it.task.image_shape)) * it.config.batch_size * said["ratio"] // it.mesh.size
+        int(np.prod(it.view.image_shape)) * it.config.batch_size * said["ratio"] // it.mesh.size
     )
     merged = [
         c.bytes
-        for c in found.moves
+        for c in found.collectives
         if c.kind in ("all-gather", "all-reduce") and c.scope in pod.SELECTION
     ]
-    learner = [c for c in found.moves if c.scope not in pod.SELECTION]
+    learner = [c for c in found.collectives if c.scope not in pod.SELECTION]
     return said | {
         "images_bytes": images,
         "selection_largest_merge_bytes": max(merged, default=0),
@@ -70,7 +74,9 @@ def structure(it, found) -> dict:
 
 
 def choices(it) -> str:
-    """Trains a few updates on drawn candidates: a digest of all chosen ids, the same whoever holds what."""
+    """Trains a few updates on drawn candidates: a digest of all chosen ids, the same whoever holds
+    what.
+    """
     from functools import partial
 
     import jax
@@ -80,14 +86,14 @@ def choices(it) -> str:
     from active_learning.core.step import train_step
     from active_learning.train.build import first_state
 
-    state = first_state(it, it.scorer_task.init(it.scorer, jax.random.key(1)))
-    place, everywhere = sharding.over_data(it.mesh), sharding.replicated(it.mesh)
+    state = first_state(it, it.init_scorer(jax.random.key(1)))
+    place, everywhere = sharding.batch_sharding(it.mesh), sharding.replicated(it.mesh)
     step, digest = None, hashlib.sha256()
     for n in range(STEPS):
         rng, size = np.random.default_rng(n), it.config.batch_size * it.config.select.ratio
         whole = {
-            "image": rng.integers(0, 256, (size, *it.task.image_shape)).astype(np.uint8),
-            "label": rng.integers(0, it.task.num_classes, size).astype(np.int32),
+            "image": rng.integers(0, 256, (size, *it.view.image_shape)).astype(np.uint8),
+            "label": rng.integers(0, it.view.num_classes, size).astype(np.int32),
             "epoch": np.zeros(size, np.int32),
             "id": np.stack([np.zeros(size), np.arange(size) + n * size], axis=1).astype(np.uint32),
         }
@@ -95,7 +101,7 @@ def choices(it) -> str:
             k: jax.make_array_from_callback(v.shape, place, lambda at, v=v: v[at])
             for k, v in whole.items()
         }
-        step = step or sharding.compiled(
+        step = step or sharding.aot_compile(
             partial(train_step, it.recipe), state, batch, rest=everywhere
         )
         state, (_, chosen) = step(state, batch)
@@ -157,25 +163,31 @@ def two_processes() -> dict:
 
 
 def pod_row(topology: str, ratio: int, fsdp: int) -> dict:
-    """The paper's setting on a topology, 16 images of the learner a chip; where chips share the learner its plain update alone."""
+    """The paper's setting on a topology, 16 images of the learner a chip; where chips share the
+    learner its plain update alone.
+    """
     from active_learning.config import freeze
-    from active_learning.plan import __main__ as plan
     from active_learning.plan import pod
+    from active_learning.plan.abstract import build_abstract
+    from active_learning.plan.topology import devices_of
     from configs import classact_vit_l
 
-    devices = pod.devices_of(topology)
+    devices = devices_of(topology)
     config = classact_vit_l.get_config("ti" if fsdp == 1 else "uniform")
     config.batch_size, config.fsdp = 16 * len(devices), fsdp
     if fsdp == 1:
-        config.select.ratio, config.select.chunk = ratio, 16
-    it = plan.assembled(freeze(config), (224, 224, 3), 1000, 1_281_167, devices)
+        config.select.ratio, config.select.score_chunk = ratio, 16
+    it = build_abstract(freeze(config), (224, 224, 3), 1000, 1_281_167, devices)
     return {"topology": topology} | structure(it, pod.compile_step(it))
 
 
 def table(rows: list[dict]) -> list[str]:
-    """Payload: what the learner's collectives reduce and gather; ring: what a device sends for it, (n - 1) / n of it once or twice."""
+    """Payload: what the learner's collectives reduce and gather; ring: what a device sends for it,
+    (n - 1) / n of it once or twice.
+    """
     lines = [
-        "MB a device            ratio  state+batch    temporary  learner payload  on a ring    selection"
+        "MB a device            ratio  state+batch    temporary  learner payload  on a "
+        "ring    selection"
     ]
     for row in rows:
         where = (
@@ -185,8 +197,10 @@ def table(rows: list[dict]) -> list[str]:
         where += "" if row["mesh"].get("fsdp", 1) == 1 else f", fsdp {row['mesh']['fsdp']}"
         mb = {name: row[name] / 1e6 for name in row if name.endswith("_bytes")}
         lines.append(
-            f"{where:22s} {row['ratio']:5d} {mb['stays_bytes']:12.3f} {mb['temporary_bytes']:12.3f} "
-            f"{mb['learner_payload_bytes']:16.3f} {mb['learner_moved_bytes']:10.3f} {mb['selection_moved_bytes']:12.3f}"
+            f"{where:22s} {row['ratio']:5d} {mb['stays_bytes']:12.3f} "
+            f"{mb['temporary_bytes']:12.3f} "
+            f"{mb['learner_payload_bytes']:16.3f} {mb['learner_moved_bytes']:10.3f} "
+            f"{mb['selection_moved_bytes']:12.3f}"
         )
     return lines
 
@@ -237,7 +251,8 @@ def main() -> None:
     same = {row["choices"] for row in result["emulated"]}
     print("\n".join(table(result["emulated"] + result["pods"])))
     print(
-        f"choices on 1 to {max(DEVICES)} devices and 2 processes: {'the same' if len(same) == 1 else 'DIFFERENT'}"
+        f"choices on 1 to {max(DEVICES)} devices and 2 processes: "
+        f"{'the same' if len(same) == 1 else 'DIFFERENT'}"
     )
     if len(same) > 1:
         sys.exit(1)

@@ -1,10 +1,12 @@
-"""What selection costs in time: the active step against its parts and against its arithmetic, interleaved in one process.
+"""What selection costs in time: the active step against its parts and against its arithmetic,
+interleaved in one process.
 
-    python -m experiments.bench_step [--preset=smoke|cpu|gpu] [--rounds 7] [--against=BIG_VISION] [--out runs/bench]
+    python -m experiments.bench_step [--preset=smoke|cpu|gpu] [--rounds 7] [--against=DIR]
 
-integration quotient = active / (uniform + scoring alone + online update alone): what putting them into one step costs;
-efficiency quotient = (active / uniform) / the same ratio in FLOPs: what small models cost beyond their arithmetic.
-Shares of the named scopes come from a profile of the active step, memory from the compiler.
+integration quotient = active / (uniform + scoring alone + online update alone): what putting them
+into one step costs; efficiency quotient = (active / uniform) / the same ratio in FLOPs: what small
+models cost beyond their arithmetic. Shares of the named scopes come from a profile of the active
+step, memory from the compiler.
 """
 
 import argparse
@@ -21,16 +23,15 @@ import numpy as np
 
 from active_learning.core import policies
 from active_learning.core.select import gumbel_top_k
-from active_learning.core.sharding import compiled
+from active_learning.core.sharding import aot_compile
 from active_learning.core.step import select_step, train_step, uniform_step
 from active_learning.cost import flops
 from active_learning.data.sources.shapes import Shapes
 from active_learning.models import ViT
 from active_learning.models.vit import VARIANTS
-from active_learning.plan import __main__ as plan
-from active_learning.plan import pod
+from active_learning.plan.abstract import abstract_batch, build_abstract
 from active_learning.settings import Config, Select, Split
-from active_learning.train.build import Run, build, first_state, loader_of, state_shapes
+from active_learning.train.build import Experiment, abstract_state, build, first_state
 from experiments import against, scopes
 
 CANDIDATES = 65_536
@@ -58,7 +59,7 @@ def case(
         batch_size=b,
         total="1000 steps",
         dtype=dtype,
-        select=Select(policy=policies.learnability, ratio=4, chunk=chunk),
+        select=Select(policy=policies.learnability, ratio=4, score_chunk=chunk),
     )
 
 
@@ -101,7 +102,9 @@ PRESETS: dict[str, Callable[[], dict[str, Config]]] = {
 
 @dataclass(frozen=True)
 class Step:
-    """A compiled step: its text and memory as the compiler says; each call runs it once on its own state and returns what to wait for."""
+    """A compiled step: its text and memory as the compiler says; each call runs it once on its own
+    state and returns what to wait for.
+    """
 
     text: str
     peak_bytes: int
@@ -123,24 +126,24 @@ def step_on(run: jax.stages.Compiled, state: Any, data: Any) -> Step:
     return Step(run.as_text(), used + memory.temp_size_in_bytes, call)
 
 
-def steps_of(it: Run) -> dict[str, Step]:
+def steps_of(it: Experiment) -> dict[str, Step]:
     """The four things to time, compiled."""
     b, ratio = it.config.batch_size, it.config.select.ratio
-    loader = loader_of(it, 0)
+    loader = it.loader(0)
     candidates, batch = loader.next(b * ratio).batch, loader.next(b).batch
     loader.close()
     small = replace(it.recipe, learner=it.recipe.scorer)
-    state = first_state(it, it.scorer_task.init(it.scorer, jax.random.key(1)))
-    copy = lambda: jax.tree.map(lambda x: x.copy(), state)  # noqa: E731
+    state = first_state(it, it.init_scorer(jax.random.key(1)))
+    copy = lambda: jax.tree.map(lambda x: x.copy(), state)
     online = replace(copy(), learner=copy().online, online=None, reference=None)
     scoring = jax.jit(partial(select_step, it.recipe)).lower(state, candidates).compile()
     return {
-        "uniform": step_on(compiled(partial(uniform_step, it.recipe), state, batch), copy(), batch),
+        "uniform": step_on(aot_compile(partial(uniform_step, it.recipe), state, batch), copy(), batch),
         "active": step_on(
-            compiled(partial(train_step, it.recipe), state, candidates), copy(), candidates
+            aot_compile(partial(train_step, it.recipe), state, candidates), copy(), candidates
         ),
         "scoring": step_on(scoring, state, candidates),
-        "online": step_on(compiled(partial(uniform_step, small), online, batch), online, batch),
+        "online": step_on(aot_compile(partial(uniform_step, small), online, batch), online, batch),
     }
 
 
@@ -150,8 +153,10 @@ def interleaved(
     repeats: int,
     cpu: dict[str, list[float]] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds a call, round by round; the order turns from round to round, so that drift hits all alike. `cpu`: takes the seconds that
-    this process's threads ran, which other processes on the machine do not lengthen."""
+    """Seconds a call, round by round; the order turns from round to round, so that drift hits all
+    alike. `cpu`: takes the seconds that this process's threads ran, which other processes on the
+    machine do not lengthen.
+    """
     for call in calls.values():
         jax.block_until_ready(call())
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -180,14 +185,14 @@ def quotients(seconds: dict[str, list[float]], flop_ratio: float) -> dict[str, f
     }
 
 
-def scoring_memory(it: Run, ratio: int) -> int:
+def scoring_memory(it: Experiment, ratio: int) -> int:
     """Temporary bytes of `select_step` at a ratio, from the compiler."""
     config = replace(it.config, select=replace(it.config.select, ratio=ratio))
     task = it.task
-    it = plan.assembled(
+    it = build_abstract(
         config, task.image_shape, task.num_classes, 10**6, list(it.mesh.devices.flat)
     )
-    step = jax.jit(partial(select_step, it.recipe)).lower(state_shapes(it), pod.batch_shapes(it))
+    step = jax.jit(partial(select_step, it.recipe)).lower(abstract_state(it), abstract_batch(it))
     return step.compile().memory_analysis().temp_size_in_bytes
 
 
@@ -203,7 +208,7 @@ def bench(name: str, config: Config, rounds: int, repeats: int) -> dict:
     peak = flops.PEAK_FLOPS.get(jax.devices()[0].device_kind)
     memory = (
         {f"ratio {ratio}": scoring_memory(it, ratio) for ratio in (2, 10)}
-        if config.select.chunk
+        if config.select.score_chunk
         else {}
     )
     return {
@@ -242,7 +247,9 @@ def selection_ms(rounds: int) -> float:
 
 
 def vit_b_share(milliseconds: float, rate: float) -> float:
-    """Selecting from 65,536 over a ViT-B/16 update at b = 4,096 (224 px), at the FLOP/s that the learner reaches here."""
+    """Selecting from 65,536 over a ViT-B/16 update at b = 4,096 (224 px), at the FLOP/s that the
+    learner reaches here.
+    """
     cost = replace(vit("B", 16), num_classes=1000).cost((224, 224, 3)).train
     return 1e-3 * milliseconds * rate / (4096 * cost)
 
@@ -275,12 +282,14 @@ def table(result: dict) -> list[str]:
         times = "  ".join(f"{key} {value:.2f} ms" for key, value in one["median_ms"].items())
         lines.append(f"{one['case']} on {one['device']}: {times}")
         lines.append(
-            f"  integration {one['integration']:.3f}  efficiency {one['efficiency']:.3f} (time {one['active_over_uniform']:.3f}x, "
+            f"  integration {one['integration']:.3f}  efficiency "
+            f"{one['efficiency']:.3f} (time {one['active_over_uniform']:.3f}x, "
             f"FLOPs {one['flop_ratio']:.3f}x)  largest spread {max(one['spread'].values()):.0%}"
         )
         cpu = one["cpu"]
         lines.append(
-            f"  in CPU time: integration {cpu['integration']:.3f}  efficiency {cpu['efficiency']:.3f} (time {cpu['active_over_uniform']:.3f}x)"
+            f"  in CPU time: integration {cpu['integration']:.3f}  efficiency "
+            f"{cpu['efficiency']:.3f} (time {cpu['active_over_uniform']:.3f}x)"
         )
         lines.append(
             "  shares of the active step: "
@@ -292,7 +301,8 @@ def table(result: dict) -> list[str]:
             )
         peak, scoring = one["peak_bytes"], one["scoring_temporary_bytes"]
         lines.append(
-            f"  memory: active {peak['active'] / 1e6:.0f} MB, uniform {peak['uniform'] / 1e6:.0f} MB"
+            f"  memory: active {peak['active'] / 1e6:.0f} MB, uniform "
+            f"{peak['uniform'] / 1e6:.0f} MB"
             + "".join(
                 f", scoring at {name} {value / 1e6:.1f} MB" for name, value in scoring.items()
             )
@@ -306,8 +316,10 @@ def table(result: dict) -> list[str]:
         lines.append(f"big_vision: skipped, {said['skipped']}")
     else:
         lines.append(
-            f"ViT-Ti/16, b {said['batch_size']}: {said['median_ms']['ours']:.0f} ms, big_vision {said['median_ms']['theirs']:.0f} ms, "
-            f"ours / theirs {said['ours_over_theirs']:.3f} ({said['ours_over_theirs_cpu']:.3f} in CPU time)"
+            f"ViT-Ti/16, b {said['batch_size']}: {said['median_ms']['ours']:.0f} ms, "
+            f"big_vision {said['median_ms']['theirs']:.0f} ms, "
+            f"ours / theirs {said['ours_over_theirs']:.3f} "
+            f"({said['ours_over_theirs_cpu']:.3f} in CPU time)"
         )
     return lines
 

@@ -1,11 +1,14 @@
-"""Image-text pairs of which half carry another image's caption: who learns to retrieve with how much less, and with what reference?
+"""Image-text pairs of which half carry another image's caption: who learns to retrieve with how
+much less, and with what reference?
 
-    python -m experiments.flickr --scale=smoke|desk [--phase final|tune] [--workers 2] [--out runs/flickr] [--list]
+    python -m experiments.flickr --scale=smoke|desk [--phase final|tune] [--workers 2] [--list]
 
-Setting (a): a clean held-out third trains the reference; its control is the learner trained uniformly on that third. Setting (b): reference,
-gate and tune are as noisy as the pool. Arms by joint selection have the sigmoid loss, and a uniform run and a control of that loss. What
-was chosen (docs/image_text.md) was chosen on `tune`, by another seed. Figures: mean log(1 + rank), lower is better, and mean recall (of R@1,
-5, 10 both ways) on the whole test set, those on val beside them; 95 % intervals by bootstrap over test images.
+Setting (a): a clean held-out third trains the reference; its control is the learner trained
+uniformly on that third. Setting (b): reference, gate and tune are as noisy as the pool. Arms by
+joint selection have the sigmoid loss, and a uniform run and a control of that loss. What was chosen
+(docs/image_text.md) was chosen on `tune`, by another seed. Figures: mean log(1 + rank), lower is
+better, and mean recall (of R@1, 5, 10 both ways) on the whole test set, those on val beside them;
+95 % intervals by bootstrap over test images.
 """
 
 import argparse
@@ -22,10 +25,11 @@ from active_learning.config import freeze
 from active_learning.core import policies
 from active_learning.metrics import show_log
 from active_learning.models import MLP, Text, TwoTower
+from active_learning.references import CrossFitted, Trained
 from active_learning.report import measures
 from active_learning.report.__main__ import write
 from active_learning.report.runs import total_flops
-from active_learning.settings import Config, Evaluate, Log, Reference, Select
+from active_learning.settings import Config, Evaluate, Log, Select
 from configs import flickr8k
 from experiments.arms import Arm, run_all, shared_by, show
 from experiments.score_comparison import interval
@@ -37,8 +41,9 @@ NOISY = {"pool": 0.5, "reference": 0.5, "gate": 0.5, "tune": 0.5}
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything; `short`: budgets at which selection is expected to reach uniform's full one; `equal_flops`: learnability's longer
-    budgets with the control's at which it costs as much in all; `dear`: uniform's and the control's at which they cost what the arms of (b) do.
+    """How much of everything; `short`: budgets at which selection is expected to reach uniform's
+    full one; `equal_flops`: learnability's longer budgets with the control's at which it costs as
+    much in all; `dear`: uniform's and the control's at which they cost what the arms of (b) do.
     """
 
     steps: int
@@ -82,7 +87,7 @@ def base(scale: Scale, arm: str, noisy: bool) -> Config:
     return replace(
         config,
         total=f"{scale.steps} steps",
-        task=replace(task, exchanged=NOISY) if noisy else task,
+        task=replace(task, shuffled_captions=NOISY) if noisy else task,
         split=replace(config.split, **small),
         reference=replace(
             config.reference,
@@ -95,7 +100,7 @@ def base(scale: Scale, arm: str, noisy: bool) -> Config:
             sets=("test", "val"),
             subset=500,
         ),
-        log=Log(every="5 %", probes=8),
+        log=Log(every="5 %", snapshots=8),
     )
 
 
@@ -104,7 +109,7 @@ def uniform_of(config: Config, **split) -> Config:
     return replace(
         config,
         select=Select(),
-        reference=Reference(),
+        reference=Trained(),
         split=replace(config.split, **split),
         evaluate=replace(config.evaluate, gate=""),
     )
@@ -123,7 +128,9 @@ def with_select(config: Config, **select) -> Config:
 
 
 def sharper(config: Config) -> Config:
-    """With a score scale of 30 in all, for the reference alone in (a+), (b) and (b+); "(a) easy reference" has 10, as the config."""
+    """With a score scale of 30 in all, for the reference alone in (a+), (b) and (b+); "(a) easy
+    reference" has 10, as the config.
+    """
     return with_select(config, temperature=1 / 3)
 
 
@@ -141,36 +148,57 @@ def final_arms(scale: Scale) -> list[Arm]:
 
     all_noisy = on_both(uniform_of(noisy["learnability"]))
     longer, controls = zip(*s.equal_flops, strict=True)
-    folds = replace(noisy["easy"].reference, kind="crossfitted", path="softmax-noisy-folds")
+    folds = noisy["easy"].reference.as_kind(CrossFitted, path="softmax-noisy-folds")
     crossfitted = replace(on_both(sharper(noisy["easy"])), reference=folds)
     arms = [
-        *(arm(replace(uniform_of(soft), baseline=True), "uniform", many, s, b) for b in (1.0, s.dear[0])),
+        *(
+            arm(replace(uniform_of(soft), baseline=True), "uniform", many, s, b)
+            for b in (1.0, s.dear[0])
+        ),
         *(arm(soft, "(a) learnability", many, s, b) for b in (*s.short, 1.0)),
-        *(arm(third, "(a) control: uniform on the clean third", many, s, b) for b in (1.0, *controls)),
-        *(arm(on_both(soft), "(a+) learnability on pool + clean third", many, s, b) for b in (*s.short, *longer)),
+        *(
+            arm(third, "(a) control: uniform on the clean third", many, s, b)
+            for b in (1.0, *controls)
+        ),
+        *(
+            arm(on_both(soft), "(a+) learnability on pool + clean third", many, s, b)
+            for b in (*s.short, *longer)
+        ),
         arm(on_both(uniform_of(soft)), "(a+) control: uniform on pool + clean third", many, s),
-        arm(on_both(sharper(clean["easy"])), "(a+) easy reference on pool + clean third", s.seeds, s),
+        arm(
+            on_both(sharper(clean["easy"])), "(a+) easy reference on pool + clean third", s.seeds, s
+        ),
         arm(clean["easy"], "(a) easy reference", s.seeds, s),
         arm(clean["loss"], "(a) loss-based", s.seeds, s),
         arm(noisy["learnability"], "(b) learnability", s.seeds, s),
         arm(sharper(noisy["easy"]), "(b) easy reference", many, s),
         arm(noisy["loss"], "(b) loss-based", s.seeds, s),
         arm(crossfitted, "(b+) easy reference, cross-fitted on pool + reference part", many, s),
-        *(arm(all_noisy, "(b) control: uniform on pool + reference part", many, s, b) for b in (1.0, s.dear[1])),
+        *(
+            arm(all_noisy, "(b) control: uniform on pool + reference part", many, s, b)
+            for b in (1.0, s.dear[1])
+        ),
         arm(uniform_of(sigmoid), "uniform, sigmoid", s.seeds, s),
         arm(sigmoid, "(a) joint", s.seeds, s),
-        arm(uniform_of(sigmoid, train_on=("reference",)), "(a) control, sigmoid: uniform on the clean third", s.seeds, s),
+        arm(
+            uniform_of(sigmoid, train_on=("reference",)),
+            "(a) control, sigmoid: uniform on the clean third",
+            s.seeds,
+            s,
+        ),
         arm(on_both(sigmoid), "(a+) joint on pool + clean third", s.seeds, s),
         arm(noisy["joint"], "(b) joint", s.seeds, s),
         arm(easy_joint, "(b) joint easy", s.seeds, s),
-    ]  # fmt: skip
+    ]
     few = ("uniform", "(a) learnability", "(b) joint")
     return [one for one in arms if one.config.name in few] if s.steps < 50 else arms
 
 
 def tune_arms(scale: Scale) -> list[Arm]:
-    """Learnability at other ratios and score scales beside uniform, on `tune`, seed 0. The final arms' scale, ratio and window do not come
-    from here: they were set beforehand, the score scale of the reference alone by single runs of another seed."""
+    """Learnability at other ratios and score scales beside uniform, on `tune`, seed 0. The final
+    arms' scale, ratio and window do not come from here: they were set beforehand, the score scale
+    of the reference alone by single runs of another seed.
+    """
     arms = []
     for noisy in (False, True):
         kind = "(b)" if noisy else "(a)"
@@ -210,9 +238,9 @@ def row(folders: list[Path]) -> dict:
     ]
     shares = [
         [
-            (li["step"], li["select/wrong_share"])
+            (li["step"], li["select/corrupted_fraction"])
             for li in of
-            if "select/wrong_share" in li and li.get("select/open")
+            if "select/corrupted_fraction" in li and li.get("select/open")
         ]
         for of in lines
     ]
@@ -257,7 +285,8 @@ def table(rows: list[dict]) -> str:
     """Markdown, in the order of the arms."""
     full = next((r for r in rows if r["arm"].endswith("uniform")), rows[0])
     out = [
-        "| arm | updates | seeds | log(1 + rank), test [95 %] | recall, test, % | log(1 + rank), val | recall, val, % | reference's recall, % | "
+        "| arm | updates | seeds | log(1 + rank), test [95 %] | recall, test, % | "
+        "log(1 + rank), val | recall, val, % | reference's recall, % | "
         "exchanged among the chosen, % | total FLOPs / uniform |",
         "|" + " --- |" * 10,
     ]
@@ -265,44 +294,61 @@ def table(rows: list[dict]) -> str:
         low, high = r["log_rank_interval"]
         chosen = [share for _, share in r["exchanged_chosen"]]
         shares = f"{100 * chosen[0]:.0f} → {100 * chosen[-1]:.0f}" if chosen else "-"
-        name = r["arm"] + measures.RULE[_counts(rows, r)]
+        name = r["arm"] + measures.VALIDITY_REMARK[_counts(rows, r)]
         own = "-" if r["reference_recall"] is None else f"{100 * r['reference_recall']:.1f}"
         cells = [
-            name, str(r["updates"]), str(len(r["seeds"])), f"{_cell(r['log_rank'])} [{low:.3f}, {high:.3f}]", _cell(r["recall"], 100),
-            _cell(r["val_log_rank"]), _cell(r["val_recall"], 100), own, shares, f"{r['flops'] / full['flops']:.2f}",
-        ]  # fmt: skip
+            name,
+            str(r["updates"]),
+            str(len(r["seeds"])),
+            f"{_cell(r['log_rank'])} [{low:.3f}, {high:.3f}]",
+            _cell(r["recall"], 100),
+            _cell(r["val_log_rank"]),
+            _cell(r["val_recall"], 100),
+            own,
+            shares,
+            f"{r['flops'] / full['flops']:.2f}",
+        ]
         out.append("| " + " | ".join(cells) + " |")
     return "\n".join(out)
 
 
 def _level(rows: list[dict], r: dict) -> dict:
-    """Recall of uniform training by a row's own loss: the level that its reference has to lie below."""
+    """Recall of uniform training by a row's own loss: the level that its reference has to lie
+    below.
+    """
     plain = "uniform, sigmoid" if "joint" in r["arm"] or "sigmoid" in r["arm"] else "uniform"
     return next((row["recall"] for row in rows if row["arm"] == plain), {"mean": None, "sd": None})
 
 
 def _counts(rows: list[dict], r: dict) -> bool | None:
-    return measures.row_counts(
+    return measures.is_valid_comparison(
         bool(r["exchanged_chosen"]), r["reference_recall"], _level(rows, r)["mean"]
     )
 
 
 def rule(rows: list[dict]) -> str:
-    """Markdown: how it was decided which rows count, and which of them pass by less than the spread."""
+    """Markdown: how it was decided which rows count, and which of them pass by less than the
+    spread.
+    """
     words = (
-        "A row counts when its reference alone is below uniform training by the same loss; judged by recall, as the references' "
+        "A row counts when its reference alone is below uniform training by the same "
+        "loss; judged by recall, as the references' "
         "log(1 + rank) was not kept."
     )
     levels = [(r, _level(rows, r)) for r in rows]
     near = [
-        r for r, own in levels if measures.undecided(r["reference_recall"], own["mean"], own["sd"])
+        r
+        for r, own in levels
+        if measures.is_inconclusive(r["reference_recall"], own["mean"], own["sd"])
     ]
     names = dict.fromkeys(r["arm"] for r in near)
-    return words + (f"\n\n{'; '.join(names)}: {measures.UNDECIDED}" if names else "")
+    return words + (f"\n\n{'; '.join(names)}: {measures.INCONCLUSIVE}" if names else "")
 
 
 def saved(rows: list[dict]) -> str:
-    """Markdown: of the arms that reach uniform's log(1 + rank) sooner, the shortest budget at which they do, and what it saves."""
+    """Markdown: of the arms that reach uniform's log(1 + rank) sooner, the shortest budget at which
+    they do, and what it saves.
+    """
     full = next((r for r in rows if r["arm"] == "uniform"), None)
     out = ["| | updates | updates saved | total FLOPs saved |", "|" + " --- |" * 4]
     reached: dict[str, dict] = {}
@@ -315,14 +361,15 @@ def saved(rows: list[dict]) -> str:
         tried = measures.BetaBudget(
             beta, r["updates"], sum(other["arm"] == name for other in rows)
         ).mark
-        marks = measures.RULE[_counts(rows, r)] + (f" ({tried})" if tried else "")
+        marks = measures.VALIDITY_REMARK[_counts(rows, r)] + (f" ({tried})" if tried else "")
         marks += (
             " (trained on the clean third as well, uniform is not)"
             if name.startswith("(a+)")
             else ""
         )
         out.append(
-            f"| {name}{marks} | {r['updates']} | {100 - 100 * beta:.0f} % | {100 - 100 * r['flops'] / full['flops']:.0f} % |"
+            f"| {name}{marks} | {r['updates']} | {100 - 100 * beta:.0f} % | "
+            f"{100 - 100 * r['flops'] / full['flops']:.0f} % |"
         )
     return "\n".join(out)
 
@@ -338,7 +385,9 @@ COMPARED = (  # each claim, and what it has to beat
 
 
 def beside(rows: list[dict]) -> str:
-    """Markdown: log(1 + rank) of each claim less that of the row it has to beat which costs most nearly as much, paired by seed."""
+    """Markdown: log(1 + rank) of each claim less that of the row it has to beat which costs most
+    nearly as much, paired by seed.
+    """
     out = ["| | FLOPs | against | FLOPs | difference [95 %], paired by seed |", "|" + " --- |" * 5]
     for claim, other in COMPARED:
         others = [r for r in rows if r["arm"] == other]
@@ -360,7 +409,9 @@ def beside(rows: list[dict]) -> str:
 
 
 def figure(rows: list[dict], path: Path) -> None:
-    """mean log(1 + rank) of every arm with its interval, and the share of exchanged pairs among the chosen over time."""
+    """mean log(1 + rank) of every arm with its interval, and the share of exchanged pairs among the
+    chosen over time.
+    """
     fig, (left, right) = plt.subplots(
         1, 2, figsize=(14, 0.28 * len(rows) + 2), width_ratios=(3, 2), layout="constrained"
     )
@@ -404,7 +455,9 @@ def rows_of(arms: list[Arm], out: Path, done: list[Path]) -> list[dict]:
 
 
 def kept(arms: list[Arm], out: Path, done: list[Path], name: str) -> list[dict]:
-    """The lines of what is complete, written to results/NAME.json and docs/NAME.png (not at smoke scale)."""
+    """The lines of what is complete, written to results/NAME.json and docs/NAME.png (not at smoke
+    scale).
+    """
     rows = rows_of(arms, out, done)
     if "smoke" not in name:
         figure(rows, RESULTS.parents[1] / "docs" / f"{name}.png")

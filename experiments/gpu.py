@@ -2,12 +2,14 @@
 
     python -m experiments.gpu [--scale=gpu|smoke] [--minutes 28] [--out runs/gpu]
 
-1. correctness: the options that only an accelerator has (bf16, fused attention) and those that save memory (remat, scan) against the plain
-   float32 step on the same batch, within stated tolerances; what fails is said, and fused attention is then left out;
-2. `bench_step --preset=gpu`, about 15 minutes of which most is compilation; 3. `noise --scale=gpu` in what is left: it is hours, so it is
-   stopped in time, keeps what it has, and the same command goes on with it. JSON and run folders go to a folder of OUT named after the device;
-   the report of `noise --scale=gpu` also to experiments/results/noise_gpu_final.json (with the finished runs, packed, in a folder of that name)
-   and docs/noise_gpu_final.png.
+1. correctness: the options that only an accelerator has (bf16, fused attention) and those that save
+   memory (remat, scan) against the plain float32 step on the same batch, within stated tolerances;
+   what fails is said, and fused attention is then left out;
+2. `bench_step --preset=gpu`, about 15 minutes of which most is compilation; 3. `noise --scale=gpu`
+   in what is left: it is hours, so it is stopped in time, keeps what it has, and the same command
+   goes on with it. JSON and run folders go to a folder of OUT named after the device; the report of
+   `noise --scale=gpu` also to experiments/results/noise_gpu_final.json (with the finished runs,
+   packed, in a folder of that name) and docs/noise_gpu_final.png.
 """
 
 import argparse
@@ -32,7 +34,7 @@ from active_learning.core.recipe import init_state
 from active_learning.core.step import uniform_step
 from active_learning.models import ViT
 from active_learning.models.vit import stack_blocks, unstack_blocks
-from active_learning.plan import __main__ as plan
+from active_learning.plan.abstract import build_abstract
 from active_learning.settings import Optim, Select
 from experiments.bench_step import case, table
 
@@ -43,8 +45,10 @@ B, SIZE, CLASSES, STEPS = 8, 32, 10, 3
 
 @dataclass(frozen=True)
 class Option:
-    """A way to run the step that must say the same: changes of the learner, the compute type, and the tolerance of the learner's losses
-    and of its way from the start (both relative, the latter in Euclidean length)."""
+    """A way to run the step that must say the same: changes of the learner, the compute type, and
+    the tolerance of the learner's losses and of its way from the start (both relative, the latter
+    in Euclidean length).
+    """
 
     name: str
     changes: dict
@@ -63,15 +67,17 @@ OPTIONS = (
 
 
 def trained(learner: ViT, dtype: str, params: dict | None = None) -> tuple[np.ndarray, dict, dict]:
-    """Losses of a few updates on the same batch, and the learner's parameters before (default: fresh ones) and after, unrolled."""
+    """Losses of a few updates on the same batch, and the learner's parameters before (default:
+    fresh ones) and after, unrolled.
+    """
     config = case(learner, PLAIN, B, dtype=dtype)
     config = replace(
         config, augment=False, select=Select(), optim=Optim(learning_rate=1e-2, warmup="0 steps")
     )
-    it = plan.assembled(config, (SIZE, SIZE, 3), CLASSES, 10**6, jax.devices()[:1])
+    it = build_abstract(config, (SIZE, SIZE, 3), CLASSES, 10**6, jax.devices()[:1])
     before = params
     if before is None:  # with a head that is not zero, so that every parameter has a gradient
-        before = it.task.init(it.learner, jax.random.key(0))
+        before = it.init_learner(jax.random.key(0))
         kernel = jax.random.normal(jax.random.key(1), before["head"]["kernel"].shape)
         before = before | {"head": before["head"] | {"kernel": kernel}}
     start = stack_blocks(before) if learner.scan else before
@@ -81,7 +87,7 @@ def trained(learner: ViT, dtype: str, params: dict | None = None) -> tuple[np.nd
         "image": rng.integers(0, 256, (B, SIZE, SIZE, 3)).astype(np.uint8),
         "label": rng.integers(0, CLASSES, B).astype(np.int32),
     }
-    step, losses = sharding.compiled(partial(uniform_step, it.recipe), state, batch), []
+    step, losses = sharding.aot_compile(partial(uniform_step, it.recipe), state, batch), []
     for _ in range(STEPS):
         state, figures = step(state, batch)
         losses.append(float(figures["loss"]))
@@ -94,14 +100,16 @@ def trained(learner: ViT, dtype: str, params: dict | None = None) -> tuple[np.nd
 
 
 def check(options=OPTIONS) -> Iterator[dict]:
-    """Each option beside the plain float32 step: differences, whether they are within tolerance, or why it cannot run here."""
+    """Each option beside the plain float32 step: differences, whether they are within tolerance, or
+    why it cannot run here.
+    """
     with jax.default_matmul_precision("highest"):  # TF32 is no float32
         yield from _check(options)
 
 
 def _check(options) -> Iterator[dict]:
     losses, before, after = trained(PLAIN, "float32")
-    length = lambda tree: float(optax.tree.norm(tree))  # noqa: E731
+    length = lambda tree: float(optax.tree.norm(tree))
     moved = length(jax.tree.map(np.subtract, after, before))
     for option in options:
         row = {"option": option.name, "tolerance": {"loss": option.loss, "update": option.update}}

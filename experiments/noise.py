@@ -1,11 +1,13 @@
-"""The headline: CIFAR-10 with human labels of which 40 % are wrong; who reaches plain training's accuracy with how much less?
+"""The headline: CIFAR-10 with human labels of which 40 % are wrong; who reaches plain training's
+accuracy with how much less?
 
-    python -m experiments.noise --scale=smoke|desk|gpu [--phase final|tune] [--workers 2] [--out runs/noise] [--list]
-    python -m experiments.noise --scale=desk --times    # on a quiet machine: what the wall-clock is made of
+    python -m experiments.noise --scale=smoke|desk|gpu [--phase final|tune] [--workers 2]
+    python -m experiments.noise --scale=desk --times    # on a quiet machine: times of one update
 
-Setting (i): no clean label anywhere: pool, reference part, gate and tune carry the human labels `worse`. Setting (ii): reference part, gate
-and tune are clean. Choices read `tune` and the gate only, on other seeds (phase `tune`: 0 and 1); the final arms read the test set on seeds
-nobody had used.
+Setting (i): no clean label anywhere: pool, reference part, gate and tune carry the human labels
+`worse`. Setting (ii): reference part, gate and tune are clean. Choices read `tune` and the gate
+only, on other seeds (phase `tune`: 0 and 1); the final arms read the test set on seeds nobody had
+used.
 """
 
 import argparse
@@ -18,8 +20,9 @@ from active_learning.config import freeze
 from active_learning.core import policies
 from active_learning.metrics import show_log
 from active_learning.models import MLP
+from active_learning.references import CopyOfOnline, Trained
 from active_learning.report.__main__ import write
-from active_learning.settings import Config, Evaluate, Log, Reference, Select
+from active_learning.settings import Config, Evaluate, Log, Select
 from configs import cifar10n
 from experiments.arms import Arm, run_all, shared_by, show
 from experiments.step_times import step_seconds
@@ -33,7 +36,10 @@ CLEAN = {"reference": "label", "gate": "label", "tune": "label"}
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything. `deciding`: the budget at which the headline is expected to reach uniform's full budget."""
+    """How much of everything.
+
+    `deciding`: the budget at which the headline is expected to reach uniform's full budget.
+    """
 
     steps: int
     reference_steps: int
@@ -85,7 +91,7 @@ def base(scale: Scale) -> Config:
         total=f"{scale.steps} steps",
         split=replace(config.split, **small),
         reference=replace(config.reference, path="worse", total=f"{scale.reference_steps} steps"),
-        log=Log(every="2 %", probes=10),
+        log=Log(every="2 %", snapshots=10),
     )
 
 
@@ -99,7 +105,7 @@ def uniform_of(config: Config, **split) -> Config:
     return replace(
         config,
         select=Select(),
-        reference=Reference(),
+        reference=Trained(),
         split=replace(config.split, **split),
         evaluate=replace(config.evaluate, gate=""),
     )
@@ -117,7 +123,7 @@ def controls(config: Config) -> dict[str, Config]:
         "control: scores of 0": replace(
             config,
             select=replace(whole, policy=policies.learnability),
-            reference=replace(config.reference, kind="online"),
+            reference=CopyOfOnline(),
         ),
         "control: untrained reference": replace(config, reference=untrained),
         "control: uniform on pool + reference part": uniform_of(
@@ -169,7 +175,9 @@ def final_arms(scale: Scale) -> list[Arm]:
 
 
 def tune_arms(scale: Scale) -> list[Arm]:
-    """What the window and uniform's rate were chosen on, evaluated on `tune` only: windows, fixed and `auto`, and three rates."""
+    """What the window and uniform's rate were chosen on, evaluated on `tune` only: windows, fixed
+    and `auto`, and three rates.
+    """
     noisy = replace(base(scale), evaluate=Evaluate(sets=("tune",), subset=2500, gate="gate"))
     plain, arms = replace(uniform_of(noisy), baseline=True), []
     for until in ("25 %", "40 %", "60 %", "80 %", "100 %", "auto"):
@@ -189,7 +197,10 @@ def keep(page: Path, name: str) -> None:
 
 
 def run(arms: list[Arm], out: Path, name: str, times: Path) -> Path:
-    """Runs the arms and writes the page after each seed; the folder of the last. The step times are those of the final arms' ratio."""
+    """Runs the arms and writes the page after each seed; the folder of the last.
+
+    The step times are those of the final arms' ratio.
+    """
     smoke, tune = "smoke" in name, name.endswith("tune")
     metric = "tune/accuracy" if tune else "test/accuracy"
     seconds = json.loads(times.read_text()) if times.exists() and not tune else None

@@ -1,4 +1,7 @@
-"""Fills docs/performance.md from the committed results: `python -m experiments.performance [--check]`."""
+"""Fills docs/performance.md from the committed results:
+
+`python -m experiments.performance [--check]`.
+"""
 
 import argparse
 import json
@@ -63,11 +66,14 @@ def pods() -> dict[tuple[str, int], dict]:
 def shared() -> str:
     """What a learner that 16 chips share saves."""
     whole, split = (pods()["v5e:4x4", fsdp] for fsdp in (1, 16))
-    gib = lambda row, name: f"{row[name] / GIB:.2f}"  # noqa: E731
+    gib = lambda row, name: f"{row[name] / GIB:.2f}"
     return (
-        f"ViT-L/16 on 16 chips: a plain update with `fsdp=16` keeps {gib(split, 'stays_bytes')} GiB a chip and works in "
-        f"{gib(split, 'temporary_bytes')} GiB, where the whole learner takes {gib(whole, 'stays_bytes')} and "
-        f"{gib(whole, 'temporary_bytes')} GiB (ratio {whole['ratio']}); for that it sends {split['learner_moved_bytes'] / 1e9:.2f} GB an update "
+        f"ViT-L/16 on 16 chips: a plain update with `fsdp=16` keeps "
+        f"{gib(split, 'stays_bytes')} GiB a chip and works in "
+        f"{gib(split, 'temporary_bytes')} GiB, where the whole learner takes "
+        f"{gib(whole, 'stays_bytes')} and "
+        f"{gib(whole, 'temporary_bytes')} GiB (ratio {whole['ratio']}); for that it "
+        f"sends {split['learner_moved_bytes'] / 1e9:.2f} GB an update "
         f"instead of {whole['learner_moved_bytes'] / 1e9:.2f}."
     )
 
@@ -75,12 +81,15 @@ def shared() -> str:
 def growth() -> str:
     """16 against 256 chips."""
     small, large = pods()["v5e:4x4", 1], pods()["v5e:16x16", 1]
-    over = lambda name: f"{large[name] / small[name] - 1:+.1%}"  # noqa: E731
+    over = lambda name: f"{large[name] / small[name] - 1:+.1%}"
     selection = [row["selection_moved_bytes"] / 1e6 for row in (small, large)]
     return (
-        f"From 16 to 256 chips, of one chip: what the learner's collectives reduce {over('learner_payload_bytes')}; what a ring sends for it "
-        f"{over('learner_moved_bytes')}, all of it the (n - 1) / n of the ring ({15 / 16:.3f} and {255 / 256:.3f}); state and batch "
-        f"{over('stays_bytes')}, temporary {over('temporary_bytes')}. What selection sends grows from {selection[0]:.1f} to "
+        f"From 16 to 256 chips, of one chip: what the learner's collectives reduce "
+        f"{over('learner_payload_bytes')}; what a ring sends for it "
+        f"{over('learner_moved_bytes')}, all of it the (n - 1) / n of the ring "
+        f"({15 / 16:.3f} and {255 / 256:.3f}); state and batch "
+        f"{over('stays_bytes')}, temporary {over('temporary_bytes')}. What selection "
+        f"sends grows from {selection[0]:.1f} to "
         f"{selection[1]:.1f} MB."
     )
 
@@ -94,13 +103,15 @@ def quotients(result: dict) -> list[tuple[str, str, str, str]]:
             "integration quotient, two cores",
             "at most 1.05",
             f"{case['integration']:.3f} ({case['cpu']['integration']:.3f} in CPU time)",
-            "other load on the machine (spread below; CPU time is the steadier figure); then the choice and the take",
+            "other load on the machine (spread below; CPU time is the steadier "
+            "figure); then the choice and the take",
         ),
         (
             "efficiency quotient, two cores",
             "at most 1.25",
             f"{case['efficiency']:.3f} ({case['cpu']['efficiency']:.3f} in CPU time)",
-            "the scorers' width of 32: layer norms, GELU and residuals move memory for few products; a wider scorer is nearer, and dearer",
+            "the scorers' width of 32: layer norms, GELU and residuals move memory for "
+            "few products; a wider scorer is nearer, and dearer",
         ),
         (
             "scoring's memory, ratio 10 over 2",
@@ -127,7 +138,10 @@ def big_vision(beside: dict) -> list[tuple[str, str, str, str]]:
     if "skipped" in beside:
         return []
     reached = f"{beside['ours_over_theirs']:.3f} ({beside['ours_over_theirs_cpu']:.3f} in CPU time)"
-    why = "the products are the same; how attention and GELU are laid out differs, and what of it costs this is not found yet"
+    why = (
+        "the products are the same; how attention and GELU are laid out differs, and what "
+        "of it costs this is not found yet"
+    )
     return [("uniform ViT-Ti/16 step, ours / big_vision's", "at most 1", reached, why)]
 
 
@@ -144,7 +158,8 @@ def of_pods() -> list[tuple[str, str, str, str]]:
             "memory of a chip, 256 chips, ratio 2 and 5",
             "16 GB",
             f"{needs[0]} and {needs[1]} GiB",
-            "activations that `remat=dots` keeps, and gradients; the ratio costs the uint8 candidates only",
+            "activations that `remat=dots` keeps, and gradients; the ratio costs the "
+            "uint8 candidates only",
         ),
         (
             "selection's traffic on 256 chips",
@@ -156,7 +171,8 @@ def of_pods() -> list[tuple[str, str, str, str]]:
             "what the learner reduces, 256 over 16 chips",
             "within 5 %",
             f"{payload:+.1%} ({ring:+.1%} on the wire of a ring)",
-            "the payload of a chip is the same; a ring of n sends (n - 1) / n of it, so the wire misses 5 % by that alone",
+            "the payload of a chip is the same; a ring of n sends (n - 1) / n of it, "
+            "so the wire misses 5 % by that alone",
         ),
         (
             "planning 256 chips",
@@ -168,7 +184,9 @@ def of_pods() -> list[tuple[str, str, str, str]]:
 
 
 def of_noise(result: dict) -> list[tuple[str, str, str, str]]:
-    """Rows of the headline experiment: what its wall-clock is made of, and what choosing one update ahead costs and gains."""
+    """Rows of the headline experiment: what its wall-clock is made of, and what choosing one update
+    ahead costs and gains.
+    """
     seconds, arms = result["step_seconds"], {arm["name"]: arm for arm in result["arms"]}
     selected, plain = arms["learnability"], arms[result["baseline"]]["budgets"][-1]
     budgets = {budget["updates"]: budget for budget in selected["budgets"]}
@@ -190,14 +208,18 @@ def of_noise(result: dict) -> list[tuple[str, str, str, str]]:
         (
             "wall-clock saved in `noise`, two cores",
             "20 %",
-            f"{selected['wall_clock_saved']:.1%}, where {selected['total_flops_saved']:.1%} of the FLOPs are saved",
-            f"the reference's training: {reference:.0%} of uniform's FLOPs at {slower:.0%} of the learner's FLOP/s (narrow layers)",
+            f"{selected['wall_clock_saved']:.1%}, where "
+            f"{selected['total_flops_saved']:.1%} of the FLOPs are saved",
+            f"the reference's training: {reference:.0%} of uniform's FLOPs at "
+            f"{slower:.0%} of the learner's FLOP/s (narrow layers)",
         ),
         (
             "`schedule='ahead'`, two cores",
             "hides selection",
-            f"{seconds['ahead'] / seconds['active']:.2f} of an update's time; {100 * gap.mean:+.1f}{error} points of accuracy",
-            "two cores have nothing idle to hide behind; the choice is that of a model one update older",
+            f"{seconds['ahead'] / seconds['active']:.2f} of an update's time; "
+            f"{100 * gap.mean:+.1f}{error} points of accuracy",
+            "two cores have nothing idle to hide behind; the choice is that of a model "
+            "one update older",
         ),
     ]
 
@@ -224,8 +246,14 @@ def targets() -> str:
 
 
 MAKE = {
-    "targets": targets, "steps": steps, "parts": parts, "shared": shared, "pod": pod, "scaling": scaling, "growth": growth,
-}  # fmt: skip
+    "targets": targets,
+    "steps": steps,
+    "parts": parts,
+    "shared": shared,
+    "pod": pod,
+    "scaling": scaling,
+    "growth": growth,
+}
 
 
 def filled(text: str) -> str:

@@ -1,7 +1,9 @@
-"""Writes the tables of README.md and docs/ from experiments/results/*.json, between their markers; no number there is typed by hand.
+"""Write the tables of README.md and docs/ from experiments/results/*.json, between their markers.
 
-python -m experiments.readme            # rewrites them
-python -m experiments.readme --check    # exit 1 when they are not what the results say
+No number in those tables is typed by hand.
+
+    python -m experiments.readme            # rewrite them
+    python -m experiments.readme --check    # exit 1 if one differs from its results
 """
 
 import argparse
@@ -16,8 +18,14 @@ from experiments import flickr
 from experiments.score_comparison import points
 
 ROOT = Path(__file__).resolve().parents[1]
-HEADER = "| arm | updates | seeds | accuracy, % | difference, points | reference's own, % | wrong labels chosen, % |"
-DIFFERENCES = "Differences are to uniform's full budget, with standard errors: paired, over the seeds that both have; w: Welch, not paired."
+HEADER = (
+    "| arm | updates | seeds | accuracy, % | difference, points | reference's own, % "
+    "| corrupted labels selected, % |"
+)
+DIFFERENCES = (
+    "Differences are to uniform's full budget, with standard errors: paired over the seeds that "
+    "both have, or, marked w, Welch's for unpaired samples."
+)
 SAVED = "| | updates saved | total FLOPs saved | wall-clock saved |"
 
 
@@ -36,12 +44,15 @@ def _row(arm: dict, budget: dict) -> str:
     if gap is not None and gap["standard_error"] is not None:
         difference += f" ± {_percent(gap['standard_error'])}" + ("" if gap["paired"] else " w")
     cells = [
-        arm["name"] + measures.RULE[arm["counts"]],
+        arm["name"] + measures.VALIDITY_REMARK[arm["valid"]],
         f"{budget['updates']:,}",
         str(len(budget["seeds"])),
     ]
     cells += [_spread(budget["final_mean"], budget["final_sd"]), difference]
-    cells += [_percent(arm["reference_accuracy"]), _percent(budget["wrong_share_chosen"], 0)]
+    cells += [
+        _percent(arm["reference_accuracy"]),
+        _percent(budget["selected_corrupted_fraction"], 0),
+    ]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -60,28 +71,59 @@ def table(result: dict) -> str:
         note = f" ({tried.mark})" if tried.mark else ""
         cells = ["-" if value is None else f"{_percent(value)} %" for value in saved]
         lines.append(
-            f"| {arm['name']}{measures.RULE[arm['counts']]}{note} | " + " | ".join(cells) + " |"
+            f"| {arm['name']}{measures.VALIDITY_REMARK[arm['valid']]}{note} | "
+            + " | ".join(cells)
+            + " |"
         )
     return "\n".join([*lines, "", clock(result.get("step_seconds"))])
 
 
+def summary(result: dict) -> str:
+    """The README's four rows: uniform, learnability twice, and uniform on everything it could use.
+
+    Cost is relative to uniform training at its full budget, with the reference's training included.
+    """
+    arms = {arm["name"]: arm for arm in result["arms"]}
+    full = result["baseline_updates"]
+    shortest = arms["learnability"]["beta_budget_updates"]
+    uniform = _budget(arms["uniform"], full)
+    head = "| arm | updates | seeds | accuracy, % | total FLOPs | wall-clock time |"
+    lines = [f"**{result['headline']}**", "", head, "|" + " --- |" * 6]
+    for name, updates in (
+        ("uniform", full),
+        ("learnability", shortest),
+        ("learnability", full),
+        ("control: uniform on pool + reference part", full),
+    ):
+        budget = _budget(arms[name], updates)
+        cells = [name, f"{updates:,}", str(len(budget["seeds"]))]
+        cells += [_spread(budget["final_mean"], budget["final_sd"])]
+        cells += [f"{budget[key] / uniform[key]:.2f}" for key in ("total_flops", "train_seconds")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _budget(arm: dict, updates: int) -> dict:
+    return next(budget for budget in arm["budgets"] if budget["updates"] == updates)
+
+
 def undecided(result: dict) -> list[str]:
-    """A sentence on the arms that pass the level rule by less than the level's spread, if there are any."""
-    names = [arm["name"] for arm in result["arms"] if arm["counts_undecided"]]
-    return ["", f"{'; '.join(names)}: {measures.UNDECIDED}"] if names else []
+    """A sentence on the arms that pass the level rule by less than the level's spread, if any."""
+    names = [arm["name"] for arm in result["arms"] if arm["inconclusive"]]
+    return ["", f"{'; '.join(names)}: {measures.INCONCLUSIVE}"] if names else []
 
 
 def clock(seconds: dict[str, float] | None) -> str:
     """What the column of wall-clock is made of."""
     if seconds is None:
         return (
-            "Wall-clock: the training time that the runs measured themselves, on a machine that other work shared; the reference's is "
-            "included."
+            "Wall-clock: the training time that the runs measured themselves, on a machine shared "
+            "with other work; the reference's is included."
         )
     kinds = ", ".join(f"{kind} {1e3 * value:.1f} ms" for kind, value in seconds.items())
     return (
-        f"Wall-clock: the updates of each kind times the time of one ({kinds}), measured in turns in one process; the reference's updates "
-        "are included."
+        f"Wall-clock: the number of updates of each kind times the time of one ({kinds}), measured "
+        "alternately in one process; the reference's updates are included."
     )
 
 
@@ -89,7 +131,8 @@ def reading(result: dict) -> str:
     """What candidates cost to read, from bench_data."""
     cost = result["candidates"]["cost_of_ratio_1"]
     cells = [f"{cost[name]['cpu']:.1f}x" for name in ("naive", "by DCT scale", "prepared")]
-    return f"| all candidates in full | by DCT scale | prepared small view |\n|{' --- |' * 3}\n| {' | '.join(cells)} |"
+    head = "| all candidates in full | by DCT scale | prepared small view |"
+    return f"{head}\n|{' --- |' * 3}\n| {' | '.join(cells)} |"
 
 
 def views(result: dict) -> str:
@@ -98,14 +141,18 @@ def views(result: dict) -> str:
     for row in result["rows"]:
         total = row["total_flops"] / result["rows"][0]["total_flops"]
         lines.append(
-            f"| {row['arm']} | {_spread(row['accuracy'], row['spread'])} | {row['scoring_flops']:.3g} | {total:.2f} |"
+            f"| {row['arm']} | {_spread(row['accuracy'], row['spread'])} "
+            f"| {row['scoring_flops']:.3g} | {total:.2f} |"
         )
     return "\n".join(lines)
 
 
 def policies(result: dict) -> str:
     """All policies in both settings, from score_comparison."""
-    head = "| labels | policy | seeds | accuracy, % | total FLOPs over uniform's | at equal updates, points | at equal total FLOPs, points |"
+    head = (
+        "| labels | policy | seeds | accuracy, % | total FLOPs over uniform's "
+        "| at equal updates, points | at equal total FLOPs, points |"
+    )
     lines = [head, f"|{' --- |' * 7}"]
     for setting, rows in result["settings"].items():
         for row in rows:
@@ -126,7 +173,10 @@ def policies(result: dict) -> str:
 
 def levels(result: dict) -> str:
     """What is paid at each level of amortisation, from amortisation."""
-    head = "| scorer, of the learner's FLOPs | level | total FLOPs over uniform's | accuracy, % | ids chosen as by the live run, % |"
+    head = (
+        "| scorer, of the learner's FLOPs | level | total FLOPs over uniform's | accuracy, % "
+        "| ids chosen as by the live run, % |"
+    )
     lines = [
         head,
         f"|{' --- |' * 5}",
@@ -144,7 +194,7 @@ def levels(result: dict) -> str:
 def tuned(result: dict) -> str:
     """What was chosen among, from noise's phase `tune`: best first."""
     lines = [
-        "| arm | updates | seeds | accuracy on `tune`, % | wrong labels chosen, % |",
+        "| arm | updates | seeds | accuracy on `tune`, % | corrupted labels selected, % |",
         f"|{' --- |' * 5}",
     ]
     rows = [(arm["name"], budget) for arm in result["arms"] for budget in arm["budgets"]]
@@ -157,7 +207,9 @@ def tuned(result: dict) -> str:
             str(len(row["seeds"])),
             _spread(row["final_mean"], row["final_sd"]),
         ]
-        lines.append("| " + " | ".join([*cells, _percent(row["wrong_share_chosen"], 0)]) + " |")
+        lines.append(
+            "| " + " | ".join([*cells, _percent(row["selected_corrupted_fraction"], 0)]) + " |"
+        )
     return "\n".join(lines)
 
 
@@ -166,13 +218,14 @@ def _mean(shares: list[float]) -> str:
 
 
 def pairs(rows: list[dict]) -> str:
-    """The arms of flickr, which of them count, what they saved, and each claim beside what it has to beat."""
+    """The arms of flickr, which of them count, what they saved, and each claim with its control."""
     parts = (flickr.table, flickr.rule, flickr.saved, flickr.beside)
     return "\n\n".join(part(rows) for part in parts)
 
 
-# By the result's name; the others are reports.
+# By the result's name, with the variant of its table after a colon; the others are reports.
 TABLES = {
+    "noise_desk_final:summary": summary,
     "bench_data": reading,
     "small_view_desk": views,
     "score_comparison_desk": policies,
@@ -183,18 +236,22 @@ TABLES = {
 
 
 def filled(text: str) -> str:
-    """`text` with every block between `<!-- table NAME -->` and `<!-- end -->` made anew from results/NAME.json."""
+    """`text` with each block between `<!-- table NAME -->` and `<!-- end -->` derived anew.
+
+    NAME is that of a file in experiments/results, optionally followed by a colon and a variant.
+    """
 
     def block(match: re.Match) -> str:
-        path = ROOT / "experiments" / "results" / f"{match[1]}.json"
+        path = ROOT / "experiments" / "results" / f"{match[1].partition(':')[0]}.json"
         make = TABLES.get(match[1], table)
         content = make(json.loads(path.read_text())) if path.exists() else "(not measured yet)"
         return f"<!-- table {match[1]} -->\n{content}\n<!-- end -->"
 
-    return re.sub(r"<!-- table (\w+) -->\n.*?<!-- end -->", block, text, flags=re.S)
+    return re.sub(r"<!-- table ([\w:]+) -->\n.*?<!-- end -->", block, text, flags=re.S)
 
 
 def main() -> None:
+    """Rewrite or check every page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -203,7 +260,7 @@ def main() -> None:
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = page.read_text()
         if args.check and filled(text) != text:
-            sys.exit(f"{page.name} is not what the results say: python -m experiments.readme")
+            sys.exit(f"{page.name} differs from its results; run python -m experiments.readme")
         page.write_text(filled(text))
 
 

@@ -1,4 +1,6 @@
-"""Which part of a step the time goes to: a profile of the running step, its operations told apart by the named scopes of step.py."""
+"""Which part of a step the time goes to: a profile of the running step, its operations told apart
+by the named scopes of step.py.
+"""
 
 import collections
 import gzip
@@ -25,12 +27,17 @@ _NAMED = re.compile(r'%([\w.\-]+) = .*?metadata=\{op_name="([^"]*)"')
 
 
 def scope_of(op_name: str) -> str:
-    """The first named scope in an operation's path, 'rest' (augmentation, figures) where there is none."""
+    """The first named scope in an operation's path, 'rest' (augmentation, figures) where there is
+    none.
+    """
     return next((part for part in op_name.split("/") if part in SCOPES), "rest")
 
 
 def shares(text: str, call: Callable[[], Any], repeats: int) -> dict[str, float]:
-    """Shares of the time of all operations, by scope. `text`: the compiled program that `call` runs once."""
+    """Shares of the time of all operations, by scope.
+
+    `text`: the compiled program that `call` runs once.
+    """
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(repeats):
@@ -42,7 +49,9 @@ def shares(text: str, call: Callable[[], Any], repeats: int) -> dict[str, float]
 
 
 def shares_of(text: str, events: list[dict]) -> dict[str, float]:
-    """Shares from a trace's events; what only calls other operations (loops, branches) is left out, its operations are counted."""
+    """Shares from a trace's events; what only calls other operations (loops, branches) is left out,
+    its operations are counted.
+    """
     scopes = {name: scope_of(path) for name, path in _NAMED.findall(text)}
     spent: collections.Counter[str] = collections.Counter()
     for event in events:

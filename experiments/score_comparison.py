@@ -1,12 +1,15 @@
-"""All policies under one ledger: mislabelled CIFAR-10 (no clean label anywhere) and the same on clean labels, ratio 2.
+"""All policies under one ledger: mislabelled CIFAR-10 (no clean label anywhere) and the same on
+clean labels, ratio 2.
 
-    python -m experiments.score_comparison --scale=smoke|desk [--workers 2] [--out runs/score_comparison] [--list]
+    python -m experiments.score_comparison --scale=smoke|desk [--workers 2] [--out DIR] [--list]
 
-Same models, data, rates and number of updates for all, T = 1 where a policy samples (nothing is tuned for any of them); beside them the
-sharper recipe of configs/cifar10n.py, whose ratio and temperature were chosen by single runs of another seed on the gate and `tune`. Each
-policy is compared with uniform training of the same seed twice: at equal updates, and at equal total FLOPs, for which uniform is trained at
-longer budgets too, each with its own decayed schedule, and interpolated. Rows marked control keep the others honest. RHO with a reference of
-another size than the learner is expected to be worst on compute.
+Same models, data, rates and number of updates for all, T = 1 where a policy samples (nothing is
+tuned for any of them); beside them the sharper recipe of configs/cifar10n.py, whose ratio and
+temperature were chosen by single runs of another seed on the gate and `tune`. Each policy is
+compared with uniform training of the same seed twice: at equal updates, and at equal total FLOPs,
+for which uniform is trained at longer budgets too, each with its own decayed schedule, and
+interpolated. Rows marked control keep the others honest. RHO with a reference of another size than
+the learner is expected to be worst on compute.
 """
 
 import argparse
@@ -22,9 +25,16 @@ from active_learning.config import freeze
 from active_learning.core import policies
 from active_learning.metrics import show_log
 from active_learning.models import MLP
+from active_learning.references import (
+    CopyOfOnline,
+    CoTrained,
+    CrossFitted,
+    Reference,
+    Trained,
+)
 from active_learning.report.charts import save_svg
 from active_learning.report.runs import total_flops
-from active_learning.settings import Config, Evaluate, Log, Reference, Select
+from active_learning.settings import Config, Evaluate, Log, Select
 from configs import cifar10n
 from experiments.arms import Arm, run_all, shared_by, show
 
@@ -33,9 +43,18 @@ SETTINGS = ("noisy", "clean")
 LONGER = (1.25, 1.75, 1.9)  # uniform's other budgets, over the policies'
 CLEAN = {"pool": "label", "reference": "label", "gate": "label", "tune": "label"}
 SCORED = (
-    policies.hard, policies.hard_learner, policies.easy_reference, policies.learnability, policies.cautious_learnability, policies.rho,
-    policies.gradient_norm, policies.margin, policies.entropy, policies.divbs, policies.offline_filter,
-)  # fmt: skip
+    policies.hard,
+    policies.hard_learner,
+    policies.easy_reference,
+    policies.learnability,
+    policies.cautious_learnability,
+    policies.rho,
+    policies.gradient_norm,
+    policies.margin,
+    policies.entropy,
+    policies.divbs,
+    policies.offline_filter,
+)
 
 
 @dataclass(frozen=True)
@@ -84,14 +103,14 @@ def base(scale: Scale, setting: str) -> Config:
         **scale.models,
         total=f"{scale.steps} steps",
         split=replace(config.split, parts=scale.parts, labels=labels),
-        reference=Reference(path=f"{setting}", total=f"{scale.reference_steps} steps"),
+        reference=Trained(path=f"{setting}", total=f"{scale.reference_steps} steps"),
         evaluate=Evaluate(every=scale.every, sets=(scale.judged,)),
-        log=Log(every=scale.every, probes=0),
+        log=Log(every=scale.every, snapshots=0),
     )
 
 
 def arms(scale: Scale, setting: str) -> list[Arm]:
-    """Uniform, every policy, the kinds of reference that need no held-out data, and the controls."""
+    """Uniform, every policy, references that need no held-out data, and the controls."""
     plain = base(scale, setting)
 
     def arm(name: str, config: Config, budget: float = 1.0, more: bool = False) -> Arm:
@@ -105,31 +124,33 @@ def arms(scale: Scale, setting: str) -> list[Arm]:
             named, budget, (*scale.seeds, *scale.more.get(setting, ())) if more else scale.seeds
         )
 
-    def scored(policy, **reference) -> Config:
+    def scored(policy, reference: Reference = plain.reference) -> Config:
         gate = "gate" if {"online", "reference"} <= set(policy.needs) else ""
         return replace(
             plain,
-            select=Select(policy=policy, ratio=2, chunk=128),
-            reference=replace(plain.reference, **reference),
+            select=Select(policy=policy, ratio=2, score_chunk=128),
+            reference=reference,
             evaluate=replace(plain.evaluate, gate=gate),
         )
 
     learnability, both = policies.learnability, ("pool", "reference")
-    crossfitted = scored(learnability, kind="crossfitted", path=f"{setting}-folds")
-    unused = replace(plain, reference=Reference())
+    crossfitted = scored(
+        learnability, plain.reference.as_kind(CrossFitted, path=f"{setting}-folds")
+    )
+    unused = replace(plain, reference=Trained())
     cautious = scored(policies.cautious_learnability)
     recipe = replace(cautious, select=freeze(cifar10n.get_config()).select)
     return [
         *(arm("uniform", unused, budget, more=budget < max(LONGER)) for budget in (1.0, *LONGER)),
         *(arm(policy.name, scored(policy)) for policy in SCORED),
         arm(
-            "cautious learnability, ratio 4, T 0.5",
+            "cautious_learnability, ratio 4, T 0.5",
             replace(recipe, select=replace(recipe.select, until="100 %")),
         ),
-        arm("cautious learnability, ratio 4, T 0.5, window 60 %", recipe, more=True),
-        arm("learnability, co-trained reference", scored(learnability, kind="cotrained", path="")),
+        arm("cautious_learnability, ratio 4, T 0.5, window 60 %", recipe, more=True),
+        arm("learnability, co-trained reference", scored(learnability, CoTrained())),
         arm("learnability, cross-fitted references", crossfitted),
-        arm("control: scores of 0", scored(learnability, kind="online", path="")),
+        arm("control: scores of 0", scored(learnability, CopyOfOnline())),
         arm(
             "control: uniform on pool + reference part",
             replace(unused, split=replace(plain.split, train_on=both)),
@@ -158,7 +179,9 @@ def points(found: dict[str, float] | None) -> str:
 
 
 def equal_flops(budgets: list[tuple[float, float]], flops: float) -> float | None:
-    """Uniform's accuracy at `flops`, linear between its own budgets (FLOPs, accuracy); None outside of them."""
+    """Uniform's accuracy at `flops`, linear between its own budgets (FLOPs, accuracy); None outside
+    of them.
+    """
     known, accuracy = zip(*sorted(budgets), strict=True)
     return (
         float(np.interp(flops, known, accuracy))
@@ -175,8 +198,9 @@ def _at(by_seed: dict[int, list], updates: int) -> dict[int, tuple[int, float, f
 def compared(
     folders: list[Path], metric: str, updates: int, names: Iterable[str] = ()
 ) -> list[dict]:
-    """One row an arm, in the order of `names`: accuracy, FLOPs over uniform's, and the two paired differences, over the seeds that are
-    complete."""
+    """One row an arm, in the order of `names`: accuracy, FLOPs over uniform's, and the two paired
+    differences, over the seeds that are complete.
+    """
     found: dict[str, dict[int, list[tuple[int, float, float]]]] = {name: {} for name in names}
     for folder in folders:
         about, summary = (
@@ -302,7 +326,8 @@ def main() -> None:
         for row in rows:
             gaps = f"{points(row['equal_updates']):22s} {points(row['equal_flops'])}"
             print(
-                f"  {row['arm']:42s} {100 * row['accuracy']:5.1f} %  {row['flops']:.2f} x FLOPs  {gaps}"
+                f"  {row['arm']:42s} {100 * row['accuracy']:5.1f} %  {row['flops']:.2f} "
+                f"x FLOPs  {gaps}"
             )
 
 

@@ -1,11 +1,13 @@
-"""What scorers lose that see a small view, and what selecting ahead loses: drawn shapes of 96 px, 20 % wrong labels.
-A quarter of an hour on two cores at desk scale; the same command in a second terminal shares it.
+"""What scorers lose that see a small view, and what selecting ahead loses: drawn shapes of 96 px,
+20 % wrong labels. A quarter of an hour on two cores at desk scale; the same command in a second
+terminal shares it.
 
     python -m experiments.small_view [--scale=smoke|desk] [--out runs/small_view]
 
-Plain training; selection by scorers that see all 96 px, and 32 px (made on the device); the last one also a step ahead. One architecture of
-scorers, so the view is the only difference. Prints accuracy, FLOPs and seconds; desk scale keeps them in experiments/results. Judged on
-`tune`: nothing here is chosen by the test set.
+Plain training; selection by scorers that see all 96 px, and 32 px (made on the device); the last
+one also a step ahead. One architecture of scorers, so the view is the only difference. Prints
+accuracy, FLOPs and seconds; desk scale keeps them in experiments/results. Judged on `tune`: nothing
+here is chosen by the test set.
 """
 
 import argparse
@@ -20,13 +22,13 @@ from active_learning.core import policies
 from active_learning.data.sources.shapes import Shapes
 from active_learning.metrics import show_log
 from active_learning.models import MLP, ViT
+from active_learning.references import Trained
 from active_learning.settings import (
     Checkpoint,
     Config,
     Evaluate,
     Log,
     Optim,
-    Reference,
     Select,
     Split,
 )
@@ -73,14 +75,14 @@ def arms(scale: Scale) -> list[Arm]:
         scorer_optim=Optim(learning_rate=2e-3),
         augment=False,  # it costs more than the models at this size
         evaluate=Evaluate(every="50 %", sets=("tune",)),
-        log=Log(every="10 %", probes=0),
+        log=Log(every="10 %", snapshots=0),
         checkpoint=Checkpoint(every="100 %"),
     )
     select = Select(policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %")
 
     def arm(name: str, small: int = 0, **changes) -> Arm:
         path, rate = f"{small or scale.full}px", Optim(learning_rate=2e-3)
-        reference = Reference(path=path, total=f"{scale.steps} steps", batch_size=32, optim=rate)
+        reference = Trained(path=path, total=f"{scale.steps} steps", batch_size=32, optim=rate)
         config = (
             plain
             if not changes
@@ -140,7 +142,8 @@ def main() -> None:
     for r in rows:
         spread = "" if r["spread"] is None else f" ± {100 * r['spread']:.1f}"
         print(
-            f"{r['arm']:40s} {100 * r['accuracy']:5.1f}{spread} %  scoring {r['scoring_flops']:.3g} FLOPs  {r['train_seconds']:.0f} s"
+            f"{r['arm']:40s} {100 * r['accuracy']:5.1f}{spread} %  scoring "
+            f"{r['scoring_flops']:.3g} FLOPs  {r['train_seconds']:.0f} s"
         )
     text = (
         json.dumps(

@@ -1,6 +1,8 @@
-"""Seconds of each kind of update, for the wall-clock of an experiment: measured in turns in one process, data loading included.
+"""Seconds of each kind of update, for the wall-clock of an experiment: measured in turns in one
+process, data loading included.
 
-What a run measures depends on what else the machine did meanwhile; runs of one experiment are hours apart, so their clocks do not compare.
+What a run measures depends on what else the machine did meanwhile; runs of one experiment are hours
+apart, so their clocks do not compare.
 """
 
 import time
@@ -10,30 +12,32 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from active_learning.settings import Config, reference_config
-from active_learning.train.build import build, first_state, loader_of
-from active_learning.train.updates import Updates
+from active_learning.settings import Config
+from active_learning.train.build import build, first_state
+from active_learning.train.updates import UpdateRunner
 
 KINDS = ("uniform", "active", "ahead", "reference")
 
 
 def _stepper(config: Config, kind: str) -> Callable[[int], None]:
-    """Carries out updates of one kind, as the loop does; the figures of each are fetched while the next one runs."""
+    """Carries out updates of one kind, as the loop does; the figures of each are fetched while the
+    next one runs.
+    """
     active = kind in ("active", "ahead")
     if active:
         config = replace(
             config, select=replace(config.select, schedule="ahead" if kind == "ahead" else "exact")
         )
-    it = build(reference_config(config) if kind == "reference" else config)
-    updates = Updates(it, loader_of(it, 0), restored=False)
-    held = [first_state(it, it.scorer_task.init(it.scorer, jax.random.key(1)) if active else None)]
+    it = build(config.reference.own_runs(config)[""] if kind == "reference" else config)
+    updates = UpdateRunner(it, it.loader(0), restored=False)
+    held = [first_state(it, it.init_scorer(jax.random.key(1)) if active else None)]
     updates.compile(held[0], active)
 
     def run(count: int) -> None:
         late = None
         for _ in range(count):
             held[0], said = updates(held[0], active, more=active)
-            late, said = said.figures, late
+            late, said = said.metrics, late
             jax.device_get(said)
         jax.block_until_ready((held[0], late))
 
@@ -41,8 +45,9 @@ def _stepper(config: Config, kind: str) -> Callable[[int], None]:
 
 
 def step_seconds(config: Config, rounds: int = 9, updates: int = 10) -> dict[str, float]:
-    """Median seconds of an update of each kind: "uniform", "active", "ahead" (selected for during the one before) and "reference"; the
-    order turns from round to round."""
+    """Median seconds of an update of each kind: "uniform", "active", "ahead" (selected for during
+    the one before) and "reference"; the order turns from round to round.
+    """
     plain = replace(config, evaluate=replace(config.evaluate, gate=""))
     steppers = {kind: _stepper(plain, kind) for kind in KINDS}
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}

@@ -7,25 +7,25 @@
 # ---
 
 # %% [markdown]
-# # A policy of one's own
+# # A policy of your own
 #
-# Fifteen lines, no fork. A policy says what it reads of each model (`observe`), what that is worth (`score`), and which models it needs.
-# This one trusts learnability only where the reference predicts the given label: where it does not, the label is probably wrong.
+# Fifteen lines, no fork. A policy declares what it reads from each model's outputs (`observe`),
+# how that becomes a score (`score`), and which models it needs. This one trusts learnability only
+# where the reference predicts the given label; elsewhere the label is probably wrong.
 
 # %%
+# Use active_learning if it is installed, else the clone around this notebook, else the repository.
 import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = ".."  # a clone of the repository around this notebook; on Colab "git+" and its address
-if importlib.util.find_spec("active_learning") is None:  # the installed jax stays as it is
-    import jax
-
-    Path("constraints.txt").write_text(f"jax=={jax.__version__}\n")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "-c", "constraints.txt", SOURCE], check=True
-    )
+if importlib.util.find_spec("active_learning") is None:
+    folders = (Path.cwd(), *Path.cwd().parents)
+    clones = [path for path in folders if (path / "active_learning" / "core" / "step.py").is_file()]
+    source = str(clones[0]) if clones else "git+https://git.example/active_learning"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+    importlib.invalidate_caches()
 
 # %%
 import os
@@ -39,8 +39,6 @@ RUNS = Path(tempfile.mkdtemp())
 # The policy:
 
 # %%
-import jax.numpy as jnp
-
 from active_learning import Policy
 from active_learning.core import losses
 
@@ -48,26 +46,28 @@ from active_learning.core import losses
 def observe(outputs, batch):
     return {
         "loss": losses.softmax_xent(outputs["logits"], batch["label"]),
-        "right": losses.accuracy(outputs["logits"], batch["label"]),
+        "correct": losses.accuracy(outputs["logits"], batch["label"]),
     }
 
 
 def score(inputs, policy_state):
     learnable = inputs.online["loss"] - inputs.reference["loss"]
-    return learnable - 5.0 * jnp.where(inputs.reference["right"] > 0, 0.0, 1.0), policy_state
+    return learnable - 5.0 * (1.0 - inputs.reference["correct"]), policy_state
 
 
 trusted = Policy("trusted learnability", score, needs=("online", "reference"), observe=observe)
 
 # %% [markdown]
-# It goes where any policy goes, `select.policy`. Data: drawn shapes, 40 % of the labels wrong; all three arms share one small reference.
+# It is used like any other policy, as `select.policy`. The data are generated shapes, 40 % of
+# them mislabeled; all arms share one small reference.
 
 # %%
 from active_learning.core import policies
-from active_learning.train import loop
 from active_learning.data.sources.shapes import Shapes
 from active_learning.models import MLP
-from active_learning.settings import Config, Evaluate, Log, Reference, Select, Split
+from active_learning.references import Trained
+from active_learning.settings import Config, Evaluate, Log, Select, Split
+from active_learning.train import loop
 
 
 def arm(policy):
@@ -82,9 +82,9 @@ def arm(policy):
         select=Select(policy=policy, ratio=4, temperature=0.5, until="60 %")
         if policy.needs
         else Select(),
-        reference=Reference(path=str(RUNS / "reference"), total=f"{STEPS} steps"),
+        reference=Trained(path=str(RUNS / "reference"), total=f"{STEPS} steps"),
         evaluate=Evaluate(every="10 %", gate="gate" if policy.needs else ""),
-        log=Log(probes=0),
+        log=Log(snapshots=0),
     )
 
 
@@ -96,7 +96,7 @@ for name, summary in results.items():
     print(f"{name:22s} accuracy {accuracy:.3f}   total FLOPs {flops:.2e}")
 
 # %% [markdown]
-# How many of the chosen labels were wrong (the pool holds 40 %):
+# What fraction of the selected labels was corrupted (40 % of the pool is):
 
 # %%
 import json
@@ -106,10 +106,9 @@ import matplotlib.pyplot as plt
 figure, axes = plt.subplots(figsize=(6, 3.2))
 for name in results:
     lines = (RUNS / name.replace(" ", "-") / "metrics.jsonl").read_text().splitlines()
-    rows = [row for row in map(json.loads, lines) if "select/wrong_share" in row]
-    axes.plot(
-        [row["step"] for row in rows], [100 * row["select/wrong_share"] for row in rows], label=name
-    )
-axes.set(xlabel="updates", ylabel="wrong labels among the chosen, %", ylim=(0, None))
+    rows = [row for row in map(json.loads, lines) if "select/corrupted_fraction" in row]
+    steps = [row["step"] for row in rows]
+    axes.plot(steps, [100 * row["select/corrupted_fraction"] for row in rows], label=name)
+axes.set(xlabel="updates", ylabel="corrupted labels selected, %", ylim=(0, None))
 axes.legend(frameon=False)
 figure

@@ -1,8 +1,9 @@
 """Eight emulated CPU devices, promotions as errors: what is silent elsewhere fails here.
 
-Nearly all of the suite's time is compilation, often of the same program: compiled programs are kept (in one folder for all workers; jax
-writes them in place, so a half-written one is compiled again, with a warning that pyproject.toml ignores), LLVM optimises nothing, and
-fused loops are written by the older emitter, which takes half as long.
+Nearly all of the suite's time is compilation, often of the same program: compiled programs are kept
+(in one folder for all workers; jax writes them in place, so a half-written one is compiled again,
+with a warning that pyproject.toml ignores), LLVM optimises nothing, and fused loops are written by
+the older emitter, which takes half as long.
 """
 
 import os

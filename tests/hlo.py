@@ -1,4 +1,5 @@
-"""Counts the FLOPs of products and convolutions in optimised HLO text: what the compiler really runs, two for each multiply-add.
+"""Counts the FLOPs of products and convolutions in optimised HLO text: what the compiler really
+runs, two for each multiply-add.
 
 A loop's body would be counted once, so no product may be in one.
 """
@@ -40,7 +41,10 @@ def _has_product_in_loop(text: str) -> bool:
 
 
 def product_flops(text: str) -> float:
-    """FLOPs of all `dot` and `convolution` instructions. Raises AssertionError when products hide in library calls or loops."""
+    """FLOPs of all `dot` and `convolution` instructions.
+
+    Raises AssertionError when products hide in library calls or loops.
+    """
     assert not _has_product_in_loop(text), "a product in a loop's body would be counted once"
     assert "matmul" not in re.sub(r"metadata=\{[^}]*\}", "", text), (
         "a product hides in a library call"

@@ -1,4 +1,6 @@
-"""A small world of image-text pairs: tars of 8 x 8 images whose captions name their colour and brightness, and tiny towers."""
+"""A small world of image-text pairs: tars of 8 x 8 images whose captions name their colour and
+brightness, and tiny towers.
+"""
 
 import dataclasses
 import io
@@ -12,6 +14,7 @@ from active_learning.core import policies
 from active_learning.data import images
 from active_learning.data.sources.webdataset import WebDataset
 from active_learning.models import MLP, Text, TwoTower
+from active_learning.references import Trained
 from active_learning.settings import (
     Checkpoint,
     Config,
@@ -19,7 +22,6 @@ from active_learning.settings import (
     Log,
     Optim,
     Pairs,
-    Reference,
     Select,
     Split,
 )
@@ -66,10 +68,12 @@ def towers(width: int = 8, **text) -> TwoTower:
 
 
 def config(folder: Path, **changes) -> Config:
-    """Dot-product learnability at ratio 2 with half of the pool's captions exchanged; `changes` replace fields."""
+    """Dot-product learnability at ratio 2 with half of the pool's captions exchanged; `changes`
+    replace fields.
+    """
     base = Config(
         data=WebDataset(path=str(folder), size=8, label="", text="captions", threads=1),
-        task=Pairs(exchanged={"pool": 0.5}),
+        task=Pairs(shuffled_captions={"pool": 0.5}),
         learner=towers(16),
         scorer=towers(8),
         split=Split(parts={"pool": 64, "reference": 16, "gate": 8, "tune": 8}),
@@ -77,9 +81,9 @@ def config(folder: Path, **changes) -> Config:
         total="4 steps",
         optim=Optim(learning_rate=3e-3),
         select=Select(policy=policies.learnability, ratio=2, until="50 %"),
-        reference=Reference(total="0 steps", batch_size=8),
+        reference=Trained(total="0 steps", batch_size=8),
         evaluate=Evaluate(every="2 steps", subset=24, batch_size=24, gate="gate"),
-        log=Log(every="1 steps", chosen=True, probes=3),
+        log=Log(every="1 steps", chosen=True, snapshots=3),
         checkpoint=Checkpoint(every="50 %"),
     )
     return dataclasses.replace(base, **changes)

@@ -1,4 +1,8 @@
-"""Checkpoints: any number of devices, damaged steps, wrong shapes, parameters alone."""
+"""Checkpoints: any number of devices, damage of any file, full disks, when one is due."""
+
+import errno
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +12,7 @@ import pytest
 from active_learning import checkpoint
 from active_learning.config import ConfigError
 from active_learning.core import sharding
+from active_learning.metrics import StorageError
 from tests import toy
 
 
@@ -15,7 +20,7 @@ def saved(folder, steps=(1, 2), devices=8):
     """A folder with checkpoints of the toy state, whose `step` field says which."""
     recipe = toy.recipe()
     state = jax.device_put(toy.state(recipe), sharding.replicated(toy.mesh_of(devices)))
-    keeper = checkpoint.Checkpoints(folder, keep=3)
+    keeper = checkpoint.Checkpoints(folder, max_to_keep=3)
     for step in steps:
         keeper.save(
             step,
@@ -86,3 +91,182 @@ def test_parameters_of_one_model_alone(tmp_path):
         )
     with pytest.raises(ConfigError, match="no checkpoint found"):
         checkpoint.load_params(tmp_path / "nowhere")
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """A run folder with the checkpoints 1 and 2."""
+    run = tmp_path_factory.mktemp("run")
+    saved(run / "checkpoints")
+    return run
+
+
+def restored(folder):
+    keeper = checkpoint.Checkpoints(folder)
+    try:
+        return keeper.restore(toy.state(toy.recipe()))
+    finally:
+        keeper.close()
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+DAMAGES = {
+    "flip": _flip,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_of_any_file_is_noticed_and_the_older_step_is_used(two_steps, tmp_path, damage):
+    names = json.loads((two_steps / "checkpoints" / "2" / "checksums.json").read_text())["files"]
+    assert "meta/metadata" in names
+    assert any(name.startswith("state/d/") for name in names)
+    names = [name for name in names if (two_steps / "checkpoints" / "2" / name).stat().st_size]
+    for name in names[:: 1 if damage == "flip" else 5]:
+        run = tmp_path / name.replace("/", "_")
+        shutil.copytree(two_steps, run)
+        DAMAGES[damage](run / "checkpoints" / "2" / name)
+        assert name in checkpoint.find_damage(run / "checkpoints" / "2")
+        if name == names[0]:
+            message = rf"2: damaged \({name}.*run again, repairs it"
+            with pytest.raises(checkpoint.DamagedError, match=message):
+                checkpoint.load_params(run)
+            assert name in checkpoint.newest_damage(run)
+            assert restored(run / "checkpoints")[1] == {"at": 1}
+        shutil.rmtree(run)
+
+
+def test_a_damaged_step_is_reported_and_the_broken_file_named_when_none_is_left(
+    two_steps, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    shutil.copytree(two_steps, run)
+    _flip(run / "checkpoints" / "2" / "meta" / "metadata")
+    _flip(run / "checkpoints" / "1" / "state" / "_METADATA")
+    warned = []
+    monkeypatch.setattr(checkpoint.LOG, "warning", lambda *args: warned.append(args[0] % args[1:]))
+    with pytest.raises(
+        checkpoint.DamagedError, match=r"2: meta/metadata does not match.*no intact checkpoint"
+    ):
+        restored(run / "checkpoints")
+    assert [text.count("checkpoint is damaged") for text in warned] == [1, 1]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["1", "2"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"files": {"a": 1}}', b'{"files": [', b"\xff"])
+def test_unreadable_checksums_are_damage(two_steps, tmp_path, content):
+    run = tmp_path / "run"
+    shutil.copytree(two_steps, run)
+    (run / "checkpoints" / "2" / "checksums.json").write_bytes(content)
+    assert checkpoint.newest_damage(run) in ("checksums.json is unreadable", "a is missing")
+
+
+def test_a_step_without_checksums_is_read_as_older_versions_wrote_it(two_steps, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(two_steps, run)
+    (run / "checkpoints" / "2" / "checksums.json").unlink()
+    assert checkpoint.newest_damage(run) is None
+    assert restored(run / "checkpoints")[1] == {"at": 2}
+    checkpoint.load_params(run)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    state = toy.state(toy.recipe())
+    learner = state.learner.__class__(
+        {**state.learner.params, "b": state.learner.params["b"].at[2].set(value)},
+        state.learner.opt_state,
+    )
+    broken = state.__class__(**{**vars(state), "learner": learner})
+    keeper = checkpoint.Checkpoints(tmp_path / "checkpoints")
+    keeper.save(1, state, {"at": 1})
+    keeper.save(2, broken, {"at": 2})
+    keeper.close()
+    assert checkpoint.nonfinite(broken) == "learner/params/b"
+    with pytest.raises(checkpoint.DamagedError, match=r"2: learner/params/b is not finite"):
+        checkpoint.load_params(tmp_path)
+    assert checkpoint.load_params(tmp_path, "online")
+    assert restored(tmp_path / "checkpoints")[1] == {"at": 1}
+
+
+def test_two_steps_are_kept(tmp_path):
+    keeper = checkpoint.Checkpoints(tmp_path)
+    assert keeper.empty
+    for step in (1, 2, 3):
+        keeper.save(step, toy.state(toy.recipe()), {"at": step})
+    keeper.close()
+    assert not keeper.empty
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_is_full_during_a_save_leaves_the_older_step(tmp_path, monkeypatch, number):
+    saved(tmp_path, steps=(1,))
+    keeper = checkpoint.Checkpoints(tmp_path)
+
+    def full(*_):
+        raise OSError(number, "No room")
+
+    monkeypatch.setattr(checkpoint, "write_atomic", full)
+    keeper.save(2, toy.state(toy.recipe()), {"at": 2})
+    with pytest.raises(
+        StorageError,
+        match=rf"{tmp_path}: a checkpoint could not be written \(No room\); the checkpoint of "
+        "update 1 is intact. Free some space",
+    ):
+        keeper.close()
+    monkeypatch.undo()
+    assert restored(tmp_path)[1] == {"at": 1}
+    assert not (tmp_path / "2").exists()
+
+
+def saves(clock, seconds_an_update, count):
+    return [n for n in range(1, count + 1) if clock.due(n, n * seconds_an_update)]
+
+
+def test_checkpoints_are_due_every_so_many_updates():
+    assert saves(checkpoint.CheckpointClock(4), 0.01, 10) == [4, 8]
+
+
+@pytest.fixture(params=[1, 2])
+def processes(request, monkeypatch):
+    """One process, or two of which this is the first; the number of looks is what they cost."""
+    looks = []
+    monkeypatch.setattr(jax, "process_count", lambda: request.param)
+    monkeypatch.setattr(checkpoint.distributed, "run_on_primary", lambda f: looks.append(0) or f())
+    return request.param, looks
+
+
+@pytest.mark.parametrize("seconds", [0.013, 0.4, 3.0, 70.0])
+def test_the_first_checkpoint_of_a_long_run_comes_within_five_minutes(seconds, processes):
+    count = int(4 * 3600 / seconds) + 1
+    times = [n * seconds for n in saves(checkpoint.CheckpointClock(10**9), seconds, count)]
+    assert checkpoint.FIRST_SAVE <= times[0] <= 300
+    gaps = np.diff(times)
+    assert len(gaps) >= 2
+    assert gaps.min() >= checkpoint.LATER_SAVES
+    assert gaps.max() <= 1.1 * checkpoint.LATER_SAVES + seconds
+    assert len(processes[1]) <= 80 * len(times)
+
+
+def test_a_run_that_gets_slower_is_saved_in_time(processes):
+    clock, now, times = checkpoint.CheckpointClock(10**9), 0.0, []
+    for n in range(1, 2000):
+        now += 0.1 if n < 200 else 1.0  # 20 s, then ten times as slow
+        if clock.due(n, now):
+            times.append(now)
+    assert 200 <= times[0] <= 300
+
+
+def test_a_continued_run_has_its_first_checkpoint():
+    clock = checkpoint.CheckpointClock(10**9, seconds=1000.0, first=False)
+    assert next(n for n in range(1, 5000) if clock.due(n, 1000.0 + n)) == pytest.approx(
+        3600, rel=0.1
+    )

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from active_learning import evaluate
+from active_learning.data.parts import Part
+from active_learning.data.sources.source import Memory
 from active_learning.evaluators import Accuracy
 from active_learning.train import loop
 from tests import toy, world
@@ -19,9 +21,8 @@ def test_figures_do_not_depend_on_the_batch_size(batch_size):
         np.asarray(rows["image"]),
         np.asarray(rows["label"]) % 4,
     )  # class 4 never occurs
-    figures = Accuracy(toy.model(0.1), toy.CLASSES, batch_size)(
-        toy.params(1), {"image": images, "label": labels}
-    )
+    part = Part(Memory(images, {"label": labels}, toy.CLASSES), np.arange(32), labels, None)
+    figures = Accuracy(toy.model(0.1), toy.CLASSES, batch_size)(toy.params(1), part)
     logits = np.asarray(toy.apply(toy.params(1), {"image": jnp.asarray(images)}, False)["logits"])
     hit = logits.argmax(axis=1) == labels
     per_class = [hit[labels == c].mean() for c in range(4)]

@@ -1,4 +1,4 @@
-"""A learner that two devices share, on 4 x 2 emulated devices: the same choices and the same parameters as whole on one."""
+"""FSDP on 4 x 2 emulated devices: the same selections and parameters as on one device."""
 
 from collections import Counter
 from functools import partial
@@ -14,12 +14,13 @@ import active_learning as al
 from active_learning.core import sharding
 from active_learning.models import MLP, ViT
 from active_learning.plan.hlo import collectives
-from active_learning.tasks.labels import Classification
-from active_learning.train.build import over
+from active_learning.tasks import Labels, View
+from active_learning.train.build import with_fsdp_gather
 from tests import toy
 
 B, b, STEPS = 64, 16, 4
-TASK = Classification(toy.CLASSES, (toy.SIDE, toy.SIDE, 3), (0.5,) * 3, (0.25,) * 3)
+TASK = Labels()
+VIEW = View((toy.SIDE, toy.SIDE, 3), (0.5,) * 3, (0.25,) * 3, toy.CLASSES)
 WIDTH, DEPTH = 24, 3
 LARGE = ViT(
     num_classes=toy.CLASSES, width=WIDTH, depth=DEPTH, heads=2, patch=2, scan=True, remat="dots"
@@ -29,13 +30,19 @@ SMALL = MLP(num_classes=toy.CLASSES, width=8, depth=1)
 
 def recipe(mesh=None, large=LARGE, policy=al.policies.learnability) -> al.Recipe:
     learner, scorer = (
-        TASK.model(large, optax.adamw(1e-2, eps=1e-3)),
-        TASK.model(SMALL, optax.adamw(2e-2)),
+        TASK.model(large, VIEW, optax.adamw(1e-2, eps=1e-3)),
+        TASK.model(SMALL, VIEW, optax.adamw(2e-2)),
     )
     if mesh is not None:
-        learner = over(mesh, learner)
+        learner = with_fsdp_gather(mesh, learner)
     return al.Recipe(
-        learner=learner, scorer=scorer, policy=policy, sub_batch_size=b, temperature=0.5, mesh=mesh
+        learner=learner,
+        scorer=scorer,
+        policy=policy,
+        sub_batch_size=b,
+        temperature=0.5,
+        mesh=mesh,
+        ema_half_life=2.0,
     )
 
 
@@ -44,18 +51,20 @@ def fresh(of: al.Recipe, large) -> al.TrainState:
     return al.init_state(
         of,
         keys[0],
-        TASK.init(large, keys[1]),
-        online=TASK.init(SMALL, keys[2]),
-        reference=TASK.init(SMALL, keys[3]),
+        TASK.init(large, VIEW, keys[1]),
+        online=TASK.init(SMALL, VIEW, keys[2]),
+        reference=TASK.init(SMALL, VIEW, keys[3]),
     )
 
 
 def train(mesh, large=LARGE, policy=al.policies.learnability):
     of = recipe(None if mesh.size == 1 else mesh, large, policy)
     make = partial(fresh, of, large)
-    state = jax.jit(make, out_shardings=sharding.shardings_of(jax.eval_shape(make), mesh))()
-    batches = [jax.device_put(toy.batch(B, seed=n), sharding.over_data(mesh)) for n in range(STEPS)]
-    step = sharding.compiled(partial(al.train_step, of), state, batches[0])
+    state = jax.jit(make, out_shardings=sharding.state_shardings(jax.eval_shape(make), mesh))()
+    batches = [
+        jax.device_put(toy.batch(B, seed=n), sharding.batch_sharding(mesh)) for n in range(STEPS)
+    ]
+    step = sharding.aot_compile(partial(al.train_step, of), state, batches[0])
     ids = []
     for batch in batches:
         state, (_, chosen) = step(state, batch)
@@ -76,15 +85,17 @@ def alone():
 def test_a_shared_learner_chooses_the_same_ids_and_reaches_the_same_parameters(shared, alone):
     assert shared[1] == alone[1]
     ours, theirs = (
-        toy.host((state.learner.params, state.online.params)) for state, *_ in (shared, alone)
+        toy.host((state.learner.params, state.online.params, state.ema.params))
+        for state, *_ in (shared, alone)
     )
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, theirs)
 
 
-def test_the_learner_and_its_moments_are_split_and_the_small_models_are_whole(shared):
+def test_the_learner_its_moments_and_its_average_are_split_and_the_small_models_are_whole(shared):
     state = shared[0]
     for tree in (
         state.learner.params,
+        state.ema.params,
         state.learner.opt_state[0].mu,
         state.learner.opt_state[0].nu,
     ):
@@ -131,6 +142,7 @@ def test_the_learner_may_score_although_no_device_holds_it_whole():
     [
         ("learner/params/blocks/mlp/up/kernel", (24, 1024, 4096), P(None, "fsdp", None)),
         ("learner/opt_state/1/0/mu/blocks/mlp/up/kernel", (24, 1024, 4096), P(None, "fsdp", None)),
+        ("ema/params/blocks/mlp/up/kernel", (24, 1024, 4096), P(None, "fsdp", None)),
         ("learner/params/text/embed", (32_000, 512), P("fsdp", None)),
         ("learner/params/text/embed", (32_001, 512), P()),  # does not divide
         ("learner/params/blocks/mlp/up/bias", (24, 4096), P()),
@@ -140,8 +152,8 @@ def test_the_learner_may_score_although_no_device_holds_it_whole():
     ],
 )
 def test_rules_by_path(path, shape, spec):
-    assert sharding.rule_of(path, shape, al.make_mesh(fsdp=2))[1] == spec
-    assert sharding.rule_of(path, shape, al.make_mesh())[1] == P()
+    assert sharding.match_partition_rule(path, shape, al.make_mesh(fsdp=2))[1] == spec
+    assert sharding.match_partition_rule(path, shape, al.make_mesh())[1] == P()
 
 
 def test_a_size_that_does_not_divide_is_named():
@@ -152,7 +164,7 @@ def test_a_size_that_does_not_divide_is_named():
 def test_rows_travel_over_both_axes():
     mesh = al.make_mesh(fsdp=2)
     images = np.random.default_rng(1).integers(0, 256, (B, 6, 6, 3)).astype(np.uint8)
-    x = jax.device_put(images, sharding.over_data(mesh))
+    x = jax.device_put(images, sharding.batch_sharding(mesh))
     take = jax.jit(lambda x, i: al.take_sharded(x, i, mesh))
     for indices in (np.arange(b), np.random.default_rng(0).permutation(B)[:b]):
         ordered = al.home_first(jnp.asarray(indices), B, 8)

@@ -1,9 +1,15 @@
-"""Imports go one way: leaves know nothing of the rest, the step knows no models and no data, the report reads run folders only."""
+"""Imports go one way: leaves know nothing of the rest, the step knows no models and no data, the
+report reads run folders only.
+"""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from active_learning.cost import accounts
 
 ROOT = Path(__file__).resolve().parents[1] / "active_learning"
 LIBRARIES = {"jax", "numpy", "jaxtyping"}
@@ -27,37 +33,51 @@ def ours(path: Path) -> set[str]:
 
 
 def libraries(path: Path) -> set[str]:
-    import sys
-
     top = {name.split(".")[0] for name in imports(path)}
     return top - {"active_learning", "__future__"} - set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize(
-    "leaf", ["losses", "contrastive", "scores", "pairwise", "gradients", "select", "flops"]
+# Modules of core by what they may import of it, from the leaves to the step.
+CORE = (
+    ("losses", "contrastive", "gradients", "select", "scores", "optim", "sharding"),
+    ("pair_scores",),
+    ("policies",),
+    ("recipe",),
+    ("observe", "reuse", "distillation"),
+    ("step",),
 )
-def test_leaves_import_nothing_of_ours(leaf):
-    path = ROOT / f"{leaf}.py"
-    assert ours(path) <= {"scores", "select", "losses", "contrastive"} - {leaf}
-    assert libraries(path) <= LIBRARIES
 
 
-def test_the_step_gets_models_as_functions():
-    core = {
-        "recipe",
-        "observe",
-        "reuse",
-        "policies",
-        "scores",
-        "pairwise",
-        "gradients",
-        "select",
-        "losses",
-        "sharding",
+@pytest.mark.parametrize("level", range(len(CORE)))
+def test_core_imports_only_what_stands_below_and_four_libraries(level):
+    below = {f"core.{name}" for names in CORE[:level] for name in names}
+    for name in CORE[level]:
+        path = ROOT / "core" / f"{name}.py"
+        modules = {m.removeprefix("active_learning.") for m in imports(path)}
+        ours_of_core = {m for m in modules if (ROOT / f"{m.replace('.', '/')}.py").exists()}
+        assert ours_of_core <= below, path
+        assert ours(path) <= {"core"}, path
+        assert libraries(path) <= LIBRARIES | {"optax"}, path
+    assert {name for names in CORE for name in names} | {"__init__"} == {
+        path.stem for path in (ROOT / "core").glob("*.py")
     }
-    for name in ("step", "recipe", "observe", "reuse"):
-        assert ours(ROOT / f"{name}.py") <= core
-        assert libraries(ROOT / f"{name}.py") <= LIBRARIES | {"optax"}
+
+
+def test_core_is_importable_without_the_other_libraries():
+    """In a process of its own, where importing anything else of the package's requirements
+    fails.
+    """
+    blocked = "flax", "orbax", "ml_collections", "clu", "PIL", "matplotlib", "pyarrow"
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); "
+        "import active_learning as al; from active_learning.core import step; al.train_step"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT.parent)
+
+
+def test_costs_import_nothing():
+    for path in (ROOT / "cost").glob("*.py"):
+        assert not libraries(path) and ours(path) <= {"cost"}, path
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "data").glob("*.py")), ids=lambda p: p.stem)
@@ -68,8 +88,13 @@ def test_data_import_no_flax_optax_or_orbax(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "report").glob("*.py")), ids=lambda p: p.stem)
 def test_the_report_imports_none_of_the_training_code(path):
-    assert ours(path) <= {"report"}
-    assert libraries(path) <= {"numpy", "matplotlib"}
+    assert ours(path) <= {"report", "cost"}
+    # Of the ledger only the names of the accounts, which import nothing themselves.
+    assert {name for name in imports(path) if name.startswith("active_learning.cost")} <= {
+        "active_learning.cost.accounts",
+        *(f"active_learning.cost.accounts.{name}" for name in vars(accounts)),
+    }
+    assert libraries(path) <= {"numpy", "matplotlib", "jinja2", "markupsafe"}
 
 
 def test_flax_lives_in_models_and_orbax_in_checkpoint():

@@ -1,4 +1,6 @@
-"""Joint selection: against the formula in NumPy, in law, on planted scores against Gibbs sampling, and two known fakes."""
+"""Joint selection: against the formula in NumPy, in law, on planted scores against Gibbs sampling,
+and two known fakes.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -34,7 +36,7 @@ def said(
     seed: int, size: int = B, scale: float = 5.0, bias: float = -2.0
 ) -> contrastive.Embeddings:
     keys = jax.random.split(jax.random.key(seed))
-    image, text = (contrastive.normalize(jax.random.normal(key, (size, D))) for key in keys)
+    image, text = (contrastive.l2_normalize(jax.random.normal(key, (size, D))) for key in keys)
     return contrastive.Embeddings(image, text, jnp.full((size,), scale), jnp.full((size,), bias))
 
 
@@ -62,7 +64,9 @@ def slow_joint(key, matrix: np.ndarray, b: int, chunks: int, start: int) -> list
 
 def test_pair_scores_are_the_terms_of_the_sigmoid_loss():
     online, reference = said(0), said(1)
-    pairs, _ = pair_scores.learnability(al.ScoreInputs(online=online, reference=reference), ())
+    pairs, _ = pair_scores.joint_learnability(
+        al.ScoreInputs(online=online, reference=reference), ()
+    )
     expected = matrix_of(online) - matrix_of(reference)
     rows, columns = jnp.arange(5), jnp.arange(10, 30)
     np.testing.assert_allclose(
@@ -75,7 +79,7 @@ def test_pair_scores_are_the_terms_of_the_sigmoid_loss():
     np.fill_diagonal(block, hard.diag())
     np.testing.assert_allclose(block.sum(axis=1), loss, rtol=1e-5)
     np.testing.assert_allclose(
-        pair_scores.own(pair_scores.tempered(pairs, 0.5)), 2 * pairs.diag(), rtol=1e-6
+        pair_scores.per_example(pair_scores.tempered(pairs, 0.5)), 2 * pairs.diag(), rtol=1e-6
     )
 
 
@@ -84,7 +88,7 @@ def test_pair_scores_are_the_terms_of_the_sigmoid_loss():
     [(32, 16, None, 2), (30, 4, None, 9), (32, 5, 0.5, 16), (7, 1, None, 7)],
 )
 def test_joint_selection_is_the_formula(b, chunks, first, start):
-    pairs, _ = pair_scores.learnability(al.ScoreInputs(online=said(0), reference=said(1)), ())
+    pairs, _ = pair_scores.joint_learnability(al.ScoreInputs(online=said(0), reference=said(1)), ())
     key = jax.random.key(3)
     found = jax.jit(partial(select.joint, b=b, chunks=chunks, first=first, tile=3))(key, pairs)
     expected = slow_joint(key, matrix_of(said(0)) - matrix_of(said(1)), b, chunks, start)
@@ -122,7 +126,7 @@ def test_with_a_diagonal_matrix_it_is_independent_sampling_in_law():
 
 
 def test_a_reference_that_copies_the_online_model_is_uniform_sampling():
-    pairs, _ = pair_scores.learnability(al.ScoreInputs(online=said(0), reference=said(0)), ())
+    pairs, _ = pair_scores.joint_learnability(al.ScoreInputs(online=said(0), reference=said(0)), ())
     assert not np.asarray(pairs.diag()).any()
     assert not np.asarray(pairs.block(None, jnp.arange(B))).any()
     keys = jax.random.split(jax.random.key(1), 4000)
@@ -135,25 +139,28 @@ def test_a_reference_that_copies_the_online_model_is_uniform_sampling():
 
 def test_devices_change_nothing_and_no_embedding_is_gathered():
     mesh = toy.mesh_of(8)
-    pairs, _ = pair_scores.learnability(
+    pairs, _ = pair_scores.joint_learnability(
         al.ScoreInputs(online=said(0, 512), reference=said(1, 512)), ()
     )
     choose = jax.jit(partial(select.joint, b=64, chunks=4))
     alone = choose(jax.random.key(0), pairs).indices
-    over = jax.device_put((pairs.hard, pairs.easy), sharding.over_data(mesh))
-    compiled = choose.lower(jax.random.key(0), pair_scores.PairScores(*over)).compile()
+    over = jax.device_put((pairs.hard, pairs.easy), sharding.batch_sharding(mesh))
+    compiled = choose.lower(jax.random.key(0), pair_scores.SigmoidPairScores(*over)).compile()
     np.testing.assert_array_equal(
-        compiled(jax.random.key(0), pair_scores.PairScores(*over)).indices, alone
+        compiled(jax.random.key(0), pair_scores.SigmoidPairScores(*over)).indices, alone
     )
     assert "f32[512,8]" not in compiled.as_text()
 
 
-# Planted: pairs of one half of the blocks are worth more, those of the other less, and the diagonal says nothing of it.
+# Planted: pairs of one half of the blocks are worth more, those of the other less, and the diagonal
+# says nothing of it.
 SIZE, CHOSEN, CHUNKS, SEEDS, SWEEPS = 256, 64, 16, 20, 2000
 
 
 def planted(seed: int) -> np.ndarray:
-    """Pair scores of rank 6 off the diagonal: worth of both blocks, and some more within a block; every block has the same diagonal."""
+    """Pair scores of rank 6 off the diagonal: worth of both blocks, and some more within a block;
+    every block has the same diagonal.
+    """
     rng = np.random.default_rng(seed)
     order = rng.permutation(SIZE)
     block, diagonal = np.empty(SIZE, int), np.empty(SIZE)
@@ -166,8 +173,9 @@ def planted(seed: int) -> np.ndarray:
 
 @partial(jax.jit, static_argnames="sweeps", compiler_options={"xla_backend_optimization_level": 3})
 def gibbs(matrix, key, sweeps: int):
-    """Mean of the sum over the sub-batch in the later half of a chain that redraws one member after the other, given all others: chains
-    of all (n, B, B) matrices at once."""
+    """Mean of the sum over the sub-batch in the later half of a chain that redraws one member after
+    the other, given all others: chains of all (n, B, B) matrices at once.
+    """
     n, rows = matrix.shape[0], jnp.arange(matrix.shape[0])
     own = jnp.diagonal(matrix, axis1=1, axis2=2)
     both = (matrix + jnp.swapaxes(matrix, 1, 2)) * (1 - jnp.eye(SIZE))[None]
@@ -216,7 +224,9 @@ def test_joint_selection_gains_what_gibbs_sampling_gains_and_the_fake_does_not()
     scores, keys = jnp.asarray(matrices, jnp.float32), jax.random.split(jax.random.key(5), 16)
 
     def gains(choose):
-        """Mean over 16 draws of the true sum over the sub-batch that `choose(key, matrix)` picks, for each seed."""
+        """Mean over 16 draws of the true sum over the sub-batch that `choose(key, matrix)` picks,
+        for each seed.
+        """
         chosen = np.asarray(
             jax.jit(jax.vmap(lambda m: jax.vmap(lambda k: choose(k, m))(keys)))(scores)
         )
@@ -225,7 +235,9 @@ def test_joint_selection_gains_what_gibbs_sampling_gains_and_the_fake_does_not()
         ).mean(axis=1)
 
     def outer_difference(matrix):
-        """The fake: per-example losses of online and reference, 2 d and d, whose difference is the diagonal d."""
+        """The fake: per-example losses of online and reference, 2 d and d, whose difference is the
+        diagonal d.
+        """
         d = jnp.diagonal(matrix)
         return Dense(2 * d[:, None] - d[None])
 
@@ -236,7 +248,7 @@ def test_joint_selection_gains_what_gibbs_sampling_gains_and_the_fake_does_not()
         chains[0], chains[1], rtol=0.001
     )  # they have forgotten where they started
     uniform = gains(lambda k, m: select.gumbel_top_k(k, jnp.zeros(SIZE), CHOSEN).indices)
-    share = lambda found: (found - uniform) / (chains.mean(axis=0) - uniform)  # noqa: E731
+    share = lambda found: (found - uniform) / (chains.mean(axis=0) - uniform)
     together = gains(lambda k, m: select.joint(k, Dense(m), CHOSEN, chunks=CHUNKS).indices)
     alone = gains(lambda k, m: select.gumbel_top_k(k, jnp.diagonal(m), CHOSEN).indices)
     fake = gains(lambda k, m: select.joint(k, outer_difference(m), CHOSEN, chunks=CHUNKS).indices)

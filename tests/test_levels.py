@@ -1,4 +1,6 @@
-"""The levels of amortisation, each run as a mode: what it chooses, that its bill is what its programs ran, and what is refused."""
+"""The levels of amortisation, each run as a mode: what it chooses, that its bill is what its
+programs ran, and what is refused.
+"""
 
 import dataclasses
 import shutil
@@ -17,11 +19,11 @@ from active_learning.core.step import select_step, train_step
 from active_learning.cost import ledger
 from active_learning.data.loader import Candidates
 from active_learning.models import MLP
-from active_learning.references import stored
-from active_learning.settings import Log, Reference, Select, Split
+from active_learning.references import CoTrained, Loaded, Stored, score_file
+from active_learning.settings import Log, Select, Split
 from active_learning.train import loop
 from active_learning.train.build import build, first_state
-from active_learning.train.updates import Updates
+from active_learning.train.updates import UpdateRunner
 from tests import world
 from tests.hlo import product_flops
 from tests.train.test_loop import ids, lines
@@ -30,7 +32,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
 STEPS, WINDOW, RATIO, b, REFERENCE_STEPS = 24, 12, 4, 16, 20
 SHARP = Select(policy=policies.learnability, ratio=RATIO, temperature=0.05, until=f"{WINDOW} steps")
 LARGER = MLP(width=48, depth=2)
-LEVELS = {  # scorers that run live; examples that the reference was trained on in this run over uniform's
+# Scorers that run live; examples that the reference was trained on in this run over uniform's.
+LEVELS = {
     "none": (2, REFERENCE_STEPS / STEPS),
     "pretrained": (2, 0.0),
     "foundation dataset": (1, 0.0),
@@ -56,14 +59,16 @@ def data(tmp_path_factory):
 
 
 def configured(data, **changes):
-    """24 updates, the candidates of which wrap around the pool (400 examples), so that epochs matter."""
-    changes = {"select": SHARP, "log": Log(every="50 %", chosen=True, probes=0)} | changes
+    """24 updates, the candidates of which wrap around the pool (400 examples), so that epochs
+    matter.
+    """
+    changes = {"select": SHARP, "log": Log(every="50 %", chosen=True, snapshots=0)} | changes
     return world.config(data, total=f"{STEPS} steps", **changes)
 
 
 def close(one, other):
     """The learners of two runs."""
-    within = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
+    within = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     jax.tree.map(within, checkpoint.load_params(one), checkpoint.load_params(other))
 
 
@@ -71,7 +76,7 @@ def close(one, other):
 def levels(data, tmp_path_factory):
     """By name; the stored scores lie beside the runs."""
     out, compiled, found = tmp_path_factory.mktemp("levels"), {}, {}
-    original = Updates.compile
+    original = UpdateRunner.compile
 
     def counting(self, state, active):
         original(self, state, active)
@@ -91,19 +96,19 @@ def levels(data, tmp_path_factory):
         return folder
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Updates, "compile", counting)
+        patch.setattr(UpdateRunner, "compile", counting)
         live = run("none")
         run(
             "pretrained",
-            reference=Reference(kind="loaded", path=str(live / "reference"), charge=False),
+            reference=Loaded(path=str(live / "reference"), charge=False),
         )
         file, _ = store_scores.store(
             live / "reference", found["none"].config, out=out / "scores.npz"
         )
-        run("foundation dataset", reference=Reference(kind="stored", path=str(file)))
+        run("foundation dataset", reference=Stored(path=str(file)))
         run("replayed policy", select=Select(replay=str(live)))
         run("replayed by a larger learner", select=Select(replay=str(live)), learner=LARGER)
-        run("cotrained", reference=Reference(kind="cotrained"))
+        run("cotrained", reference=CoTrained())
     return found
 
 
@@ -116,7 +121,9 @@ def test_the_ledger_of_a_run_is_what_its_compiled_steps_ran(levels, level):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_ledger_of_a_run_is_the_closed_form_in_the_three_forward_convention(levels, level):
-    """The bill with every backward pass at two forward passes: the first layer's input gradient added."""
+    """The bill with every backward pass at two forward passes: the first layer's input gradient
+    added.
+    """
     one, (scorers, kappa) = levels[level], LEVELS[level]
     costs = {
         name: dataclasses.replace(module, num_classes=world.CLASSES).cost((8, 8, 3))
@@ -154,9 +161,12 @@ def test_stored_scores_choose_what_a_running_reference_chooses_and_cost_nothing(
 def test_fed_the_live_runs_state_stored_scores_choose_what_a_running_reference_chooses(
     data, levels
 ):
-    """At each of 1,000 updates. The stored losses were computed by a program of their own, in other batches."""
+    """At each of 1,000 updates.
+
+    The stored losses were computed by a program of their own, in other batches.
+    """
     live = levels["none"].folder
-    reference = Reference(kind="stored", path=str(live.parent / "scores.npz"))
+    reference = Stored(path=str(live.parent / "scores.npz"))
     sharp = dataclasses.replace(SHARP, until="100 %")
     it = build(
         world.config(data, total="1000 steps", select=sharp, reference=reference), jax.devices()[:1]
@@ -173,13 +183,13 @@ def test_fed_the_live_runs_state_stored_scores_choose_what_a_running_reference_c
     def update(state, now):
         rows, epochs = now
         batch = {name: values[rows] for name, values in every.items()} | {"epoch": epochs}
-        of_others = batch | {stored.COLUMN: batch[stored.COLUMN][::-1]}
+        of_others = batch | {score_file.COLUMN: batch[score_file.COLUMN][::-1]}
         read, wrong = (select_step(it.recipe, state, one)[1].ids for one in (batch, of_others))
-        del batch[stored.COLUMN]
+        del batch[score_file.COLUMN]
         state, (_, chosen) = train_step(it.recipe, state, batch)
         common = lambda ids: jnp.mean(
             jnp.any(jnp.all(ids[:, None] == chosen.ids[None], axis=-1), axis=-1)
-        )  # noqa: E731
+        )
         return state, (common(read), common(wrong))
 
     every = jax.device_put(every)
@@ -191,7 +201,9 @@ def test_fed_the_live_runs_state_stored_scores_choose_what_a_running_reference_c
 
 
 def test_a_replay_trains_the_recorded_learner_and_runs_no_scorer(levels):
-    """After 24 updates; training is another program than selecting and training, so rounding may differ."""
+    """After 24 updates; training is another program than selecting and training, so rounding may
+    differ.
+    """
     live, ours = levels["none"], levels["replayed policy"]
     np.testing.assert_array_equal(ids(ours.folder), ids(live.folder))
     close(ours.folder, live.folder)

@@ -1,4 +1,6 @@
-"""The command line: one clear line and exit code 2 for what is wrong, SIGTERM saves and exits 0, the same command continues."""
+"""The command line: one clear line and exit code 2 for what is wrong, SIGTERM saves and exits 0,
+the same command continues.
+"""
 
 import json
 import signal
@@ -51,7 +53,8 @@ def command(config, workdir, *flags):
     ]
 
 
-# A child for each command line, forked when what takes long to import is there and before any device is.
+# A child for each command line, forked when what takes long to import is there and before any
+# device is.
 FORKED = """
 import json, os, runpy, sys, tempfile
 import active_learning.train.loop
@@ -78,7 +81,8 @@ WRONG = {
     "--profile=4:2": "--profile=4:2: expected START:STOP",
     "--num_processes=2": "missing: --coordinator=HOST:PORT, --process_id",
     "--config.data.label=labell": "config.data.label='labell'",
-    "--config=configs/folder.py:hard": "arm 'hard' after the colon: expected one of learnability, uniform",
+    "--config=configs/folder.py:hard": "arm 'hard' after the colon: expected one "
+    "of learnability, uniform",
 }
 
 

@@ -1,4 +1,6 @@
-"""Every fault of `make mutants` can be applied: its line is there exactly once, and so is the test that must catch it."""
+"""Every fault of `make mutants` can be applied: its line is there exactly once, and so is the
+test that must catch it.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""Ways to run the step that must say the same: remat, scan and bf16 against the plain float32 step; and nothing waits on the host."""
+"""Ways to run the step that must say the same: remat, scan and bf16 against the plain float32 step;
+and nothing waits on the host.
+"""
 
 from functools import partial
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 import active_learning as al
+from active_learning.references import Trained
 from active_learning.settings import Checkpoint, Evaluate, Log
 from active_learning.train import loop
 from experiments import gpu
@@ -37,7 +40,7 @@ def test_a_wrong_option_is_found():
 
 
 def test_nothing_in_the_step_calls_the_host():
-    recipe = toy.recipe(chunk=4)
+    recipe = toy.recipe(score_chunk=4)
     program = str(jax.make_jaxpr(partial(al.train_step, recipe))(toy.state(recipe), toy.batch(32)))
     assert "callback" not in program and "device_put" not in program.replace("device_put[", "")
 
@@ -56,22 +59,22 @@ class Late:
 
 
 def test_the_loop_reads_figures_one_update_late(tmp_path, monkeypatch):
-    from active_learning.train.updates import Updates
+    from active_learning.train.updates import UpdateRunner
 
-    dispatched, original = [], Updates.__call__
+    dispatched, original = [], UpdateRunner.__call__
 
     def watched(self, state, active, more):
         state, said = original(self, state, active, more)
         dispatched.append(len(dispatched) + 1)
         late = {
-            name: Late(value, dispatched[-1], dispatched) for name, value in said.figures.items()
+            name: Late(value, dispatched[-1], dispatched) for name, value in said.metrics.items()
         }
         return state, said._replace(figures=late)
 
-    monkeypatch.setattr(Updates, "__call__", watched)
+    monkeypatch.setattr(UpdateRunner, "__call__", watched)
     never = {"every": "100 %"}
     config = world.config(
-        world.write_arrays(tmp_path), select=world.Select(), reference=world.Reference(), total="8 steps",
+        world.write_arrays(tmp_path), select=world.Select(), reference=Trained(), total="8 steps",
         evaluate=Evaluate(subset=60, **never), log=Log(**never), checkpoint=Checkpoint(**never),
     )  # fmt: skip
     assert loop.run(config, tmp_path / "run")["complete"]

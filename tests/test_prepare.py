@@ -73,7 +73,9 @@ def test_the_bytes_depend_on_neither_threads_nor_interruptions(tmp_path, format,
     class Stopped(Exception):
         pass
 
-    def publish(shard, calls=[], do=module.publish):  # noqa: B006
+    calls = []
+
+    def publish(shard, do=module.publish):
         calls.append(shard)
         if len(calls) == 3:
             raise Stopped

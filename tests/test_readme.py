@@ -1,16 +1,36 @@
-"""The README's own code runs as written."""
+"""The README's code runs as written, its commands exist, and its tables match the results."""
 
 import re
 from pathlib import Path
 
 import numpy as np
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_first_screen_has_all_that_a_newcomer_needs():
+    head = "\n".join(README.splitlines()[:40])
+    for needed in ("docs/noise_desk_final.png", "make demo", "make test", "config.data.path=DIR"):
+        assert needed in head, needed
+
+
+def test_the_table_has_four_rows():
+    (block,) = re.findall(r"<!-- table ([\w:]+) -->\n(.*?)<!-- end -->", README, re.S)
+    rows = [line for line in block[1].splitlines() if line.startswith("|")]
+    assert block[0] == "noise_desk_final:summary"
+    assert len(rows) == 2 + 4
+
+
+def test_every_relative_link_leads_to_a_file():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"):
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (ROOT / link).exists(), f"{page.name}: {link}"
 
 
 def test_the_example_trains_a_model_of_ones_own():
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    assert len(code.strip().splitlines()) <= 30
+    assert len([line for line in code.splitlines() if line.strip()]) <= 30
     rng = np.random.default_rng(0)
 
     def batches():
@@ -33,14 +53,16 @@ def test_the_example_trains_a_model_of_ones_own():
 
 
 def test_every_module_and_file_that_a_command_names_exists():
-    root = Path(__file__).resolve().parents[1]
-    commands = "\n".join(re.findall(r"```(?:bash|sh|console)\n(.*?)```", README, re.S))
+    pages = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
+    blocks = r"```(?:bash|sh|console)\n(.*?)```"
+    commands = "\n".join(block for page in pages for block in re.findall(blocks, page, re.S))
+    assert "active_learning.main" in commands
     for module in re.findall(r"python -m ([\w.]+)", commands):
-        path = root / module.replace(".", "/")
+        path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
     for config in re.findall(r"--config=(configs/\w+\.py)", commands):
-        assert (root / config).exists(), config
-    makefile = (root / "Makefile").read_text()
+        assert (ROOT / config).exists(), config
+    makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", commands, re.M):
         assert f"\n{target}:" in makefile, target
 
@@ -48,8 +70,7 @@ def test_every_module_and_file_that_a_command_names_exists():
 def test_the_tables_are_what_the_results_say():
     from experiments.readme import filled
 
-    docs = Path(__file__).resolve().parents[1] / "docs"
-    for text in (README, *(page.read_text() for page in sorted(docs.glob("*.md")))):
+    for text in (README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))):
         assert filled(text) == text
 
 

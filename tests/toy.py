@@ -1,4 +1,6 @@
-"""A tiny world for the step's tests: linear softmax classifiers in plain JAX on 4 x 4 images, no trainer and no Flax."""
+"""A tiny world for the step's tests: linear softmax classifiers in plain JAX on 4 x 4 images, no
+trainer and no Flax.
+"""
 
 import dataclasses
 
@@ -8,7 +10,7 @@ import numpy as np
 import optax
 
 import active_learning as al
-from active_learning.core import losses, sharding
+from active_learning.core import contrastive, losses, sharding
 
 CLASSES, SIDE = 5, 4
 LEARNER_RATE, ONLINE_RATE = 0.5, 0.25
@@ -34,6 +36,34 @@ def params(seed: int):
         "w": jnp.asarray(rng.normal(size=(SIDE * SIDE * 3, CLASSES)), jnp.float32),
         "b": jnp.asarray(rng.normal(size=CLASSES), jnp.float32),
     }
+
+
+def pair_model(rate: float = 0.1) -> al.Model:
+    """Images against the same images in another space, sigmoid loss with a learned scale."""
+
+    def embed(params, batch, train):
+        del train
+        x = batch["image"].reshape(batch["image"].shape[0], -1).astype(jnp.float32) / 255.0
+        rows = (x.shape[0],)
+        towers = (contrastive.l2_normalize(x @ params[name]) for name in ("image", "text"))
+        return contrastive.Embeddings(
+            *towers, jnp.broadcast_to(params["t"], rows), jnp.broadcast_to(params["b"], rows)
+        )
+
+    def sigmoid(outputs, batch):
+        scale, bias = outputs.scale[0], outputs.bias[0]
+        return contrastive.sigmoid(outputs.image, outputs.text, scale, bias)
+
+    return al.Model(embed, sigmoid, sigmoid, optax.sgd(rate), pairwise=True)
+
+
+def pair_params(seed: int = 0):
+    keys = jax.random.split(jax.random.key(seed))
+    matrices = {
+        name: jax.random.normal(key, (SIDE * SIDE * 3, 6))
+        for name, key in zip(("image", "text"), keys, strict=True)
+    }
+    return matrices | {"t": jnp.float32(3.0), "b": jnp.float32(-1.0)}
 
 
 def batch(size: int, seed: int = 0) -> dict:
@@ -67,7 +97,7 @@ def state(of: al.Recipe, seed: int = 0) -> al.TrainState:
 def on(mesh, *trees):
     """A batch over the mesh's data axis, other trees replicated."""
     batch, *others = trees
-    return jax.device_put(batch, sharding.over_data(mesh)), *(
+    return jax.device_put(batch, sharding.batch_sharding(mesh)), *(
         jax.device_put(t, sharding.replicated(mesh)) for t in others
     )
 
@@ -78,7 +108,8 @@ def mesh_of(count: int):
 
 def host(tree):
     """A pytree as NumPy, typed keys as their words."""
-    unwrap = lambda x: (
-        jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    )  # noqa: E731
+
+    def unwrap(x):
+        return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
     return jax.device_get(jax.tree.map(unwrap, tree))

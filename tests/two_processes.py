@@ -1,45 +1,90 @@
-"""One of two processes of 4 emulated devices each: trains the folder ALONE for 4 updates, then BOTH until SIGTERM.
+"""One of two processes of 4 emulated devices each, started by test_distributed.py.
 
-Run by test_processes.py: `python -m tests.two_processes PORT RANK PHOTOS ARRAYS ALONE BOTH`.
+    python -m tests.two_processes PORT RANK train PHOTOS ARRAYS ALONE BOTH
+    python -m tests.two_processes PORT RANK differ KEY VALUE FOLDER
+    python -m tests.two_processes PORT RANK fail RANKS
+    python -m tests.two_processes PORT RANK absent
+
+`train` trains the folder ALONE for 4 updates, then BOTH until SIGTERM. The others end with the
+error that the processes agree on.
 """
 
 import sys
+import time
 from pathlib import Path
 
 import jax
 
 from active_learning import distributed
-from active_learning.core import policies
-from active_learning.settings import Evaluate, Log, Select
-from active_learning.train import loop
-from tests import world
-from tests.train import test_updates
+from active_learning.config import ConfigError
+from active_learning.data.sources.source import DataError
 
 STOP = 4
 
 
 def alone(photos: Path):
     """Selecting ahead on small views: whatever a stop could lose."""
+    from tests.train import test_updates
+
     return test_updates.config(photos, schedule="ahead")
 
 
 def both(arrays: Path):
     """Longer than anybody waits, with a line for every update."""
+    from active_learning.core import policies
+    from active_learning.settings import Evaluate, Log, Select
+    from tests import world
+
     return world.config(
         arrays,
         total="200000 steps",
         select=Select(policy=policies.hard, ratio=4),
         evaluate=Evaluate(every="50 %"),
-        log=Log(every="1 steps", probes=0),
+        log=Log(every="1 steps", snapshots=0),
     )
 
 
-def main(port: str, rank: str, photos: str, arrays: str, *folders: str) -> None:
+def train(photos: str, arrays: str, *folders: str) -> None:
+    from active_learning.train import loop
+    from tests import world
+
+    loop.run(alone(Path(photos)), folders[0], world.StopAfter(STOP))
+    print(loop.run(both(Path(arrays)), folders[1])["step"])
+
+
+def differ(key: str, value: str, folder: str) -> None:
+    """Rank 1 has another value of `key`, or, given "run folder", another folder."""
+    mine = jax.process_index() == 1 and key != "run folder"
+    if key == "run folder" and jax.process_index() == 1:
+        folder = value
+    distributed.check_same({"code": "same", key: value if mine else "usual"}, Path(folder), 6)
+
+
+def fail(ranks: str) -> None:
+    """The block fails on these ranks."""
+    with distributed.agreement("data"):
+        if str(jax.process_index()) in ranks:
+            raise DataError(f"train.npz is not there for {jax.process_index()}")
+
+
+def absent() -> None:
+    """Rank 1 never reports."""
+    if jax.process_index() == 1:
+        time.sleep(4)
+        return
+    distributed.check_same({"code": "same"}, seconds=1)
+
+
+def main(port: str, rank: str, scene: str, *arguments: str) -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 4)
     distributed.start(f"localhost:{port}", 2, int(rank))
-    loop.run(alone(Path(photos)), folders[0], world.StopAfter(STOP))
-    print(loop.run(both(Path(arrays)), folders[1])["step"])
+    began = time.monotonic()
+    try:
+        {"train": train, "differ": differ, "fail": fail, "absent": absent}[scene](*arguments)
+    except (ConfigError, DataError) as error:
+        print(f"{type(error).__name__} after {time.monotonic() - began:.1f} s: {error}")
+        distributed.leave(2)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""A small world for the loop's tests: 600 images on disk whose class is their colour, a third of the labels wrong, an MLP as every model."""
+"""A small world for the loop's tests: 600 images on disk whose class is their colour, a third of
+the labels wrong, an MLP as every model.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -8,17 +10,17 @@ import numpy as np
 from active_learning.core import policies
 from active_learning.data.sources.arrays import Arrays
 from active_learning.models import MLP
+from active_learning.references import Trained
 from active_learning.settings import (
     Checkpoint,
     Config,
     Evaluate,
     Log,
     Optim,
-    Reference,
     Select,
     Split,
 )
-from active_learning.train.loop import Stop
+from active_learning.train.signals import PreemptionGuard
 
 CLASSES = 4
 
@@ -50,21 +52,26 @@ def config(folder: Path, **changes) -> Config:
         total="12 steps",
         optim=Optim(learning_rate=3e-3),
         select=Select(policy=policies.learnability, ratio=4, temperature=0.5, until="50 %"),
-        reference=Reference(total="20 steps", batch_size=16),
+        reference=Trained(total="20 steps", batch_size=16),
         evaluate=Evaluate(every="3 steps", subset=60, batch_size=64, gate="gate"),
-        log=Log(every="2 steps", chosen=True, probes=3),
+        log=Log(every="2 steps", chosen=True, snapshots=3),
         checkpoint=Checkpoint(every="50 %"),
     )
     return dataclasses.replace(base, **changes)
 
 
-class StopAfter(Stop):
+class StopAfter(PreemptionGuard):
     """Asks the loop to stop once it has looked `looks` times."""
 
     def __init__(self, looks: int):
         self.left = looks
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         self.left -= 1
         return self.left < 0
+
+
+def own_run(config: Config) -> Config:
+    """The run that trains the config's reference."""
+    return config.reference.own_runs(config)[""]

@@ -1,4 +1,4 @@
-"""The gradient of a batch's weighted mean loss, in one pass or from micro-batches that fit in memory."""
+"""Gradient of a batch's weighted mean loss, at once or from micro-batches that fit in memory."""
 
 from typing import Any
 
@@ -6,43 +6,84 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+# A `Model` (recipe.py) is annotated as Any here, so that this module imports nothing of ours.
+
+
+def split(tree: PyTree, parts: int) -> PyTree:
+    """Splits the leading axis into micro-batches: (b, ...) -> (parts, b / parts, ...).
+
+    A micro-batch takes every `parts`-th row, so that rows stay on their devices.
+    """
+    return jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), tree
+    )  # fmt: skip
+
+
+def merge(tree: PyTree) -> PyTree:
+    """Inverse of `split`."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), tree)
+
+
+def weighted_mean(
+    model: Any, outputs: PyTree, batch: PyTree, weights: Float[Array, "b"]
+) -> Float[Array, ""]:
+    """Mean over the batch of weights * l_learn, from the model's outputs."""
+    return jnp.mean(weights * model.learn_loss(outputs, batch))
+
+
+def outputs_of(model: Any, params: PyTree, batch: PyTree, parts: int) -> PyTree:
+    """Outputs of the model in training mode, one micro-batch at a time."""
+    return merge(jax.lax.map(lambda rows: model.apply(params, rows, True), split(batch, parts)))
+
+
+def pull_back(
+    model: Any, params: PyTree, batch: PyTree, cotangents: PyTree, parts: int = 1
+) -> PyTree:
+    """Gradient for the parameters of sum(cotangents * outputs), one micro-batch at a time.
+
+    Each micro-batch runs forward and backward, so only its activations are live.
+    """
+
+    def add(total, rows_and_cotangents):
+        rows, cotangent = rows_and_cotangents
+        _, vjp = jax.vjp(lambda p: model.apply(p, rows, True), params)
+        return jax.tree.map(jnp.add, total, vjp(cotangent)[0]), None
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return jax.lax.scan(add, zeros, split((batch, cotangents), parts))[0]
+
 
 def value_and_grad(
     model: Any, params: PyTree, batch: PyTree, weights: Float[Array, "b"], parts: int = 1
 ) -> tuple[Float[Array, ""], PyTree]:
-    """Mean of weights * l_learn over the batch and its gradient; `model`: a `recipe.Model`.
+    """Mean of weights * l_learn over the batch, and its gradient.
 
-    With `parts` > 1 the activations of one part of the batch are held at a time and the result is the same up to rounding. A pairwise loss needs
-    two passes: outputs of all parts without gradient, the loss's gradient with respect to them, then part by part again, pulled back
-    (arXiv 2101.06983). Parts take every `parts`-th row, so that each device's rows stay where they are.
+    A pairwise loss needs two passes over the micro-batches: the outputs of all of them without
+    gradient, then the gradient of the loss with respect to the outputs, pulled back part by part
+    (GradCache, arXiv 2101.06983).
+
+    Args:
+      model: A `recipe.Model`.
+      params: Its parameters.
+      batch: Arrays with leading axis b.
+      weights: Weight of each example's loss.
+      parts: Micro-batches. Only one micro-batch's activations are live at a time; the result is
+        equal up to floating-point rounding.
     """
 
-    def mean(outputs: PyTree, batch: PyTree, weights: Float[Array, "m"]) -> Float[Array, ""]:
-        return jnp.mean(weights * model.learn_loss(outputs, batch))
-
-    def whole(params: PyTree, batch: PyTree, weights: Float[Array, "m"]) -> Float[Array, ""]:
-        return mean(model.apply(params, batch, True), batch, weights)
+    def mean(params: PyTree, batch: PyTree, weights: Float[Array, "m"]) -> Float[Array, ""]:
+        return weighted_mean(model, model.apply(params, batch, True), batch, weights)
 
     if parts == 1:
-        return jax.value_and_grad(whole)(params, batch, weights)
-    cut = lambda tree: jax.tree.map(
-        lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), tree
-    )  # noqa: E731
-    add = lambda total, more: jax.tree.map(jnp.add, total, more)  # noqa: E731
-    nothing = jax.tree.map(jnp.zeros_like, params)
+        return jax.value_and_grad(mean)(params, batch, weights)
     if not model.pairwise:
 
-        def one(total, part):
-            return add(total, jax.value_and_grad(whole)(params, *part)), None
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(mean)(params, *part)), None
 
-        sums, _ = jax.lax.scan(one, (jnp.float32(0.0), nothing), cut((batch, weights)))
+        zeros = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params))
+        sums, _ = jax.lax.scan(add, zeros, split((batch, weights), parts))
         return jax.tree.map(lambda x: x / parts, sums)
-    said = jax.lax.map(lambda rows: model.apply(params, rows, True), cut(batch))
-    said = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), said)
-    loss, towards = jax.value_and_grad(mean)(said, batch, weights)
-
-    def back(total, part):
-        rows, pulled = part
-        return add(total, jax.vjp(lambda p: model.apply(p, rows, True), params)[1](pulled)[0]), None
-
-    return loss, jax.lax.scan(back, nothing, cut((batch, towards)))[0]
+    outputs = outputs_of(model, params, batch, parts)
+    loss, cotangents = jax.value_and_grad(weighted_mean, 1)(model, outputs, batch, weights)
+    return loss, pull_back(model, params, batch, cotangents, parts)

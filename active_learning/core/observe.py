@@ -1,4 +1,4 @@
-"""What the models say of a super-batch: evaluation mode, plain view, no gradient."""
+"""Scoring forward passes over a super-batch: eval mode, no augmentation, no gradients."""
 
 from typing import Any
 
@@ -11,58 +11,82 @@ from active_learning.core.recipe import Batch, Model, Recipe, TrainState
 
 
 def _observe(recipe: Recipe, model: Model, params: PyTree, batch: Batch) -> PyTree:
-    """What the policy reads of one model: evaluation mode, plain view, in chunks cut inside each device's shard, so that no image moves
-    and memory does not grow with B."""
+    """What the policy reads of one model's outputs on the super-batch.
+
+    The chunks are cut inside each device's shard, so no image moves between devices and memory
+    does not grow with B.
+    """
     observe = recipe.policy.observe or model.act_loss
 
-    def one(params, rows):
+    def forward(params, rows):
         return observe(model.apply(params, rows, False), rows)
 
     def local(params, batch):
         size = jax.tree.leaves(batch)[0].shape[0]
-        if not recipe.chunk or size <= recipe.chunk:
-            return one(params, batch)
-        if size % recipe.chunk:
+        if not recipe.score_chunk or size <= recipe.score_chunk:
+            return forward(params, batch)
+        if size % recipe.score_chunk:
             raise ValueError(
-                f"scoring chunk {recipe.chunk} does not divide a device's {size} candidates"
+                f"score_chunk={recipe.score_chunk} does not divide a device's {size} candidates"
             )
-        cut = jax.tree.map(lambda leaf: leaf.reshape(-1, recipe.chunk, *leaf.shape[1:]), batch)
-        said = jax.lax.map(lambda rows: one(params, rows), cut)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), said)
+        chunks = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, recipe.score_chunk, *leaf.shape[1:]), batch
+        )
+        outputs = jax.lax.map(lambda rows: forward(params, rows), chunks)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), outputs)
 
     if recipe.mesh is None:
         return local(params, batch)
-    split = P(recipe.mesh.axis_names)
+    rows = P(recipe.mesh.axis_names)
     return jax.shard_map(
-        local, mesh=recipe.mesh, in_specs=(P(), split), out_specs=split, check_vma=False
+        local, mesh=recipe.mesh, in_specs=(P(), rows), out_specs=rows, check_vma=False
     )(params, batch)
 
 
-def _observe_unseen(recipe: Recipe, params: PyTree, batch: Batch) -> PyTree:
-    """What each example's own reference says of it: all K run on the whole super-batch (and are charged), one is read."""
+def _observe_held_out(recipe: Recipe, params: PyTree, batch: Batch) -> PyTree:
+    """Scores each example with the cross-fitted reference that was not trained on it.
+
+    All K references (leading axis of `params`) run on the whole super-batch, and are charged; one
+    result per example is kept.
+    """
     count = jax.tree.leaves(params)[0].shape[0]
-    every = [
-        _observe(recipe, recipe.scorer, jax.tree.map(lambda p: p[k], params), batch)
+    outputs = [
+        _observe(recipe, recipe.scorer, jax.tree.map(lambda p, k=k: p[k], params), batch)
         for k in range(count)
-    ]  # noqa: B023
+    ]
     rows = jnp.arange(batch["scored_by"].shape[0])
-    return jax.tree.map(lambda *said: jnp.stack(said)[batch["scored_by"], rows], *every)
+    return jax.tree.map(lambda *each: jnp.stack(each)[batch["scored_by"], rows], *outputs)
 
 
-def observations(recipe: Recipe, state: TrainState, super_batch: Batch) -> dict[str, Any]:
-    """For each model that the policy needs what it reads of it: arrays with leading axis B, stored ones where the super-batch brings them."""
-    said = {}
+def observations(
+    recipe: Recipe, state: TrainState, super_batch: Batch, but: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Score inputs of each model that the policy needs, by the model's name.
+
+    Args:
+      recipe: Static configuration.
+      state: The models.
+      super_batch: All candidates.
+      but: Models that are left out.
+
+    Returns:
+      Arrays with leading axis B: the outputs of `policy.observe`, or losses (B,). The reference's
+      are read from the super-batch where it holds `reference_loss`.
+    """
+    inputs = {}
     for name in recipe.policy.needs:
+        if name in but:
+            continue
         with jax.named_scope(f"score_{name}"):
-            if name == "reference" and "reference_loss" in super_batch:
-                said[name] = super_batch["reference_loss"]
-            elif name == "reference" and "scored_by" in super_batch:
-                said[name] = _observe_unseen(recipe, recipe.reference_params(state), super_batch)
-            elif name == "reference":
-                said[name] = _observe(
-                    recipe, recipe.scorer, recipe.reference_params(state), super_batch
-                )
-            else:
+            if name != "reference":
                 model = recipe.learner if name == "learner" else recipe.scorer
-                said[name] = _observe(recipe, model, getattr(state, name).params, super_batch)
-    return said
+                inputs[name] = _observe(recipe, model, getattr(state, name).params, super_batch)
+            elif "reference_loss" in super_batch:
+                inputs[name] = super_batch["reference_loss"]
+            elif "scored_by" in super_batch:
+                params = recipe.reference_params(state)
+                inputs[name] = _observe_held_out(recipe, params, super_batch)
+            else:
+                params = recipe.reference_params(state)
+                inputs[name] = _observe(recipe, recipe.scorer, params, super_batch)
+    return inputs

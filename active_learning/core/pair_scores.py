@@ -1,5 +1,9 @@
-"""Scores of image-text pairs that depend on the other pairs of the super-batch: from embeddings, never as a (B, B) array."""
+"""Scores of image-text pairs that depend on the other pairs of the super-batch.
 
+They are computed from embeddings; no (B, B) array exists.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,94 +14,118 @@ from active_learning.core import contrastive
 from active_learning.core.contrastive import Embeddings
 from active_learning.core.scores import PolicyState, ScoreInputs, Scores
 
-TILE = 1024  # columns of a block of the contrastive losses
+TILE = 1024  # Columns per block of the contrastive losses.
 
 
 def embeddings(outputs: Embeddings, batch: dict[str, Array]) -> Embeddings:
-    """What these scores observe of a model: all that it says."""
+    """What the scores in this module observe of a model: all of its outputs."""
     del batch
     return outputs
 
 
-def _terms(
-    said: Embeddings, rows: Int[Array, "R"] | None, columns: Int[Array, "C"] | None
+def _negative_terms(
+    outputs: Embeddings, rows: Int[Array, "R"] | None, columns: Int[Array, "C"] | None
 ) -> Float[Array, "R C"]:
-    """softplus(x_ij), what texts j that are not image i's own add to the sigmoid loss."""
-    image = said.image if rows is None else said.image[rows]
-    text = said.text if columns is None else said.text[columns]
-    return jax.nn.softplus(said.scale[0] * contrastive.products(image, text) + said.bias[0])
+    """softplus(x_ij): what texts j other than image i's own add to the sigmoid loss."""
+    image = outputs.image if rows is None else outputs.image[rows]
+    text = outputs.text if columns is None else outputs.text[columns]
+    return jax.nn.softplus(outputs.scale[0] * contrastive.products(image, text) + outputs.bias[0])
 
 
-def _own(said: Embeddings) -> Float[Array, "B"]:
-    """softplus(-x_ii), what a pair's own text adds."""
-    return jax.nn.softplus(said.scale[0] * contrastive.dot(said.image, said.text) - said.bias[0])
+def _positive_terms(outputs: Embeddings) -> Float[Array, "B"]:
+    """softplus(-x_ii): what a pair's own text adds to the sigmoid loss."""
+    negative_dot = contrastive.negative_dot(outputs.image, outputs.text)
+    return jax.nn.softplus(outputs.scale[0] * negative_dot - outputs.bias[0])
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class PairScores:
-    """Sigmoid loss of `hard` less that of `easy`, for every pair (i, j) of the super-batch, times `gain` (None: that model is left out).
+class SigmoidPairScores:
+    """gain * (sigmoid loss of `hard` - sigmoid loss of `easy`) for every pair (i, j) of the batch.
 
-    The sum of it over a sub-batch, divided by b, is the sub-batch's learnability.
+    Its sum over a sub-batch, divided by b, is the sub-batch's learnability. It implements
+    `select.PairScores`.
     """
 
-    hard: Any  # Embeddings
-    easy: Any  # Embeddings
+    # Embeddings, or None to leave this model out.
+    hard: Any
+    # Embeddings, or None to leave this model out.
+    easy: Any
+    # Factor of all scores, 1 / temperature.
     gain: Any = 1.0
 
     def diag(self) -> Float[Array, "B"]:
         """Scores of the pairs (i, i)."""
-        return self._difference(_own)
+        return self._difference(_positive_terms)
 
     def block(
         self, rows: Int[Array, "R"] | None, columns: Int[Array, "C"] | None
     ) -> Float[Array, "R C"]:
-        """Scores of the pairs (i, j), i in rows and j in columns (None: all), as if i and j were always different."""
-        return self._difference(lambda said: _terms(said, rows, columns))
+        """Scores of the pairs (i, j), i in rows and j in columns (None: all), taken as negatives.
 
-    def _difference(self, of) -> Array:
-        positive = 0.0 if self.hard is None else of(self.hard)
-        return self.gain * (positive - (0.0 if self.easy is None else of(self.easy)))
+        Entries with i == j are computed as if i and j were different pairs.
+        """
+        return self._difference(lambda outputs: _negative_terms(outputs, rows, columns))
 
-
-def learnability(
-    inputs: ScoreInputs, policy_state: PolicyState, by: str = "online"
-) -> tuple[PairScores, PolicyState]:
-    """Of each pair (i, j) the sigmoid loss of the online model (or of `by`) less the reference's (JEST, arXiv 2406.17711)."""
-    return jax.lax.stop_gradient(PairScores(getattr(inputs, by), inputs.reference)), policy_state
+    def _difference(self, terms: Callable[[Embeddings], Array]) -> Array:
+        hard = 0.0 if self.hard is None else terms(self.hard)
+        return self.gain * (hard - (0.0 if self.easy is None else terms(self.easy)))
 
 
-def easy_reference(
+def joint_learnability(
+    inputs: ScoreInputs, policy_state: PolicyState, model: str = "online"
+) -> tuple[SigmoidPairScores, PolicyState]:
+    """Sigmoid loss of `model` less the reference's, for every pair (i, j) (JEST, 2406.17711)."""
+    pairs = SigmoidPairScores(getattr(inputs, model), inputs.reference)
+    return jax.lax.stop_gradient(pairs), policy_state
+
+
+def joint_easy_reference(
     inputs: ScoreInputs, policy_state: PolicyState
-) -> tuple[PairScores, PolicyState]:
-    """Of each pair (i, j) minus the reference's sigmoid loss."""
-    return jax.lax.stop_gradient(PairScores(None, inputs.reference)), policy_state
+) -> tuple[SigmoidPairScores, PolicyState]:
+    """Minus the reference's sigmoid loss, for every pair (i, j)."""
+    return jax.lax.stop_gradient(SigmoidPairScores(None, inputs.reference)), policy_state
+
+
+def _loss(outputs: Embeddings, loss: str) -> Scores:
+    """Contrastive loss of each pair among the whole super-batch."""
+    size = outputs.image.shape[0]
+    chunk = TILE if size % TILE == 0 else 0
+    scale, bias = outputs.scale[0], outputs.bias[0]
+    if loss == "softmax":
+        return contrastive.info_nce(outputs.image, outputs.text, scale, chunk=chunk)
+    return contrastive.sigmoid(outputs.image, outputs.text, scale, bias, chunk=chunk)
 
 
 def loss_learnability(
-    inputs: ScoreInputs, policy_state: PolicyState, by: str = "online", loss: str = "softmax"
+    inputs: ScoreInputs, policy_state: PolicyState, model: str = "online", loss: str = "softmax"
 ) -> tuple[Scores, PolicyState]:
-    """Per-example contrastive loss among the whole super-batch, of the online model (or of `by`) less the reference's. Any sign."""
+    """Contrastive loss of each pair among the super-batch, of `model` less the reference's.
 
-    def of(said: Embeddings) -> Scores:
-        size = said.image.shape[0]
-        chunk = TILE if size % TILE == 0 else 0
-        if loss == "softmax":
-            return contrastive.info_nce(said.image, said.text, said.scale[0], chunk=chunk)
-        return contrastive.sigmoid(said.image, said.text, said.scale[0], said.bias[0], chunk=chunk)
-
-    return jax.lax.stop_gradient(of(getattr(inputs, by)) - of(inputs.reference)), policy_state
+    Any sign. `loss`: "softmax" or "sigmoid".
+    """
+    difference = _loss(getattr(inputs, model), loss) - _loss(inputs.reference, loss)
+    return jax.lax.stop_gradient(difference), policy_state
 
 
-def tempered(values: Scores | PairScores, temperature: float) -> Scores | PairScores:
-    """Scores / T."""
-    return (
-        replace(values, gain=values.gain / temperature)
-        if isinstance(values, PairScores)
-        else values / temperature
-    )
+def s_cliploss(inputs: ScoreInputs, policy_state: PolicyState) -> tuple[Scores, PolicyState]:
+    """Reference similarity less how similar the pair is to all others (arXiv 2405.19547).
+
+    image_i . text_i - (log-mean-exp over the images + log-mean-exp over the texts) / (2 scale),
+    up to a constant: minus the softmax loss of the pair among the super-batch, over the scale. A
+    caption that fits many images then scores low, which the plain similarity does not see.
+    """
+    outputs = inputs.reference
+    return jax.lax.stop_gradient(-_loss(outputs, "softmax") / outputs.scale[0]), policy_state
 
 
-def own(values: Scores | PairScores) -> Scores:
-    """Of each candidate its score alone."""
-    return values.diag() if isinstance(values, PairScores) else values
+def tempered(values: Scores | SigmoidPairScores, temperature: float) -> Scores | SigmoidPairScores:
+    """Scores / temperature."""
+    if isinstance(values, SigmoidPairScores):
+        return replace(values, gain=values.gain / temperature)
+    return values / temperature
+
+
+def per_example(values: Scores | SigmoidPairScores) -> Scores:
+    """Each candidate's score by itself: the diagonal of pair scores."""
+    return values.diag() if isinstance(values, SigmoidPairScores) else values

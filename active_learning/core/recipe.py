@@ -1,4 +1,4 @@
-"""What the step is given: models as functions, a recipe (static), and the one train state (a pytree)."""
+"""Arguments of the step: models as functions, the recipe (static), the train state (a pytree)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,51 +16,79 @@ from active_learning.core import policies
 Batch = dict[str, jax.Array | np.ndarray]
 Metrics = dict[str, Any]
 
+# Key of a batch under which a distilled learner finds the reference's outputs.
+TEACHER = "teacher"
+
 
 @dataclass(frozen=True)
 class Model:
-    """A model as functions. `apply(params, batch, train) -> outputs`; the losses map `(outputs, batch) -> (B,)`, never reduced."""
+    """A model as functions of its parameters."""
 
+    # apply(params, batch, train) -> outputs, a pytree of arrays with the batch's leading axis.
     apply: Callable[[PyTree, Batch, bool], Any]
+    # (outputs, batch) -> (B,): the loss that is trained on, unreduced.
     learn_loss: Callable[[Any, Batch], Float[Array, "B"]]
+    # (outputs, batch) -> (B,): the loss that scores, unreduced.
     act_loss: Callable[[Any, Batch], Float[Array, "B"]]
     optimizer: optax.GradientTransformation
-    pairwise: bool = False  # an example's loss depends on the rest of its batch
+    # Whether an example's loss depends on the rest of its batch.
+    pairwise: bool = False
 
 
-def _same(batch: Batch, key: Key[Array, ""]) -> Batch:
+def unaugmented(batch: Batch, key: Key[Array, ""]) -> Batch:
+    """The batch as it is: the default of `Recipe.augment`."""
+    del key
     return batch
 
 
-def _own_reference(state: "TrainState") -> PyTree:
+def _reference_in_state(state: "TrainState") -> PyTree:
     return state.reference.params
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run does, as opposed to where it stands: everything static that the step closes over.
+    """Static configuration of the training step; `TrainState` is its dynamic counterpart.
 
-    learner, scorer: models (online and reference share the scorer's functions); policy, sub_batch_size b, temperature T, standardize: the
-    choice; chunk: how many examples a device scores at once (0: its whole shard); augment: `(batch, key) -> batch` for training, keyed by
-    (id, epoch); mesh: None on one device; reference_params: where the reference's parameters come from; reference: the scorer with the
-    optimizer of a reference that is trained on every super-batch, None for a frozen one; accumulate: micro-batches of a gradient.
-
-    A super-batch that carries `reference_loss` (B,) is scored with it and no reference runs; one that carries `scored_by` (B,) has
-    reference parameters with a leading axis, and each example is scored by that one of them.
+    A super-batch that carries `reference_loss` (B,) is scored with it, and no reference runs. One
+    that carries `scored_by` (B,) has reference parameters with a leading axis, and each example is
+    scored by that one of them.
     """
 
     learner: Model
+    # Functions of the online model and of the reference, which share one architecture.
     scorer: Model | None = None
     policy: policies.Policy = policies.uniform
+    # Examples of an update, b.
     sub_batch_size: int = 128
+    # Scores are divided by it before sampling.
     temperature: float = 1.0
+    # Whether scores are brought to mean 0 and standard deviation 1 before.
     standardize: bool = False
-    chunk: int = 0
-    augment: Callable[[Batch, Key[Array, ""]], Batch] = _same
+    # Candidates scored per forward pass on each device; 0 scores the whole shard at once.
+    score_chunk: int = 0
+    # (batch, key) -> batch, for training only. Randomness depends on (key, id, epoch).
+    augment: Callable[[Batch, Key[Array, ""]], Batch] = unaugmented
+    # None on one device.
     mesh: Mesh | None = None
-    reference_params: Callable[["TrainState"], PyTree] = _own_reference
+    # Where the reference's parameters come from.
+    reference_params: Callable[["TrainState"], PyTree] = _reference_in_state
+    # The scorer with the optimizer of a reference that is co-trained on every super-batch; None
+    # for a frozen one.
     reference: Model | None = None
-    accumulate: int = 1
+    # Micro-batches per gradient.
+    grad_accum_steps: int = 1
+    # Half-life in updates of the average of the learner's weights; 0 keeps none.
+    ema_half_life: float = 0.0
+    # Whether the learner gets the reference's outputs on the selected batch, as batch[TEACHER];
+    # its l_learn must read them (`distillation.distilled`).
+    distill: bool = False
+
+    def __post_init__(self):
+        if self.distill and self.policy.reuse_forward:
+            raise ValueError(
+                f"policy {self.policy.name!r} with distill=True: a reused forward pass has no "
+                "second view for the teacher; use the policy that scores in a pass of its own"
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -75,30 +103,44 @@ class ModelState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Chosen:
-    """A choice: rows of the super-batch, their weights and ids, the scores of all candidates, and figures about them."""
+    """Result of a selection."""
 
-    indices: Any  # (b,) int32
-    weights: Any  # (b,) float32
-    ids: Any  # (b, 2) uint32
-    scores: Any  # (B,) float32
-    metrics: Any  # dict of () float32
+    # Rows of the super-batch, (b,) int32.
+    indices: Any
+    # Weight of each row's loss, (b,) float32.
+    weights: Any
+    # Ids of the rows, (b, 2) uint32.
+    ids: Any
+    # Scores of all candidates, (B,) float32.
+    scores: Any
+    # Scalars about the selection, by name.
+    metrics: Any
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that a run remembers; one pytree, one checkpoint. The three models never share a buffer.
+    """Complete training state: one pytree, checkpointed as a unit.
 
-    (The fields of a pytree also hold shapes, shardings and the like, so their array types are comments here.)
+    The models never alias each other's buffers. (Fields of a pytree also hold shapes and
+    shardings, so array types are comments here.)
     """
 
-    step: Any  # () int32
-    key: Any  # () PRNG key
-    learner: Any  # ModelState
-    online: Any = None  # ModelState
-    reference: Any = None  # ModelState
+    # Updates done, () int32.
+    step: Any
+    # Base key, constant over a run.
+    key: Any
+    # ModelState.
+    learner: Any
+    # ModelState, None where the policy does not need it.
+    online: Any = None
+    # ModelState, None where the policy does not need it.
+    reference: Any = None
     policy_state: Any = field(default_factory=tuple)
-    pending: Any = None  # Chosen: what the next update trains on, where that is decided ahead
+    # ModelState: moving average of the learner's parameters, None where none is kept.
+    ema: Any = None
+    # Chosen: what the next update trains on, where selection runs ahead.
+    pending: Any = None
 
 
 def init_state(
@@ -108,20 +150,28 @@ def init_state(
     online: PyTree = None,
     reference: PyTree = None,
 ) -> TrainState:
-    """A state at step 0 from the three models' parameters (copied, so that donating the state cannot reach the caller's arrays)."""
-    copy = lambda tree: jax.tree.map(jnp.array, tree)  # noqa: E731
-    trained = lambda model, params: ModelState(copy(params), model.optimizer.init(params))  # noqa: E731
+    """Returns a state at step 0.
+
+    Args:
+      recipe: What the state will be trained by.
+      key: Base key of the run; copied, as the parameters are.
+      learner: Parameters. Copies, so that donating the state cannot invalidate the caller's arrays.
+      online: Parameters of the online model, None where the policy does not need it.
+      reference: Parameters of the reference, None where the policy does not need it.
+    """
+
+    def model_state(model: Model | None, params: PyTree) -> ModelState | None:
+        if params is None:
+            return None
+        opt_state = None if model is None else model.optimizer.init(params)
+        return ModelState(jax.tree.map(jnp.array, params), opt_state)
+
     return TrainState(
         step=jnp.int32(0),
-        key=key,
-        learner=trained(recipe.learner, learner),
-        online=None if online is None else trained(recipe.scorer, online),
-        reference=_reference_state(recipe, copy, reference),
+        key=jnp.copy(key),
+        learner=model_state(recipe.learner, learner),
+        online=model_state(recipe.scorer, online),
+        reference=model_state(recipe.reference, reference),
         policy_state=recipe.policy.init(),
+        ema=model_state(None, learner if recipe.ema_half_life else None),
     )
-
-
-def _reference_state(recipe: Recipe, copy: Callable, params: PyTree) -> ModelState | None:
-    if params is None or recipe.reference is None:
-        return None if params is None else ModelState(copy(params))
-    return ModelState(copy(params), recipe.reference.optimizer.init(params))

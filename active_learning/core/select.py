@@ -1,6 +1,7 @@
-"""Pure select functions: `select_fn(key, scores, b) -> Selection`. Scores are already divided by the temperature.
+"""Samplers, pure: `sampler(key, scores, b) -> Selection`.
 
-Indices are distinct and of static size b. Weights are 1 unless the function corrects for its own sampling (`importance_gumbel_top_k`).
+Scores are already divided by the temperature. Indices are distinct and of static size b. Weights
+are 1 unless the sampler corrects for its own sampling (`importance_gumbel_top_k`).
 """
 
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -11,13 +12,13 @@ from jaxtyping import Array, Float, Int, Key
 
 
 class Selection(NamedTuple):
-    """The rows of the super-batch to train on, and the weight of each row's loss."""
+    """Rows of the super-batch to train on, and the weight of each row's loss."""
 
     indices: Int[Array, "b"]
     weights: Float[Array, "b"]
 
 
-def _checked(scores: Float[Array, "B"], b: int) -> None:
+def _check_count(scores: Float[Array, "B"], b: int) -> None:
     if not 1 <= b <= scores.shape[0]:
         raise ValueError(
             f"cannot select b={b} of B={scores.shape[0]} candidates: 1 <= b <= B is needed"
@@ -27,34 +28,44 @@ def _checked(scores: Float[Array, "B"], b: int) -> None:
 def gumbel_top_k(key: Key[Array, ""], scores: Float[Array, "B"], b: int) -> Selection:
     """I ~ SoftMax(scores) without replacement, |I| = b (Algorithm 1 of arXiv 2312.05328).
 
-    The b largest of scores + Gumbel noise follow the law of drawing one index after the other in proportion to exp(score)
-    among those left (Kool et al. 2019, arXiv 1903.06059). Raises ValueError unless 1 <= b <= B.
+    The b largest of scores + Gumbel noise are distributed as drawing one index after the other in
+    proportion to exp(score) among those left (Kool et al. 2019, arXiv 1903.06059).
+
+    Raises:
+      ValueError: Unless 1 <= b <= B.
     """
-    _checked(scores, b)
+    _check_count(scores, b)
     _, indices = jax.lax.top_k(scores + jax.random.gumbel(key, scores.shape, jnp.float32), b)
     return Selection(indices, jnp.ones((b,), jnp.float32))
 
 
 def top_k(key: Key[Array, ""], scores: Float[Array, "B"], b: int) -> Selection:
-    """The b largest scores, no sampling (RHO-LOSS, arXiv 2206.07137). Ties go to the lower index; the key is not used."""
+    """The b largest scores, no sampling (RHO-LOSS, arXiv 2206.07137).
+
+    Ties go to the lower index; the key is not used.
+    """
     del key
-    _checked(scores, b)
+    _check_count(scores, b)
     _, indices = jax.lax.top_k(scores, b)
     return Selection(indices, jnp.ones((b,), jnp.float32))
 
 
 def inclusion(gap: Float[Array, "b"]) -> Float[Array, "b"]:
-    """q = P(Gumbel > -gap) = 1 - exp(-exp(gap)) with gap = log p - kappa, by expm1: the plain form is 0 below a gap of -17."""
+    """Inclusion probability q = P(Gumbel > -gap) = 1 - exp(-exp(gap)), gap = log p - kappa.
+
+    Computed by expm1, since the plain form is 0 below a gap of -17.
+    """
     return -jnp.expm1(-jnp.exp(gap))
 
 
 def importance_gumbel_top_k(key: Key[Array, ""], scores: Float[Array, "B"], b: int) -> Selection:
-    """Gumbel-top-k with weights that make the sub-batch's weighted mean an unbiased estimate of the super-batch's mean.
+    """Gumbel-top-k with importance weights.
 
-    weight = b / (B q) with q = P(log p + Gumbel > kappa), kappa the (b+1)-th largest perturbed log-probability (Kool et al. 2019).
-    All weights are 1 when b = B.
+    The sub-batch's weighted mean is an unbiased estimate of the super-batch's mean: weight =
+    b / (B q) with q = P(log p + Gumbel > kappa), kappa the (b+1)-th largest perturbed
+    log-probability (Kool et al. 2019). All weights are 1 when b = B.
     """
-    _checked(scores, b)
+    _check_count(scores, b)
     size = scores.shape[0]
     if b == size:
         return Selection(jnp.arange(size), jnp.ones((size,), jnp.float32))
@@ -68,7 +79,7 @@ def importance_gumbel_top_k(key: Key[Array, ""], scores: Float[Array, "B"], b: i
 
 @runtime_checkable
 class PairScores(Protocol):
-    """Scores of all pairs (i, j) of a super-batch of which no (B, B) array exists."""
+    """Scores of all pairs (i, j) of a super-batch, without a (B, B) array."""
 
     def diag(self) -> Float[Array, "B"]:
         """Scores of the pairs (i, i)."""
@@ -77,7 +88,10 @@ class PairScores(Protocol):
     def block(
         self, rows: Int[Array, "R"] | None, columns: Int[Array, "C"] | None
     ) -> Float[Array, "R C"]:
-        """Scores of the pairs (i, j), i in rows and j in columns (None: all); places with i = j hold what they like."""
+        """Scores of the pairs (i, j), i in rows and j in columns (None: all).
+
+        Entries with i == j are unspecified.
+        """
         ...
 
 
@@ -90,19 +104,30 @@ def joint(
     first: float | None = None,
     tile: int = 64,
 ) -> Selection:
-    """The sub-batch as a whole (JEST, Algorithm 1 of arXiv 2406.17711): chunk by chunk without replacement, each chunk drawn in proportion to
-    exp of s_i = S_ii + sum over the chosen j of (S_ij + S_ji), what i adds to the sum of S over the sub-batch.
+    """Selects the sub-batch as a whole (JEST, Algorithm 1 of arXiv 2406.17711).
 
-    first: share of b in the first chunk, which is drawn by the diagonal alone (None: as large as the others; what does not divide by `chunks`
-    goes to it as well). The sums are updated by the newly chosen only, `tile` of them at a time: 2 B b products in all, (B, tile) of memory.
-    Raises ValueError unless 1 <= b <= B, 1 <= chunks <= b and 0 < first <= 1.
+    Chunk by chunk without replacement, each chunk sampled in proportion to exp of s_i = S_ii + sum
+    over the selected j of (S_ij + S_ji), which is what i adds to the sum of S over the sub-batch.
+    The sums are updated by the newly selected only: 2 B b products in all.
+
+    Args:
+      key: Key of this update.
+      scores: Scores S of all pairs.
+      b: Size of the sub-batch.
+      chunks: Number of chunks.
+      first: Fraction of b in the first chunk, which is sampled by the diagonal alone. None: as
+        large as the others. The first chunk also gets the remainder of b / chunks.
+      tile: Newly selected rows whose pairs are computed at once, in (B, tile) of memory.
+
+    Raises:
+      ValueError: Unless 1 <= b <= B, 1 <= chunks <= b and 0 < first <= 1.
     """
     own = scores.diag()
-    _checked(own, b)
+    _check_count(own, b)
     if not 1 <= chunks <= b:
-        raise ValueError(f"joint selection in chunks={chunks}: 1 .. b={b} are possible")
+        raise ValueError(f"joint selection with chunks={chunks}: expected 1 to b={b}")
     if first is not None and not 0 < first <= 1:
-        raise ValueError(f"joint selection with first={first}: expected a share in (0, 1]")
+        raise ValueError(f"joint selection with first={first}: expected a fraction in (0, 1]")
     size = b // chunks if first is None else (b - max(1, round(first * b))) // max(1, chunks - 1)
     start = b - size * (chunks - 1)
 
@@ -111,7 +136,7 @@ def joint(
         return jax.lax.top_k(logits + noise, count)[1].astype(jnp.int32)
 
     def add(logits, new):
-        """The logits once `new` is chosen: minus infinity for these, with their pairs for the others."""
+        """Logits once `new` is selected: -inf for it, plus the pairs with it for all others."""
         for at in range(0, new.shape[0], tile):
             part = new[at : at + tile]
             logits = (
@@ -121,7 +146,7 @@ def joint(
             )
         return logits.at[new].set(-jnp.inf)
 
-    def turn(number, carry):
+    def select_chunk(number, carry):
         logits, chosen = carry
         new = draw(number, logits, size)
         return add(logits, new), jax.lax.dynamic_update_slice(
@@ -131,5 +156,5 @@ def joint(
     new = draw(0, own, start)
     chosen = jnp.zeros((b,), jnp.int32).at[:start].set(new)
     if size and chunks > 1:
-        _, chosen = jax.lax.fori_loop(1, chunks, turn, (add(own, new), chosen))
+        _, chosen = jax.lax.fori_loop(1, chunks, select_chunk, (add(own, new), chosen))
     return Selection(chosen, jnp.ones((b,), jnp.float32))

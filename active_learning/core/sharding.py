@@ -1,7 +1,8 @@
-"""Who holds what: the mesh, the rules, and the one collective of the method, `take_sharded`.
+"""Mesh, partition rules and `take_sharded`, the only collective that selection adds.
 
-Everything is `jax.jit` with `NamedSharding` over a mesh whose axes are Auto: in Explicit mode top_k and indexing along a sharded axis raise.
-A batch is split over all axes of the mesh. Models are whole on every device, but for the learner where there is an axis "fsdp".
+Everything is `jax.jit` with `NamedSharding` over a mesh whose axes are Auto: in Explicit mode top_k
+and indexing along a sharded axis raise. A batch is split over all axes of the mesh. Models are
+replicated, except for the learner on a mesh with an axis "fsdp".
 """
 
 import functools
@@ -18,16 +19,23 @@ from jaxtyping import Array, Int, PyTree
 
 DATA_AXIS, FSDP_AXIS = "data", "fsdp"
 
-# Which dimension of an array is split over "fsdp" (None: the array is whole), by its path in the train state; the first match decides.
-# Rows of matrices: their slices stay whole tiles of an accelerator, and the leading axis of scanned layers stays whole.
-RULES: tuple[tuple[str, int | None], ...] = (
-    (r"^learner/.*(kernel|embed)$", -2),  # parameters and their two moments
-    (r"", None),  # biases, norms, positions; the small models; clocks and keys
+# Which dimension of an array is split over "fsdp" (None: replicated), by its path in the train
+# state; the first match decides. Matrices are split by rows: their slices stay whole tiles of an
+# accelerator, and the leading axis of scanned layers stays whole.
+PARTITION_RULES: tuple[tuple[str, int | None], ...] = (
+    (r"^(learner|ema)/.*(kernel|embed)$", -2),  # Parameters, their two moments, their average.
+    (r"", None),  # Biases, norms, positions; the small models; step and key.
 )
 
 
 def make_mesh(devices: list[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
-    """A mesh over `devices` (default: all): axis "data", and for fsdp > 1 a second one of that size. ValueError when it does not divide."""
+    """Returns a mesh over `devices` (default: all).
+
+    It has an axis "data", and for fsdp > 1 a second one, "fsdp", of that size.
+
+    Raises:
+      ValueError: `fsdp` does not divide the number of devices.
+    """
     devices = jax.devices() if devices is None else devices
     if fsdp < 1 or len(devices) % fsdp:
         raise ValueError(f"fsdp={fsdp} does not divide the {len(devices)} devices")
@@ -38,17 +46,21 @@ def make_mesh(devices: list[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
     return NamedSharding(mesh, P())
 
 
-def over_data(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Leading axis split over all axes of the mesh."""
     return NamedSharding(mesh, P(mesh.axis_names))
 
 
-def rule_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> tuple[str, P]:
-    """The pattern that decides on an array of the train state, and its spec; an array that "fsdp" does not divide is whole."""
-    pattern, dimension = next((pattern, at) for pattern, at in RULES if re.search(pattern, path))
+def match_partition_rule(path: str, shape: tuple[int, ...], mesh: Mesh) -> tuple[str, P]:
+    """Returns the pattern that matches an array of the train state, and the array's spec.
+
+    An array that "fsdp" does not divide is replicated.
+    """
+    pattern, dimension = next(rule for rule in PARTITION_RULES if re.search(rule[0], path))
     parts = mesh.shape.get(FSDP_AXIS, 1)
     if dimension is None or parts == 1 or len(shape) < -dimension or shape[dimension] % parts:
         return pattern, P()
@@ -57,21 +69,22 @@ def rule_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> tuple[str, P]:
     )
 
 
-def shardings_of(state: PyTree, mesh: Mesh) -> PyTree:
+def state_shardings(state: PyTree, mesh: Mesh) -> PyTree:
     """The sharding of every array of a train state (arrays or shapes)."""
 
-    def of(path, leaf):
-        return NamedSharding(mesh, rule_of(path_of(path), leaf.shape, mesh)[1])
+    def sharding(path, leaf):
+        return NamedSharding(mesh, match_partition_rule(path_of(path), leaf.shape, mesh)[1])
 
-    return jax.tree_util.tree_map_with_path(of, state)
+    return jax.tree_util.tree_map_with_path(sharding, state)
 
 
 def gather(x: Array, path: str, mesh: Mesh) -> Array:
-    """An array of the train state, made whole where it is read; its gradient is split again by its rule.
+    """All-gathers an array of the train state where it is read; its gradient is sharded again.
 
-    Left alone, the partitioner may move activations instead, which are many times larger, and keep gradients whole.
+    Without this the partitioner may move activations instead, which are many times larger, and
+    keep gradients replicated.
     """
-    split = NamedSharding(mesh, rule_of(path, x.shape, mesh)[1])
+    split = NamedSharding(mesh, match_partition_rule(path, x.shape, mesh)[1])
 
     @jax.custom_vjp
     def whole(x: Array) -> Array:
@@ -88,47 +101,53 @@ def path_of(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def compiled(
+def aot_compile(
     step: Callable, state: PyTree, *examples: PyTree, rest: NamedSharding | None = None
 ) -> jax.stages.Compiled:
-    """`step(state, *examples) -> (state, rest)` compiled ahead of time; the state is donated and comes back sharded as it came."""
-    as_it_came = jax.tree.map(lambda leaf: leaf.sharding, state)
+    """Compiles `step(state, *examples) -> (state, rest)` ahead of time.
+
+    The state is donated, and returned with the shardings it came with.
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return (
-        jax.jit(step, donate_argnums=0, out_shardings=(as_it_came, rest))
+        jax.jit(step, donate_argnums=0, out_shardings=(shardings, rest))
         .lower(state, *examples)
         .compile()
     )
 
 
 def home_first(indices: Int[Array, "b"], super_batch_size: int, devices: int) -> Int[Array, "b"]:
-    """Permutes `indices` so that a chosen row stays on the device that owns it wherever that device has room.
+    """Permutes `indices` so that a selected row stays on the device that owns it where it can.
 
-    The order inside a sub-batch is free, so only the rows of over-full devices travel. These spare rows are dealt to free slots so that
-    rows of one owner land on different devices: owners with few spares get the deepest free slots (which few devices have), owners with
-    many get the shallow ones (which most devices have). `devices` must divide both b and B.
+    The order inside a sub-batch is free, so only rows of devices with more than b / devices of them
+    move. These spare rows are assigned to free slots such that rows of one owner land on different
+    devices: owners with few spares get the deepest free slots (which few devices have), owners with
+    many get the shallow ones (which most devices have).
+
+    Args:
+      indices: Rows of the super-batch, distinct.
+      super_batch_size: B; a device owns B / devices consecutive rows.
+      devices: Must divide both b and B.
     """
     if devices == 1:
         return indices
     b = indices.shape[0]
     room = b // devices
-    indices = jnp.sort(indices)  # by owner
+    indices = jnp.sort(indices)  # Sorts by owner.
     owner = indices // (super_batch_size // devices)
     count = jnp.bincount(owner, length=devices)
-    rank = (
-        jnp.arange(b) - (jnp.cumsum(count) - count)[owner]
-    )  # position among the rows of the same owner
+    # Position among the rows of the same owner.
+    rank = jnp.arange(b) - (jnp.cumsum(count) - count)[owner]
     spare = rank >= room
     slot_device, slot_depth = jnp.arange(b) // room, jnp.arange(b) % room
-    free_rank = slot_depth - count[slot_device]  # < 0: taken by a row that stays
-    far = jnp.iinfo(jnp.int32).max
-    by_spares = jnp.lexsort(
-        (owner, jnp.where(spare, count[owner], far))
-    )  # spare rows first, owners with few spares first
-    by_depth = jnp.lexsort(
-        (slot_device, jnp.where(free_rank >= 0, -free_rank, far))
-    )  # free slots first, deepest first
-    travels = spare[by_spares]
-    slot = jnp.where(travels, by_depth, owner[by_spares] * room + rank[by_spares])
+    free_rank = slot_depth - count[slot_device]  # Negative: taken by a row that stays.
+    last = jnp.iinfo(jnp.int32).max
+    # Spare rows first, owners with few spares first.
+    by_spares = jnp.lexsort((owner, jnp.where(spare, count[owner], last)))
+    # Free slots first, deepest first.
+    by_depth = jnp.lexsort((slot_device, jnp.where(free_rank >= 0, -free_rank, last)))
+    moves = spare[by_spares]
+    slot = jnp.where(moves, by_depth, owner[by_spares] * room + rank[by_spares])
     return jnp.zeros_like(indices).at[slot].set(indices[by_spares])
 
 
@@ -150,7 +169,10 @@ def _take_local(
     axis: tuple[str, ...],
     devices: int,
 ) -> Array:
-    """One device's part of `take_sharded`: rows at home by indexing, the others in rounds of one row per pair of devices."""
+    """One device's part of `take_sharded`.
+
+    Rows it owns are indexed; the others arrive in rounds of one row per pair of devices.
+    """
     me = jax.lax.axis_index(axis)
     rows, room = x.shape[0], indices.shape[0] // devices
     owner, home = indices // rows, jnp.arange(indices.shape[0]) // room
@@ -172,9 +194,8 @@ def _take_local(
         arrives = arrives.reshape((-1,) + (1,) * (x.ndim - 1))
         return k + 1, jnp.where(arrives, received[my_owner], out)
 
-    rounds = jnp.max(
-        jnp.where(away, rank + 1, 0)
-    )  # indices are replicated, so every device computes the same bound
+    # Indices are replicated, so every device computes the same bound.
+    rounds = jnp.max(jnp.where(away, rank + 1, 0))
     return jax.lax.while_loop(lambda carry: carry[0] < rounds, exchange, (jnp.int32(0), out))[1]
 
 
@@ -184,11 +205,21 @@ def take_sharded(
     mesh: Mesh | None,
     axis: str | tuple[str, ...] | None = None,
 ) -> PyTree:
-    """x[indices] along the leading axis of every leaf; rows stay sharded over `axis` (default: all axes), only those not at home travel.
+    """x[indices] along the leading axis of every leaf, with rows sharded over `axis`.
 
-    Plain indexing of a sharded array compiles to an all-reduce of masked rows or comes back replicated. Here each device sends at most one
-    row to each other device a round; the number of rounds is computed from the indices, so any skew is exact. Call `home_first` before:
-    one round is then the rule. Raises ValueError when the mesh axis does not divide B or b.
+    Plain indexing of a sharded array compiles to an all-reduce of masked rows or comes back
+    replicated. Here each device sends at most one row to each other device per round; the number
+    of rounds is computed from the indices, so any skew is exact. Call `home_first` before, and one
+    round is usually enough.
+
+    Args:
+      x: Arrays with leading axis B, sharded over `axis`.
+      indices: Rows to take.
+      mesh: None on one device.
+      axis: Mesh axes the rows are split over; default: all.
+
+    Raises:
+      ValueError: The devices of the axis do not divide B or b.
     """
     axis = ((axis,) if isinstance(axis, str) else axis) or (() if mesh is None else mesh.axis_names)
     devices = math.prod(mesh.shape[name] for name in axis)
@@ -200,7 +231,8 @@ def take_sharded(
     ):
         if size % devices:
             raise ValueError(
-                f"{what} size {size} is not divisible by the {devices} devices of mesh axis {'x'.join(axis)!r}"
+                f"{what} size {size} is not divisible by the {devices} devices of mesh axis "
+                f"{'x'.join(axis)!r}"
             )
     indices = jax.lax.with_sharding_constraint(indices, replicated(mesh))
     room = indices.shape[0] // devices
@@ -214,18 +246,21 @@ def take_sharded(
     return take(x, indices, rank)
 
 
-def by_rows(function: Callable, mesh: Mesh | None, rows: int) -> Callable:
-    """`function` of arrays whose first `rows` arguments (and whose result) have a leading axis that is split over the mesh, the others
-    replicated; on several devices it is called with `axis` (the mesh's names), to gather over it what it needs of the others."""
+def shard_map_rows(function: Callable, mesh: Mesh | None, rows: int) -> Callable:
+    """`function` under a `shard_map` over the rows of its first `rows` arguments.
+
+    Its result is split over the rows as well, its other arguments are replicated. On several
+    devices `function` is called with `axis` (the mesh's axis names), over which it can gather.
+    """
     if mesh is None or mesh.size == 1:
         return function
 
-    def split(*arguments):
-        over = P(mesh.axis_names)
-        specs = tuple(over if n < rows else P() for n in range(len(arguments)))
+    def sharded(*arguments):
+        split = P(mesh.axis_names)
+        specs = tuple(split if n < rows else P() for n in range(len(arguments)))
         inner = functools.partial(function, axis=mesh.axis_names)
-        return jax.shard_map(inner, mesh=mesh, in_specs=specs, out_specs=over, check_vma=False)(
+        return jax.shard_map(inner, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)(
             *arguments
         )
 
-    return split
+    return sharded

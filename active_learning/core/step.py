@@ -1,11 +1,11 @@
 """The algorithm (Algorithm 1 of arXiv 2312.05328), pure: state and batch in, state and metrics out.
 
-X  ~ D                                        the loader's super-batch, |X| = B
+X  ~ D                                            the loader's super-batch, |X| = B
 S  = l_act(X | online) - l_act(X | reference)     observations, policy.score
 I  ~ SoftMax(S / T) without replacement, |I| = b  policy.select
 Y  = X[I]                                         take_sharded
-learner <- Adam[grad l_learn(Y | learner)]        _descend
-online  <- Adam[grad l_learn(Y | online)]         _descend, with its own optimizer state
+learner <- Adam[grad l_learn(Y | learner)]        _optimizer_step
+online  <- Adam[grad l_learn(Y | online)]         _optimizer_step, with its own optimizer state
 """
 
 from dataclasses import replace
@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from active_learning.core import gradients, pair_scores, policies, reuse, scores
+from active_learning.core import gradients, optim, pair_scores, policies, reuse, scores
 from active_learning.core.observe import observations
 from active_learning.core.recipe import (
+    TEACHER,
     Batch,
     Chosen,
     Metrics,
@@ -30,51 +31,140 @@ from active_learning.core.recipe import (
 from active_learning.core.sharding import home_first, replicated, take_sharded
 
 
+def train_step(
+    recipe: Recipe, state: TrainState, super_batch: Batch
+) -> tuple[TrainState, tuple[Metrics, Chosen]]:
+    """select_step, take_sharded and update_step under one jit: Algorithm 1.
+
+    Args:
+      recipe: Static configuration.
+      state: May be donated.
+      super_batch: Arrays with leading axis B, `id` (B, 2) uint32 among them.
+
+    Returns:
+      The new state, and the update's metrics and selection.
+    """
+    if recipe.policy.reuse_forward:
+        return _fused_step(recipe, state, super_batch)
+    state, chosen = select_step(recipe, state, super_batch)
+    state, metrics = train_on_selection(recipe, state, super_batch, chosen)
+    return state, (metrics, chosen)
+
+
 def select_step(recipe: Recipe, state: TrainState, super_batch: Batch) -> tuple[TrainState, Chosen]:
-    """Scores the super-batch and chooses `sub_batch_size` rows of it. Trains nothing; only the policy state changes."""
-    return _choose(recipe, state, super_batch, observations(recipe, state, super_batch))
+    """Scores the super-batch and selects `sub_batch_size` rows of it.
+
+    Trains nothing; only the policy state changes.
+    """
+    inputs = observations(recipe, state, super_batch)
+    return _score_and_select(recipe, state, super_batch, inputs)
 
 
-def _choose(
-    recipe: Recipe, state: TrainState, super_batch: Batch, said: dict[str, Any]
+def _score_and_select(
+    recipe: Recipe, state: TrainState, super_batch: Batch, inputs: dict[str, Any]
 ) -> tuple[TrainState, Chosen]:
-    """score -> temper -> draw; the order of what was drawn is permuted so that rows stay on their devices."""
+    """Scores, divides by the temperature and samples.
+
+    The sampled indices are permuted so that as few rows as possible change device.
+    """
     with jax.named_scope("select"):
-        if recipe.mesh is not None and not recipe.policy.pairs:
-            said = jax.lax.with_sharding_constraint(said, replicated(recipe.mesh))
+        inputs = inputs | {"label": super_batch.get("label")}
+        if recipe.mesh is not None and not recipe.policy.needs_embeddings:
+            inputs = jax.lax.with_sharding_constraint(inputs, replicated(recipe.mesh))
         values, policy_state = recipe.policy.score(
-            scores.ScoreInputs(**said, b=recipe.sub_batch_size), state.policy_state
+            scores.ScoreInputs(**inputs, b=recipe.sub_batch_size), state.policy_state
         )
         logits = pair_scores.tempered(
             scores.standardize(values) if recipe.standardize else values, recipe.temperature
         )
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
         selection = recipe.policy.select(key, logits, recipe.sub_batch_size)
-        values, logits = pair_scores.own(values), pair_scores.own(logits)
+        values, logits = pair_scores.per_example(values), pair_scores.per_example(logits)
         devices = 1 if recipe.mesh is None else recipe.mesh.size
         indices = home_first(selection.indices, values.shape[0], devices)
         weights = jnp.zeros_like(values).at[selection.indices].set(selection.weights)[indices]
-        figures = {
+        metrics = {
             "score_mean_all": jnp.mean(values),
             "score_mean_chosen": jnp.mean(values[indices]),
-            "ess": scores.effective_share(logits),
+            "ess_fraction": scores.ess_fraction(logits),
         }
-        chosen = Chosen(
-            indices, weights, take_sharded(super_batch["id"], indices, recipe.mesh), values, figures
-        )
+        ids = take_sharded(super_batch["id"], indices, recipe.mesh)
+        chosen = Chosen(indices, weights, ids, values, metrics)
     return replace(state, policy_state=policy_state), chosen
 
 
-def _descend(
+def train_on_selection(
+    recipe: Recipe,
+    state: TrainState,
+    super_batch: Batch,
+    chosen: Chosen,
+    sub_batch: Batch | None = None,
+) -> tuple[TrainState, Metrics]:
+    """Gathers the selected rows and runs `update_step` on them.
+
+    A co-trained reference then takes its own step on the whole super-batch. `sub_batch`: the
+    selected rows, where they were read again at full resolution.
+    """
+    if sub_batch is None:
+        with jax.named_scope("take"):
+            sub_batch = take_sharded(super_batch, chosen.indices, recipe.mesh)
+    state, metrics = update_step(recipe, state, sub_batch, chosen.weights)
+    state, more = _train_reference(recipe, state, super_batch)
+    return state, metrics | more
+
+
+def update_step(
+    recipe: Recipe, state: TrainState, sub_batch: Batch, weights: Float[Array, "b"]
+) -> tuple[TrainState, Metrics]:
+    """Trains the learner and, where the policy scores with it, the online model.
+
+    Both see the same augmented sub-batch. `weights`: of each example's loss.
+    """
+    sub_batch = _training_view(recipe, state, sub_batch)
+    with jax.named_scope("learner"):
+        learner, metrics = _optimizer_step(
+            recipe.learner, state.learner, sub_batch, weights, recipe.grad_accum_steps
+        )
+    state = _with_learner(recipe, state, learner)
+    if "online" in recipe.policy.needs:
+        with jax.named_scope("online"):
+            online, more = _optimizer_step(
+                recipe.scorer, state.online, sub_batch, weights, recipe.grad_accum_steps
+            )
+        state = replace(state, online=online)
+        metrics |= {f"online_{name}": value for name, value in more.items()}
+    return state, metrics
+
+
+def uniform_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """Uniform training of the learner: the uniform policy, and any policy after its window.
+
+    No scorer runs. A batch of replayed selections carries their weights as `weight`.
+    """
+    ones = jnp.ones((jax.tree.leaves(batch)[0].shape[0],), jnp.float32)
+    recipe = replace(recipe, policy=policies.uniform, distill=False)
+    return update_step(recipe, state, batch, batch.get("weight", ones))
+
+
+def _training_view(recipe: Recipe, state: TrainState, batch: Batch) -> Batch:
+    """The augmented batch, with the reference's outputs on it where the learner is distilled."""
+    seen = recipe.augment(batch, state.key)
+    if not recipe.distill:
+        return seen
+    with jax.named_scope("teacher"):
+        outputs = recipe.scorer.apply(recipe.reference_params(state), seen, False)
+    return seen | {TEACHER: jax.lax.stop_gradient(outputs)}
+
+
+def _optimizer_step(
     model: Model, state: ModelState, batch: Batch, weights: Float[Array, "b"], parts: int
 ) -> tuple[ModelState, Metrics]:
     """One optimizer step on the weighted mean of l_learn, from `parts` micro-batches."""
-    return _moved(
-        model, state, *gradients.value_and_grad(model, state.params, batch, weights, parts)
-    )
+    loss, grads = gradients.value_and_grad(model, state.params, batch, weights, parts)
+    return _apply_gradients(model, state, loss, grads)
 
 
-def _moved(
+def _apply_gradients(
     model: Model, state: ModelState, loss: Float[Array, ""], grads: PyTree
 ) -> tuple[ModelState, Metrics]:
     updates, opt_state = model.optimizer.update(grads, state.opt_state, state.params)
@@ -82,90 +172,55 @@ def _moved(
     return ModelState(optax.apply_updates(state.params, updates), opt_state), metrics
 
 
-def update_step(
-    recipe: Recipe, state: TrainState, sub_batch: Batch, weights: Float[Array, "b"]
+def _with_learner(recipe: Recipe, state: TrainState, learner: ModelState) -> TrainState:
+    """The state after the learner's update: one step further, and its weights averaged."""
+    ema = state.ema
+    if recipe.ema_half_life:
+        with jax.named_scope("ema"):
+            rate = 1.0 - optim.ema_decay(state.step, recipe.ema_half_life)
+            ema = ModelState(optax.incremental_update(learner.params, state.ema.params, rate))
+    return replace(state, learner=learner, ema=ema, step=state.step + 1)
+
+
+def _train_reference(
+    recipe: Recipe, state: TrainState, super_batch: Batch
 ) -> tuple[TrainState, Metrics]:
-    """Trains the learner and, where the policy scores with it, the online model on the same augmented sub-batch."""
-    sub_batch = recipe.augment(sub_batch, state.key)
-    with jax.named_scope("learner"):
-        learner, metrics = _descend(
-            recipe.learner, state.learner, sub_batch, weights, recipe.accumulate
+    """One step of a co-trained reference on the whole super-batch; nothing for a frozen one."""
+    if recipe.reference is None or "reference" not in recipe.policy.needs:
+        return state, {}
+    with jax.named_scope("reference"):
+        seen = recipe.augment(super_batch, state.key)
+        ones = jnp.ones((jax.tree.leaves(super_batch)[0].shape[0],), jnp.float32)
+        reference, metrics = _optimizer_step(
+            recipe.reference, state.reference, seen, ones, recipe.grad_accum_steps
         )
-    state = replace(state, learner=learner, step=state.step + 1)
-    if "online" in recipe.policy.needs:
-        with jax.named_scope("online"):
-            online, figures = _descend(
-                recipe.scorer, state.online, sub_batch, weights, recipe.accumulate
-            )
-        state = replace(state, online=online)
-        metrics |= {f"online_{name}": value for name, value in figures.items()}
-    return state, metrics
+    metrics = {f"reference_{name}": value for name, value in metrics.items()}
+    return replace(state, reference=reference), metrics
 
 
-def follow_step(
-    recipe: Recipe,
-    state: TrainState,
-    super_batch: Batch,
-    chosen: Chosen,
-    sub_batch: Batch | None = None,
-) -> tuple[TrainState, Metrics]:
-    """What follows a choice: take_sharded (unless `sub_batch` brings the chosen rows, read in full), update_step, and where the reference
-    is co-trained its own step on the whole super-batch."""
-    if sub_batch is None:
-        with jax.named_scope("take"):
-            sub_batch = take_sharded(super_batch, chosen.indices, recipe.mesh)
-    before = state
-    state, metrics = update_step(recipe, state, sub_batch, chosen.weights)
-    if recipe.reference is not None and "reference" in recipe.policy.needs:
-        with jax.named_scope("reference"):
-            seen = recipe.augment(super_batch, before.key)
-            ones = jnp.ones(chosen.scores.shape, jnp.float32)
-            reference, figures = _descend(
-                recipe.reference, before.reference, seen, ones, recipe.accumulate
-            )
-        state = replace(state, reference=reference)
-        metrics |= {f"reference_{name}": value for name, value in figures.items()}
-    return state, metrics
-
-
-def train_step(
+def _fused_step(
     recipe: Recipe, state: TrainState, super_batch: Batch
 ) -> tuple[TrainState, tuple[Metrics, Chosen]]:
-    """select_step, take_sharded and update_step under one jit: one line for each line of Algorithm 1."""
-    if recipe.policy.reuse:
-        return _reusing_step(recipe, state, super_batch)
-    state, chosen = select_step(recipe, state, super_batch)
-    state, metrics = follow_step(recipe, state, super_batch, chosen)
-    return state, (metrics, chosen)
+    """The learner scores with the forward pass it trains with.
 
-
-def _reusing_step(
-    recipe: Recipe, state: TrainState, super_batch: Batch
-) -> tuple[TrainState, tuple[Metrics, Chosen]]:
-    """The learner scores with the forward pass that it trains with: one pass over the super-batch, in training mode on the augmented view,
-    by l_learn; backward over the chosen."""
-    model, seen = recipe.learner, recipe.augment(super_batch, state.key)
-    losses = lambda params, rows: model.learn_loss(model.apply(params, rows, True), rows)  # noqa: E731
-    with jax.named_scope("learner"):
-        said, pull = reuse.forward(losses, state.learner.params, seen)
-    state, chosen = _choose(recipe, state, super_batch, {"learner": said})
-    with jax.named_scope("learner"):
-        weights = chosen.weights / recipe.sub_batch_size
-        grads = reuse.backward(
-            losses, state.learner.params, pull, seen, chosen.indices, weights, recipe.mesh
-        )
-        learner, metrics = _moved(
-            model, state.learner, jnp.sum(weights * said[chosen.indices]), grads
-        )
-    return replace(state, learner=learner, step=state.step + 1), (metrics, chosen)
-
-
-def uniform_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """Plain training of the learner: the uniform policy, and every policy once its window has closed. No scorer runs.
-
-    A batch of recorded choices brings their weights along as `weight`.
+    One pass over the super-batch, in training mode on the augmented view; backward over the
+    selected rows only, with the loss evaluated among them. With `grad_accum_steps` > 1 no residuals
+    are kept: the selected rows are computed again, in micro-batches. The reference scores the view
+    without augmentation, as it does elsewhere.
     """
-    ones = jnp.ones((jax.tree.leaves(batch)[0].shape[0],), jnp.float32)
-    return update_step(
-        replace(recipe, policy=policies.uniform), state, batch, batch.get("weight", ones)
-    )
+    model, params, parts = recipe.learner, state.learner.params, recipe.grad_accum_steps
+    seen = recipe.augment(super_batch, state.key)
+    ratio = jax.tree.leaves(seen)[0].shape[0] // recipe.sub_batch_size
+    with jax.named_scope("learner"):
+        passed = reuse.forward(model, params, seen, parts if parts == 1 else parts * ratio)
+        observed = (recipe.policy.observe or model.learn_loss)(passed.outputs, seen)
+    inputs = observations(recipe, state, super_batch, but=("learner",)) | {"learner": observed}
+    state, chosen = _score_and_select(recipe, state, super_batch, inputs)
+    with jax.named_scope("learner"):
+        loss, grads = reuse.value_and_grad(
+            model, params, seen, passed, chosen.indices, chosen.weights, recipe.mesh, parts
+        )
+        learner, metrics = _apply_gradients(model, state.learner, loss, grads)
+    state = _with_learner(recipe, state, learner)
+    state, more = _train_reference(recipe, state, super_batch)
+    return state, (metrics | more, chosen)

@@ -1,12 +1,13 @@
-"""Analytic costs: FLOPs of matrix products and convolutions, two for each multiply-add, per example.
+"""Analytic FLOPs of matrix products and convolutions per example, two for each multiply-add.
 
-XLA's own count takes the body of a scan once, whatever its length, so the formula is the source of truth and a test compares it with the
-products of an unrolled compiled step.
+XLA counts the body of a scan once, whatever its length, so the formulas are the source of truth; a
+test compares them with the products of an unrolled compiled step.
 """
 
 from dataclasses import dataclass
 
-# Dense bf16 FLOP/s of a chip from the vendors' sheets, by `jax.Device.device_kind`; what is not listed has no MFU.
+# Dense bf16 FLOP/s of a chip from the vendors' data sheets, by `jax.Device.device_kind`. No model
+# FLOPs utilization (MFU) is reported for devices that are not listed.
 PEAK_FLOPS = {
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
@@ -26,15 +27,18 @@ PEAK_FLOPS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs per example: one forward pass, that of the first layer (its input gradient is never computed), what remat computes again."""
+    """FLOPs of a model per example."""
 
+    # One forward pass.
     forward: float = 0.0
+    # Forward pass of the first layer, whose input gradient is never computed.
     first: float = 0.0
+    # Forward computation repeated in the backward pass (remat).
     recompute: float = 0.0
 
     @property
     def train(self) -> float:
-        """Forward + backward: three products for each of the forward pass, less the first layer's input gradient."""
+        """Forward and backward: three times the forward pass, less one input gradient."""
         return 3 * self.forward - self.first
 
     def __add__(self, other: "Cost") -> "Cost":

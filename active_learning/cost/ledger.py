@@ -1,42 +1,66 @@
-"""The ledger: five accounts of FLOPs and four clocks, charged for what runs.
+"""The ledger: five FLOP accounts and four clocks, charged for what runs.
 
-Forward + backward without the first layer's input gradient (never computed); recomputation (remat) in a column of its own. `closed_form`
-is the paper's convention (a training step costs three forward passes), and what the accounts are checked against.
+Training is charged as forward and backward without the first layer's input gradient, which is never
+computed; recomputation is recorded separately. `closed_form` follows the paper's convention (a
+training step costs three forward passes); the accounts are checked against it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-ACCOUNTS = ("learner_train", "online_score", "online_train", "reference_score", "reference_train")
+from active_learning.cost.accounts import ACCOUNTS
 
 
 def total(costs: dict[str, float]) -> float:
-    """FLOPs of the five accounts together; recomputation is in no total."""
+    """Sum of the five accounts, without recomputation."""
     return float(sum(costs.get(account, 0.0) for account in ACCOUNTS))
+
+
+def sum_flops(bills: Iterable[dict[str, float]]) -> dict[str, float]:
+    """The accounts of several runs, added up."""
+    out: dict[str, float] = {}
+    for bill in bills:
+        for account, value in bill.items():
+            out[account] = out.get(account, 0.0) + value
+    return out
 
 
 @dataclass
 class Ledger:
-    """Cumulative FLOPs by account, examples the learner saw, candidates the scorers saw, seconds of training."""
+    """Cumulative costs of a run."""
 
+    # FLOPs by account, and of recomputation.
     flops: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys((*ACCOUNTS, "recompute"), 0.0)
     )
+    # Updates done.
     step: int = 0
+    # Examples the learner was trained on.
     examples: int = 0
+    # Examples the scorers saw.
     candidates: int = 0
+    # Wall-clock time of training, without evaluation, checkpoints and compilation.
     train_seconds: float = 0.0
+    # Updates with selection.
     window_steps: int = 0
 
     def charge(self, costs: dict[str, float], times: float | int = 1) -> None:
-        """Adds FLOPs to accounts; KeyError for an account that does not exist."""
+        """Adds `times` * `costs` to the accounts.
+
+        Raises:
+          KeyError: There is no account of that name.
+        """
         for account, value in costs.items():
             self.flops[account] = self.flops[account] + times * value
 
     @property
     def total(self) -> float:
+        """Sum of the five accounts, without recomputation."""
         return total(self.flops)
 
     def as_dict(self) -> dict:
+        """The ledger as JSON types."""
         return {
             "step": self.step,
             "examples": self.examples,
@@ -48,22 +72,33 @@ class Ledger:
 
     @classmethod
     def from_dict(cls, saved: dict) -> "Ledger":
+        """Inverse of `as_dict`."""
         return cls(**saved)
 
 
 def step_costs(
-    learner,
-    scorer,
+    learner: Any,
+    scorer: Any,
     needs: tuple[str, ...],
     b: int,
     ratio: int,
-    reference: str = "trained",
+    references: int = 1,
+    cotrained: bool = False,
     reuse: bool = False,
+    distill: bool = False,
 ) -> dict[str, float]:
-    """FLOPs of one update, by account. `learner`, `scorer`: `flops.Cost` per example; `needs`: the policy's scorers (none: uniform).
+    """FLOPs of one update, by account.
 
-    `reference`: its kind. Stored scores cost nothing here, two cross-fitted references score twice, a co-trained one also trains on B. `reuse`:
-    the learner scores with the forward pass that it trains with.
+    Args:
+      learner: `flops.Cost` per example.
+      scorer: `flops.Cost` per example of the online model and of the reference.
+      needs: Models that score (`Policy.needs`); none for uniform updates.
+      b: Examples trained on.
+      ratio: B / b.
+      references: Reference models that score every candidate; 0 where their scores are stored.
+      cotrained: The reference is also trained on all candidates.
+      reuse: The learner scores with the forward pass it trains with (`Policy.reuse_forward`).
+      distill: The reference runs on the examples trained on as well (`Recipe.distill`).
     """
     costs = {"learner_train": b * learner.train, "recompute": b * learner.recompute}
     if "learner" in needs:
@@ -73,9 +108,8 @@ def step_costs(
         costs["online_train"] = b * scorer.train
         costs["recompute"] += b * scorer.recompute
     if "reference" in needs:
-        costs["reference_score"] = ratio * b * scorer.forward
-        costs["reference_score"] *= {"stored": 0, "crossfitted": 2}.get(reference, 1)
-        if reference == "cotrained":
+        costs["reference_score"] = (references * ratio + distill) * b * scorer.forward
+        if cotrained:
             costs["reference_train"] = ratio * b * scorer.train
             costs["recompute"] += ratio * b * scorer.recompute
     return costs
@@ -92,12 +126,17 @@ def closed_form(
 ) -> float:
     """C / C_uniform = beta + w [r + (ratio / 3) sum r_m] + kappa r, in the paper's 3F convention.
 
-    beta: updates over uniform's; window w: updates inside the window over uniform's; r: scorer's forward FLOPs over the learner's in
-    training; kappa: examples the reference was trained on over uniform's.
+    Args:
+      beta: Updates, over uniform's.
+      window: w, updates with selection, over uniform's.
+      r: Forward FLOPs of the scorer over the learner's.
+      ratio: B / b.
+      kappa: Examples the reference was trained on, over uniform's.
+      scorers: Small models that score each candidate.
     """
     return beta + window * ((r if scorers else 0.0) + ratio / 3.0 * scorers * r) + kappa * r
 
 
 def break_even(r: float, ratio: float | int, kappa: float | int, *, scorers: int = 2) -> float:
-    """The largest beta that costs no more than uniform training, selection on throughout (w = beta)."""
+    """Largest beta that costs no more than uniform training; selection throughout (w = beta)."""
     return (1.0 - kappa * r) / closed_form(1.0, 1.0, r, ratio, 0.0, scorers=scorers)

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 from jaxtyping import Int32, Int64
 
-AHEAD = 2  # batches that are read (and placed on the devices) before they are asked for
+PREFETCH = 2  # batches that are read (and placed on the devices) before they are asked for
 
 
-class Loaded(NamedTuple):
+class LoadedBatch(NamedTuple):
     """A batch on the devices; on the host the row numbers within the part, and the epochs, of all
     its examples.
     """
@@ -42,9 +42,11 @@ class Stream(Protocol):
         """Row numbers and epochs of the `count` examples from `position` on."""
         ...
 
-    def read(self, position: int, count: int, mine: Any, small: bool) -> dict[str, np.ndarray]:
-        """The examples of `at(position, count)` that `mine` (what indexes an array) picks; `small`:
-        in their small view.
+    def read(
+        self, position: int, count: int, local_rows: Any, small: bool
+    ) -> dict[str, np.ndarray]:
+        """The examples of `at(position, count)` that `local_rows` (what indexes an array) picks;
+        `small`: in their small view.
         """
         ...
 
@@ -61,12 +63,14 @@ class Candidates:
         with self._lock:  # an order keeps tables
             return self.order.positions(position, count)
 
-    def read(self, position: int, count: int, mine: Any, small: bool) -> dict[str, np.ndarray]:
+    def read(
+        self, position: int, count: int, local_rows: Any, small: bool
+    ) -> dict[str, np.ndarray]:
         rows, epochs = self.at(position, count)
-        return self.part.batch(rows[mine], epochs[mine], small)
+        return self.part.batch(rows[local_rows], epochs[local_rows], small)
 
 
-def mine(placement: jax.sharding.Sharding | None, count: int) -> Any:
+def local_rows(placement: jax.sharding.Sharding | None, count: int) -> Any:
     """What this process reads of `count` rows: an index of the rows that its devices hold, in their
     order.
     """
@@ -79,11 +83,11 @@ def mine(placement: jax.sharding.Sharding | None, count: int) -> Any:
     return np.concatenate([np.arange(*span) for span in sorted(spans)])
 
 
-def put(
+def to_global_array(
     batch: dict[str, np.ndarray], placement: jax.sharding.Sharding | None, count: int
 ) -> dict[str, jax.Array]:
     """The global batch of `count` rows on the devices, of which this process brings those that are
-    `mine`.
+    `local_rows`.
     """
     if jax.process_count() == 1 or placement is None:
         return jax.device_put(batch, placement)
@@ -96,8 +100,8 @@ class Loader:
     (0: none).
 
     `position` counts the examples handed out, not those read ahead, and is all there is to save. It
-    may be set: what was read for other positions, or at another size, is dropped. `waited`: seconds
-    in which neither a batch nor, so says `busy`, the devices were ready.
+    may be set: what was read for other positions, or at another size, is dropped. `stall_seconds`:
+    seconds in which neither a batch nor, so says `busy`, the devices were ready.
     """
 
     def __init__(
@@ -105,10 +109,10 @@ class Loader:
         stream: Stream,
         placement: jax.sharding.Sharding | None,
         position: int = 0,
-        ahead: int = AHEAD,
+        ahead: int = PREFETCH,
     ):
         self.stream, self.placement, self.position, self.ahead = stream, placement, position, ahead
-        self.waited = 0.0
+        self.stall_seconds = 0.0
         self.busy: Callable[[], bool] = lambda: False
         # Two batches are read at a time: while the last images of one are decoded, the other's keep
         # all decoding threads busy.
@@ -120,7 +124,7 @@ class Loader:
             deque()
         )  # (position, count, small), what is there
 
-    def next(self, count: int, small: bool = False) -> Loaded:
+    def next(self, count: int, small: bool = False) -> LoadedBatch:
         """The next `count` examples. Raises what reading them raised."""
         self._fill(count, small, max(1, self.ahead))
         loaded = self.wait(self._coming[0][1])
@@ -129,20 +133,22 @@ class Loader:
         self._fill(count, small, self.ahead)
         return loaded
 
-    def peek(self, count: int, small: bool = False) -> Loaded:
+    def peek(self, count: int, small: bool = False) -> LoadedBatch:
         """What `next` will return; the position stays, and waiting is not counted."""
         self._fill(count, small, max(1, self.ahead))
         return self._coming[0][1].result()
 
-    def look(self, find: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Future:
+    def fetch(self, find: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Future:
         """A second look: the full batch of the rows (of the part) and epochs that `find`, called in
         a thread of its own, returns.
         """
 
         def read() -> dict[str, jax.Array]:
             rows, epochs = find()
-            here = mine(self.placement, len(rows))
-            return put(self.stream.part.batch(rows[here], epochs[here]), self.placement, len(rows))
+            here = local_rows(self.placement, len(rows))
+            return to_global_array(
+                self.stream.part.batch(rows[here], epochs[here]), self.placement, len(rows)
+            )
 
         return self._second.submit(read)
 
@@ -151,7 +157,7 @@ class Loader:
         while not future.done():
             busy, began = self.busy(), time.perf_counter()
             wait([future], 1e-3 if busy else None)
-            self.waited += 0.0 if busy else time.perf_counter() - began
+            self.stall_seconds += 0.0 if busy else time.perf_counter() - began
         return future.result()
 
     def close(self) -> None:
@@ -168,6 +174,8 @@ class Loader:
             what = (self.position + n * count, count, small)
             self._coming.append((what, self._ahead.submit(self._load, *what)))
 
-    def _load(self, position: int, count: int, small: bool) -> Loaded:
-        batch = self.stream.read(position, count, mine(self.placement, count), small)
-        return Loaded(put(batch, self.placement, count), *self.stream.at(position, count))
+    def _load(self, position: int, count: int, small: bool) -> LoadedBatch:
+        batch = self.stream.read(position, count, local_rows(self.placement, count), small)
+        return LoadedBatch(
+            to_global_array(batch, self.placement, count), *self.stream.at(position, count)
+        )

@@ -13,8 +13,7 @@ CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "txt", "title", "sent
 
 
 def clean(text: str) -> str:
-    """Text that UTF-8 can encode: lone surrogates become U+FFFD, NUL is dropped, the form is NFC.
-    """
+    """Text that UTF-8 can encode: lone surrogates become U+FFFD, NUL is dropped, the form is NFC."""
     try:
         text.encode()
     except UnicodeEncodeError:

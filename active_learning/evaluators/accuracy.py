@@ -1,68 +1,72 @@
 """Accuracy, loss and accuracy per class of a classifier."""
 
-from collections.abc import Callable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from active_learning.core import losses
 from active_learning.core.recipe import Model
 from active_learning.core.sharding import replicated
-from active_learning.data.loader import mine, put
+from active_learning.evaluators.batches import map_batches
 
 
 class Accuracy:
-    """Evaluates one architecture on any set: `(params, examples) -> figures`. One trace, whatever the sizes.
+    """Evaluates one architecture on any set, reading it batch by batch.
 
-    `placement`: how a batch is split over the devices; its size is rounded up to a multiple of theirs.
+    Args:
+      model: The classifier; its outputs hold "logits".
+      num_classes: Number of classes.
+      batch_size: Examples a batch; rounded up to a multiple of the number of devices.
+      placement: Sharding of a batch over the devices; None for one device.
     """
 
-    def __init__(self, model: Model, num_classes: int, batch_size: int, placement=None):
+    def __init__(self, model: Model, num_classes: int, batch_size: int, placement: Any = None):
         self.num_classes, self.batch_size, self.placement = num_classes, batch_size, placement
 
-        def count(params, batch):
-            mask = batch["mask"]
+        def judge(params, batch):
             outputs = model.apply(params, batch, False)
-            hit = losses.accuracy(outputs["logits"], batch["label"]) * mask
-            loss = model.act_loss(outputs, batch) * mask
-            zero = jnp.zeros((num_classes,), jnp.float32)
-            return (
-                zero.at[batch["label"]].add(hit),
-                zero.at[batch["label"]].add(mask),
-                jnp.sum(loss),
+            return losses.accuracy(outputs["logits"], batch["label"]), model.act_loss(
+                outputs, batch
             )
 
         everywhere = None if placement is None else replicated(placement.mesh)
-        self._count: Callable = jax.jit(count, out_shardings=everywhere)
-
-    def examples(self, part, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Images and labels of these rows of a part."""
-        return {"image": part.images(rows), "label": part.labels[rows]}
+        self._judge = jax.jit(judge, out_shardings=everywhere)
 
     def __call__(
-        self, params: PyTree, examples: dict[str, np.ndarray]
-    ) -> dict[str, float | list[float]]:
-        """accuracy, loss (nats), worst_class (lowest accuracy of a class that occurs), per_class (None where absent)."""
-        images, labels = examples["image"], examples["label"]
-        hits, seen, loss = np.zeros(self.num_classes), np.zeros(self.num_classes), 0.0
-        devices = 1 if self.placement is None else self.placement.num_devices
-        size = -(-min(self.batch_size, len(labels)) // devices) * devices
-        here = mine(self.placement, size)
-        parts = []
-        for start in range(0, len(labels), size):
-            rows = np.arange(start, start + size)
-            mask = (rows < len(labels)).astype(np.float32)
-            rows = np.minimum(rows, len(labels) - 1)
-            batch = {"image": images[rows[here]], "label": labels[rows[here]], "mask": mask[here]}
-            parts.append(self._count(params, put(batch, self.placement, size)))
-        for hit, count, total in jax.device_get(parts):
-            hits, seen, loss = hits + hit, seen + count, loss + float(total)
-        per_class = [float(h / s) if s else None for h, s in zip(hits, seen, strict=True)]
+        self, params: PyTree, part: Any, rows: np.ndarray | None = None
+    ) -> dict[str, float | list[float | None]]:
+        """Evaluate on rows of a part of the split.
+
+        Args:
+          params: Parameters of the model.
+          part: Has `labels` (n,) and `images(rows)`, and a length.
+          rows: Rows to evaluate on; None for all.
+
+        Returns:
+          accuracy; loss (mean, in nats); worst_class, the lowest accuracy of a class that occurs;
+          per_class, the accuracy of each class (None where it does not occur).
+        """
+        rows = np.arange(len(part)) if rows is None else rows
+        labels = part.labels[rows]
+
+        def read(at: np.ndarray) -> dict[str, np.ndarray]:
+            return {"image": part.images(rows[at]), "label": labels[at]}
+
+        size = min(self.batch_size, len(rows))
+        hits, losses_ = [], []
+        for hit, loss in map_batches(
+            lambda batch: self._judge(params, batch), read, len(rows), size, self.placement
+        ):
+            hits.append(hit)
+            losses_.append(loss)
+        hit, seen = np.concatenate(hits), np.bincount(labels, minlength=self.num_classes)
+        right = np.bincount(labels, hit, self.num_classes)
+        per_class = [float(r / s) if s else None for r, s in zip(right, seen, strict=True)]
         return {
-            "accuracy": float(hits.sum() / seen.sum()),
-            "loss": loss / float(seen.sum()),
-            "worst_class": min(v for v in per_class if v is not None),
+            "accuracy": float(right.sum() / seen.sum()),
+            "loss": float(np.mean(np.concatenate(losses_), dtype=np.float64)),
+            "worst_class": min(value for value in per_class if value is not None),
             "per_class": per_class,
         }

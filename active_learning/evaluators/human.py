@@ -1,4 +1,4 @@
-"""Agreement with people who judged whether captions describe images: Flickr8k's expert and crowd judgements."""
+"""Agreement with human judgements of captions: Flickr8k's expert and crowd files."""
 
 import gzip
 from pathlib import Path
@@ -9,15 +9,18 @@ from scipy.stats import kendalltau
 
 from active_learning.data.sources.source import DataError
 
-Judgement = tuple[
-    str, str, int, float
-]  # image, the image whose caption it is, number of the caption, mean score
+# Image, the image whose caption is judged, number of that caption, mean score.
+Judgement = tuple[str, str, int, float]
 
 
 def read_judgements(path: Path) -> list[Judgement]:
-    """Lines of `image TAB caption#k TAB ...` with three expert scores (1 to 4, their mean is taken) or the crowd's share of yes.
+    """Read lines of `image TAB caption#k TAB ...`, gzipped or not.
 
-    Raises DataError naming file and line.
+    Three expert scores (1 to 4) follow, of which the mean is taken, or the fraction of the crowd
+    that said yes.
+
+    Raises:
+      DataError: Naming file and line.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file of judgements")
@@ -46,7 +49,11 @@ def read_judgements(path: Path) -> list[Judgement]:
 def agreement(
     similarity: Float[np.ndarray, "n"], judged: Float[np.ndarray, "n"]
 ) -> dict[str, float]:
-    """Kendall's tau-b and tau-c between a model's similarities and people's scores, and the number of judgements."""
+    """Kendall's tau-b and tau-c of a model's similarities and people's scores.
+
+    Returns:
+      tau_b, tau_c, and the number of judgements.
+    """
     tau = {
         kind: float(kendalltau(similarity, judged, variant=kind).statistic) for kind in ("b", "c")
     }

@@ -5,14 +5,15 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from active_learning.cost import flops
-from active_learning.models.vit import blocks, blocks_cost, check_width
+from active_learning.models.transformer import blocks, blocks_cost, check_tower
+
+POOLS = ("mean", "last", "end")
 
 
 class Text(nn.Module):
-    """Token ids (below `vocab`, of length `context`) -> features. Every position attends to every other, padding included.
+    """Maps token ids (below `vocab`, of length `context`) to features.
 
-    pool: "mean" (over what is not `pad`) or "last" (the last position, as SigLIP). scan, remat: as in the ViT. Raises ValueError for another
-    length, another pool, or heads that do not divide the width.
+    Raises ValueError for another length, another pool, or heads that do not divide the width.
     """
 
     vocab: int = 4096
@@ -21,21 +22,32 @@ class Text(nn.Module):
     depth: int = 6
     heads: int = 3
     mlp_dim: int = 0  # 0: 4 * width
+    # "mean" of what is not `pad`; "last": the last position (SigLIP); "end": the first position
+    # with the token `end` (CLIP).
     pool: str = "mean"
     pad: int = 0
     scan: bool = False
     remat: str = "off"
     dtype: str = "float32"
+    # Token that ends a text; -1: the largest id of each text, as in OpenAI's CLIP.
+    end: int = -1
+    # Each token attends only to itself and to earlier ones; else to all, padding included.
+    causal: bool = False
+    attention: str = "xla"
+    activation: str = "gelu_tanh"
+    epsilon: float = 1e-6
+    qkv_bias: str = "qv"
+    layer_scale: bool = False
 
     @nn.compact
     def __call__(
         self, tokens: Int[Array, "B L"], *, train: bool = False
     ) -> dict[str, Float[Array, "B D"]]:
-        check_width(self)
+        check_tower(self)
         if tokens.shape[1] != self.context:
             raise ValueError(f"{tokens.shape[1]} tokens, but context {self.context}")
-        if self.pool not in ("mean", "last"):
-            raise ValueError(f"pool {self.pool!r}: expected 'mean' or 'last'")
+        if self.pool not in POOLS:
+            raise ValueError(f"pool {self.pool!r}: expected one of {', '.join(POOLS)}")
         table = self.param(
             "embed", nn.initializers.normal(self.width**-0.5), (self.vocab, self.width)
         )
@@ -43,16 +55,20 @@ class Text(nn.Module):
             "position", nn.initializers.normal(self.width**-0.5), (self.context, self.width)
         )
         x = table.astype(self.dtype)[tokens] + position[None].astype(self.dtype)
-        x = nn.LayerNorm(dtype=self.dtype, name="norm")(blocks(self, x, flat=train))
+        x = blocks(self, x, flat=train, causal=self.causal)
+        x = nn.LayerNorm(self.epsilon, dtype=self.dtype, name="norm")(x)
+        return {"features": self._pool(x.astype(jnp.float32), tokens)}
+
+    def _pool(self, x: Float[Array, "B L D"], tokens: Int[Array, "B L"]) -> Float[Array, "B D"]:
         if self.pool == "last":
-            return {"features": x[:, -1].astype(jnp.float32)}
-        said = (tokens != self.pad).astype(jnp.float32)[:, :, None]
-        return {
-            "features": jnp.sum(x.astype(jnp.float32) * said, axis=1)
-            / jnp.maximum(said.sum(axis=1), 1.0)
-        }
+            return x[:, -1]
+        if self.pool == "end":
+            place = jnp.argmax(tokens if self.end < 0 else tokens == self.end, axis=1)
+            return jnp.take_along_axis(x, place[:, None, None], axis=1)[:, 0]
+        kept = (tokens != self.pad).astype(jnp.float32)[:, :, None]
+        return jnp.sum(x * kept, axis=1) / jnp.maximum(kept.sum(axis=1), 1.0)
 
     def cost(self) -> flops.Cost:
         """FLOPs per text; looking up embeddings is no product."""
-        check_width(self)
+        check_tower(self)
         return blocks_cost(self, self.context)

@@ -6,24 +6,32 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from active_learning.core.contrastive import Embeddings, normalize
+from active_learning.core.contrastive import Embeddings, l2_normalize
 from active_learning.cost import flops
 from active_learning.models.layers import Dense
 
 
 class TwoTower(nn.Module):
-    """Images and texts -> `Embeddings` of unit norm with the learned scale and bias of their logits, one of each an example.
+    """Maps images and texts to unit-norm `Embeddings` with a learned logit scale and bias.
 
-    image, text: modules that give `features`. image_out, text_out: width of the projection after each, 0: none; both towers must end with the
-    same width (ValueError). scale, bias: first values; only the sigmoid loss reads the bias. What is not given is not embedded.
+    An input that is not given is not embedded. Raises ValueError when the towers do not end with
+    the same width.
     """
 
-    image: Any = None  # a ViT
-    text: Any = None  # a Text
+    # A ViT.
+    image: Any = None
+    # A Text.
+    text: Any = None
+    # Width of the projection after each tower; 0: none.
     image_out: int = 64
     text_out: int = 64
+    # Initial logit scale and bias; only the sigmoid loss reads the bias.
     scale: float = 10.0
     bias: float = -10.0
+    # A bias of the projections (CLIP has none).
+    head_bias: bool = True
+    # A learned logit bias; without one it is 0 (CLIP).
+    logit_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -36,7 +44,9 @@ class TwoTower(nn.Module):
         self.check()
         size = (tokens if image is None else image).shape[0]
         scale = jnp.exp(self.param("t", lambda _: jnp.log(jnp.float32(self.scale))))
-        bias = self.param("b", lambda _: jnp.float32(self.bias))
+        bias = jnp.float32(0.0)
+        if self.logit_bias:
+            bias = self.param("b", lambda _: jnp.float32(self.bias))
         images = (
             None
             if image is None
@@ -53,7 +63,7 @@ class TwoTower(nn.Module):
 
     def _end(self, name: str, width: int, outputs: dict[str, Array]) -> Float[Array, "B D"]:
         features = outputs["features"]
-        return normalize(Dense(width, name=name)(features) if width else features)
+        return l2_normalize(Dense(width, use_bias=self.head_bias, name=name)(features) if width else features)
 
     def check(self) -> None:
         """Raises ValueError when the towers do not end with the same width."""
@@ -67,7 +77,10 @@ class TwoTower(nn.Module):
             )
 
     def cost(self, image_shape: tuple[int, int, int]) -> flops.Cost:
-        """FLOPs per pair, both towers; the loss's B products of D numbers a pair are left out (0.1 % of a ViT-B at B = 32,768)."""
+        """FLOPs per pair, both towers.
+
+        The loss's B products of D numbers a pair are left out: 0.1 % of a ViT-B at B = 32,768.
+        """
         total = self.image.cost(image_shape) + self.text.cost()
         for width, tower in ((self.image_out, self.image), (self.text_out, self.text)):
             total += flops.dense(1, tower.width, width)

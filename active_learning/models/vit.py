@@ -1,8 +1,5 @@
-"""Vision Transformer (arXiv 2010.11929, plain pre-norm form), sizes mu to So400m or any width and depth."""
+"""Vision Transformer (arXiv 2010.11929, pre-norm form), in the variants of published weights."""
 
-from dataclasses import field
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -10,6 +7,14 @@ from jaxtyping import Array, Float
 
 from active_learning.cost import flops
 from active_learning.models.layers import Dense
+from active_learning.models.transformer import (
+    Attention,
+    Mlp,
+    blocks,
+    blocks_cost,
+    check_tower,
+    mlp_cost,
+)
 
 # "mu" stands for the paper's smallest scorer, whose shape is not published.
 VARIANTS = {
@@ -20,167 +25,114 @@ VARIANTS = {
     "L": {"width": 1024, "depth": 24, "heads": 16, "mlp_dim": 4096},
     "So400m": {"width": 1152, "depth": 27, "heads": 16, "mlp_dim": 4304},
 }
-
-_POLICIES = {
-    "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-
-
-class Attention(nn.Module):
-    """Self-attention. The key has no bias: it shifts all logits of a query alike, so its gradient is zero."""
-
-    heads: int
-    dtype: str
-    flat: bool
-    attend: str = "xla"
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B N D"], y: Float[Array, "B M D"] | None = None
-    ) -> Float[Array, "B N D"]:
-        width = x.shape[-1]
-        y = x if y is None else y
-
-        def project(name, of, bias=True):
-            return Dense(width, use_bias=bias, dtype=self.dtype, flat=self.flat, name=name)(
-                of
-            ).reshape(*of.shape[:2], self.heads, width // self.heads)
-
-        query, key, value = project("query", x), project("key", y, bias=False), project("value", y)
-        out = jax.nn.dot_product_attention(query, key, value, implementation=self.attend)
-        return Dense(width, dtype=self.dtype, flat=self.flat, name="out")(out.reshape(x.shape))
-
-
-class Mlp(nn.Module):
-    """Two dense layers with GELU between."""
-
-    mlp_dim: int
-    dtype: str
-    flat: bool
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        hidden = nn.gelu(Dense(self.mlp_dim, dtype=self.dtype, flat=self.flat, name="up")(x))
-        return Dense(x.shape[-1], dtype=self.dtype, flat=self.flat, name="down")(hidden)
-
-
-class Block(nn.Module):
-    """Pre-norm attention and MLP. Returns a pair so that it can be the body of a scan."""
-
-    heads: int
-    mlp_dim: int
-    dtype: str
-    flat: bool
-    attend: str = "xla"
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B N D"], _=None) -> tuple[Float[Array, "B N D"], None]:
-        x = x + Attention(self.heads, self.dtype, self.flat, self.attend, name="attention")(
-            nn.LayerNorm(dtype=self.dtype, name="norm_1")(x)
-        )
-        x = x + Mlp(self.mlp_dim, self.dtype, self.flat, name="mlp")(
-            nn.LayerNorm(dtype=self.dtype, name="norm_2")(x)
-        )
-        return x, None
-
-
-def blocks(of, x: Float[Array, "B N D"], flat: bool) -> Float[Array, "B N D"]:
-    """The Transformer of a module with the fields depth, heads, mlp_dim, width, scan, remat and dtype; called within its `__call__`."""
-    block = (
-        Block
-        if of.remat == "off"
-        else nn.remat(Block, prevent_cse=not of.scan, policy=_POLICIES[of.remat])
-    )
-    fields = {
-        "heads": of.heads,
-        "mlp_dim": of.mlp_dim or 4 * of.width,
-        "dtype": of.dtype,
-        "flat": flat,
-    }
-    fields["attend"] = getattr(of, "attention", "xla")
-    if not of.scan:
-        for layer in range(of.depth):
-            x, _ = block(**fields, name=f"block_{layer}")(x)
-        return x
-    scanned = nn.scan(
-        block, variable_axes={"params": 0}, split_rngs={"params": True}, length=of.depth
-    )
-    return scanned(**fields, name="blocks")(x, None)[0]
-
-
-def blocks_cost(of, tokens: int) -> flops.Cost:
-    """FLOPs per example of `blocks` on so many tokens."""
-    products = flops.dense(tokens, of.width, 4 * of.width) + 2 * flops.dense(
-        tokens, of.width, of.mlp_dim or 4 * of.width
-    )
-    block = products + flops.attention(tokens, tokens, of.width)
-    again = {"off": 0.0, "full": block.forward, "dots": block.forward - products.forward}[of.remat]
-    return of.depth * (block + flops.Cost(recompute=again))
-
-
-def check_width(of) -> None:
-    """Raises ValueError for heads that do not divide the width, an unknown remat or attention."""
-    if of.width % of.heads:
-        raise ValueError(f"heads {of.heads} do not divide width {of.width}")
-    if of.remat != "off" and of.remat not in _POLICIES:
-        raise ValueError(f"remat {of.remat!r}: expected 'off', 'full' or 'dots'")
-    if getattr(of, "attention", "xla") not in ("xla", "cudnn"):
-        raise ValueError(f"attention {of.attention!r}: expected 'xla' or 'cudnn'")
+POOLS = ("gap", "cls", "map", "cls_gap")
 
 
 class ViT(nn.Module):
-    """Images -> logits and features (no logits with `num_classes` 0). Raises ValueError when the patch does not divide the image, or the
-    heads the width.
+    """Maps images to logits and features (no logits with `num_classes` 0).
 
-    keep: share of the patches that enter the blocks, spread evenly and the same for all images: a cheap scorer. pool: "gap" (mean), "cls" (a
-    class token) or "map" (attention pooling). scan: one traced block instead of `depth`. remat: "off", "full" or "dots" (keep the products).
-    attention: "xla", or "cudnn" (fused; NVIDIA GPUs, 16-bit compute types). Training flattens tokens to 2-D before each dense layer, which is
-    faster on CPUs; the numbers are the same.
+    Raises ValueError when the patch does not divide the image or the heads the width.
+    Intermediate values named "tokens" hold the tokens before pooling, for `capture`.
     """
 
     num_classes: int = 0
     width: int = 192
     depth: int = 12
     heads: int = 3
-    mlp_dim: int = 0  # 0: 4 * width
+    # 0: 4 * width. With "swiglu" the width after gating.
+    mlp_dim: int = 0
     patch: int = 16
+    # "gap": mean of the patches; "cls": class token; "map": attention pooling; "cls_gap": class
+    # token and mean of the patches, concatenated.
     pool: str = "gap"
+    # Trace one block instead of `depth`; parameters then have a leading axis.
     scan: bool = False
+    # "off", "full", or "dots" (keeps the products).
     remat: str = "off"
     dtype: str = "float32"
-    keep: float = field(default=1.0, metadata={"late": True})
-    attention: str = field(default="xla", metadata={"late": True})
+    # Fraction of the patches that enter the blocks, spread evenly: a cheap scorer.
+    keep: float = 1.0
+    # "xla", or "cudnn": fused, for NVIDIA GPUs and 16-bit compute types.
+    attention: str = "xla"
+    activation: str = "gelu_tanh"
+    # Of every LayerNorm.
+    epsilon: float = 1e-6
+    # Which of query, key and value have a bias: "qv", "qkv" or "none".
+    qkv_bias: str = "qv"
+    # Learned per-channel scale of each residual branch (DINOv2).
+    layer_scale: bool = False
+    # A class token beside "gap" or "map" pooling; the other pools have one anyway.
+    class_token: bool = False
+    # Register tokens, after the class token.
+    registers: int = 0
+    # How many of the class token and registers have a position of their own.
+    prefix_positions: int = 0
+    # A bias of the patch embedding (CLIP has none).
+    embed_bias: bool = True
+    # A LayerNorm before the blocks (CLIP).
+    pre_norm: bool = False
+    # Where the last LayerNorm is: of the "tokens", or of the "pooled" features (timm's fc_norm).
+    norm: str = "tokens"
+    # Width of a tanh layer before the head (ImageNet-21k checkpoints of the JAX ViT); 0: none.
+    pre_logits: int = 0
 
-    def _kept(self, patches: int) -> np.ndarray:
-        """Numbers of the patches that are kept."""
+    @property
+    def has_class_token(self) -> bool:
+        return self.class_token or self.pool in ("cls", "cls_gap")
+
+    @property
+    def prefix(self) -> int:
+        """Number of tokens before the patches."""
+        return self.has_class_token + self.registers
+
+    def kept_patches(self, patches: int) -> np.ndarray:
+        """Indices of the patches that enter the blocks."""
         return np.unique(
             np.linspace(0, patches - 1, max(1, round(self.keep * patches))).round().astype(np.int32)
         )
 
-    def _check(self, image_shape: tuple[int, ...]) -> None:
+    def check(self, image_shape: tuple[int, ...]) -> None:
+        """Raises ValueError naming what does not fit."""
         height, width, _ = image_shape
         if not 0 < self.keep <= 1:
-            raise ValueError(f"keep {self.keep}: expected a share of the patches in (0, 1]")
+            raise ValueError(f"keep {self.keep}: expected a fraction of the patches in (0, 1]")
         if height % self.patch or width % self.patch:
             raise ValueError(f"patch {self.patch} does not divide the {height} x {width} image")
-        check_width(self)
-        if self.pool not in ("gap", "cls", "map"):
-            raise ValueError(f"pool {self.pool!r}: expected 'gap', 'cls' or 'map'")
+        check_tower(self)
+        if self.pool not in POOLS:
+            raise ValueError(f"pool {self.pool!r}: expected one of {', '.join(POOLS)}")
+        if self.norm not in ("tokens", "pooled"):
+            raise ValueError(f"norm {self.norm!r}: expected 'tokens' or 'pooled'")
+        if self.prefix_positions not in (0, int(self.has_class_token), self.prefix):
+            raise ValueError(
+                f"prefix_positions {self.prefix_positions}: expected 0, 1 or {self.prefix}, "
+                "one for each class token and register"
+            )
 
     @nn.compact
     def __call__(self, image: Float[Array, "B H W C"], *, train: bool = False) -> dict[str, Array]:
-        self._check(image.shape[1:])
+        self.check(image.shape[1:])
         x = self._embed(image, train)
+        if self.pre_norm:
+            x = self._layer_norm("norm_pre")(x)
         x = blocks(self, x, flat=train)
-        x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
-        features = self._pool(x, flat=train).astype(jnp.float32)
+        if self.norm == "tokens":
+            x = self._layer_norm("norm")(x)
+        self.sow("intermediates", "tokens", x)
+        x = self._pool(x, flat=train)
+        if self.norm == "pooled":
+            x = self._layer_norm("norm")(x)
+        features = x.astype(jnp.float32)
         if not self.num_classes:
             return {"features": features}
-        logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(
-            features
-        )
+        hidden = features
+        if self.pre_logits:
+            hidden = jnp.tanh(Dense(self.pre_logits, name="pre_logits")(features))
+        logits = nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="head")(hidden)
         return {"logits": logits, "features": features}
+
+    def _layer_norm(self, name: str) -> nn.LayerNorm:
+        return nn.LayerNorm(self.epsilon, dtype=self.dtype, name=name)
 
     def _embed(self, image: Array, train: bool) -> Array:
         size, p = image.shape[0], self.patch
@@ -191,65 +143,83 @@ class ViT(nn.Module):
             .reshape(size, rows * columns, -1)
         )
         position = self.param(
-            "position", nn.initializers.normal(self.width**-0.5), (rows * columns, self.width)
+            "position",
+            nn.initializers.normal(self.width**-0.5),
+            (self.prefix_positions + rows * columns, self.width),
         )
+        first, position = position[: self.prefix_positions], position[self.prefix_positions :]
         if self.keep < 1:
-            kept = self._kept(rows * columns)
+            kept = self.kept_patches(rows * columns)
             x, position = x[:, kept], position[kept]
-        x = Dense(self.width, dtype=self.dtype, flat=train, name="embed")(x)
+        x = Dense(
+            self.width, use_bias=self.embed_bias, dtype=self.dtype, flat=train, name="embed"
+        )(x)
         x = x + position[None].astype(x.dtype)
-        if self.pool == "cls":
-            token = self.param("cls", nn.initializers.zeros, (1, 1, self.width))
-            x = jnp.concatenate(
-                [jnp.broadcast_to(token.astype(x.dtype), (size, 1, self.width)), x], axis=1
-            )
-        return x
+        return jnp.concatenate([*self._prefix(first, size, x.dtype), x], axis=1)
+
+    def _prefix(self, position: Array, size: int, dtype) -> list[Array]:
+        """The class token and the registers, those that have a position with it."""
+        tokens = []
+        if self.has_class_token:
+            tokens.append(self.param("cls", nn.initializers.zeros, (1, 1, self.width)))
+        if self.registers:
+            shape = (1, self.registers, self.width)
+            tokens.append(self.param("registers", nn.initializers.normal(1e-6), shape))
+        if not tokens:
+            return []
+        joined = jnp.concatenate(tokens, axis=1).astype(dtype)
+        joined = joined.at[:, : self.prefix_positions].add(position[None].astype(dtype))
+        return [jnp.broadcast_to(joined, (size, *joined.shape[1:]))]
 
     def _pool(self, x: Array, flat: bool) -> Array:
         if self.pool == "gap":
-            return jnp.mean(x, axis=1)
+            return jnp.mean(x[:, self.prefix :], axis=1)
         if self.pool == "cls":
             return x[:, 0]
+        if self.pool == "cls_gap":
+            return jnp.concatenate([x[:, 0], jnp.mean(x[:, self.prefix :], axis=1)], axis=-1)
         probe = self.param("probe", nn.initializers.xavier_uniform(), (1, 1, self.width))
         probe = jnp.broadcast_to(probe.astype(x.dtype), (x.shape[0], 1, self.width))
-        out = Attention(self.heads, self.dtype, flat, name="pool_attention")(probe, x)
-        out = out + Mlp(self.mlp_dim or 4 * self.width, self.dtype, flat, name="pool_mlp")(
-            nn.LayerNorm(dtype=self.dtype, name="pool_norm")(out)
+        attention = Attention(
+            self.heads, self.dtype, flat, qkv_bias=self.qkv_bias, name="pool_attention"
         )
+        out = attention(probe, x)
+        mlp_dim = self.mlp_dim or 4 * self.width
+        mlp = Mlp(mlp_dim, self.dtype, flat, self.activation, name="pool_mlp")
+        out = out + mlp(self._layer_norm("pool_norm")(out))
         return out[:, 0]
+
+    def tokens(self, image_shape: tuple[int, int, int]) -> int:
+        """Number of tokens that an image of this shape brings into the blocks."""
+        height, width, _ = image_shape
+        patches = (height // self.patch) * (width // self.patch)
+        return len(self.kept_patches(patches)) + self.prefix
+
+    def embed_cost(self, image_shape: tuple[int, int, int]) -> flops.Cost:
+        """FLOPs per example of the patch embedding."""
+        patches = self.tokens(image_shape) - self.prefix
+        return flops.dense(patches, self.patch**2 * image_shape[2], self.width, first=True)
+
+    def pool_cost(self, image_shape: tuple[int, int, int]) -> flops.Cost:
+        """FLOPs per example of attention pooling; nothing for the other pools."""
+        if self.pool != "map":
+            return flops.Cost()
+        tokens = self.tokens(image_shape)
+        projections = flops.dense(tokens, self.width, 2 * self.width)
+        projections += flops.dense(1, self.width, 2 * self.width)
+        return projections + flops.attention(1, tokens, self.width) + mlp_cost(self, 1)
+
+    def head_cost(self) -> flops.Cost:
+        """FLOPs per example of the layers that map features to logits."""
+        width = self.width * (2 if self.pool == "cls_gap" else 1)
+        if not (self.pre_logits and self.num_classes):
+            return flops.dense(1, width, self.num_classes)
+        return flops.dense(1, width, self.pre_logits) + flops.dense(
+            1, self.pre_logits, self.num_classes
+        )
 
     def cost(self, image_shape: tuple[int, int, int]) -> flops.Cost:
         """FLOPs per example on images of this shape."""
-        self._check(image_shape)
-        height, width, _ = image_shape
-        patches = len(self._kept((height // self.patch) * (width // self.patch)))
-        tokens, hidden = patches + (self.pool == "cls"), self.mlp_dim or 4 * self.width
-        total = flops.dense(patches, self.patch**2 * image_shape[2], self.width, first=True)
-        total = total + blocks_cost(self, tokens) + flops.dense(1, self.width, self.num_classes)
-        if self.pool == "map":
-            total += flops.dense(tokens, self.width, 2 * self.width) + flops.dense(
-                1, self.width, 2 * self.width
-            )
-            total += flops.attention(1, tokens, self.width) + 2 * flops.dense(1, self.width, hidden)
-        return total
-
-
-def stack_blocks(params: dict) -> dict:
-    """Parameters of the unrolled form (block_0, block_1, ...) in the layout of the scanned form (blocks, leading axis depth)."""
-    names = sorted(
-        (n for n in params if n.startswith("block_")), key=lambda n: int(n.removeprefix("block_"))
-    )
-    rest = {n: v for n, v in params.items() if n not in names}
-    return rest | {
-        "blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[n] for n in names))
-    }
-
-
-def unstack_blocks(params: dict) -> dict:
-    """The inverse of `stack_blocks`."""
-    depth = jax.tree.leaves(params["blocks"])[0].shape[0]
-    rest = {n: v for n, v in params.items() if n != "blocks"}
-    return rest | {
-        f"block_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
-        for i in range(depth)
-    }
+        self.check(image_shape)
+        total = self.embed_cost(image_shape) + blocks_cost(self, self.tokens(image_shape))
+        return total + self.pool_cost(image_shape) + self.head_cost()

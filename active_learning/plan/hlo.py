@@ -1,4 +1,4 @@
-"""What moves between devices in a compiled program, read from its text."""
+"""Collectives of a compiled program, read from its text."""
 
 import math
 import re
@@ -23,13 +23,16 @@ _WHILE = re.compile(r" while\(.*?condition=%?([\w.\-]+), body=%?([\w.\-]+)(.*)$"
 
 @dataclass(frozen=True)
 class Collective:
-    """kind; bytes of its result on a device; times: how often a step runs it, 0 where a loop's length is not known before it runs;
-    scope: the named scope it belongs to ("learner", "take", ...); group: devices that take part."""
+    """One collective operation of a program."""
 
     kind: str
+    # Bytes of its result on a device.
     bytes: int
+    # Runs in a step; 0 where the length of a loop is only known when it runs.
     times: int
+    # Named scope it belongs to ("learner", "take", ...).
     scope: str
+    # Devices that take part.
     group: int
 
     @property
@@ -42,7 +45,10 @@ class Collective:
 
 
 def _bytes(result: str, started: bool) -> int:
-    """Bytes of a result's arrays; of what an asynchronous start returns (operands, then results) the results only."""
+    """Bytes of a result's arrays.
+
+    An asynchronous start returns operands, then results: of these the results only.
+    """
     sizes = []
     for dtype, shape in re.findall(r"\b(pred|bf16|[a-z]\d+)\[([\d,]*)\]", result):
         if started and (dtype, shape) == ("u32", ""):  # its context
@@ -57,7 +63,10 @@ def _bytes(result: str, started: bool) -> int:
 
 
 def _group(rest: str) -> int:
-    """Devices of a replica group, written as a list of lists, as [groups,size]<=[devices], or as names of a mesh's axes."""
+    """Devices of a replica group.
+
+    Written as a list of lists, as [groups,size]<=[devices], or as names of a mesh's axes.
+    """
     if found := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
         return int(found[1])
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest):
@@ -69,7 +78,10 @@ def _group(rest: str) -> int:
 
 
 def _length(rest: str, condition: str, body: str) -> int:
-    """How often a loop runs: as noted, or the constant that its counter is compared with, over the counter's step; 0 where it is computed."""
+    """Iterations of a loop; 0 where the bound is computed.
+
+    As annotated, or the constant that the counter is compared with over the counter's step.
+    """
     if noted := re.search(r'known_trip_count":\{"n":"(\d+)"', rest):
         return int(noted[1])
     compared = re.search(
@@ -90,7 +102,7 @@ def _constant(name: str, computation: str) -> int:
 
 
 def _step(counter: re.Match | None, body: str) -> int:
-    """What a loop's body adds to its counter, an element of the tuple that it carries; 0 where that is not plain to see."""
+    """What a loop's body adds to its counter, an element of the carried tuple; 0 if unknown."""
     carried = re.search(r"ROOT [^\n]* tuple\((.*?)\)", body)
     names = re.findall(r"%([\w.\-]+)", carried[1]) if carried else []
     if counter is None or int(counter[1]) >= len(names):
@@ -101,7 +113,7 @@ def _step(counter: re.Match | None, body: str) -> int:
 
 
 def _times(text: str, bodies: dict[str, str]) -> dict[str, int]:
-    """How often each computation runs in a step: the product of the loops around it, 0 inside a loop of unknown length."""
+    """Runs of each computation in a step: the product of the loops around it, 0 if unknown."""
     (entry,) = re.findall(r"^ENTRY %?([\w.\-]+) ", text, re.M)
     times, todo = {}, [(entry, 1)]
     while todo:
@@ -121,20 +133,24 @@ def _times(text: str, bodies: dict[str, str]) -> dict[str, int]:
 
 
 def collectives(text: str) -> Iterator[Collective]:
-    """All of a program's collectives, from `jax.stages.Compiled.as_text()`."""
+    """Yield a program's collectives.
+
+    Args:
+      text: The program, from `jax.stages.Compiled.as_text()`.
+    """
     bodies = dict(_COMPUTATION.findall(text))
     times, chained = _times(text, bodies), set()
     for name, body in bodies.items():
         for result, kind, started, rest in _LINE.findall(body):
-            if "chain_id=" in rest:  # one collective, carried out in several fusions
+            if "chain_id=" in rest:  # one collective, executed in several fusions
                 channel = re.search(r"channel_id=\d+", rest)[0]
                 if channel in chained:
                     continue
                 chained.add(channel)
-            said = re.search(r'op_name="([^"]*)"', rest)
+            op_name = re.search(r'op_name="([^"]*)"', rest)
             scopes = [
                 part
-                for part in (said[1] if said else "").split("/")
+                for part in (op_name[1] if op_name else "").split("/")
                 if "(" not in part and "[" not in part
             ]
             scope = scopes[0] if scopes else ""

@@ -1,22 +1,19 @@
-"""Our own step compiled for a TPU pod that is not here: memory of a chip, what moves between chips, and arithmetic about its time.
+"""The training step compiled for a TPU slice that is not here.
 
-The real compiler does it (libtpu, extra [plan]) on this machine's CPU; nothing runs. Memory and collectives are its word. Times are
-arithmetic with the assumptions printed beside them.
+Compiles ahead of time with libtpu (extra [plan]) on the local CPU; nothing is executed. Memory and
+collectives are as reported by the compiler, times are arithmetic with the assumptions printed
+beside them.
 """
 
 import dataclasses
-import importlib.util
 import math
-import os
 import re
-import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from active_learning.config import ConfigError
@@ -24,307 +21,239 @@ from active_learning.core import sharding
 from active_learning.core.step import train_step, uniform_step
 from active_learning.cost.flops import PEAK_FLOPS
 from active_learning.cost.ledger import ACCOUNTS
+from active_learning.models import TwoTower
+from active_learning.plan.abstract import abstract_batch
 from active_learning.plan.hlo import Collective, collectives
-from active_learning.settings import Pairs, Select
-from active_learning.train.build import Run, assemble, state_shapes
+from active_learning.plan.topology import CHIPS
+from active_learning.settings import Select
+from active_learning.train.build import Experiment, abstract_state, assemble
 
-MIB, GIB, LARGE = 2**20, 2**30, 1e6
-SELECTION = (
-    "score_online",
-    "score_reference",
-    "score_learner",
-    "select",
-    "take",
-)  # named scopes of the step
-
-
-@dataclass(frozen=True)
-class Chip:
-    """What a vendor's sheet says of a chip: GiB of memory, its bytes a second, and those of all links to its neighbours."""
-
-    memory: float
-    memory_bandwidth: float
-    links: float
-
-
-CHIPS = {
-    "TPU v5 lite": Chip(16.0, 819e9, 200e9),
-    "TPU v5": Chip(95.0, 2765e9, 600e9),
-    "TPU v6 lite": Chip(32.0, 1640e9, 448e9),
-}
-
-
-def devices_of(topology: str) -> list[jax.Device]:
-    """The chips of a topology such as 'v5e:16x16'. ConfigError when libtpu is not installed, does not know it, or we have no sheet."""
-    if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError(
-            f"--topology={topology}: needs the TPU compiler, pip install -e '.[plan]'"
-        )
-    for name, value in (
-        ("SKIP_MDS_QUERY", "1"),
-        ("ACCELERATOR_TYPE", "none"),
-        ("WORKER_HOSTNAMES", "localhost"),
-    ):
-        os.environ.setdefault(f"TPU_{name}", value)
-    from jax.experimental import topologies
-
-    try:
-        devices = list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-    except Exception as error:
-        why = str(error).splitlines()[0]
-        raise ConfigError(
-            f"--topology={topology}: unknown, expected e.g. v5e:4x4, v5p:4x4x4 or v6e:8x8 ({why})"
-        ) from error
-    if devices[0].device_kind not in CHIPS:
-        raise ConfigError(
-            f"--topology={topology}: no figures for {devices[0].device_kind}; known: {', '.join(CHIPS)}"
-        )
-    return devices
-
-
-def batch_shapes(it: Run) -> dict[str, jax.ShapeDtypeStruct]:
-    """A step's batch as shapes with their shardings."""
-    b, task = it.config.batch_size, it.task
-    size = b * it.config.select.ratio if it.clock.window else b
-    place = sharding.over_data(it.mesh)
-    leaf = lambda dtype, *shape: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=place)  # noqa: E731
-    batch = {
-        "image": leaf(jnp.uint8, *task.image_shape),
-        "label": leaf(jnp.int32),
-        "epoch": leaf(jnp.int32),
-    }
-    if isinstance(it.config.task, Pairs):
-        batch["tokens"] = leaf(jnp.int32, task.context)
-    if it.scorer_task.image_shape != task.image_shape:
-        batch["image_small"] = leaf(jnp.uint8, *it.scorer_task.image_shape)
-    if (
-        it.clock.window
-        and it.config.reference.kind == "stored"
-        and "reference" in it.recipe.policy.needs
-    ):
-        batch["reference_loss"] = leaf(jnp.float32)
-    if it.clock.window and it.config.reference.kind == "crossfitted":
-        batch["scored_by"] = leaf(jnp.int32)
-    return batch | {"id": leaf(jnp.uint32, 2)}
+GIB = 2**30
+# Named scopes of the step that exist for selection.
+SELECTION = ("score_online", "score_reference", "score_learner", "select", "take")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+_SIZE = r"([\d.]+)([KMG])"
+# What the compiler says when a program is too large: today's wording, and that of earlier releases.
+_OUT_OF_MEMORY = (
+    re.compile(rf"required for HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)"),
+    re.compile(rf"[Uu]sed {_SIZE} of {_SIZE}"),
+)
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """What the compiler says of a step, for one chip: bytes that stay (state and batch), temporary bytes, what moves."""
+class CompiledStep:
+    """What the compiler reports of a step, for one chip."""
 
     chips: int
-    kind: str
+    device_kind: str
+    # Bytes of state and batch, and temporary bytes.
     stays: int
     temporary: int
-    moves: tuple[Collective, ...]
+    collectives: tuple[Collective, ...]
+    # Wall-clock of the compilation.
     seconds: float
 
     @property
     def memory(self) -> int:
+        """Bytes a chip needs."""
         return self.stays + self.temporary
 
 
-def compile_step(it: Run) -> Compiled:
-    """Compiles the run's step (active inside a window, else uniform) for its mesh. Raises ConfigError when it does not fit the chips."""
-    began, step = time.monotonic(), train_step if it.clock.window else uniform_step
-    state, batch = state_shapes(it), batch_shapes(it)
-    device = it.mesh.devices.flat[0]
+def compile_step(experiment: Experiment) -> CompiledStep:
+    """Compile the experiment's step (with selection inside a window, else uniform) for its mesh.
+
+    Raises:
+      ConfigError: Where it does not fit the chips, with changes of the config that would make it.
+    """
+    began, step = time.monotonic(), train_step if experiment.steps.window else uniform_step
+    state, batch = abstract_state(experiment), abstract_batch(experiment)
+    kind = experiment.mesh.devices.flat[0].device_kind
     try:
-        done = sharding.compiled(
-            partial(step, it.recipe), state, batch, rest=sharding.replicated(it.mesh)
+        done = sharding.aot_compile(
+            partial(step, experiment.recipe),
+            state,
+            batch,
+            rest=sharding.replicated(experiment.mesh),
         )
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise ConfigError(_too_large(it, str(error))) from error
+        raise ConfigError(_too_large(experiment, str(error))) from error
     memory = done.memory_analysis()
-    stays = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    found = Compiled(
-        it.mesh.size, device.device_kind, stays, memory.temp_size_in_bytes, tuple(collectives(done.as_text())),
-        time.monotonic() - began,
-    )  # fmt: skip
-    if device.device_kind in CHIPS and found.memory > CHIPS[device.device_kind].memory * GIB:
-        raise ConfigError(_too_large(it, "", found))
-    return found
+    compiled = CompiledStep(
+        chips=experiment.mesh.size,
+        device_kind=kind,
+        stays=memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes,
+        temporary=memory.temp_size_in_bytes,
+        collectives=tuple(collectives(done.as_text())),
+        seconds=time.monotonic() - began,
+    )
+    if kind in CHIPS and compiled.memory > (has := CHIPS[kind].memory * GIB):
+        raise ConfigError(_does_not_fit(experiment, float(compiled.memory), has))
+    return compiled
 
 
-def _too_large(it: Run, said: str, found: Compiled | None = None) -> str:
-    """By how much it does not fit, and what would make it fit."""
-    kind = it.mesh.devices.flat[0].device_kind
-    has = CHIPS[kind].memory * GIB
-    sizes = re.search(r"[Uu]sed ([\d.]+)([KMG]) of ([\d.]+)([KMG])", said)
-    scale = {"K": 2**10, "M": 2**20, "G": 2**30}
-    if found is not None:
-        uses = float(found.memory)
-    elif sizes:
-        uses, has = float(sizes[1]) * scale[sizes[2]], float(sizes[3]) * scale[sizes[4]]
-    else:
-        return f"the step does not fit a {kind}: {said.splitlines()[0]}"
-    over = uses - has
-    ways = list(remedies(it, over, uses))
+def _too_large(experiment: Experiment, message: str) -> str:
+    """The compiler's refusal as one line; its own first line where it is worded in another way."""
+    temporaries, used = (pattern.search(message) for pattern in _OUT_OF_MEMORY)
+    found = temporaries or used
+    if found is None:
+        kind = experiment.mesh.devices.flat[0].device_kind
+        return f"the step does not fit a {kind}: {message.splitlines()[0]}"
+    needs, has = (float(found[n]) * _UNITS[found[n + 1]] for n in (1, 3))
+    if temporaries:  # state and batch come on top of these
+        needs += _argument_bytes(experiment)
+    return _does_not_fit(experiment, needs, has)
+
+
+def _does_not_fit(experiment: Experiment, needs: float, has: float) -> str:
+    """By how much a step does not fit a chip, and what would make it fit."""
+    kind = experiment.mesh.devices.flat[0].device_kind
+    ways = ", or ".join(remedies(experiment, needs - has, needs))
     return (
-        f"the step needs {uses / GIB:.1f} GiB of a {kind}'s {has / GIB:.1f}, {over / GIB:.1f} GiB too much; "
-        f"would fit: {', or '.join(ways) if ways else 'more chips or a smaller model'}"
+        f"the step needs {needs / GIB:.1f} GiB of a {kind}'s {has / GIB:.1f}, "
+        f"{(needs - has) / GIB:.1f} GiB too much; "
+        f"would fit: {ways or 'more chips or a smaller model'}"
     )
 
 
-def state_bytes(it: Run) -> int:
-    """Bytes of the learner's parameters and moments on one chip."""
+def _bytes_on_a_chip(tree) -> int:
+    return sum(
+        leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+        for leaf in jax.tree.leaves(tree)
+        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    )
 
-    def on_a_chip(leaf):
-        return leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
 
-    return sum(on_a_chip(leaf) for leaf in jax.tree.leaves(state_shapes(it).learner))
+def _argument_bytes(experiment: Experiment) -> int:
+    """Bytes of state and batch on one chip."""
+    return _bytes_on_a_chip((abstract_state(experiment), abstract_batch(experiment)))
 
 
-def remedies(it: Run, over: float, uses: float) -> Iterator[str]:
-    """Changes of the config that free `over` bytes a chip."""
-    config, chips = it.config, it.mesh.size
-    whole = state_bytes(it)
+def learner_bytes(experiment: Experiment) -> int:
+    """Bytes of the learner on one chip: parameters, optimizer state, moving average."""
+    state = abstract_state(experiment)
+    return _bytes_on_a_chip((state.learner, state.ema))
+
+
+def remedies(experiment: Experiment, over: float, needs: float) -> Iterator[str]:
+    """Changes of the config that would free `over` of the `needs` bytes of a chip."""
+    config, chips = experiment.config, experiment.mesh.size
+    kept = [role for role in _without_remat(experiment) if role]
+    if kept:  # the largest saving, of an amount that only another compilation can tell
+        yield "perhaps " + " ".join(f"--config.{role}.remat=full" for role in kept)
+    whole = learner_bytes(experiment)
+    rest = needs - whole  # nearly all of it grows with the examples a chip trains on at a time
+    own, parts = config.batch_size // chips, config.grad_accum_steps
+    if rest > over:
+        enough = [
+            n for n in range(parts + 1, own + 1) if own % n == 0 and rest * parts / n < rest - over
+        ]
+        if enough:
+            yield f"--config.grad_accum_steps={enough[0]} (the same batch in {enough[0]} parts)"
     for fsdp in (2, 4, 8, 16, 32):
         if fsdp > config.fsdp and chips % fsdp == 0:
-            free = whole - state_bytes(
-                dataclasses.replace(it, mesh=sharding.make_mesh(list(it.mesh.devices.flat), fsdp))
-            )
+            mesh = sharding.make_mesh(list(experiment.mesh.devices.flat), fsdp)
+            free = whole - learner_bytes(dataclasses.replace(experiment, mesh=mesh))
             if free > over:
                 yield f"--config.fsdp={fsdp} ({free / GIB:.1f} GiB of the learner's state)"
                 break
-    rest = uses - whole  # what grows with the batch, nearly
     less = int(config.batch_size * (1 - over / rest)) // chips * chips if rest > over else 0
     if 0 < less < config.batch_size:
         yield f"--config.batch_size={less}"
-    if getattr(it.learner, "remat", None) in ("off", "dots"):
-        yield "perhaps --config.learner.remat=full"
 
 
-def rules(it: Run) -> Iterator[str]:
-    """The sharding rules and what each of them decides on, of the learner."""
-    shapes, mesh = state_shapes(it), it.mesh
-    yield f"mesh {' x '.join(f'{name} {size}' for name, size in mesh.shape.items())}; a batch is split over all of it"
-    decided: dict[str, list[tuple[int, bool]]] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
-        pattern, spec = sharding.rule_of(sharding.path_of(path), leaf.shape, mesh)
-        decided.setdefault(pattern, []).append((leaf.size * leaf.dtype.itemsize, any(spec)))
-    for pattern, dimension in sharding.RULES:
-        arrays = decided.get(pattern, [])
-        split = [size for size, is_split in arrays if is_split]
-        parts, where = mesh.shape.get(sharding.FSDP_AXIS, 1), "whole on every chip"
-        if dimension is not None and parts > 1:
-            where = f"{len(split)} of them ({sum(split) / MIB:.0f} MiB) in {parts} parts along dimension {dimension}, the others whole"
-        yield f"  {pattern or 'the rest':40s} {len(arrays):4d} arrays {sum(s for s, _ in arrays) / MIB:9.1f} MiB: {where}"
+def _without_remat(experiment: Experiment) -> Iterator[str]:
+    """Keys of the models that keep activations for the backward pass."""
+    trained = {"learner": experiment.learner}
+    if "online" in experiment.recipe.policy.needs:
+        trained["scorer"] = experiment.scorer
+    for role, module in trained.items():
+        parts = {"": module}
+        if isinstance(module, TwoTower):
+            parts = {".image": module.image, ".text": module.text}
+        for name, part in parts.items():
+            if (
+                "remat" in {field.name for field in dataclasses.fields(part)}
+                and part.remat != "full"
+            ):
+                yield f"{role}{name}"
 
 
-def figures(it: Run, found: Compiled, mfu: float) -> dict:
-    """The plan of a step as numbers: bytes and FLOPs are those of one chip, seconds those of a step."""
-    costs, uniform = (it.costs if it.clock.window else it.uniform_costs), it.uniform_costs
-    rate = PEAK_FLOPS.get(found.kind, 0.0) * mfu * found.chips
-    chip = CHIPS.get(found.kind)
-    moved = sum(c.wire * max(1, c.times) for c in found.moves)
-    selection = sum(c.wire * max(1, c.times) for c in found.moves if c.scope in SELECTION)
+def plan_metrics(experiment: Experiment, compiled: CompiledStep, mfu: float) -> dict:
+    """The plan of a step as numbers: bytes and FLOPs of one chip, seconds of a step.
+
+    Args:
+      experiment: The experiment.
+      compiled: Its compiled step.
+      mfu: Fraction of the chips' peak that is assumed.
+    """
+    selects, config = bool(experiment.steps.window), experiment.config
+    uniform = experiment.uniform_costs
+    costs = experiment.costs if selects else uniform
+    rate = PEAK_FLOPS.get(compiled.device_kind, 0.0) * mfu * compiled.chips
+    chip = CHIPS.get(compiled.device_kind)
+    sent = [(c.scope in SELECTION, c.wire * max(1, c.times)) for c in compiled.collectives]
+    moved = sum(size for _, size in sent)
     return {
-        "chips": found.chips,
-        "device": found.kind,
-        "mesh": dict(it.mesh.shape),
-        "batch_size": it.config.batch_size,
-        "ratio": it.config.select.ratio if it.clock.window else 1,
-        "stays_bytes": found.stays,
-        "temporary_bytes": found.temporary,
+        "chips": compiled.chips,
+        "device": compiled.device_kind,
+        "mesh": dict(experiment.mesh.shape),
+        "batch_size": config.batch_size,
+        "ratio": config.select.ratio if selects else 1,
+        "stays_bytes": compiled.stays,
+        "temporary_bytes": compiled.temporary,
         "flops": {
-            account: costs.get(account, 0.0) / found.chips for account in (*ACCOUNTS, "recompute")
+            account: costs.get(account, 0.0) / compiled.chips
+            for account in (*ACCOUNTS, "recompute")
         },
         "flops_over_uniform": sum(costs.values()) / sum(uniform.values()),
         "moved_bytes": moved,
-        "selection_moved_bytes": selection,
+        "selection_moved_bytes": sum(size for selects, size in sent if selects),
         "compute_seconds": sum(costs.values()) / rate if rate else None,
         "uniform_compute_seconds": sum(uniform.values()) / rate if rate else None,
         "moved_seconds": moved / chip.links if chip else None,
-        "compile_seconds": found.seconds,
+        "compile_seconds": compiled.seconds,
     }
 
 
 @dataclass(frozen=True)
-class Layers:
-    """What the compiler counts for one chip: FLOPs and bytes of memory traffic of an update of the learner."""
+class UpdateCounts:
+    """What the compiler counts for one chip and an update of the learner."""
 
     flops: float
+    # Bytes read and written.
     memory_traffic: float
 
 
-def count_layers(it: Run) -> Layers | None:
-    """The learner's update on one chip's share of the batch, from 1 and 2 unrolled layers (the body of a scan is counted once, however long).
+def count_update(experiment: Experiment) -> UpdateCounts | None:
+    """The learner's update on one chip's part of the batch, as the compiler counts it.
 
-    None for a learner without layers to count.
+    Extrapolated from 1 and 2 unrolled layers, since the body of a scan is counted once however
+    long it is. None for a learner without layers to count.
     """
-    depth, share = getattr(it.learner, "depth", 0), it.config.batch_size // it.mesh.size
-    if depth < 2 or not hasattr(it.learner, "scan"):
+    learner = experiment.learner
+    names = {field.name for field in dataclasses.fields(learner)}
+    if not {"depth", "scan"} <= names or learner.depth < 2:
         return None
     counts = []
     for layers in (1, 2):
-        learner = dataclasses.replace(it.learner, depth=layers, scan=False)
         config = dataclasses.replace(
-            it.config, learner=learner, batch_size=share, select=Select(), fsdp=1
+            experiment.config,
+            learner=dataclasses.replace(learner, depth=layers, scan=False),
+            batch_size=experiment.config.batch_size // experiment.mesh.size,
+            select=Select(),
+            fsdp=1,
         )
-        clock = dataclasses.replace(it.clock, window=0)
-        alone = assemble(config, clock, it.task, it.scorer_task, [it.mesh.devices.flat[0]])
+        steps = dataclasses.replace(experiment.steps, window=0)
+        device = experiment.mesh.devices.flat[0]
+        alone = assemble(config, steps, experiment.view, experiment.scorer_view, [device])
         step = partial(uniform_step, alone.recipe)
-        cost = sharding.compiled(step, state_shapes(alone), batch_shapes(alone)).cost_analysis()
+        cost = sharding.aot_compile(
+            step, abstract_state(alone), abstract_batch(alone)
+        ).cost_analysis()
         counts.append(np.array([cost["flops"], cost["bytes accessed"]]))
-    return Layers(*map(float, counts[0] + (depth - 1) * (counts[1] - counts[0])))
-
-
-def lines(it: Run, topology: str, mfu: float) -> Iterator[str]:
-    """Compiles the step for the run's mesh and says what the compiler says. Raises ConfigError when it does not fit."""
-    yield ""
-    yield from rules(it)
-    found = compile_step(it)
-    yield ""
-    yield f"compiled for {topology} ({found.chips} x {found.kind}) in {found.seconds:.0f} s; of one chip and step:"
-    yield (
-        f"  memory: {found.stays / GIB:.2f} GiB of state and batch, {found.temporary / GIB:.2f} GiB temporary; "
-        f"{found.memory / GIB:.2f} of {CHIPS[found.kind].memory:.0f} GiB"
-    )
-    said = figures(it, found, mfu)
-    for account, value in said["flops"].items():
-        if value:
-            yield f"  {account:16s} {value:9.3g} FLOPs"
-    yield from _traffic(found, said)
-    yield ""
-    yield from _time(it, said, mfu)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    yield f"planned in {used.ru_utime + used.ru_stime:.0f} s of CPU time with {used.ru_maxrss / MIB:.1f} GiB of this machine's memory"
-
-
-def _traffic(found: Compiled, said: dict) -> Iterator[str]:
-    large = [c for c in found.moves if c.bytes > LARGE]
-    yield f"  collectives above 1 MB: {len(large) or 'none'}"
-    count: dict[Collective, int] = {}
-    for c in large:
-        count[c] = count.get(c, 0) + 1
-    for c, alike in sorted(
-        count.items(), key=lambda pair: -pair[0].bytes * max(1, pair[0].times) * pair[1]
-    ):
-        often = (
-            f"x {c.times * alike}"
-            if c.times
-            else "a round, as many rounds as the choice needs (1 is the rule)"
-        )
-        yield f"    {c.kind:18s} {c.bytes / 1e6:8.1f} MB {often}, over {c.group} chips, in {c.scope or 'the step'}"
-    yield f"  selection moves {said['selection_moved_bytes'] / 1e6:.1f} MB (scores, choice and the rows that travel in one round)"
-
-
-def _time(it: Run, said: dict, mfu: float) -> Iterator[str]:
-    seconds, moves, chip = said["compute_seconds"], said["moved_seconds"], CHIPS[said["device"]]
-    peak = PEAK_FLOPS[said["device"]]
-    yield (
-        f"estimated step: {1e3 * seconds:.1f} ms of arithmetic ({peak / 1e12:.0f} TFLOP/s a chip, MFU {mfu:.0%} assumed), "
-        f"{1e3 * moves:.1f} ms of traffic ({chip.links / 1e9:.0f} GB/s a chip assumed): "
-        f"{1e3 * max(seconds, moves):.1f} to {1e3 * (seconds + moves):.1f} ms, as one hides the other or not"
-    )
-    if counted := count_layers(it):
-        products = sum(it.uniform_costs.values()) / said["chips"]
-        yield (
-            f"  the compiler counts {counted.flops:.3g} FLOPs for the learner's update on a chip (1 and 2 layers unrolled; products alone "
-            f"{products:.3g}), and {counted.memory_traffic / GIB:.1f} GiB read and written: at most "
-            f"{1e3 * counted.memory_traffic / chip.memory_bandwidth:.1f} ms at {chip.memory_bandwidth / 1e9:.0f} GB/s"
-        )
-    yield f"relative to a uniform update: {said['flops_over_uniform']:.3f}x the FLOPs"
+    one, two = counts
+    return UpdateCounts(*map(float, one + (learner.depth - 1) * (two - one)))

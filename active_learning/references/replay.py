@@ -1,7 +1,8 @@
-"""Replay: train on what another run chose, in its order, with no scorer at all (the paper's fully amortised policy).
+"""Replay: trains on what another run chose, in its order (the paper's fully amortized policy).
 
-A run with `log.chosen=True` leaves chosen/FROM.npy (ids, uint64 (steps, b), in training order) and beside it chosen/FROM.npz (epoch int32
-and weight float32 of each). `select.replay` names its folder.
+A run with `log.chosen=True` leaves chosen/FROM.npy (ids, uint64 (steps, b), in training order) and
+beside it chosen/FROM.npz (epoch int32 and weight float32 of each). `select.replay` names its
+folder; no scorer runs.
 """
 
 import json
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64, Integer, UInt64
+from jaxtyping import Float32, Int32, Int64, UInt64
 
 from active_learning.config import ConfigError
+from active_learning.data.parts import Part
 
 KEY = "config.select.replay"
 
@@ -26,14 +28,24 @@ class Choices:
 
 
 def write(folder: Path, first: int, choices: Choices) -> None:
-    """Writes the choices of the updates from `first` on; a file of the same first update is replaced."""
+    """Writes the choices of the updates from `first` on, replacing a file of that name."""
     folder.mkdir(exist_ok=True)
     np.save(folder / f"{first:08d}.npy", choices.ids)
     np.savez(folder / f"{first:08d}.npz", epoch=choices.epochs, weight=choices.weights)
 
 
 def read(run: Path, batch_size: int, total: int, data_hash: str) -> Choices:
-    """The recorded choices of a run. ConfigError names what does not fit: folder, data set, batch size, number of updates."""
+    """Reads the recorded choices of a run.
+
+    Args:
+      run: Its folder.
+      batch_size: Examples of an update; the recorded run must have the same.
+      total: Updates that are needed.
+      data_hash: Hash of the data, which must be the recorded run's.
+
+    Raises:
+      ConfigError: Names what does not fit.
+    """
     files = sorted((run / "chosen").glob("*.npy"))
     if not files or not (run / "config.json").exists():
         raise ConfigError(
@@ -60,41 +72,28 @@ def read(run: Path, batch_size: int, total: int, data_hash: str) -> Choices:
                 ("epochs", more["epoch"]),
                 ("weights", more["weight"]),
             ):
-                rows[name][int(file.stem) :] = list(
-                    values
-                )  # a run that died wrote some updates twice
-    found = Choices(**{name: np.stack(values) for name, values in rows.items()})
-    if found.ids.shape[1] != batch_size:
+                # A run that was killed has written some updates twice.
+                rows[name][int(file.stem) :] = list(values)
+    choices = Choices(**{name: np.stack(values) for name, values in rows.items()})
+    if choices.ids.shape[1] != batch_size:
         raise ConfigError(
-            f"{KEY}={str(run)!r}: {found.ids.shape[1]} ids an update, but config.batch_size={batch_size}"
+            f"{KEY}={str(run)!r}: {choices.ids.shape[1]} ids an update, but "
+            f"config.batch_size={batch_size}"
         )
-    if len(found.ids) < total:
+    if len(choices.ids) < total:
         raise ConfigError(
-            f"{KEY}={str(run)!r}: {len(found.ids)} updates are recorded, config.total needs {total}"
+            f"{KEY}={str(run)!r}: {len(choices.ids)} updates are recorded, config.total needs "
+            f"{total}"
         )
-    return found
-
-
-def rows_of(
-    ids: Int64[np.ndarray, "n"], wanted: Integer[np.ndarray, "*shape"], key: str
-) -> Int64[np.ndarray, "*shape"]:
-    """Row numbers of the wanted ids among `ids`. ConfigError naming `key` and the first id that is not there."""
-    order = np.argsort(ids, kind="stable")
-    wanted = wanted.astype(np.int64)
-    places = order[np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)]
-    if len(missing := wanted[ids[places] != wanted]):
-        raise ConfigError(
-            f"{key}: id {missing.flat[0]} and {len(missing) - 1} more are not among these {len(ids)} examples"
-        )
-    return places
+    return choices
 
 
 class Replay:
-    """The stream (`data.pipeline.Stream`) of recorded choices: update n gets the b examples of update n, with their epochs and weights."""
+    """The stream (`data.loader.Stream`) of recorded choices, with their epochs and weights."""
 
-    def __init__(self, part, choices: Choices):
+    def __init__(self, part: Part, choices: Choices):
         self.part, self.choices = part, choices
-        self.rows = rows_of(part.source.ids[part.indices], choices.ids, KEY)
+        self.rows = part.rows_of(choices.ids, KEY)
 
     def at(
         self, position: int, count: int

@@ -1,121 +1,69 @@
-"""Reference scores beside the data (the paper's foundation dataset): the reference's loss of every example by id, computed once.
+"""A reference whose losses were computed beforehand (the paper's foundation dataset)."""
 
-NAME.npz holds id int64, label int32 (the one the loss is of), loss float32 (nats) and hit bool; NAME.json its sha256, the hashes of data and
-model, the view and the compute type.
-"""
-
-import hashlib
-import json
-import zipfile
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import jax
-import numpy as np
-from jaxtyping import Bool, Float32, Int32, Int64, PyTree
-
-from active_learning.core import losses
-from active_learning.core.recipe import Model
-from active_learning.data.sources.source import DataError
-from active_learning.references.replay import rows_of
-
-COLUMN = "reference_loss"  # of a batch
-KEY = "config.reference.path"
+from active_learning.config import ConfigError
+from active_learning.data.parts import Data
+from active_learning.references import score_file
+from active_learning.references.base import Obtained, Reference, TrainRun
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Scores by id. `about` is what the JSON file says."""
+class Stored(Reference):
+    """Scores that `store_scores` wrote, joined to the data by id; no reference runs."""
 
-    ids: Int64[np.ndarray, "n"]
-    labels: Int32[np.ndarray, "n"]
-    loss: Float32[np.ndarray, "n"]
-    hit: Bool[np.ndarray, "n"]
-    about: dict
+    kind_name = "stored"
+    models_scoring = 0
+    has_params = False
+    charge = False
 
+    # The file of the scores.
+    path: str = ""
+    # The model whose scores are expected, by its hash (`store_scores` prints it); '': any.
+    model: str = ""
 
-def score_all(
-    model: Model, params: PyTree, part, batch_size: int = 500
-) -> tuple[Float32[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
-    """l_act of every example of a part on the plain view in evaluation mode, and whether the prediction is its label."""
-
-    def one(params, batch):
-        outputs = model.apply(params, batch, False)
-        return model.act_loss(outputs, batch), losses.accuracy(outputs["logits"], batch["label"])
-
-    run, said = jax.jit(one), []
-    size = min(batch_size, len(part))
-    for start in range(0, len(part), size):
-        rows = np.minimum(
-            np.arange(start, start + size), len(part) - 1
-        )  # the last batch repeats its last row
-        said.append(run(params, part.batch(rows, np.zeros(size, np.int32))))
-    loss, hit = (
-        np.concatenate(leaves)[: len(part)] for leaves in zip(*jax.device_get(said), strict=True)
-    )
-    return loss.astype(np.float32), hit > 0.5
-
-
-def model_hash(params: PyTree) -> str:
-    """Sixteen hex digits over the names, types and values of all parameters."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        leaf = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype.str} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).data)
-    return digest.hexdigest()[:16]
-
-
-def view_of(image_shape: tuple[int, int, int]) -> str:
-    """The name of the view that is scored: plain (no augmentation), at this size."""
-    return "plain {}x{}x{}".format(*image_shape)
-
-
-def write(path: Path, stored: Stored) -> dict:
-    """Writes NAME.npz and then NAME.json, which is returned."""
-    with path.open("wb") as file:
-        np.savez(file, id=stored.ids, label=stored.labels, loss=stored.loss, hit=stored.hit)
-    about = stored.about | {"examples": len(stored.ids), "sha256": _sha256(path)}
-    path.with_suffix(".json").write_text(json.dumps(about, indent=1))
-    return about
-
-
-def read(path: Path, data_hash: str, view: str, model: str = "") -> Stored:
-    """The stored scores. DataError names the file when it is damaged, or of another data set, view or model ("": any model will do)."""
-    beside = path.with_suffix(".json")
-    for file in (path, beside):
-        if not file.is_file():
-            raise DataError(
-                f"{KEY}={str(path)!r}: no {file.name} there; `python -m active_learning.store_scores` writes it"
+    def check(self, config: Any) -> None:
+        policy = config.select.policy
+        if not self.path:
+            raise ConfigError(
+                "config.reference.kind='stored' needs config.reference.path, a file that "
+                "store_scores wrote"
             )
-    about = json.loads(beside.read_text())
-    if about["sha256"] != _sha256(path):
-        raise DataError(f"{path}: its sha256 is not the one in {beside.name}: damaged or replaced")
-    for name, ours in (("data", data_hash), ("view", view), ("model", model or about["model"])):
-        if about[name] != ours:
-            raise DataError(
-                f"{path}: scores of another {name} ({about[name]} there, {ours} in this config)"
+        if not policy.reads_reference:
+            return
+        if config.task.text:
+            raise ConfigError(
+                "config.reference.kind='stored': a score of a pair depends on the caption drawn; "
+                "use 'loaded'"
             )
-    try:
-        with np.load(path) as found:
-            return Stored(found["id"], found["label"], found["loss"], found["hit"], about)
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: no stored scores ({error})") from error
+        if "reference" in policy.needs and policy.observe is not None:
+            raise ConfigError(
+                f"config.reference.kind='stored': policy {policy.name!r} reads more of the "
+                "reference than its losses"
+            )
 
+    def attach(self, config: Any, data: Data, view: str) -> tuple[Data, dict | None]:
+        scores = score_file.read(Path(self.path), data.provenance["hash"], view, self.model)
+        about = data.provenance | {"scores": scores.about["sha256"][:16]}
+        rows = score_file.rows_for(scores, data.train)
+        train = data.train.with_column(score_file.COLUMN, scores.loss[rows])
+        gate = None
+        if config.evaluate.gate:
+            rows = score_file.rows_for(scores, data.parts[config.evaluate.gate])
+            gate = {
+                "accuracy": float(scores.hit[rows].mean()),
+                "loss": float(scores.loss[rows].mean()),
+            }
+        return dataclasses.replace(data, train=train, provenance=about), gate
 
-def of(stored: Stored, part) -> np.ndarray:
-    """Rows of the stored scores for the examples of a part, in its order. ConfigError for a missing id, DataError for another label."""
-    ids = part.source.ids[part.indices]
-    rows = rows_of(stored.ids, ids, KEY)
-    other = np.flatnonzero(stored.labels[rows] != part.labels)
-    if len(other):
-        first = other[0]
-        raise DataError(
-            f"{KEY}: id {ids[first]} was scored with label {stored.labels[rows][first]}, here it is {part.labels[first]} "
-            f"({len(other)} of {len(part)} differ)"
-        )
-    return rows
+    def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
+        return Obtained()
 
+    def each(self, params: Any) -> list[Any]:
+        return []
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    def batch_columns(self) -> dict[str, str]:
+        return {score_file.COLUMN: "float32"}

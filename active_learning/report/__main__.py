@@ -1,4 +1,7 @@
-"""python -m active_learning.report RUN... [--out DIR] [--metric test/accuracy] [--title TITLE]"""
+"""Command: run folders -> index.html, table.md, report.json and figure.png.
+
+python -m active_learning.report RUN... [--out DIR] [--metric test/accuracy] [--title TITLE]
+"""
 
 import argparse
 import json
@@ -7,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from active_learning.report import charts, page, tables
-from active_learning.report.analysis import analyse
+from active_learning.report.analysis import analyze
+from active_learning.report.files import RunError
 from active_learning.report.headline import headline
-from active_learning.report.runs import RunError, load_runs
+from active_learning.report.runs import load_runs
+from active_learning.report.text import clean
 
 
 def write(
@@ -19,22 +24,34 @@ def write(
     title: str,
     step_seconds: dict[str, float] | None = None,
 ) -> Path:
-    """Writes index.html, table.md, report.json and figure.png; returns their folder. `step_seconds`: see `runs.timed`.
+    """Write index.html, table.md, report.json and figure.png.
 
-    RunError before anything is written.
+    Args:
+      paths: Run folders, or folders that hold run folders at any depth.
+      out: Output folder; None for `default_out(paths)`.
+      metric: Evaluated metric to compare by; higher is better.
+      title: Title of the page.
+      step_seconds: If given, replaces the runs' own clocks, see `runs.timed`.
+
+    Returns:
+      The output folder.
+
+    Raises:
+      RunError: A run folder cannot be used; nothing is written then.
+      OSError: The output folder cannot be written.
     """
+    title = clean(title)
     runs = load_runs(paths, step_seconds)
-    analysis = analyse(runs, metric)
+    analysis = analyze(runs, metric)
     out = out or default_out(paths)
     html = page.render(analysis, title)
     out.mkdir(parents=True, exist_ok=True)
     (out / "index.html").write_text(html, encoding="utf-8")
     (out / "table.md").write_text(tables.markdown(analysis, title), encoding="utf-8")
-    figures = tables.report(analysis, title) | {
-        "step_seconds": step_seconds
-    }  # null: the runs' own clocks
+    # step_seconds is null if the clocks are the runs' own.
+    numbers = tables.report(analysis, title) | {"step_seconds": step_seconds}
     (out / "report.json").write_text(
-        json.dumps(figures, indent=1, allow_nan=False), encoding="utf-8"
+        json.dumps(numbers, indent=1, allow_nan=False), encoding="utf-8"
     )
     (out / "figure.png").write_bytes(charts.main_png(analysis, title))
     print(headline(analysis))
@@ -42,13 +59,13 @@ def write(
 
 
 def default_out(paths: Sequence[str | Path]) -> Path:
-    """The default output folder: `report` next to the first run given (inside, when that is a folder of runs)."""
+    """Return the default output folder: `report` beside the first run, or in a folder of runs."""
     first = Path(paths[0])
     return (first.resolve().parent if (first / "config.json").exists() else first) / "report"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0, or 2 with one line on stderr when a run folder cannot be used."""
+    """Run the command; return 0, or 2 with one line on stderr if a run cannot be used."""
     parser = argparse.ArgumentParser(
         prog="python -m active_learning.report",
         description="Run folders -> one HTML page, a table and JSON.",
@@ -71,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         out = write(options.runs, options.out, options.metric, options.title)
-    except RunError as error:
-        print(f"report: {error}", file=sys.stderr)
+    except (RunError, OSError) as error:
+        print(f"report: {clean(error, 1000)}", file=sys.stderr)
         return 2
-    print(f"wrote {out}/index.html, table.md, report.json, figure.png")
+    print(f"wrote {clean(out, 1000)}/index.html, table.md, report.json, figure.png")
     return 0
 
 

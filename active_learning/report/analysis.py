@@ -1,47 +1,52 @@
-"""From runs to everything a page says: arms, budgets, seed means, savings and the caveats that must be printed with
-them."""
+"""From runs to the contents of a report: arms, budgets, seed means, savings and their caveats."""
 
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from active_learning.report import measures
-from active_learning.report.runs import Run, RunError, number, total_flops
+from active_learning.report.files import RunError, number
+from active_learning.report.runs import Run, total_flops
+from active_learning.report.text import clean
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A metric over one budget's evaluations; mean and sd over seeds (sd None for one seed), clocks as seed means."""
+    """A metric over the evaluations of one budget: mean and standard deviation over seeds.
+
+    All arrays have shape (evaluations,); the clocks are seed means.
+    """
 
     step: np.ndarray
     mean: np.ndarray
+    # None for one seed.
     sd: np.ndarray | None
     flops: np.ndarray
     seconds: np.ndarray
 
     def at(self, clock: str) -> np.ndarray:
-        """The x values of a clock: "updates", "flops" or "seconds"."""
+        """Return the x values on a clock: "updates", "flops" or "seconds"."""
         return {"updates": self.step, "flops": self.flops, "seconds": self.seconds}[clock]
 
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one arm at one budget, one a seed. `finals`: seed -> final value.
-
-    Clocks and shares are seed means.
-    """
+    """The runs of one arm at one budget, one per seed. Clocks and fractions are seed means."""
 
     name: str
     budget: int
     runs: tuple[Run, ...]
     curve: Curve
+    # Seed -> final value.
     finals: dict[int, float]
+    # To the baseline's full budget; None for that itself.
     gap: measures.Difference | None
     worst_class: float | None
-    wrong_share: float | None
+    # Fraction of the selected examples whose label is wrong; None if unknown.
+    corrupted_fraction: float | None
 
     def mean(self, what: str) -> float:
-        """Seed mean of a field of the runs: examples, candidates, train_seconds or total_flops."""
+        """Return the seed mean of examples, candidates, train_seconds or total_flops."""
         return float(np.mean([getattr(run, what) for run in self.runs]))
 
     @property
@@ -53,7 +58,7 @@ class Group:
         return measures.spread(list(self.finals.values()))
 
     def clock(self, clock: str) -> float:
-        """What the whole budget cost on a clock: "updates", "flops" or "seconds"."""
+        """Return the cost of the whole budget on a clock: "updates", "flops" or "seconds"."""
         return {
             "updates": float(self.budget),
             "flops": self.mean("total_flops"),
@@ -66,15 +71,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Arm:
-    """All budgets of one name, shortest first, and what the arm saved against the baseline (None: not reached, no
-    baseline). `undecided`: it counts, but by less than the level's spread over seeds."""
+    """All budgets of one name, shortest first, and what the arm saved against the baseline."""
 
     name: str
     baseline: bool
     groups: tuple[Group, ...]
     reference_accuracy: float | None
-    counts: bool | None
-    undecided: bool = False
+    # Whether the comparison is valid (see `measures.is_valid_comparison`); None if unknown.
+    valid: bool | None
+    # Valid by less than the target's standard deviation over seeds.
+    inconclusive: bool = False
+    # The rest is None (or empty) without a baseline, and where the target is not reached.
     beta_curve: float | None = None
     reached_step: float | None = None
     beta_budget: measures.BetaBudget | None = None
@@ -85,27 +92,28 @@ class Arm:
         return self.groups[-1]
 
     @property
-    def deciding(self) -> Group | None:
-        """The budget that beta_budget is about."""
+    def target_budget(self) -> Group | None:
+        """The shortest budget that reaches the target; None if none does."""
         budget = self.beta_budget.budget if self.beta_budget else None
         return next((group for group in self.groups if group.budget == budget), None)
 
     @property
     def shown(self) -> Group:
-        """The deciding budget, or the longest when none reaches the level."""
-        return self.deciding or self.longest
+        """The budget that the arm is shown at: the target budget, else the longest."""
+        return self.target_budget or self.longest
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """All that is reported. `level`: the baseline's final value in `final_metric`; `level_curve`: in `metric`."""
+    """Everything that is reported."""
 
     metric: str
     final_metric: str
     arms: tuple[Arm, ...]
     baseline: Arm | None
-    level: float | None
-    level_curve: float | None
+    # Value to reach: the baseline's final value of `final_metric`, and of `metric`.
+    target: float | None
+    target_curve: float | None
     notes: tuple[str, ...]
 
     @property
@@ -114,17 +122,18 @@ class Analysis:
 
 
 SAVED = ("updates_saved", "total_flops_saved", "wall_clock_saved")
-LOWER_IS_BETTER = (
-    "loss",
-    "log_rank",
-    "mean_rank",
-    "median_rank",
-)  # how evaluators' names of such figures end
+# Endings of the names of metrics that cannot be compared here.
+LOWER_IS_BETTER = ("loss", "log_rank", "mean_rank", "median_rank")
 
 
-def analyse(runs: list[Run], metric: str = "test/accuracy") -> Analysis:
-    """Groups runs by (name, total_steps) over seeds and compares arms with the baseline. RunError: `metric` never
-    measured, or lower is better."""
+def analyze(runs: list[Run], metric: str = "test/accuracy") -> Analysis:
+    """Group runs by (name, total_steps) over seeds and compare the arms with the baseline.
+
+    Raises:
+      RunError: A run never measured `metric`, or lower values of it are better.
+    """
+    if metric != clean(metric):
+        raise RunError(f"--metric {clean(metric, 60)}: not the name of a metric")
     if metric.endswith(LOWER_IS_BETTER):
         raise RunError(f"--metric {metric}: a metric where higher is better is needed")
     final_metric = _final_metric(runs, metric)
@@ -148,14 +157,14 @@ def analyse(runs: list[Run], metric: str = "test/accuracy") -> Analysis:
         final_metric=final_metric,
         arms=tuple(arms),
         baseline=arms[0] if baseline_name else None,
-        level=against.final if against else None,
-        level_curve=float(against.curve.mean[-1]) if against else None,
+        target=against.final if against else None,
+        target_curve=float(against.curve.mean[-1]) if against else None,
         notes=tuple(_notes(runs, arms, metric, final_metric)),
     )
 
 
 def _final_metric(runs: list[Run], metric: str) -> str:
-    """The whole test set where every run has it, else the subset: both sides of a comparison use the same examples."""
+    """The whole test set if every run has it, else the subset: never one against the other."""
     for run in runs:
         if not any(number(line.get(metric)) is not None for line in run.lines):
             raise RunError(f"{run.path}: {metric} was never measured")
@@ -164,21 +173,25 @@ def _final_metric(runs: list[Run], metric: str) -> str:
 
 
 def _baseline_name(by_name: dict[str, dict[int, list[Run]]], final_metric: str) -> str | None:
-    """The arm marked as baseline; of several the one with the highest final value, which is the hardest to beat."""
+    """The arm marked as baseline; of several the one with the highest final value."""
     marked = [
         name
         for name, budgets in by_name.items()
         if any(run.baseline for group in budgets.values() for run in group)
     ]
-    return max(marked, key=lambda name: _level(by_name[name], final_metric), default=None)
+    return max(marked, key=lambda name: _final_mean(by_name[name], final_metric), default=None)
 
 
-def _level(budgets: dict[int, list[Run]], final_metric: str) -> float:
+def _final_mean(budgets: dict[int, list[Run]], final_metric: str) -> float:
     return float(np.mean([run.final_value(final_metric) for run in budgets[max(budgets)]]))
 
 
 def seed_curve(runs: list[Run], metric: str) -> Curve:
-    """Seed mean of `metric` at the updates where every run measured it. RunError when there is none."""
+    """Average `metric` over seeds at the updates where every run measured it.
+
+    Raises:
+      RunError: There is no such update.
+    """
     points = [_points(run, metric) for run in runs]
     steps = sorted(set.intersection(*map(set, points)))
     if not steps:
@@ -214,22 +227,23 @@ def _group(runs: list[Run], metric: str, final_metric: str, against: Group | Non
         finals=finals,
         gap=None if against is None or same else measures.difference(finals, against.finals),
         worst_class=_mean([run.final_value(worst) for run in runs]),
-        wrong_share=_mean([wrong_share(run) for run in runs]),
+        corrupted_fraction=_mean([corrupted_fraction(run) for run in runs]),
     )
 
 
-def wrong_share(run: Run) -> float | None:
-    """Share of wrong labels among the chosen while selection was on (whole run where nothing was selected); None:
-    unknown."""
+def corrupted_fraction(run: Run) -> float | None:
+    """Fraction of mislabeled examples among those selected while selection was on.
+
+    The whole run counts if nothing was selected. None if unknown.
+    """
     rows, done = [], 0.0
     for line in run.lines:
-        if number(line.get("select/wrong_share")) is not None:
-            rows.append(
-                (line["select/wrong_share"], line["examples"] - done, line.get("select/open", 1))
-            )
+        fraction = number(line.get("select/corrupted_fraction"))
+        if fraction is not None:
+            rows.append((fraction, line["examples"] - done, line.get("select/open", 1)))
             done = line["examples"]
     rows = [row for row in rows if row[2]] or rows
-    return measures.mean_share([row[0] for row in rows], np.cumsum([row[1] for row in rows]))
+    return measures.mean_fraction([row[0] for row in rows], np.cumsum([row[1] for row in rows]))
 
 
 def _arm(groups: tuple[Group, ...], baseline: bool, against: Group | None) -> Arm:
@@ -241,22 +255,22 @@ def _arm(groups: tuple[Group, ...], baseline: bool, against: Group | None) -> Ar
         if run.reference is not None
     }
     accuracy = _mean([reference.accuracy for reference in references.values()])
-    level = against.final if against else None
-    counts = measures.row_counts(bool(references), accuracy, level)
-    undecided = measures.undecided(accuracy, level, against.sd if against else None)
-    arm = Arm(groups[0].name, baseline, groups, accuracy, counts, undecided)
+    target = against.final if against else None
+    valid = measures.is_valid_comparison(bool(references), accuracy, target)
+    inconclusive = measures.is_inconclusive(accuracy, target, against.sd if against else None)
+    arm = Arm(groups[0].name, baseline, groups, accuracy, valid, inconclusive)
     if against is None:
         return arm
     full, curve = float(against.budget), groups[-1].curve
-    level_curve = float(against.curve.mean[-1])
-    first = measures.stays_from(curve.step, curve.mean, level_curve)
-    beta_curve = measures.beta_curve(curve.step, curve.mean, level_curve, full)
+    target_curve = float(against.curve.mean[-1])
+    first = measures.first_sustained(curve.step, curve.mean, target_curve)
+    beta_curve = measures.beta_curve(curve.step, curve.mean, target_curve, full)
     budget = measures.beta_budget(
         {group.budget: group.final for group in groups}, against.final, full
     )
-    deciding = next((group for group in groups if group.budget == budget.budget), None)
-    cost_flops = [run.total_flops for run in deciding.runs] if deciding else None
-    cost_seconds = [run.train_seconds for run in deciding.runs] if deciding else None
+    shown = next((group for group in groups if group.budget == budget.budget), None)
+    cost_flops = [run.total_flops for run in shown.runs] if shown else None
+    cost_seconds = [run.train_seconds for run in shown.runs] if shown else None
     flops, seconds = (
         [run.total_flops for run in against.runs],
         [run.train_seconds for run in against.runs],
@@ -291,12 +305,14 @@ def _notes(runs: list[Run], arms: list[Arm], metric: str, final_metric: str) -> 
     whole = metric.replace("/", "_full/", 1)
     if final_metric == metric and any(run.final_value(whole) is not None for run in runs):
         notes.append(
-            f"The whole test set was not measured in every run: final values are {metric} on both sides."
+            "The whole test set was not measured in every run: "
+            f"final values are {metric} on both sides."
         )
     devices = sorted({run.device for run in runs})
     if len(devices) > 1:
         notes.append(
-            f"The runs were made on different devices ({', '.join(devices)}): their wall-clock times do not compare."
+            f"The runs were made on different devices ({', '.join(devices)}): "
+            "their wall-clock times do not compare."
         )
     for arm in arms:
         notes += _arm_notes(arm)
@@ -306,29 +322,32 @@ def _notes(runs: list[Run], arms: list[Arm], metric: str, final_metric: str) -> 
 def _arm_notes(arm: Arm) -> list[str]:
     notes = []
     if arm.baseline and arm.beta_budget.beta is not None and arm.beta_budget.beta < 1:
-        sooner = f"{arm.name} itself reaches its full-budget value with {100 * arm.beta_budget.beta:.0f} % of the updates"
         notes.append(
-            f"{sooner}: the level is flat or noisy there, and a saving no larger than uniform’s own means nothing."
+            f"{arm.name} itself reaches its full-budget value with "
+            f"{100 * arm.beta_budget.beta:.0f} % of the updates: its curve is flat or noisy there, "
+            "and a saving no larger than this one means nothing."
         )
     for group in arm.groups:
         keys = differing_keys(group.runs)
         if keys:
-            notes.append(
-                f"{arm.name}, {group.budget:,} updates: its seeds also differ in {', '.join(keys[:4])}."
-            )
+            which = clean(", ".join(keys[:4]))
+            notes.append(f"{arm.name}, {group.budget:,} updates: its seeds also differ in {which}.")
     references = [run.reference for group in arm.groups for run in group.runs if run.reference]
     loaded = [reference for reference in references if not reference.charged and reference.flops]
     if loaded:
-        cost = f"{np.mean([r.flops for r in loaded]):.3g} FLOPs, {np.mean([r.seconds for r in loaded]):.3g} s"
+        flops = np.mean([reference.flops for reference in loaded])
+        seconds = np.mean([reference.seconds for reference in loaded])
+        cost = f"{flops:.3g} FLOPs, {seconds:.3g} s"
         notes.append(
             f"{arm.name}: its reference was loaded and its training is not charged ({cost})."
         )
     if references and arm.reference_accuracy is None:
         notes.append(
-            f"{arm.name}: its reference’s own accuracy is not known, so the level rule is not checked."
+            f"{arm.name}: its reference’s own accuracy is not known, so it is not checked whether "
+            "the comparison is valid."
         )
-    if arm.undecided:
-        notes.append(f"{arm.name}: {measures.UNDECIDED}")
+    if arm.inconclusive:
+        notes.append(f"{arm.name}: {measures.INCONCLUSIVE}")
     if any(np.isnan(group.mean("train_seconds")) for group in arm.groups):
         notes.append(
             f"{arm.name}: the time of its updates was not measured, so its wall-clock is unknown."
@@ -341,8 +360,10 @@ def _arm_notes(arm: Arm) -> list[str]:
 
 
 def differing_keys(runs: tuple[Run, ...]) -> list[str]:
-    """Dotted configuration keys in which the runs of one group differ: their mean mixes things. Each seed has its own reference, so where
-    that lies is no difference."""
+    """Dotted configuration keys in which the runs of one group differ, other than the seed.
+
+    Each seed has its own reference, so the reference's path is no difference.
+    """
     flat = [_flatten(run.config) for run in runs]
     every = {name for one in flat for name in one if name != "reference.path"}
     names = sorted(name for name in every if name.rsplit(".", 1)[-1] not in ("seed", "workdir"))

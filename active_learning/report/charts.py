@@ -5,8 +5,11 @@ Matplotlib's Agg backend only.
 
 import io
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import matplotlib
@@ -17,14 +20,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from active_learning.cost.accounts import ACCOUNTS
+from active_learning.report.amortization import whole_cost
 from active_learning.report.analysis import Analysis, Arm
-from active_learning.report.runs import ACCOUNTS, Run, number
+from active_learning.report.files import number
+from active_learning.report.text import clean
 
-ARMS = 7  # colours before they repeat, with another line style
+# Colors of arms; more arms repeat them with another line style.
+ARMS = 7
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
-# Okabe and Ito's palette, safe for colour-blind readers; the accounts pair a full and a light tone a model. (light,
-# dark)
-COLOURS = {
+# (light, dark). Okabe and Ito's palette, safe for color-blind readers; the accounts pair a full
+# and a light tone per model.
+COLORS = {
     "ink": ("#1f2328", "#e8e6e1"), "soft": ("#646b73", "#a2a7ad"), "grid": ("#e3e1db", "#34383d"),
     "paper": ("#fdfcf9", "#16181b"),
     "base": ("#5c6166", "#b4b9be"), "bad": ("#c8321e", "#ff7a66"),
@@ -35,29 +42,19 @@ COLOURS = {
     "online_train": ("#0067a8", "#5db4ef"),
     "reference_score": ("#f3bd8c", "#98592a"), "reference_train": ("#d1590a", "#ff9a52"),
 }  # fmt: skip
-LIGHT = {name: light for name, (light, _) in COLOURS.items()}
-# Matplotlib writes real colours only: each name gets a stand-in that `to_svg` turns into var(--name).
-STAND_INS = {name: f"#0a0b{n:02x}" for n, name in enumerate(COLOURS)}
-LEVELS = {
-    "replayed policy": 1,
-    "foundation dataset": 3,
-    "pretrained": 4,
-    "none": 5,
-}  # how many accounts are paid
+LIGHT = {name: light for name, (light, _) in COLORS.items()}
+# Matplotlib writes real colors only: `to_svg` turns these stand-ins into var(--name).
+STAND_INS = {name: f"#0a0b{n:02x}" for n, name in enumerate(COLORS)}
 CLOCKS = {"updates": "updates of the learner", "flops": "total FLOPs", "seconds": "wall-clock"}
-ACCOUNT_WORDS = {
-    "learner_train": "learner train", "online_score": "online score", "online_train": "online train",
-    "reference_score": "reference score", "reference_train": "reference train",
-}  # fmt: skip
 
 
 def css_variables(dark: bool) -> str:
-    """The palette as CSS declarations."""
-    return " ".join(f"--{name}: {pair[dark]};" for name, pair in COLOURS.items())
+    """Return the palette as CSS declarations."""
+    return " ".join(f"--{name}: {pair[dark]};" for name, pair in COLORS.items())
 
 
-def arm_colours(analysis: Analysis) -> dict[str, tuple[str, object]]:
-    """Arm -> (colour name, line style), the same in every figure."""
+def arm_colors(analysis: Analysis) -> dict[str, tuple[str, object]]:
+    """Map arms to (color name, line style), the same in every figure."""
     styles = {
         arm.name: (f"arm{n % ARMS}", LINES[n // ARMS % len(LINES)])
         for n, arm in enumerate(analysis.others)
@@ -66,7 +63,7 @@ def arm_colours(analysis: Analysis) -> dict[str, tuple[str, object]]:
 
 
 def save_svg(figure: Figure, file: Path) -> None:
-    """Writes an SVG file; the same figure gives the same bytes."""
+    """Write an SVG file; the same figure gives the same bytes."""
     with matplotlib.rc_context({"svg.hashsalt": file.stem}):
         figure.savefig(file, metadata={"Date": None})
 
@@ -74,9 +71,18 @@ def save_svg(figure: Figure, file: Path) -> None:
 def to_svg(
     name: str, label: str, size: tuple[float, float], draw: Callable[[Axes, dict[str, str]], None]
 ) -> str:
-    """Draws on one axes and returns inline SVG. `name` prefixes ids (they must differ in a page); `label`: for screen
-    readers."""
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9.5}):
+    """Draw on one axes and return inline SVG.
+
+    Args:
+      name: Prefix of ids, unique within a page.
+      label: Description for screen readers.
+      size: Width and height in inches.
+      draw: Called with the axes and the theme (color name -> color).
+    """
+    with (
+        quiet(),
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9.5}),
+    ):
         figure = Figure(figsize=size, layout="constrained")
         figure.patch.set_alpha(0.0)
         axes = figure.add_subplot()
@@ -87,20 +93,27 @@ def to_svg(
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(
-        r' xmlns(:\w+)?="[^"]*"', "", svg
-    )  # an inline SVG needs none, and no address stays in the page
+    # Inline SVG needs no namespaces, and no address stays in the page.
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     for key, stand_in in STAND_INS.items():
         svg = svg.replace(stand_in, f"var(--{key})")
-    title = label.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     svg = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(clean(label))}"', 1)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence matplotlib where a name has no glyph or leaves no room: the table has it too."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
+        warnings.filterwarnings("ignore", message="constrained_layout not applied")
+        yield
 
 
 def tidy(axes: Axes, theme: dict[str, str]) -> None:
-    """The looks that all figures share: light grid, no box, soft labels."""
+    """Apply the common style: light grid, no box, soft labels."""
     axes.set_facecolor("none")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
@@ -115,7 +128,7 @@ def tidy(axes: Axes, theme: dict[str, str]) -> None:
 
 
 def unit(clock: str, largest: float) -> tuple[float, str]:
-    """A divisor and a label for a clock's axis."""
+    """Return a divisor and a label for a clock's axis."""
     if clock == "seconds":
         sizes = ((3600.0, "hours"), (60.0, "minutes"))
         scale, word = next(((s, w) for s, w in sizes if largest >= 2 * s), (1.0, "seconds"))
@@ -128,17 +141,20 @@ def unit(clock: str, largest: float) -> tuple[float, str]:
 
 
 def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: str) -> None:
-    """Accuracy against one clock: curve and band of each arm's longest budget, every budget's end, where the level is
-    met."""
-    styles = arm_colours(analysis)
+    """Draw a metric against one clock.
+
+    Curve and band of each arm's longest budget, the end of every budget, and where the target is
+    reached.
+    """
+    styles = arm_colors(analysis)
     ends = [
         number(group.clock(clock)) or 0.0 for arm in analysis.arms for group in arm.groups
     ]  # 0: unknown
     scale, label = unit(clock, max(ends))
     for arm in analysis.arms:
-        colour, line = styles[arm.name]
-        _arm_curve(axes, arm, theme[colour], line, clock, scale)
-        _arm_ends(axes, theme, arm, theme[colour], clock, scale)
+        color, line = styles[arm.name]
+        _arm_curve(axes, arm, theme[color], line, clock, scale)
+        _arm_ends(axes, theme, arm, theme[color], clock, scale)
         if arm.reached_step is not None and not arm.baseline:
             x = (
                 arm.longest.curve.at(clock)[list(arm.longest.curve.step).index(arm.reached_step)]
@@ -148,21 +164,21 @@ def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: 
                 "marker": "|",
                 "markersize": 13,
                 "markeredgewidth": 2.2,
-                "color": theme[colour],
+                "color": theme[color],
                 "zorder": 6,
             }
-            axes.plot([x], [100 * analysis.level_curve], **bar)
-    if analysis.level is not None:
+            axes.plot([x], [100 * analysis.target_curve], **bar)
+    if analysis.target is not None:
         axes.axhline(
-            100 * analysis.level,
+            100 * analysis.target,
             color=theme["ink"],
             linewidth=1.1,
             linestyle=(0, (1, 2.2)),
             zorder=1.5,
         )
-        if abs(analysis.level - analysis.level_curve) > 0.002:
+        if abs(analysis.target - analysis.target_curve) > 0.002:
             axes.axhline(
-                100 * analysis.level_curve,
+                100 * analysis.target_curve,
                 color=theme["soft"],
                 linewidth=0.8,
                 linestyle=(0, (1, 2.2)),
@@ -176,30 +192,31 @@ def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: 
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g} %"))
 
 
-def _arm_curve(axes: Axes, arm: Arm, colour: str, line, clock: str, scale: float) -> None:
+def _arm_curve(axes: Axes, arm: Arm, color: str, line, clock: str, scale: float) -> None:
     curve = arm.longest.curve
     x, mean = curve.at(clock) / scale, 100 * curve.mean
     axes.plot(
-        x, mean, color=colour, linestyle=line, linewidth=1.9, zorder=3 if arm.baseline else 3.5
+        x, mean, color=color, linestyle=line, linewidth=1.9, zorder=3 if arm.baseline else 3.5
     )
     if curve.sd is not None:
         low, high = mean - 100 * curve.sd, mean + 100 * curve.sd
-        axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=2)
+        axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0, zorder=2)
 
 
-def _arm_ends(axes: Axes, theme: dict, arm: Arm, colour: str, clock: str, scale: float) -> None:
+def _arm_ends(axes: Axes, theme: dict, arm: Arm, color: str, clock: str, scale: float) -> None:
     for group in arm.groups:
-        decides = group is arm.deciding
+        decides = group is arm.target_budget
         error = None if group.sd is None else 100 * group.sd
         axes.errorbar(
-            [group.clock(clock) / scale], [100 * group.final], yerr=error, fmt="o", markersize=8 if decides else 5.5,
-            markerfacecolor=colour if decides else theme["paper"], markeredgecolor=colour, markeredgewidth=1.6,
-            ecolor=colour, elinewidth=1.1, zorder=5, clip_on=False,
+            [group.clock(clock) / scale], [100 * group.final], yerr=error,
+            fmt="o", markersize=8 if decides else 5.5, markeredgewidth=1.6,
+            markerfacecolor=color if decides else theme["paper"], markeredgecolor=color,
+            ecolor=color, elinewidth=1.1, zorder=5, clip_on=False,
         )  # fmt: skip
 
 
 def _bottom(analysis: Analysis) -> float | None:
-    """Leaves out the first steep tenth of the curves: the question is decided at the top."""
+    """Lower end of the axis, below everything but the first tenth of the curves."""
     lows = []
     for arm in analysis.arms:
         curve = arm.longest.curve
@@ -208,11 +225,12 @@ def _bottom(analysis: Analysis) -> float | None:
     return max(0.0, min(lows) - 1.0)
 
 
-CROWDED = 7  # arms that one figure still shows apart
+# More arms than this cannot be told apart in one figure.
+CROWDED = 7
 
 
 def _readable(analysis: Analysis) -> Analysis:
-    """Of many arms those with enough budgets for a figure of savings; all where there are none. The page has every arm."""
+    """Of many arms keep those with enough budgets, if there are any; the page has every arm."""
     shown = tuple(
         arm for arm in analysis.arms if arm.baseline or (arm.beta_budget and arm.beta_budget.enough)
     )
@@ -224,16 +242,16 @@ def _readable(analysis: Analysis) -> Analysis:
 
 
 def main_png(analysis: Analysis, title: str) -> bytes:
-    """The main figure, three panels and a legend, as PNG (for a README)."""
+    """Draw the main figure, three panels and a legend, as PNG."""
     analysis = _readable(analysis)
-    with matplotlib.rc_context({"font.size": 10}):
+    with quiet(), matplotlib.rc_context({"font.size": 10}):
         figure = Figure(layout="constrained", facecolor=LIGHT["paper"])
         figure.set_figwidth(13.0)
         panels = figure.subplots(1, 3, sharey=True)
         for axes, clock in zip(panels, CLOCKS, strict=True):
             tidy(axes, LIGHT)
             draw_progress(axes, LIGHT, analysis, clock)
-        panels[0].set_ylabel(analysis.metric)
+        panels[0].set_ylabel(_plain(analysis.metric))
         rows = _legend_below(figure, panels[0], analysis)
         figure.set_figheight(4.5 + 0.22 * rows)
         figure.suptitle(
@@ -245,14 +263,13 @@ def main_png(analysis: Analysis, title: str) -> bytes:
 
 
 def _legend_below(figure: Figure, axes: Axes, analysis: Analysis) -> int:
-    """Every arm's name under the panels, the baseline first, in as many columns (up to 5) as the figure is wide enough for; the number of
-    rows."""
-    styles = arm_colours(analysis)
+    """Place the legend under the panels in as many columns (up to 5) as fit; return its rows."""
+    styles = arm_colors(analysis)
     names = [arm.name for arm in analysis.arms]  # the baseline is the first
     handles = []
     for name in names:
-        colour, line = styles[name]
-        handles += axes.plot([], [], color=LIGHT[colour], linestyle=line, linewidth=2.4)
+        color, line = styles[name]
+        handles += axes.plot([], [], color=LIGHT[color], linestyle=line, linewidth=2.4)
     words = {"loc": "outside lower left", "frameon": False, "labelcolor": LIGHT["ink"]}
     for columns in range(5, 0, -1):
         legend = figure.legend(handles, [_plain(name) for name in names], ncols=columns, **words)
@@ -262,30 +279,24 @@ def _legend_below(figure: Figure, axes: Axes, analysis: Analysis) -> int:
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib must not read as mathematics or as a hidden label."""
-    return text.replace("$", r"\$").lstrip("_") or " "
+    """Text that matplotlib reads neither as mathematics nor as a hidden label."""
+    return clean(text, 70).replace("$", r"\$").lstrip("_") or " "
 
 
 def draw_accounts(axes: Axes, theme: dict[str, str], analysis: Analysis) -> None:
-    """Five accounts as stacked bars, one an arm (its deciding budget, else its longest), over the baseline's total."""
-    arms, whole = list(analysis.arms), _whole(analysis)
+    """Draw the five accounts as stacked bars, one per arm, over the baseline's total."""
+    arms, whole = list(analysis.arms), whole_cost(analysis)
     for row, arm in enumerate(arms):
         left = 0.0
         for account in ACCOUNTS:
             width = arm.shown.account(account) / whole
-            axes.barh(
-                row,
-                width,
-                left=left,
-                height=0.56,
-                color=theme[account],
-                edgecolor=theme["paper"],
-                linewidth=0.8,
-            )
+            looks = {"color": theme[account], "edgecolor": theme["paper"], "linewidth": 0.8}
+            axes.barh(row, width, left=left, height=0.56, **looks)
             left += width
         axes.annotate(
-            f"{left:.2f}×", (left, row), xytext=(7, 0), textcoords="offset points", va="center", color=theme["ink"],
-            fontweight="bold", bbox={"boxstyle": "square,pad=0.15", "facecolor": theme["paper"], "edgecolor": "none"},
+            f"{left:.2f}×", (left, row), xytext=(7, 0), textcoords="offset points",
+            va="center", color=theme["ink"], fontweight="bold",
+            bbox={"boxstyle": "square,pad=0.15", "facecolor": theme["paper"], "edgecolor": "none"},
         )  # fmt: skip
     if analysis.baseline:
         axes.axvline(1.0, color=theme["ink"], linewidth=1.1, linestyle=(0, (1, 2.2)))
@@ -304,61 +315,14 @@ def draw_accounts(axes: Axes, theme: dict[str, str], analysis: Analysis) -> None
     )
 
 
-def _whole(analysis: Analysis) -> float:
-    totals = [arm.shown.mean("total_flops") for arm in analysis.arms]
-    return (
-        analysis.baseline.longest.mean("total_flops") if analysis.baseline else max(totals)
-    ) or 1.0
-
-
-def amortised(analysis: Analysis) -> dict[str, dict[str, float | None]]:
-    """Arm -> cost over the baseline's at the four levels of amortisation: running sums of the accounts; None: a level of which a run of
-    this kind says nothing.
-
-    "none" adds the training of a reference that was loaded and not charged to the run.
-    """
-    whole = _whole(analysis)
-    costs: dict[str, dict[str, float | None]] = {}
-    for arm in analysis.arms:
-        runs = arm.shown.runs
-        unknown = set[str]().union(*map(_not_told, runs))
-        loaded = [
-            run.reference.flops if run.reference and not run.reference.charged else 0.0
-            for run in runs
-        ]
-        sums = {name: sum(arm.shown.account(a) for a in ACCOUNTS[:n]) for name, n in LEVELS.items()}
-        sums["none"] += float(np.mean(loaded))
-        costs[arm.name] = {
-            name: None if name in unknown else value / whole for name, value in sums.items()
-        }
-    return costs
-
-
-def _not_told(run: Run) -> set[str]:
-    """The levels that a run's accounts cannot tell the cost of: it did not do itself what would be paid for there."""
-    needs, kind = run.setting("select.policy.needs", ()), run.setting("reference.kind", "trained")
-    names = (
-        {"replayed policy"} if "learner" in needs else set()
-    )  # its scoring is inside learner train
-    if run.setting("select.replay"):
-        names |= set(LEVELS) - {"replayed policy"}
-    if "reference" not in needs and run.setting("select.policy.keep", 1.0) == 1:
-        return names
-    if kind == "stored":
-        names |= {"pretrained", "none"}
-    elif kind in ("cotrained", "online"):  # no reference is there before the run
-        names |= {"foundation dataset", "pretrained"}
-    elif kind == "loaded" and run.setting("reference.path", "").endswith(
-        ".npz"
-    ):  # published weights
-        names |= {"none"}
-    return names
-
-
 def series(
     arm: Arm, value: Callable[[dict], float | None], bins: int = 60
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Seed means of a logged value over updates in the longest budget, in at most `bins` bins; None: never logged."""
+    """Average a logged value over seeds and at most `bins` bins of the longest budget's updates.
+
+    Returns:
+      Updates and values, each of shape (bins,), or None if it was never logged.
+    """
     points = [(line["step"], value(line)) for run in arm.longest.runs for line in run.lines]
     points = [(step, y) for step, y in points if y is not None]
     if not points:
@@ -374,7 +338,7 @@ def series(
 
 
 def logged(*keys: str) -> Callable[[dict], float | None]:
-    """Reads the first key of a line less the others; None unless all are there."""
+    """Return a function of a log line: its first key less the others, None unless all exist."""
 
     def value(line: dict) -> float | None:
         values = [number(line.get(key)) for key in keys]
@@ -390,14 +354,14 @@ def draw_series(
     lines: Sequence[tuple[Arm, np.ndarray, np.ndarray]],
     unit_word: str,
 ) -> None:
-    """Lines of (arm, updates, percent) in the arms' colours; `unit_word` follows each tick."""
-    styles = arm_colours(analysis)
+    """Draw lines of (arm, updates, values) in the arms' colors; `unit_word` follows each tick."""
+    styles = arm_colors(analysis)
     for arm, steps, values in lines:
-        colour, line = styles[arm.name]
+        color, line = styles[arm.name]
         axes.plot(
             steps,
             values,
-            color=theme[colour],
+            color=theme[color],
             linestyle=line,
             linewidth=1.9,
             marker="o" if len(steps) == 1 else None,
@@ -409,20 +373,20 @@ def draw_series(
 
 
 def draw_histograms(
-    axes: Axes, theme: dict[str, str], colour: str, scores: Sequence[tuple[int, np.ndarray]]
+    axes: Axes, theme: dict[str, str], color: str, scores: Sequence[tuple[int, np.ndarray]]
 ) -> None:
-    """Score distributions of one or two probes, early first (grey fill), late second (coloured outline)."""
+    """Draw the score distributions of one or two snapshots: early (filled) and late (outline)."""
     everything = np.concatenate([values[np.isfinite(values)] for _, values in scores])
     if everything.size == 0:
         return
     low, high = np.percentile(everything, [0.25, 99.75])
     edges = np.linspace(low, high if high > low else low + 1.0, 41)
-    tone = {0: (theme["soft"], 0.35), 1: (theme[colour], 1.0)}
+    tone = {0: (theme["soft"], 0.35), 1: (theme[color], 1.0)}
     for n, (step, values) in enumerate(scores):
         counts, _ = np.histogram(values[np.isfinite(values)], edges)
-        shares = 100 * counts / max(1, values.size)
+        fractions = 100 * counts / max(1, values.size)
         looks = {"fill": n == 0, "color": tone[n][0], "alpha": tone[n][1], "linewidth": 1.8}
-        axes.stairs(shares, edges, label=f"update {step:,}", **looks)
+        axes.stairs(fractions, edges, label=f"update {step:,}", **looks)
     axes.set_xlabel("score (higher: preferred)")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g} %"))
     axes.yaxis.set_major_locator(MaxNLocator(4))

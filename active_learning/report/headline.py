@@ -1,22 +1,25 @@
-"""The sentence that the page opens with: the numbers, or plainly that nothing was saved."""
+"""The opening sentence of a report: what was saved, or that nothing was."""
 
 from active_learning.report.analysis import Analysis, Arm
-from active_learning.report.measures import MIN_BUDGETS, UNDECIDED
+from active_learning.report.measures import INCONCLUSIVE, MIN_BUDGETS
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share as "12.3 %", with a real minus sign; an en dash when unknown."""
+    """Format a fraction as "12.3 %", with a real minus sign; an en dash if unknown."""
     return "–" if value is None else f"{100 * value:.{digits}f} %".replace("-", "−")
 
 
 def choose(analysis: Analysis) -> Arm | None:
-    """The arm that the headline is about: one that counts, then one that reached, then with enough budgets, then most
-    saved."""
+    """Choose the arm that the headline is about; None if there is only the baseline.
+
+    Valid comparisons come first, then arms that reach the target, then those with enough budgets,
+    then by updates saved.
+    """
 
     def rank(arm: Arm):
         reached = arm.saved.get("updates_saved")
         return (
-            arm.counts is not False,
+            arm.valid is not False,
             reached is not None,
             bool(arm.beta_budget and arm.beta_budget.enough),
             reached if reached is not None else arm.longest.final,
@@ -26,49 +29,55 @@ def choose(analysis: Analysis) -> Arm | None:
 
 
 def headline(analysis: Analysis) -> str:
-    """One or more plain sentences; honest when the level was not reached, the row does not count, or the evidence is
-    thin."""
+    """Summarize the analysis in one or more sentences.
+
+    They say so if the target was not reached, the comparison is invalid or the evidence is thin.
+    """
     if analysis.baseline is None:
-        return "No baseline among these runs (config.baseline is true in none of them), so nothing can be called saved."
+        return (
+            "No baseline among these runs (config.baseline is true in none of them), "
+            "so nothing can be called saved."
+        )
     base = analysis.baseline
     arm = choose(analysis)
-    level = f"{base.name}’s {percent(analysis.level)} after {base.longest.budget:,} updates"
+    target = f"{base.name}’s {percent(analysis.target)} after {base.longest.budget:,} updates"
     if arm is None:
         ends = (
-            f"{base.name} ends at {percent(analysis.level)} after {base.longest.budget:,} updates"
+            f"{base.name} ends at {percent(analysis.target)} after {base.longest.budget:,} updates"
         )
         return f"Only the baseline is here: {ends}. There is nothing to compare it with."
     many = (
         f" (the best of {len(analysis.others)} arms compared)" if len(analysis.others) > 1 else ""
     )
-    if arm.deciding is None:
-        first = _not_reached(arm, level, len(analysis.others), analysis)
+    if arm.target_budget is None:
+        first = _not_reached(arm, target, len(analysis.others), analysis)
     else:
-        first = f"{arm.name}{many} reached {level} with {arm.deciding.budget:,} updates: {savings(arm)}."
+        reached, updates = f"{arm.name}{many} reached {target}", arm.target_budget.budget
+        first = f"{reached} with {updates:,} updates: {savings(arm)}."
         if arm.saved["updates_saved"] <= 0:
-            late = f"{arm.name}{many} reached {level}, but no sooner, with {arm.deciding.budget:,} updates"
-            first = f"No updates were saved. {late}: {savings(arm)}."
+            first = (
+                f"No updates were saved. {reached}, but no sooner, with {updates:,} updates: "
+                f"{savings(arm)}."
+            )
     return " ".join([first, *_cautions(analysis, arm)])
 
 
-def _not_reached(arm: Arm, level: str, arms: int, analysis: Analysis) -> str:
+def _not_reached(arm: Arm, target: str, arms: int, analysis: Analysis) -> str:
     last, base = arm.longest, analysis.baseline.longest
-    known = last.gap.error is not None and set(last.finals) == set(
-        base.finals
-    )  # else it is that of another mean
+    # With other seeds on a side the error is that of another mean.
+    known = last.gap.error is not None and set(last.finals) == set(base.finals)
     error = f" ± {100 * last.gap.error:.1f}" if known else ""
-    who = (
-        f"{arm.name} did not reach" if arms == 1 else f"None of the {arms} arms that count reached"
-    )
-    if arms > 1 and not all(other.counts is not False for other in analysis.others):
-        who = "No arm that counts reached"
+    who = f"{arm.name} did not reach" if arms == 1 else f"None of the {arms} valid arms reached"
+    if arms > 1 and not all(other.valid is not False for other in analysis.others):
+        who = "No valid arm reached"
     nearest = "It" if arms == 1 else f"The nearest, {arm.name},"
-    ended = f"{100 * (analysis.level - last.final):.1f}{error} points below it after {last.budget:,} updates"
-    return f"Nothing was saved: {who} {level}. {nearest} ended {ended}."
+    below = f"{100 * (analysis.target - last.final):.1f}{error} points below it"
+    ended = f"{nearest} ended {below} after {last.budget:,} updates."
+    return f"Nothing was saved: {who} {target}. {ended}"
 
 
 def savings(arm: Arm) -> str:
-    """The three clocks together, never the best alone."""
+    """Describe the savings on all three clocks, never on the best alone."""
     words = (
         ("updates_saved", "fewer", "more", "updates"),
         ("total_flops_saved", "less", "more", "total compute"),
@@ -89,26 +98,29 @@ def savings(arm: Arm) -> str:
 def _cautions(analysis: Analysis, arm: Arm) -> list[str]:
     base, group = analysis.baseline, arm.shown
     cautions = []
-    if arm.counts is False:
+    if arm.valid is False:
         alone = f"its reference alone is at {percent(arm.reference_accuracy)}"
-        level = percent(analysis.level)
+        target = percent(analysis.target)
         cautions.append(
-            f"This does not count: {alone}, not below the {level} to reach, so one would ship the reference."
+            f"This comparison is invalid: {alone}, not below the target of {target}, "
+            "so one would deploy the reference."
         )
-    if arm.counts is None:
+    if arm.valid is None:
         cautions.append(
-            "Whether this counts is unknown: the accuracy of its reference was not recorded."
+            "Whether this comparison is valid is unknown: the accuracy of the reference alone "
+            "was not recorded."
         )
-    if arm.undecided:
-        cautions.append(UNDECIDED)
-    if arm.deciding is not None and not arm.beta_budget.enough:
-        tried = f"{arm.beta_budget.tried} decayed budget{'s were' if arm.beta_budget.tried > 1 else ' was'} tried"
+    if arm.inconclusive:
+        cautions.append(INCONCLUSIVE)
+    if arm.target_budget is not None and not arm.beta_budget.enough:
+        were = "s were" if arm.beta_budget.tried > 1 else " was"
+        tried = f"{arm.beta_budget.tried} decayed budget{were} tried"
         cautions.append(f"Only {tried} ({MIN_BUDGETS} are needed), so this is provisional.")
     seeds = min(len(group.runs), len(base.longest.runs))
     if seeds == 1:
-        cautions.append("One seed only: the spread is unknown, and this is an anecdote.")
+        cautions.append("One seed only: the spread over seeds is unknown.")
     elif seeds < 3:
         cautions.append(f"Only {seeds} seeds.")
-    elif arm.deciding is not None:
+    elif arm.target_budget is not None:
         cautions.append(f"Means of {seeds} seeds.")
     return cautions

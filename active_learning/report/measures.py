@@ -1,8 +1,8 @@
 """How much was saved: pure functions of numbers; none of them knows a file.
 
-Figures named `*_saved` are shares of the baseline's full budget (0.3 = 30 % saved, negative = it cost more) at the
-shortest decayed budget that reaches its final value; `*_saved_curve` are read off one learning curve. None always means
-"not reached" or "not known".
+Values named `*_saved` are fractions of the baseline's full budget (0.3 = 30 % saved, negative = it
+cost more) at the shortest fully decayed budget that reaches its final value; `*_saved_curve` are
+read off one learning curve. None always means "not reached" or "not known".
 """
 
 import math
@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 MIN_BUDGETS = 4
-RULE = {
+# By `is_valid_comparison`.
+VALIDITY_REMARK = {
     True: "",
-    False: " (does not count: the reference alone is better)",
-    None: " (rule not checked)",
-}  # by row_counts
-UNDECIDED = (
-    "The reference alone is within the spread of the level: whether this row counts is not decided."
+    False: " (invalid: the reference alone is better)",
+    None: " (validity unknown)",
+}
+INCONCLUSIVE = (
+    "Inconclusive: the reference alone is less than one standard deviation below the target."
 )
 Number = float | int
 Numbers = Sequence[Number] | np.ndarray
@@ -26,11 +27,12 @@ Numbers = Sequence[Number] | np.ndarray
 
 @dataclass(frozen=True)
 class BetaBudget:
-    """Shortest reaching budget over the baseline's updates (`beta`, None: never), out of `tried` budgets; `enough`: at
-    least 4."""
+    """Shortest budget that reaches the target, out of those tried."""
 
+    # Its updates over the baseline's; None if no budget reaches the target.
     beta: float | None
     budget: int | None
+    # How many budgets the arm was trained at.
     tried: int
 
     @property
@@ -39,40 +41,50 @@ class BetaBudget:
 
     @property
     def mark(self) -> str:
-        """What must be printed beside the figure: nothing, or how few budgets were tried."""
+        """Remark to print beside the number: empty, or how few budgets were tried."""
         return "" if self.enough else f"{self.tried} budget{'s' if self.tried != 1 else ''} only"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean difference to the baseline and its standard error (None with fewer than two seeds on a side); `paired`: by common seeds."""
+    """Mean difference to the baseline and its standard error."""
 
     mean: float
+    # None with fewer than two seeds on a side.
     error: float | None
+    # Over the seeds that both have.
     paired: bool
 
 
-def stays_from(steps: Numbers, values: Numbers, level: Number) -> float | None:
-    """The first step from which `values` stays at or above `level` to the end; None when its last value is below."""
-    below = np.flatnonzero(~(np.asarray(values, float) >= level))  # a NaN counts as below
+def first_sustained(steps: Numbers, values: Numbers, target: Number) -> float | None:
+    """Return the first step from which `values` stays at or above `target` to the end, or None."""
+    below = np.flatnonzero(~(np.asarray(values, float) >= target))  # a NaN counts as below
     first = 0 if below.size == 0 else int(below[-1]) + 1
     return float(steps[first]) if first < len(steps) else None
 
 
 def beta_curve(
-    steps: Numbers, mean: Numbers, level: Number, baseline_updates: Number
+    steps: Numbers, mean: Numbers, target: Number, baseline_updates: Number
 ) -> float | None:
-    """First evaluated update from which the seed mean stays at or above the baseline's end, over its updates."""
-    first = stays_from(steps, mean, level)
+    """Return the first update from which the seed mean stays at or above the target.
+
+    It is given over the baseline's updates; None if the target is not reached.
+    """
+    first = first_sustained(steps, mean, target)
     return None if first is None else first / baseline_updates
 
 
 def beta_budget(
-    finals: Mapping[int, Number], level: Number, baseline_updates: Number
+    finals: Mapping[int, Number], target: Number, baseline_updates: Number
 ) -> BetaBudget:
-    """Shortest fully decayed budget whose seed-mean final value reaches `level`. `finals`: updates -> seed-mean final
-    value."""
-    reached = min((budget for budget, value in finals.items() if value >= level), default=None)
+    """Find the shortest fully decayed budget that reaches `target`.
+
+    Args:
+      finals: Updates of a budget -> seed mean of its final value.
+      target: Value to reach.
+      baseline_updates: Updates of the baseline's full budget.
+    """
+    reached = min((budget for budget, value in finals.items() if value >= target), default=None)
     return BetaBudget(None if reached is None else reached / baseline_updates, reached, len(finals))
 
 
@@ -87,17 +99,17 @@ def updates_saved(beta: float | None) -> float | None:
 
 
 def total_flops_saved(flops: Numbers | None, baseline: Numbers) -> float | None:
-    """1 - total FLOPs of the deciding budget's runs over those of the baseline's full budget.
+    """Return 1 - FLOPs of the target budget's runs over those of the baseline's full budget.
 
-    One total a seed on each side.
+    Both are one total per seed.
     """
     return _saved(None if flops is None else float(np.mean(flops)), float(np.mean(baseline)))
 
 
 def wall_clock_saved(seconds: Numbers | None, baseline: Numbers) -> float | None:
-    """1 - training seconds of the deciding budget's runs over those of the baseline's full budget.
+    """Return 1 - training seconds of the target budget's runs over the baseline's.
 
-    One figure a seed.
+    Both are one number per seed.
     """
     return _saved(None if seconds is None else float(np.mean(seconds)), float(np.mean(baseline)))
 
@@ -110,15 +122,17 @@ def updates_saved_curve(beta: float | None) -> float | None:
 def total_flops_saved_curve(
     steps: Numbers, totals: Numbers, first: Number | None, baseline: Numbers
 ) -> float | None:
-    """1 - seed-mean FLOPs spent at step `first` of the curve (`totals`: one a step) over those of the baseline's full
-    budget."""
+    """Return 1 - FLOPs spent at step `first` of a curve over the baseline's full budget.
+
+    `totals` are the seed means at each of `steps`.
+    """
     return _saved(_at(steps, totals, first), float(np.mean(baseline)))
 
 
 def wall_clock_saved_curve(
     steps: Numbers, seconds: Numbers, first: Number | None, baseline: Numbers
 ) -> float | None:
-    """1 - seed-mean seconds spent at step `first` of the curve over those of the baseline's full budget."""
+    """Return 1 - seconds spent at step `first` of a curve over the baseline's full budget."""
     return _saved(_at(steps, seconds, first), float(np.mean(baseline)))
 
 
@@ -127,10 +141,11 @@ def _at(steps: Numbers, values: Numbers, step: Number | None) -> float | None:
 
 
 def difference(values: Mapping[int, Number], baseline: Mapping[int, Number]) -> Difference:
-    """`values` less `baseline` with its standard error; both map seed -> value.
+    """Return `values` less `baseline` with its standard error; both map seeds to values.
 
-    With at least two seeds on both sides: paired, the mean over these common seeds and sd(differences) / sqrt(n). Otherwise the
-    difference of the two means, and Welch's sqrt(s1^2 / n1 + s2^2 / n2). Sample deviations (n - 1).
+    With at least two common seeds it is paired: the mean over these seeds and
+    sd(differences) / sqrt(n). Otherwise it is the difference of the two means, with Welch's
+    sqrt(s1^2 / n1 + s2^2 / n2). Sample deviations (n - 1).
     """
     common = [seed for seed in values if seed in baseline]
     if len(common) > 1:
@@ -150,36 +165,43 @@ def spread(values: Numbers) -> float | None:
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def row_counts(
-    has_reference: bool, reference_accuracy: Number | None, level: Number | None
+def is_valid_comparison(
+    has_reference: bool, reference_accuracy: Number | None, target: Number | None
 ) -> bool | None:
-    """The level rule: the reference's own accuracy lies below the level to reach, else one would ship it.
+    """Whether the comparison is valid: the reference alone is below the target.
 
-    True without a reference; None when the rule cannot be checked (no level, or the reference's accuracy is unknown).
+    Otherwise one would deploy the reference. True without a reference; None if it cannot be
+    checked (no target, or the reference's accuracy is unknown).
     """
     if not has_reference:
         return True
-    if reference_accuracy is None or level is None:
+    if reference_accuracy is None or target is None:
         return None
-    return reference_accuracy < level
+    return reference_accuracy < target
 
 
-def undecided(
-    reference_accuracy: Number | None, level: Number | None, level_sd: Number | None
+def is_inconclusive(
+    reference_accuracy: Number | None, target: Number | None, target_sd: Number | None
 ) -> bool:
-    """Whether a row passes the level rule by less than the level's own spread over seeds. False where it fails the rule (it does not count,
-    by however little) and where something is unknown."""
-    if reference_accuracy is None or level is None or level_sd is None:
+    """Whether the reference is below the target by less than the target's standard deviation.
+
+    False where the comparison is invalid, by however little, and where something is unknown.
+    """
+    if reference_accuracy is None or target is None or target_sd is None:
         return False
-    return 0 < level - reference_accuracy < level_sd
+    return 0 < target - reference_accuracy < target_sd
 
 
-def mean_share(shares: Numbers, examples: Numbers) -> float | None:
-    """Share over a run from shares since the line before, each weighted by the examples (cumulative counts) it stands
-    for."""
+def mean_fraction(fractions: Numbers, examples: Numbers) -> float | None:
+    """Average fractions over a run, each weighted by the examples it was measured on.
+
+    Args:
+      fractions: One per line of the log, over the examples since the line before.
+      examples: Cumulative number of examples at each line.
+    """
     weights = np.diff(np.asarray(examples, float), prepend=0.0)
     return (
-        float(np.dot(shares, weights) / weights.sum())
-        if len(shares) and weights.sum() > 0
+        float(np.dot(fractions, weights) / weights.sum())
+        if len(fractions) and weights.sum() > 0
         else None
     )

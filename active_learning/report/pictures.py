@@ -1,98 +1,99 @@
-"""Strips of the images that an arm prefers most and least, early and late, as HTML with every image inside the page."""
+"""Strips of the images that an arm prefers most and least, early and late in its run."""
 
 import base64
 import io
-from html import escape
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.image import imsave
 
 from active_learning.report.analysis import Arm
-from active_learning.report.runs import Probe, Run, RunError, probes_in_window
+from active_learning.report.runs import Run
+from active_learning.report.snapshots import Extremes, ScoreSnapshot, snapshots_in_window
 
+# Images per strip.
 SHOWN = 12
 
 
-def probed_run(arm: Arm) -> tuple[Run, list[Probe]] | None:
-    """The first run (seed order, longest budget first) with a probe inside its window, and its first and last probe."""
+@dataclass(frozen=True)
+class Cell:
+    """One image of a strip."""
+
+    png: str  # base64
+    caption: str
+    score: str
+    corrupted: bool
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One row of images."""
+
+    title: str
+    detail: str
+    cells: tuple[Cell, ...]
+
+
+def run_with_snapshots(arm: Arm) -> tuple[Run, list[ScoreSnapshot]] | None:
+    """Find a run with a snapshot inside its window: longest budget first, then seed order.
+
+    Returns:
+      The run with its first and last such snapshot, or None.
+    """
     for group in reversed(arm.groups):
         for run in group.runs:
-            probes = probes_in_window(run)
-            if probes:
-                return run, probes
+            snapshots = snapshots_in_window(run)
+            if snapshots:
+                return run, snapshots
     return None
 
 
-def strips(run: Run, probes: list[Probe]) -> str:
-    """Most and least preferred images of each probe."""
+def strips(run: Run, snapshots: list[ScoreSnapshot]) -> list[Strip]:
+    """Return the most and the least preferred images of each snapshot."""
     parts = []
-    for probe, when in zip(probes, ("early", "late"), strict=False):
-        when = when if len(probes) == 2 else "the only probe"
-        titles = (
-            ("chosen", "rejected") if any(probe.texts) else ("most preferred", "least preferred")
+    for snapshot, when in zip(snapshots, ("early", "late"), strict=False):
+        when = when if len(snapshots) == 2 else "the only snapshot"
+        pairs = bool(snapshot.top.texts or snapshot.bottom.texts)
+        titles = ("selected", "rejected") if pairs else ("most preferred", "least preferred")
+        for title, side in zip(titles, (snapshot.top, snapshot.bottom), strict=True):
+            parts.append(_strip(f"{title}, {when}", snapshot.step, side, run.class_names))
+    return parts
+
+
+def _strip(title: str, step: int, side: Extremes, names: tuple[str, ...]) -> Strip:
+    known = side.clean_labels[:SHOWN] >= 0
+    corrupted = side.corrupted[:SHOWN]
+    what = "captions of another image" if side.texts else "labels wrong"
+    detail = f"update {step:,}"
+    if known.any():
+        detail += f" · {corrupted.sum()} of {known.sum()} {what}"
+    cells = tuple(
+        Cell(
+            png=png(side.images[n]),
+            caption=_caption(side, n, names),
+            score=f"score {float(side.scores[n]):.3g}",
+            corrupted=bool(corrupted[n]),
         )
-        for words, side, texts in zip(titles, (probe.top, probe.bottom), probe.texts, strict=True):
-            parts.append(
-                _strip(f"{words}, {when}", f"update {probe.step:,}", side, texts, run.class_names)
-            )
-    return "".join(parts)
-
-
-def _strip(
-    title: str,
-    when: str,
-    side: tuple[np.ndarray, ...],
-    texts: tuple[str, ...],
-    names: tuple[str, ...],
-) -> str:
-    images, labels, truths, scores = side
-    known = truths[:SHOWN] >= 0
-    wrong = known & (labels[:SHOWN] != truths[:SHOWN])
-    what = "captions of another image" if texts else "labels wrong"
-    share = f" · {wrong.sum()} of {known.sum()} {what}" if known.any() else ""
-    said = [_said(*row, names) for row in zip(labels, truths, strict=True)]
-    said = [
-        f"{text} (another's)" if w else text for text, w in zip(texts, wrong, strict=False)
-    ] or said
-    cells = [_cell(*row) for row in zip(images[:SHOWN], said, wrong.tolist(), scores, strict=False)]
-    return (
-        f'<div class="strip"><h4>{escape(title)} <span>{escape(when)}{share}</span></h4>'
-        f'<div class="images">{"".join(cells)}</div></div>'
+        for n in range(len(known))
     )
+    return Strip(title, detail, cells)
 
 
-def _said(label, truth, names: tuple[str, ...]) -> str:
-    wrong = truth >= 0 and label != truth
-    return (
-        f"labelled {_class(label, names)}, is {_class(truth, names)}"
-        if wrong
-        else _class(label, names)
-    )
+def _caption(side: Extremes, n: int, names: tuple[str, ...]) -> str:
+    corrupted = side.corrupted[n]
+    if side.texts:
+        return side.texts[n] + (" (another's)" if corrupted else "")
+    label = _class(side.labels[n], names)
+    return f"labeled {label}, is {_class(side.clean_labels[n], names)}" if corrupted else label
 
 
-def _cell(image: np.ndarray, caption: str, wrong: bool, score) -> str:
-    return (
-        f'<figure class="{"thumb wrong" if wrong else "thumb"}" title="score {float(score):.3g}">'
-        f'<img alt="{escape(caption)}" src="data:image/png;base64,{png(image)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def _class(label, names: tuple[str, ...]) -> str:
+def _class(label: np.integer, names: tuple[str, ...]) -> str:
     return names[int(label)] if 0 <= int(label) < len(names) else str(int(label))
 
 
 def png(image: np.ndarray) -> str:
-    """(H, W, C) uint8 with 1, 3 or 4 channels as base64 PNG."""
-    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or image.dtype != np.uint8:
-        raise RunError(
-            f"a probe's images must be uint8 (H, W, 1, 3 or 4), not {image.dtype} {image.shape}"
-        )
+    """Encode a (H, W, 1, 3 or 4) uint8 image as base64 PNG."""
     out = io.BytesIO()
-    imsave(
-        out,
-        np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image,
-        format="png",
-        metadata={"Software": None},
-    )
+    rgb = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+    imsave(out, rgb, format="png", metadata={"Software": None})  # pyright: ignore[reportArgumentType]
     return base64.b64encode(out.getvalue()).decode()

@@ -1,33 +1,35 @@
-"""The table, once as rows of words for Markdown and HTML, and the machine-readable report."""
+"""The table as rows of text, for Markdown and HTML, and the machine-readable report."""
 
-from html import escape
+import re
 
+from active_learning.cost.accounts import ACCOUNTS, RECOMPUTE
+from active_learning.report.amortization import amortized_costs
 from active_learning.report.analysis import SAVED, Analysis, Arm, Group
-from active_learning.report.charts import amortised
+from active_learning.report.files import number
 from active_learning.report.headline import headline, percent
-from active_learning.report.runs import ACCOUNTS, number
 
 COLUMNS = (
-    "arm", "budget", "seeds", "final", "difference ± its error", "reference", "β curve", "β budget",
-    "updates saved", "total FLOPs saved", "wall-clock saved", "examples", "candidates", "total FLOPs",
-    "train time", "worst class", "wrong labels chosen",
+    "arm", "budget", "seeds", "final", "difference ± its error", "reference", "β curve",
+    "β budget", "updates saved", "total FLOPs saved", "wall-clock saved", "examples", "candidates",
+    "total FLOPs", "train time", "worst class", "corrupted selected",
 )  # fmt: skip
 
 
 def rows(analysis: Analysis) -> list[list[str]]:
-    """One row a budget, in COLUMNS.
+    """Return one row per budget, in the order of COLUMNS."""
+    return [row(arm, group) for arm in analysis.arms for group in arm.groups]
 
-    β curve stands on an arm's longest budget, β budget and savings on the one that decides.
+
+def row(arm: Arm, group: Group) -> list[str]:
+    """Return the cells of one budget.
+
+    β curve stands on an arm's longest budget, β budget and savings on the budget that it is shown
+    at.
     """
-    return [_row(arm, group) for arm in analysis.arms for group in arm.groups]
-
-
-def _row(arm: Arm, group: Group) -> list[str]:
     last, decides = group is arm.longest, group is arm.shown
     judged = arm.beta_budget is not None
-    remark = {False: " (does not count)", None: " (rule not checked)" if judged else "", True: ""}[
-        arm.counts
-    ]
+    unknown = " (validity unknown)" if judged else ""
+    remark = {False: " (invalid)", None: unknown, True: ""}[arm.valid]
     name = arm.name + remark
     gap = "–"
     if group.gap is not None:
@@ -43,10 +45,15 @@ def _row(arm: Arm, group: Group) -> list[str]:
         name, f"{group.budget:,}", str(len(group.runs)), final, gap,
         percent(arm.reference_accuracy),
         "" if not last else _beta(arm.beta_curve, judged, ""),
-        "" if not decides or not judged else _beta(arm.beta_budget.beta, judged, arm.beta_budget.mark),
+        (
+            ""
+            if not decides or not judged
+            else _beta(arm.beta_budget.beta, judged, arm.beta_budget.mark)
+        ),
         *("" if not decides else percent(arm.saved.get(key)) for key in SAVED),
-        f"{group.mean('examples'):,.0f}", f"{group.mean('candidates'):,.0f}", f"{group.mean('total_flops'):.3g}",
-        duration(group.mean("train_seconds")), percent(group.worst_class), percent(group.wrong_share),
+        f"{group.mean('examples'):,.0f}", f"{group.mean('candidates'):,.0f}",
+        f"{group.mean('total_flops'):.3g}", duration(group.mean("train_seconds")),
+        percent(group.worst_class), percent(group.corrupted_fraction),
     ]  # fmt: skip
 
 
@@ -58,7 +65,7 @@ def _beta(beta: float | None, judged: bool, mark: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as "41.2 s", "12 min 03 s" or "2 h 05 min"; an en dash when unknown."""
+    """Format seconds as "41.2 s", "12 min 03 s" or "2 h 05 min"; an en dash if unknown."""
     if number(seconds) is None:
         return "–"
     if seconds < 100:
@@ -72,57 +79,43 @@ def duration(seconds: float) -> str:
 
 
 def markdown(analysis: Analysis, title: str) -> str:
-    """The headline, the table and the caveats as Markdown."""
+    """Return the headline, the table and the caveats as Markdown."""
     lines = [
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-        for row in (list(COLUMNS), *rows(analysis))
+        "| " + " | ".join(map(_markdown, cells)) + " |"
+        for cells in (list(COLUMNS), *rows(analysis))
     ]
     lines.insert(1, "|" + " --- |" * len(COLUMNS))
-    notes = [f"- {note}" for note in (*analysis.notes, legend(analysis))]
-    return "\n".join([f"# {title}", "", headline(analysis), "", *lines, "", *notes, ""])
+    notes = [f"- {_markdown(note)}" for note in (*analysis.notes, legend(analysis))]
+    return "\n".join(
+        [f"# {_markdown(title)}", "", _markdown(headline(analysis)), "", *lines, "", *notes, ""]
+    )
 
 
-def html_table(analysis: Analysis) -> str:
-    """The table as HTML; rows that do not count are struck, the deciding budget of an arm is bold."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in COLUMNS)
-    body = []
-    for arm in analysis.arms:
-        for n, group in enumerate(arm.groups):
-            kinds = [
-                ("first", n == 0),
-                ("void", arm.counts is False),
-                ("decides", group is arm.deciding),
-            ]
-            name, *cells = _row(arm, group)
-            classes = " ".join(kind for kind, on in kinds if on)
-            body.append(
-                f'<tr class="{classes}"><th scope="row">{escape(name)}</th>{"".join(map(_cell, cells))}</tr>'
-            )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return f'<div class="scroll wide" tabindex="0">{table}</div>'
-
-
-def _cell(text: str) -> str:
-    """A remark in brackets goes below the number, small."""
-    value, bracket, remark = text.partition(" (")
-    return f"<td>{escape(value)}{f'<small>{escape(remark[:-1])}</small>' if bracket else ''}</td>"
+def _markdown(text: str) -> str:
+    """Escape what Markdown would read as HTML, as a link, as code or as the end of a cell."""
+    return re.sub(r"([|<`\[\]])", r"\\\1", text)
 
 
 def legend(analysis: Analysis) -> str:
-    """What the columns mean, in one paragraph."""
+    """Explain the columns in one paragraph."""
     return (
-        f"Final values are {analysis.final_metric}, mean ± standard deviation over seeds; differences (in points) are "
-        "to the baseline’s full budget, with their standard error (p: paired, over the seeds that both have; w: Welch, "
-        f"fewer than two in common). β curve: first update from which mean {analysis.metric} stays at or above the baseline’s final "
-        "value, over the baseline’s updates, on the arm’s longest budget. β budget: shortest fully decayed budget that "
-        "ends at or above the baseline, over its updates; all savings are taken there. An arm counts only when its "
-        "reference alone is below the level to reach. Total FLOPs: five accounts, reference training included where it "
+        f"Final values are {analysis.final_metric}, mean ± standard deviation over seeds; "
+        "differences (in points) are to the baseline’s full budget, with their standard error (p: "
+        "paired, over the seeds that both have; w: Welch, fewer than two in common). β curve: "
+        f"first update from which mean {analysis.metric} stays at or above the baseline’s final "
+        "value, over the baseline’s updates, on the arm’s longest budget. β budget: shortest fully "
+        "decayed budget that ends at or above the baseline, over its updates; all savings are "
+        "taken there. A comparison is valid only if the reference alone is below the target, the "
+        "baseline’s final value. Total FLOPs: five accounts, reference training included where it "
         "is charged."
     )
 
 
 def report(analysis: Analysis, title: str) -> dict:
-    """Every figure and curve of the page, for machines. Shares in [0, 1], FLOPs, seconds; null: unknown."""
+    """Return every number and curve of the page, for machines.
+
+    Fractions lie in [0, 1]; compute is in FLOPs, time in seconds; null means unknown.
+    """
     return {
         "title": title,
         "headline": headline(analysis),
@@ -130,10 +123,10 @@ def report(analysis: Analysis, title: str) -> dict:
         "final_metric": analysis.final_metric,
         "baseline": analysis.baseline.name if analysis.baseline else None,
         "baseline_updates": analysis.baseline.longest.budget if analysis.baseline else None,
-        "level": analysis.level,
-        "level_curve": analysis.level_curve,
+        "target": analysis.target,
+        "target_curve": analysis.target_curve,
         "notes": list(analysis.notes),
-        "amortisation": amortised(analysis),
+        "amortization": amortized_costs(analysis),
         "arms": [_arm(arm) for arm in analysis.arms],
     }
 
@@ -143,8 +136,8 @@ def _arm(arm: Arm) -> dict:
     return {
         "name": arm.name,
         "baseline": arm.baseline,
-        "counts": arm.counts,
-        "counts_undecided": arm.undecided,
+        "valid": arm.valid,
+        "inconclusive": arm.inconclusive,
         "reference_accuracy": arm.reference_accuracy,
         "beta_curve": arm.beta_curve,
         "beta_budget": budget.beta if budget else None,
@@ -164,17 +157,22 @@ def _budget(group: Group) -> dict:
         "finals": list(group.finals.values()),
         "final_mean": group.final,
         "final_sd": group.sd,
-        "difference": None if gap is None else {"mean": gap.mean, "standard_error": gap.error, "paired": gap.paired},
+        "difference": (
+            None
+            if gap is None
+            else {"mean": gap.mean, "standard_error": gap.error, "paired": gap.paired}
+        ),
         "examples": group.mean("examples"),
         "candidates": group.mean("candidates"),
-        "flops": {account: group.account(account) for account in (*ACCOUNTS, "recompute")},
+        "flops": {account: group.account(account) for account in (*ACCOUNTS, RECOMPUTE)},
         "total_flops": group.mean("total_flops"),
         "train_seconds": number(group.mean("train_seconds")),
         "worst_class": group.worst_class,
-        "wrong_share_chosen": group.wrong_share,
+        "selected_corrupted_fraction": group.corrupted_fraction,
         "curve": {
             "step": curve.step.tolist(), "mean": curve.mean.tolist(),
             "sd": None if curve.sd is None else curve.sd.tolist(),
-            "total_flops": curve.flops.tolist(), "train_seconds": [number(value) for value in curve.seconds.tolist()],
+            "total_flops": curve.flops.tolist(),
+            "train_seconds": [number(value) for value in curve.seconds.tolist()],
         },
     }  # fmt: skip

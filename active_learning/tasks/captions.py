@@ -1,119 +1,261 @@
-"""What image-text pairs add to the data before a run: captions as token ids, and pairs that were exchanged on purpose."""
+"""Image-text pairs: contrastive learning with the softmax (CLIP) or the sigmoid (SigLIP) loss."""
 
 import dataclasses
 import functools
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+import optax
+from jaxtyping import Array, Float, PyTree
 
-from active_learning.config import ConfigError
-from active_learning.cost.ledger import ACCOUNTS
+from active_learning import checkpoint
+from active_learning.config import ConfigError, setting
+from active_learning.core import contrastive, sharding
+from active_learning.core.contrastive import Embeddings
+from active_learning.core.recipe import Batch, Model
 from active_learning.data import captions, tokenizer
-from active_learning.data.sources.source import DataError
-from active_learning.models.weights import siglip
-from active_learning.settings import Config, Pairs
+from active_learning.data.parts import Data, Part
+from active_learning.evaluators import Retrieval, image_text
+from active_learning.evaluators.retrieval import clip_benchmark_names
+from active_learning.tasks.base import Task, View
 
 
-def attach(config: Config, data):
-    """`data` whose parts carry captions; the tokenizer's hash and the number of captions that were cut go into its provenance.
+@dataclass(frozen=True)
+class Pairs(Task):
+    """The contrastive loss of each pair within its batch.
 
-    Raises ConfigError for towers that do not fit each other or the tokenizer, DataError for what cannot be read.
+    l_act = - score_scale * image . text of the pair's own embeddings (ActiveCLIP).
     """
-    task, (learner, scorer) = config.task, (config.learner, config.scorer)
-    for role, module in (("learner", learner), ("scorer", scorer)):
-        if not hasattr(module, "text"):
+
+    # 'sigmoid' (SigLIP) or 'softmax' (CLIP, InfoNCE).
+    loss: str = setting("sigmoid", one_of=("sigmoid", "softmax"))
+    # Pairs in a block of the loss; 0: all at once. Must divide the batch size.
+    loss_chunk: int = setting(0, at_least=0)
+    # Factor of the dot product in l_act; at 1 the sampling would be nearly uniform.
+    score_scale: float = setting(10.0, above=0.0)
+    # Column of the data with a caption, or a list of them.
+    text: str = "captions"
+    # tokenizer.json or NAME.model; '': a byte-level BPE as large as the text tower's vocabulary,
+    # trained on these captions.
+    tokenizer: str = ""
+    # Pixels normalized by the statistics of the 'data', or to (-1, 1) as published SigLIP models
+    # do: 'symmetric'.
+    pixel_norm: str = setting("data", one_of=("data", "symmetric"))
+    # Fraction of a part's pairs that get another pair's caption, by the name of the part.
+    shuffled_captions: Mapping[str, float] = setting({})
+    # Words: images whose captions mostly name one of them are used for zero-shot and few-shot.
+    classes: tuple = ()
+    # Prompt templates of zero-shot classification.
+    templates: tuple = ("a photo of a {}.", "a {}.", "there is a {} in the picture.")
+
+    primary_metric = "recall"
+
+    def check(self, config: Any) -> None:
+        policy, chunk = config.select.policy, self.loss_chunk
+        if config.augmentation.mixup:
             raise ConfigError(
-                f"config.{role}: {type(module).__name__} has no text tower; image-text pairs need a TwoTower"
+                f"config.augmentation.mixup={config.augmentation.mixup}: "
+                "image-text pairs have no labels to mix"
             )
-    if learner.text.context != scorer.text.context:
-        raise ConfigError(
-            f"config.scorer.text.context={scorer.text.context}: the learner's is {learner.text.context}, both read the same tokens"
+        if policy.pool_fraction < 1:
+            raise ConfigError(
+                f"config.select.policy: {policy.name!r} filters by losses of labels, "
+                "image-text pairs have none"
+            )
+        if policy.reuse_forward and not policy.needs_embeddings:
+            raise ConfigError(f"config.select.policy: {policy.name!r} reads losses of labels")
+        if policy.is_joint and self.loss != "sigmoid":
+            raise ConfigError(
+                f"config.task.loss={self.loss!r}: {policy.name!r} needs 'sigmoid', "
+                "the loss that is a sum over pairs"
+            )
+        if policy.is_joint and config.select.standardize:
+            raise ConfigError(
+                f"config.select.standardize=True: {policy.name!r} has no single scores"
+            )
+        if chunk and config.batch_size % chunk:
+            raise ConfigError(
+                f"config.task.loss_chunk={chunk}: must divide config.batch_size={config.batch_size}"
+            )
+        for role in ("learner", "scorer"):
+            module = getattr(config, role)
+            if "text" not in {f.name for f in dataclasses.fields(module)}:
+                raise ConfigError(
+                    f"config.{role}: {type(module).__name__} has no text tower; "
+                    "image-text pairs need a TwoTower"
+                )
+
+    def pixel_stats(self, train: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        if self.pixel_norm == "symmetric":
+            return (0.5,) * 3, (0.5,) * 3
+        return super().pixel_stats(train)
+
+    def view_of(
+        self,
+        config: Any,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> View:
+        context = config.learner.text.context
+        return View(image_shape, mean, std, context=context, dtype=config.dtype)
+
+    def specialize(self, module: Any, view: View) -> Any:
+        dtype = {} if view.dtype == "float32" else {"dtype": view.dtype}
+        towers = {
+            name: dataclasses.replace(getattr(module, name), **dtype) for name in ("image", "text")
+        }
+        return dataclasses.replace(module, **towers)
+
+    def model(self, module: Any, view: View, optimizer: optax.GradientTransformation) -> Model:
+        """The module as functions; a batch without images or without tokens is embedded in part."""
+
+        def apply(params: PyTree, batch: Batch, train: bool) -> Embeddings:
+            image = view.prepare(batch) if batch.keys() & {"image", "image_small"} else None
+            return module.apply({"params": params}, image, batch.get("tokens"), train=train)
+
+        def act(outputs: Embeddings, batch: Batch) -> Float[Array, "B"]:
+            return self.score_scale * contrastive.negative_dot(outputs.image, outputs.text)
+
+        learn = partial(self._learn_loss, view)
+        return Model(apply, learn, act, optimizer, pairwise=True)
+
+    def _learn_loss(self, view: View, outputs: Embeddings, batch: Batch) -> Float[Array, "B"]:
+        del batch
+        function, scalars = contrastive.sigmoid, (outputs.scale[0], outputs.bias[0])
+        if self.loss == "softmax":
+            function, scalars = contrastive.info_nce, (outputs.scale[0],)
+        sharded = sharding.shard_map_rows(
+            partial(function, chunk=self.loss_chunk), view.mesh, rows=2
         )
-    words = {
-        id(part.source): captions.texts_of(part.source, task.text) for part in data.parts.values()
-    }
-    made = _tokenizer(task, words[id(data.train.source)], learner.text.vocab)
-    for role, module in (("learner", learner), ("scorer", scorer)):
-        _fits(f"config.{role}.text", module.text, made)
-    tables = {
-        key: captions.tokenize(texts, made, learner.text.context) for key, texts in words.items()
-    }
-    found = tables[id(data.train.source)]
-    parts, whose = {}, np.arange(len(data.train.source))
-    for name, part in data.parts.items():
-        given = part.indices[
-            captions.shuffled(part.source.ids[part.indices], task.exchanged.get(name, 0.0))
-        ]
-        parts[name] = dataclasses.replace(part, captions=tables[id(part.source)], caption_of=given)
-        if part.source is data.train.source:
-            whose[part.indices] = given
-    if unknown := sorted(set(task.exchanged) - set(parts)):
-        raise ConfigError(
-            f"config.task.exchanged: no part is named {unknown[0]!r}; parts: {', '.join(parts)}"
+        return sharded(outputs.image, outputs.text, *scalars)
+
+    def example(self, view: View) -> tuple[Array, ...]:
+        image = jnp.zeros((1, *view.image_shape), jnp.dtype(view.dtype))
+        return image, jnp.zeros((1, view.context), jnp.int32)
+
+    def batch_leaves(self, view: View) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+        return super().batch_leaves(view) | {"tokens": (np.dtype(np.int32), (view.context,))}
+
+    def evaluator(
+        self, model: Model, view: View, batch_size: int, placement: Any = None
+    ) -> Retrieval:
+        return Retrieval(model, batch_size, placement)
+
+    def gate_metric(self, metrics: dict[str, float]) -> float:
+        """A finer metric than recall."""
+        return -metrics["log_rank"]
+
+    def extra_metrics(self, experiment: Any, evaluator: Any, params: PyTree, name: str) -> dict:
+        towers = self._towers(experiment, evaluator, params)
+        metrics = evaluator(params, experiment.data.parts[name])
+        named = clip_benchmark_names(metrics)
+        return named | image_text.classification(towers, self, experiment.data, name)
+
+    def flag_metrics(
+        self, experiment: Any, evaluator: Any, params: PyTree, args: Any
+    ) -> dict[str, Any]:
+        if args is None:
+            return {}
+        towers = self._towers(experiment, evaluator, params, args.features)
+        return image_text.evaluate_flags(towers, self, experiment.data, args)
+
+    def _towers(
+        self, experiment: Any, evaluator: Any, params: PyTree, features: Path | None = None
+    ) -> image_text.Towers:
+        encode, size = experiment.data.train.captions.encode, experiment.view.image_shape[0]
+        key = checkpoint.params_hash(params)
+        return image_text.Towers(evaluator.embed, params, encode, size, key, features)
+
+    def describe(self, data: Data) -> str:
+        about, context = data.provenance, data.train.captions.tokens.shape[2]
+        count, cut = about["captions"], about["captions_cut"]
+        return f"{count:,} captions ({cut:,} cut to {context} tokens)"
+
+    def check_loaded_reference(self, folder: Path, data: Data) -> None:
+        ours = data.provenance.get("tokenizer")
+        config = json.loads((Path(folder) / "config.json").read_text())
+        theirs = config["data"].get("tokenizer")
+        if ours != theirs:
+            raise ConfigError(
+                f"config.reference.path={str(folder)!r}: trained with tokenizer {theirs}, "
+                f"here it is {ours}"
+            )
+
+    def attach(self, config: Any, data: Data) -> Data:
+        """Joins captions as token ids, and mismatched ones where asked for.
+
+        The tokenizer's hash and the number of captions that were cut go into the provenance.
+
+        Raises:
+          ConfigError: Towers that do not fit each other or the tokenizer.
+          DataError: Captions that cannot be read.
+        """
+        learner, scorer = config.learner.text, config.scorer.text
+        if learner.context != scorer.context:
+            raise ConfigError(
+                f"config.scorer.text.context={scorer.context}: the learner's is "
+                f"{learner.context}, both read the same tokens"
+            )
+        sources = {id(part.source): part.source for part in data.parts.values()}
+        texts = {key: captions.texts_of(source, self.text) for key, source in sources.items()}
+        train_key = id(data.train.source)
+        tok = _tokenizer(self, texts[train_key], learner.vocab)
+        for role, tower in (("learner", learner), ("scorer", scorer)):
+            _check_tower(f"config.{role}.text", tower, tok)
+        tables = {key: captions.tokenize(rows, tok, learner.context) for key, rows in texts.items()}
+        if unknown := sorted(set(self.shuffled_captions) - set(data.parts)):
+            raise ConfigError(
+                f"config.task.shuffled_captions: no part is named {unknown[0]!r}; "
+                f"parts: {', '.join(data.parts)}"
+            )
+        parts, caption_of = {}, np.arange(len(data.train.source))
+        for name, part in data.parts.items():
+            fraction = self.shuffled_captions.get(name, 0.0)
+            ids = part.source.ids[part.indices]
+            given = part.indices[captions.shuffled(ids, fraction)]
+            table = tables[id(part.source)]
+            parts[name] = dataclasses.replace(part, captions=table, caption_of=given)
+            if part.source is data.train.source:
+                caption_of[part.indices] = given
+        table = tables[train_key]
+        train = dataclasses.replace(
+            data.train, captions=table, caption_of=caption_of[data.train.indices]
         )
-    train = dataclasses.replace(data.train, captions=found, caption_of=whose[data.train.indices])
-    about = {
-        "tokenizer": made.about,
-        "captions": int(found.counts.sum()),
-        "captions_cut": found.cut,
-    }
-    return dataclasses.replace(data, train=train, parts=parts, provenance=data.provenance | about)
+        about = {
+            "tokenizer": tok.about,
+            "captions": int(table.counts.sum()),
+            "captions_cut": table.cut,
+        }
+        provenance = data.provenance | about
+        return dataclasses.replace(data, train=train, parts=parts, provenance=provenance)
 
 
-def _tokenizer(task: Pairs, words: list[list[str]], vocab: int) -> tokenizer.Tokenizer:
+def _tokenizer(task: Pairs, texts: list[list[str]], vocab: int) -> tokenizer.Tokenizer:
     if task.tokenizer:
         return tokenizer.load(task.tokenizer)
     if vocab < 300:
         raise ConfigError(
-            f"config.learner.text.vocab={vocab}: a byte-level tokenizer needs 258 and some for words, say 2000"
+            f"config.learner.text.vocab={vocab}: a byte-level tokenizer needs 258 tokens and "
+            "some for words, say 2000"
         )
-    return _trained(tuple(text for those in words for text in those), vocab)
+    return _trained_tokenizer(tuple(text for row in texts for text in row), vocab)
 
 
-@functools.lru_cache(maxsize=2)  # a run and its reference read the same captions
-def _trained(texts: tuple[str, ...], vocab: int) -> tokenizer.Tokenizer:
+@functools.lru_cache(maxsize=2)  # A run and its reference read the same captions.
+def _trained_tokenizer(texts: tuple[str, ...], vocab: int) -> tokenizer.Tokenizer:
     return tokenizer.of_json(tokenizer.train(texts, vocab))
 
 
-def _fits(key: str, tower, made: tokenizer.Tokenizer) -> None:
-    if made.size > tower.vocab:
-        raise ConfigError(f"{key}.vocab={tower.vocab}: the tokenizer has {made.size} tokens")
-    if tower.pool == "mean" and tower.pad != made.pad:
-        raise ConfigError(f"{key}.pad={tower.pad}: the tokenizer pads with {made.pad}")
-
-
-def check_reference(folder: Path, data) -> None:
-    """ConfigError when the run in `folder` read its captions with another tokenizer than this one does."""
-    ours = data.provenance.get("tokenizer")
-    theirs = json.loads((folder / "config.json").read_text())["data"].get("tokenizer")
-    if ours != theirs:
-        raise ConfigError(
-            f"config.reference.path={str(folder)!r}: trained with tokenizer {theirs}, here it is {ours}"
-        )
-
-
-def labelled(part, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a part whose captions clearly name one of the words, and the number of that word. DataError when there are none."""
-    found = captions.mentioned([part.captions.texts[row] for row in part.indices], classes)
-    rows = np.flatnonzero(found >= 0)
-    if not len(rows):
-        raise DataError(f"config.task.classes={classes}: no captions name them")
-    return rows, found[rows]
-
-
-def published(it, file: Path) -> tuple[dict, PyTree]:
-    """(summary, parameters) of a reference whose weights are in an .npz of SigLIP's layout; its training is nobody's bill."""
-    key = "config.reference.path"
-    if not isinstance(it.config.task, Pairs):
-        raise ConfigError(
-            f"{key}={str(file)!r}: weights of a two-tower, but config.task is no image-text task"
-        )
-    params = siglip.load(file, it.scorer, it.scorer_task.image_shape, key)
-    return {
-        "final": {},
-        "flops": dict.fromkeys(ACCOUNTS, 0.0),
-        "train_seconds": 0.0,
-        "step": 0,
-    }, params
+def _check_tower(key: str, tower: Any, tok: tokenizer.Tokenizer) -> None:
+    if tok.size > tower.vocab:
+        raise ConfigError(f"{key}.vocab={tower.vocab}: the tokenizer has {tok.size} tokens")
+    if tower.pool == "mean" and tower.pad != tok.pad:
+        raise ConfigError(f"{key}.pad={tower.pad}: the tokenizer pads with {tok.pad}")

@@ -1,81 +1,90 @@
-"""What the loop evaluates: fixed stratified subsets during the run, whole sets at the end, online against reference on the gate."""
+"""What the loop evaluates: fixed subsets during the run, whole sets at the end, and the gate."""
 
-import jax
+from typing import Any
+
 import numpy as np
 from jaxtyping import PyTree
 
 from active_learning.core.recipe import TrainState
-from active_learning.core.sharding import over_data
-from active_learning.data import splits
-from active_learning.train.build import Run, subset
+from active_learning.core.sharding import batch_sharding
+from active_learning.train.build import Experiment
+
+# Metrics of the gate's two models that are logged.
+GATE_METRICS = ("accuracy", "loss", "recall", "log_rank", "metric")
 
 
 class Evaluation:
-    """The evaluators of one run; each compiles once."""
+    """The evaluators of one run; each compiles once and reads its sets batch by batch."""
 
-    def __init__(self, it: Run):
-        self.it, self.settings = it, it.config.evaluate
-        shared = self.settings.batch_size, over_data(it.mesh)
-        self._learner = it.task.evaluator(it.recipe.learner, *shared)
-        self._scorer = it.task.evaluator(it.recipe.scorer, *shared)
-        self._cached: dict[tuple, tuple] = {}
+    def __init__(self, experiment: Experiment):
+        self.experiment, self.settings = experiment, experiment.config.evaluate
+        task, recipe = experiment.task, experiment.recipe
+        shared = self.settings.batch_size, batch_sharding(experiment.mesh)
+        self._learner = task.evaluator(recipe.learner, experiment.view, *shared)
+        self._scorer = task.evaluator(recipe.scorer, experiment.scorer_view, *shared)
 
-    def _examples(self, name: str, size: int) -> dict[str, np.ndarray]:
-        if (name, size) not in self._cached:
-            part = self.it.data.parts[name]
-            self._cached[name, size] = self._learner.examples(part, subset(part, size))
-        return self._cached[name, size]
+    def during(self, state: TrainState) -> dict[str, float]:
+        """`SET/accuracy` and so on, on the fixed subset of each set.
 
-    def now(self, state: TrainState) -> dict:
-        """`SET/accuracy` and so on, on the fixed subset of each set."""
+        `SET/ema_accuracy` and so on are of the moving average of the weights, where there is one.
+        """
         out = {}
         for name in self.settings.sets:
-            figures = self._learner(
-                state.learner.params, self._examples(name, self.settings.subset)
-            )
-            out |= {f"{name}/{k}": v for k, v in figures.items() if isinstance(v, float)}
+            part = self.experiment.data.parts[name]
+            rows = part.subset(self.settings.subset)
+            for prefix, params in _weights(state).items():
+                metrics = self._learner(params, part, rows)
+                scalars = {k: v for k, v in metrics.items() if isinstance(v, float)}
+                out |= {f"{name}/{prefix}{k}": v for k, v in scalars.items()}
         return out
 
-    def full(self, state: TrainState) -> dict:
+    def full(self, state: TrainState) -> dict[str, Any]:
         """`SET_full/accuracy` and so on, per class included, on every example of each set."""
-        return self._whole(self._learner, state.learner.params)
+        return self._whole(self._learner, _weights(state))
 
-    def full_reference(self, state: TrainState) -> dict:
-        """The same of the reference that a run has trained along."""
-        return self._whole(self._scorer, state.reference.params)
+    def full_reference(self, state: TrainState) -> dict[str, Any]:
+        """The same for a reference that was trained along."""
+        return self._whole(self._scorer, {"": state.reference.params})
 
-    def _whole(self, evaluator, params: PyTree) -> dict:
+    def _whole(self, evaluator: Any, weights: dict[str, PyTree]) -> dict[str, Any]:
         out = {}
         for name in self.settings.sets:
-            figures = evaluator(params, self._examples(name, len(self.it.data.parts[name])))
-            out |= {f"{name}_full/{k}": v for k, v in figures.items()}
+            for prefix, params in weights.items():
+                metrics = evaluator(params, self.experiment.data.parts[name])
+                out |= {f"{name}_full/{prefix}{k}": v for k, v in metrics.items()}
         return out
 
-    def gate(self, state: TrainState) -> tuple[dict, dict]:
-        """Figures of online and reference on the gate, `merit` among them (the one to compare), and what the forward passes cost, by account."""
-        size = len(self.it.data.parts[self.settings.gate])
-        examples = self._examples(self.settings.gate, size)
-        out = {}
-        models = {"online": [state.online.params], "reference": self._references(state)}
-        for name, alternatives in models.items():
-            found = [self._scorer(params, examples) for params in alternatives] or [
-                self.it.stored_gate
-            ]
-            found = [f | {"merit": self.it.task.merit(f)} for f in found]
-            kept = ("accuracy", "loss", "recall", "log_rank", "merit")
-            out |= {
-                f"gate/{name}_{k}": float(np.mean([f[k] for f in found]))
-                for k in kept
-                if k in found[0]
-            }
-        forward = size * self.it.scorer.cost(self.it.scorer_task.image_shape).forward
-        return out, {"online_score": forward, "reference_score": forward * len(models["reference"])}
+    def gate(self, state: TrainState) -> tuple[dict[str, float], dict[str, float]]:
+        """Compares online and reference on the gate.
 
-    def _references(self, state: TrainState) -> list:
-        """Parameters of each reference: none when its scores are stored, two when they are cross-fitted."""
-        if self.it.stored_gate is not None:
+        Returns:
+          Metrics of both, `gate/online_metric` and `gate/reference_metric` among them (those to
+          compare; means over cross-fitted references), and the FLOPs of the forward passes by
+          account.
+        """
+        experiment, out = self.experiment, {}
+        part = experiment.data.parts[self.settings.gate]
+        references = self._references(state)
+        for name, models in (("online", [state.online.params]), ("reference", references)):
+            every = [self._scorer(params, part) for params in models]
+            every = every or [experiment.stored_gate]
+            every = [m | {"metric": experiment.task.gate_metric(m)} for m in every]
+            for key in GATE_METRICS:
+                if key in every[0]:
+                    out[f"gate/{name}_{key}"] = float(np.mean([m[key] for m in every]))
+        cost = experiment.scorer.cost(experiment.scorer_view.image_shape)
+        forward = len(part) * cost.forward
+        return out, {"online_score": forward, "reference_score": forward * len(references)}
+
+    def _references(self, state: TrainState) -> list[PyTree]:
+        """Parameters of each reference; none where its scores are stored."""
+        if self.experiment.stored_gate is not None:
             return []
-        params = self.it.recipe.reference_params(state)
-        if self.it.config.reference.kind != "crossfitted":
-            return [params]
-        return [jax.tree.map(lambda leaf, k=k: leaf[k], params) for k in range(splits.FOLDS)]
+        params = self.experiment.recipe.reference_params(state)
+        return self.experiment.reference.each(params)
+
+
+def _weights(state: TrainState) -> dict[str, PyTree]:
+    """The learner's weights, and their moving average where there is one, by metric prefix."""
+    raw = {"": state.learner.params}
+    return raw if state.ema is None else raw | {"ema_": state.ema.params}

@@ -1,427 +1,308 @@
-"""The loop: restore, iterate, step, log one step late, evaluate, save, stop cleanly. One loop for all objectives and policies."""
+"""The training loop: restore, update, log one update late, evaluate, save, stop cleanly.
+
+One loop for all tasks, policies and references.
+"""
 
 import contextlib
-import json
-import signal
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
 
 from active_learning import checkpoint, distributed, metrics
-from active_learning.config import ConfigError, config_hash, differences, name_of, to_json
-from active_learning.core.recipe import TrainState
+from active_learning.checks import resolve
+from active_learning.config import config_hash
 from active_learning.cost.ledger import Ledger, total
-from active_learning.data import splits
-from active_learning.metrics import LOG
-from active_learning.references import attach
-from active_learning.settings import Config, reference_config
-from active_learning.tasks import captions
-from active_learning.train import overview, recorder
-from active_learning.train.build import Run, build, first_state, loader_of, matching
+from active_learning.metrics import LOG, NonFiniteError
+from active_learning.references import Obtained
+from active_learning.references.pool_filter import filter_pool
+from active_learning.settings import Config
+from active_learning.train import overview, run_folder
+from active_learning.train.build import Experiment, build, check_param_shapes, first_state
+from active_learning.train.delayed import DelayedOutputs
 from active_learning.train.evaluation import Evaluation
-from active_learning.train.updates import Updates, with_pending
+from active_learning.train.gate import Gate
+from active_learning.train.recorder import SelectionLogger
+from active_learning.train.signals import PreemptionGuard
+from active_learning.train.updates import UpdateRunner, with_pending
 
-
-class NonFinite(RuntimeError):
-    """The loss (or a score) is no longer a number; the message names the step."""
-
-
-class Stop:
-    """SIGTERM asks the loop to save and return, of several processes all at the same update, whichever got the signal.
-
-    Outside the block the former handler is back.
-    """
-
-    _asked, _looks, _former = False, 0, None
-
-    @property
-    def asked(self) -> bool:
-        if jax.process_count() > 1 and not self._asked:
-            self._looks += 1
-            self._asked = distributed.told_to_stop(self._looks)
-        return self._asked
-
-    def __enter__(self):
-        if jax.process_count() > 1:
-            return self  # the processes' own handler tells them all
-        with contextlib.suppress(
-            ValueError
-        ):  # not in the main thread: somebody else handles signals
-            self._former = signal.signal(signal.SIGTERM, self._ask)
-        return self
-
-    def _ask(self, *_):
-        self._asked = True
-
-    def __exit__(self, *_):
-        if self._former is not None:
-            signal.signal(signal.SIGTERM, self._former)
-
-
-def claim(workdir: Path, config: Config, extra: dict) -> None:
-    """Writes config.json, or checks that the one there is of this config, data and stored scores. Raises ConfigError naming what differs;
-    overwrites nothing but the config of a run that never began."""
-    path, begun = workdir / "config.json", _begun(workdir)
-    ours = {"config": to_json(config), "hash": config_hash(config)} | extra
-    if path.exists() and begun:
-        theirs = json.loads(path.read_text())
-        if theirs["hash"] != ours["hash"]:
-            what = "; ".join(differences(ours["config"], theirs["config"])[:3])
-            raise ConfigError(f"{workdir}: holds a run of another config ({what})")
-        for key, what in (("hash", "data"), ("scores", "stored scores")):
-            before, now = theirs["data"].get(key), extra["data"].get(key)
-            if before != now:
-                raise ConfigError(
-                    f"{workdir}: its run began with other {what} ({before} then, {now} now)"
-                )
-        return
-    if begun:
-        raise ConfigError(f"{workdir}: not empty and no run of ours (no config.json)")
-    workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(ours, indent=1))
-
-
-def _begun(workdir: Path) -> bool:
-    """Whether the folder holds more than what is there before a run's first update: its config and its reference."""
-    return workdir.is_dir() and any(
-        path.name not in ("config.json", "reference") for path in workdir.iterdir()
-    )
-
-
-def reference_of(config: Config, it: Run, workdir: Path, stop: Stop) -> tuple[dict, dict] | None:
-    """The reference's (summary, parameters): loaded from any run of ours, or trained in its own run folder, or found there complete.
-    Of cross-fitted references the sums of their bills and their parameters with a leading axis.
-
-    None when it was stopped before its end. Raises ConfigError when the folder to load holds no complete run, or the folder to train
-    into one of another config.
-    """
-    folder = Path(config.reference.path) if config.reference.path else workdir / "reference"
-    if config.reference.kind == "loaded" and folder.suffix == ".npz":
-        return captions.published(it, folder)
-    if config.reference.kind == "loaded":
-        summary = read_summary(folder)
-        if summary is None or not summary["complete"]:
-            raise ConfigError(
-                f"config.reference.path={str(folder)!r}: no complete run there to load"
-            )
-        captions.check_reference(folder, it.data)
-    elif config.reference.kind == "crossfitted":
-        return _crossfitted(config, it, folder, stop)
-    else:
-        summary = run(reference_config(config), folder, stop)
-    return (summary, checkpoint.load_params(folder)) if summary["complete"] else None
-
-
-def _crossfitted(config: Config, it: Run, folder: Path, stop: Stop) -> tuple[dict, dict] | None:
-    folders = [folder / f"fold{k}" for k in range(splits.FOLDS)]
-    found = [run(reference_config(config, k), path, stop) for k, path in enumerate(folders)]
-    if not all(summary["complete"] for summary in found):
-        return None
-    headline = f"test_full/{it.task.headline}"
-    own = [s["final"][headline] for s in found if headline in s["final"]]
-    summary = {
-        "final": {headline: float(np.mean(own))} if own else {},
-        "flops": {
-            account: sum(s["flops"][account] for s in found) for account in found[0]["flops"]
-        },
-        "train_seconds": sum(s["train_seconds"] for s in found),
-        "step": sum(s["step"] for s in found),
-    }
-    return summary, jax.tree.map(
-        lambda *leaves: np.stack(leaves), *map(checkpoint.load_params, folders)
-    )
-
-
-def read_summary(workdir: Path) -> dict | None:
-    path = workdir / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else None
+__all__ = ["NonFiniteError", "run"]
 
 
 def run(
-    config: Config, workdir: Path | str, stop: Stop | None = None, profile: tuple[int, int] = (0, 0)
-) -> dict:
-    """Trains to the end, or until SIGTERM, and returns the summary; called again with the same folder it continues where it stopped.
-    Of the updates from profile[0] to before profile[1] a trace is written.
+    config: Config,
+    workdir: Path | str,
+    guard: PreemptionGuard | None = None,
+    profile: tuple[int, int] = (0, 0),
+) -> dict[str, Any]:
+    """Trains to the end, or until it is asked to stop; continues what is in the folder.
 
-    Raises ConfigError or DataError before any compilation, NonFinite with the step's number.
+    Args:
+      config: The run.
+      workdir: Its folder.
+      guard: Turns signals into a request to stop; None: one of its own.
+      profile: Updates (from, to) of which a trace is written.
+
+    Returns:
+      The content of summary.json; `complete` is False when it was stopped.
+
+    Raises:
+      ConfigError, DataError: Before anything is compiled.
+      NonFiniteError: With the number of the update.
     """
     workdir = Path(workdir)
-    it = build(config)
-    attach.check_own_runs(it)
-    about = _about(it)
-    distributed.on_first(lambda: claim(workdir, config, about))
-    if (done := read_summary(workdir)) is not None and done["complete"]:
+    identity = {"config": config_hash(config), "code": distributed.code_version()}
+    distributed.check_same(identity, workdir)
+    with distributed.agreement("data"):
+        experiment = build(config)
+        _check_reference_runs(experiment)
+    distributed.check_same({"data": str(experiment.data.provenance["hash"])})
+    about = run_folder.about(experiment)
+    distributed.run_on_primary(lambda: run_folder.init_workdir(workdir, config, about))
+    summary = distributed.run_on_primary(lambda: _complete_summary(workdir))
+    if summary is not None:
         LOG.info("%s: complete already", workdir)
-        return done
-    for line in overview.lines(it):
+        return summary
+    for line in overview.lines(experiment):
         LOG.info("%s: %s", config.name, line)
-    with contextlib.nullcontext(stop) if stop else Stop() as stop:
-        reference, params, once = None, None, (0.0, 0.0)
-        reads = config.select.policy.reads_reference
-        if reads and config.reference.kind in (
-            "stored",
-            "cotrained",
-        ):  # its own accuracy is not known, or not yet
-            reference = {"final": {}, "flops": {}, "train_seconds": 0.0, "step": 0}
-        elif reads and config.reference.kind != "online":
-            found = reference_of(config, it, workdir, stop)
-            if found is None:
-                return _summary(it, Ledger(), {}, None, complete=False)
-            reference, params = found
-            one = (
-                jax.tree.map(lambda leaf: leaf[0], params)
-                if config.reference.kind == "crossfitted"
-                else params
-            )
-            matching(
-                one,
-                jax.eval_shape(lambda: it.scorer_task.init(it.scorer, jax.random.key(0))),
-                "config.reference",
-            )
-        if config.select.policy.keep < 1:
-            it, *once = attach.filtered(it, params, workdir)
-        return _Training(it, workdir, stop, reference, params, once).run(profile)
+    for role, report in about["weights"].items():
+        LOG.info("%s starts from %s weights:\n%s", role, report["layout"], "\n".join(report["table"]))
+    with contextlib.nullcontext(guard) if guard else PreemptionGuard() as guard:
+        reference, prefilter = None, (0.0, 0.0)
+        if config.select.policy.reads_reference:
+            train = lambda own, folder: run(own, folder, guard)
+            reference = config.reference.obtain(experiment, workdir, train)
+            if reference is None:
+                return run_folder.summarize(experiment, Ledger(), {}, None, complete=False)
+            _check_params(experiment, reference)
+        if config.select.policy.pool_fraction < 1:
+            params = None if reference is None else reference.params
+            experiment, *prefilter = filter_pool(experiment, params, workdir)
+        training = Training(experiment, workdir, guard, reference, tuple(prefilter))
+        return training.run(profile)
 
 
-def _about(it: Run) -> dict:
-    config = it.config
-    return {
-        "name": config.name,
-        "seed": config.seed,
-        "total_steps": it.clock.total,
-        "batch_size": config.batch_size,
-        "policy": config.select.policy.name,
-        "baseline": config.baseline,
-        "class_names": list(it.data.class_names),
-        "learner": name_of(type(config.learner)),
-        "data": it.data.provenance,
-    }
+def _complete_summary(workdir: Path) -> dict | None:
+    """The summary of a complete run whose newest checkpoint is intact, else None."""
+    summary = metrics.read_summary(workdir)
+    if summary is None or not summary["complete"]:
+        return None
+    if (damage := checkpoint.newest_damage(workdir)) is not None:
+        LOG.warning("%s: complete, but its checkpoint is damaged (%s)", workdir, damage)
+        return None
+    return summary
 
 
-def _summary(it: Run, ledger: Ledger, final: dict, reference: dict | None, complete: bool) -> dict:
-    bill = None
-    if reference is not None:
-        bill = {
-            "accuracy": reference["final"].get(f"test_full/{it.task.headline}"),
-            "flops": total(reference["flops"]),
-            "seconds": reference["train_seconds"],
-            "steps": reference["step"],
-            "charged": it.config.reference.charge and it.config.reference.kind != "stored",
-        }
-    device = jax.devices()[0]
-    where = {"device": f"{len(jax.devices())} x {device.device_kind}"}
-    return {"complete": complete, "final": final, "reference": bill} | where | ledger.as_dict()
+def _check_reference_runs(experiment: Experiment) -> None:
+    """A reference that is to be trained is a run of its own: checks it before anything starts."""
+    config = experiment.config
+    if config.select.policy.reads_reference:
+        devices = experiment.mesh.size
+        config.reference.check_own_runs(
+            config, experiment.data, lambda own, pool: resolve(own, pool, devices)
+        )
 
 
-class _Training:
-    """One run in progress: the state, its ledger and clocks, and what is done between steps."""
+def _check_params(experiment: Experiment, reference: Obtained) -> None:
+    if reference.params is not None:
+        one = experiment.reference.one_of(reference.params)
+        like = jax.eval_shape(experiment.init_scorer, jax.random.key(0))
+        check_param_shapes(one, like, "config.reference")
 
-    def __init__(self, it: Run, workdir: Path, stop: Stop, reference: dict | None, params, once):
-        self.it, self.workdir, self.stop, self.reference = it, workdir, stop, reference
+
+class Training:
+    """One run in progress: the state, its ledger and clocks, and what happens between updates.
+
+    Args:
+      experiment: What is trained.
+      workdir: The run's folder.
+      guard: Says when to stop.
+      reference: The reference, where the policy reads one.
+      prefilter: FLOPs and seconds of scoring the pool once, for a policy that filters it.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: Path,
+        guard: PreemptionGuard,
+        reference: Obtained | None,
+        prefilter: tuple[float, float],
+    ):
+        config = experiment.config
+        self.experiment, self.workdir, self.guard = experiment, workdir, guard
+        self.reference = reference
         self.checkpoints = checkpoint.Checkpoints(
-            workdir / "checkpoints", it.config.checkpoint.keep
+            workdir / "checkpoints", config.checkpoint.max_to_keep
         )
-        self.ledger, self.window = Ledger(), it.clock.window
-        self.state: TrainState = with_pending(it, first_state(it, params))
-        self.gate_losses = 0  # evaluations in a row with the online model at or above the reference
-        if reference is not None and it.config.reference.charge:
-            self.ledger.charge({"reference_train": total(reference["flops"])})
-            self.ledger.charge({"recompute": reference["flops"].get("recompute", 0.0)})
-            self.ledger.train_seconds += reference["train_seconds"]
-        self.ledger.charge({"reference_score": once[0]})
-        self.ledger.train_seconds += once[1]
+        self.ledger = _opening_ledger(experiment, reference, prefilter)
+        self.evaluation = Evaluation(experiment)
+        self.gate = Gate(experiment, self.evaluation)
+        params = None if reference is None else reference.params
+        self.state = with_pending(experiment, first_state(experiment, params))
         position = self._restore()
-        self.loader = loader_of(it, position)
-        self.updates = Updates(it, self.loader, restored=self.ledger.step > 0)
+        self.loader = experiment.loader(position)
+        self.updates = UpdateRunner(experiment, self.loader, restored=self.ledger.step > 0)
         self.watch = metrics.Stopwatch(self.ledger.train_seconds)
-        self.first_step, self.first_seconds = self.ledger.step, self.ledger.train_seconds
-        self.logged = (
-            0.0,
-            self.ledger.train_seconds,
-        )  # seconds waited for data, and of training, at the last log line
-        board = it.config.log.tensorboard
-        self.writer = (
-            metrics.Writer(workdir, self.ledger.step, board)
-            if distributed.first()
-            else metrics.NoWriter()
+        self.save_clock = checkpoint.CheckpointClock(
+            experiment.steps.checkpoint, self.ledger.train_seconds, self.checkpoints.empty
         )
-        self.evaluation = Evaluation(it)
-        self.notes = recorder.Notes(it, workdir, self.ledger.step)
+        # Where this process began, for the rate; and stalls and seconds at the last log line.
+        self.began = self.ledger.step, self.ledger.train_seconds
+        self.logged = 0.0, self.ledger.train_seconds
+        writer = metrics.Writer if distributed.is_primary() else metrics.NoWriter
+        self.writer = writer(workdir, self.ledger.step, config.log.tensorboard)
+        self.logger = SelectionLogger(experiment, workdir, self.ledger.step)
+        self.delayed = DelayedOutputs(config.name, self.logger)
 
     def _restore(self) -> int:
-        found = self.checkpoints.restore(self.state)
-        if found is None:
+        """Continues from the newest checkpoint; returns the data position."""
+        restored = self.checkpoints.restore(self.state)
+        if restored is None:
             return 0
-        self.state, meta = found
-        self.ledger, self.window, self.gate_losses = (
-            Ledger.from_dict(meta["ledger"]),
-            meta["window"],
-            meta["gate_losses"],
-        )
-        LOG.info("%s: continues at update %d", self.it.config.name, self.ledger.step)
+        self.state, meta = restored
+        self.ledger = Ledger.from_dict(meta["ledger"])
+        self.gate.restore(meta)
+        LOG.info("%s: resumes at update %d", self.experiment.config.name, self.ledger.step)
         return meta["position"]
 
     def _save(self) -> None:
         self.ledger.train_seconds = self.watch.seconds
-        meta = {
+        meta = self.gate.state() | {
             "position": self.updates.position,
             "ledger": self.ledger.as_dict(),
-            "window": self.window,
-            "gate_losses": self.gate_losses,
-            "hash": config_hash(self.it.config),
+            "hash": config_hash(self.experiment.config),
         }
-        self.notes.flush()
+        self.logger.flush()
         self.checkpoints.save(self.ledger.step, self.state, meta)
 
-    def run(self, profile: tuple[int, int]) -> dict:
-        """Steps to the end of the run or to SIGTERM; saves in either case."""
-        traced = metrics.Profile(
-            self.workdir / "profile", *(profile if distributed.first() else (0, 0))
-        )
+    def run(self, profile: tuple[int, int]) -> dict[str, Any]:
+        """Trains to the end of the run or until it is asked to stop; saves in either case."""
+        span = profile if distributed.is_primary() else (0, 0)
+        trace = metrics.Profile(self.workdir / "profile", *span)
+        final: dict[str, Any] = {}
         try:
-            complete = self._steps(traced)
-            final = {}
-            for line in overview.problem_lines(self.it):
-                LOG.info("%s: %s", self.it.config.name, line)
-            if complete:
-                final = self.evaluation.full(self.state)
-                if self.reference is not None and self.it.config.reference.kind == "cotrained":
-                    self.reference["final"] = self.evaluation.full_reference(self.state)
-                self.writer.write(self.ledger.as_dict(), final)
+            complete = self._train(trace)
+            for line in overview.problem_lines(self.experiment):
+                LOG.info("%s: %s", self.experiment.config.name, line)
             self._save()
+            if complete:
+                final = self._final_metrics()
         finally:
-            traced.close(self.state)
-            self.loader.close()
-            self.writer.close()
-            self.checkpoints.close()
-        summary = _summary(self.it, self.ledger, final, self.reference, complete)
-        if distributed.first():
-            (self.workdir / "summary.json").write_text(json.dumps(summary, indent=1))
-        distributed.meet("summary")
+            with contextlib.ExitStack() as closing:  # All are closed, whichever fails.
+                closing.callback(self.checkpoints.close)
+                closing.callback(self.writer.close)
+                closing.callback(self.loader.close)
+                closing.callback(trace.close, self.state)
+        summary = run_folder.summarize(
+            self.experiment, self.ledger, final, self.reference, complete
+        )
+        if distributed.is_primary():
+            metrics.write_summary(self.workdir, summary)
+        distributed.barrier("summary")
         return summary
 
-    def _steps(self, traced: metrics.Profile) -> bool:
-        clock = self.it.clock
-        late = None  # (step, what it said) of the step before: fetched while the next one runs
-        if self._gate_decides and self.ledger.step < self.window:
-            self.evaluation.gate(self.state)  # compiles, off the clock
+    def _final_metrics(self) -> dict[str, Any]:
+        """Evaluates on whole sets; writes and returns the metrics."""
+        final = self.evaluation.full(self.state)
+        if self.reference is not None and self.experiment.reference.trains_along:
+            own = self.evaluation.full_reference(self.state)
+            self.reference = dataclasses.replace(self.reference, metrics=own)
+        self.writer.write(self.ledger.as_dict(), final)
+        return final
+
+    def _train(self, trace: metrics.Profile) -> bool:
+        """Runs updates; returns whether the run is complete."""
+        steps = self.experiment.steps
+        self.gate.warm_up(self.state, self.ledger.step)
         self.watch.start()
-        while self.ledger.step < clock.total and not self.stop.asked:
-            active = self.ledger.step < self.window
+        while self.ledger.step < steps.total and not self.guard.requested:
+            active = self.ledger.step < self.gate.window
             if not self.updates.compiled(active):
-                self._fetch(late)
-                late = None
+                self.delayed.fetch()
                 with self.watch.paused():
                     self.updates.compile(self.state, active)
-            traced.at(self.ledger.step, self.state)
+            trace.at(self.ledger.step, self.state)
             with jax.profiler.StepTraceAnnotation("update", step_num=self.ledger.step):
-                self.state, said = self.updates(
-                    self.state, active, self.ledger.step + 1 < self.window
-                )
+                more = self.ledger.step + 1 < self.gate.window
+                self.state, output = self.updates(self.state, active, more)
             self._charge(active)
-            self._fetch(late)
-            late = self._between((self.ledger.step, said))
-        self._fetch(late)
+            self.delayed.put(self.ledger.step, output)
+            self._between_updates()
+        self.delayed.fetch()
         self.watch.stop()
         self.ledger.train_seconds = self.watch.seconds
-        return self.ledger.step >= clock.total
+        return self.ledger.step >= steps.total
 
     def _charge(self, active: bool) -> None:
         self.ledger.step += 1
-        self.ledger.examples += self.it.config.batch_size
+        self.ledger.examples += self.experiment.config.batch_size
         self.ledger.candidates += self.updates.sizes[True] if active else 0
         self.ledger.window_steps += int(active)
-        self.ledger.charge(self.it.costs if active else self.it.uniform_costs)
-
-    def _fetch(self, late) -> None:
-        if late is None:
-            return
-        step, said = late
-        scored = (
-            {} if said.chosen is None else {"the mean score": said.chosen.metrics["score_mean_all"]}
-        )
-        figures, scored = jax.device_get((said.figures, scored))
-        for name, value in (figures | scored).items():
-            if not np.isfinite(value):
-                raise NonFinite(f"{self.it.config.name}: {name} is {value} at update {step}")
-        if distributed.first():
-            self.notes.add(step, figures, said.chosen, said.rows, said.epochs)
+        self.ledger.charge(self.experiment.costs if active else self.experiment.uniform_costs)
 
     def _due(self, every: int) -> bool:
-        return self.ledger.step % every == 0 or self.ledger.step == self.it.clock.total
+        return self.ledger.step % every == 0 or self.ledger.step == self.experiment.steps.total
 
-    def _between(self, late):
-        """Logging, evaluation and checkpoints, off the training clock. Returns what is still to be fetched."""
-        clock, config = self.it.clock, self.it.config
-        log, evaluate = self._due(clock.log), self._due(clock.evaluate)
-        if not (log or evaluate or self._due(clock.checkpoint)):
-            return late
-        self._fetch(late)
+    def _between_updates(self) -> None:
+        """Logs, evaluates and saves, off the training clock, where one of them is due."""
+        steps, step = self.experiment.steps, self.ledger.step
+        log, evaluate = self._due(steps.log), self._due(steps.evaluate)
+        save = self.save_clock.due(step, self.watch.elapsed()) and step < steps.total
+        if not (log or evaluate or save):
+            return
+        self.delayed.fetch()
         with self.watch.paused():
             self.ledger.train_seconds = self.watch.seconds
             values = self._logged() if log else {}
             if evaluate:
-                values |= self.evaluation.now(self.state)
-                values |= self._gate()
+                values |= self.evaluation.during(self.state)
+                values |= self._look_at_gate()
             if values:
                 self.writer.write(self.ledger.as_dict(), values)
             if evaluate:
-                rate = (self.ledger.step - self.first_step) / max(
-                    self.watch.seconds - self.first_seconds, 1e-9
-                )
-                metrics.progress(
-                    config.name, self.ledger.step, clock.total, rate, self.ledger.total, values
-                )
-            if self._due(clock.checkpoint) and self.ledger.step < clock.total:
+                self._show_progress(values)
+            if save:
                 self._save()
-        return None
 
-    def _logged(self) -> dict:
-        """Means since the last log line, whether selection is on, the share of the time in which the loop waited for data, and the examples
-        that cannot be used."""
-        waited, seconds = self.loader.waited, self.watch.seconds
-        share = (waited - self.logged[0]) / max(seconds - self.logged[1], 1e-9)
-        self.logged = waited, seconds
-        unusable = (
-            {"data/unusable": sum(len(p.bad) for p in problems)}
-            if (problems := overview.problems(self.it))
-            else {}
-        )
-        open_ = {"select/open": float(self.ledger.step <= self.window)}
-        return self.notes.summary() | open_ | {"data/wait_share": share} | unusable
-
-    @property
-    def _gate_decides(self) -> bool:
-        return self.it.config.select.until == "auto" and bool(self.it.clock.window)
-
-    def _gate(self) -> dict:
-        """Online against reference on the gate; with until='auto' three evaluations in a row at or above it close the window."""
-        config = self.it.config
-        if (
-            not config.evaluate.gate
-            or self.ledger.step > self.window
-            or not {"online", "reference"} <= set(config.select.policy.needs)
-        ):
-            return {}
-        # A gate that decides is a part of the method, one that is only looked at is not.
-        with self.watch.running() if self._gate_decides else contextlib.nullcontext():
-            values, cost = self.evaluation.gate(self.state)
+    def _look_at_gate(self) -> dict[str, float]:
+        """Compares online and reference; charges for it, and for a choice that is discarded."""
+        values, cost, closes = self.gate.look(self.state, self.ledger.step, self.watch)
         self.ledger.train_seconds = self.watch.seconds
-        if self._gate_decides:
-            self.ledger.charge(cost)
-            caught_up = values["gate/online_merit"] >= values["gate/reference_merit"]
-            self.gate_losses = self.gate_losses + 1 if caught_up else 0
-            if self.gate_losses >= 3:
-                self.window = self.ledger.step
-                if self.updates.drop():  # scored ahead, never trained on
-                    self.ledger.charge(
-                        {name: self.it.costs[name] for name in ("online_score", "reference_score")}
-                    )
-                    self.ledger.candidates += self.updates.sizes[True]
-                LOG.info(
-                    "%s: the online model has caught up, selection stops after update %d",
-                    config.name,
-                    self.window,
-                )
+        self.ledger.charge(cost)
+        if closes and self.updates.discard_pending():
+            costs = self.experiment.costs
+            self.ledger.charge({k: costs[k] for k in ("online_score", "reference_score")})
+            self.ledger.candidates += self.updates.sizes[True]
         return values
+
+    def _logged(self) -> dict[str, float]:
+        """Means since the last log line, and how the data kept up."""
+        stalled, seconds = self.loader.stall_seconds, self.watch.seconds
+        fraction = (stalled - self.logged[0]) / max(seconds - self.logged[1], 1e-9)
+        self.logged = stalled, seconds
+        values = self.logger.summary()
+        values["select/open"] = float(self.ledger.step <= self.gate.window)
+        values["data/stall_fraction"] = fraction
+        return values | overview.bad_examples(self.experiment)
+
+    def _show_progress(self, values: dict[str, float]) -> None:
+        step, seconds = self.began
+        rate = (self.ledger.step - step) / max(self.watch.seconds - seconds, 1e-9)
+        name, steps = self.experiment.config.name, self.experiment.steps.total
+        metrics.progress(name, self.ledger.step, steps, rate, self.ledger.total, values)
+
+
+def _opening_ledger(
+    experiment: Experiment, reference: Obtained | None, prefilter: tuple[float, float]
+) -> Ledger:
+    """What the run has paid before its first update."""
+    ledger = Ledger()
+    if reference is not None and experiment.reference.charge:
+        ledger.charge({"reference_train": total(reference.flops)})
+        ledger.charge({"recompute": reference.flops.get("recompute", 0.0)})
+        ledger.train_seconds += reference.train_seconds
+    ledger.charge({"reference_score": prefilter[0]})
+    ledger.train_seconds += prefilter[1]
+    return ledger

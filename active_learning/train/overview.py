@@ -1,6 +1,7 @@
-"""What a run will do, said before it starts: data, parts, models, and what a step costs."""
+"""Describes a run before it starts: data, parts, models, and the cost of an update."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from clu import parameter_overview
@@ -8,71 +9,83 @@ from clu import parameter_overview
 from active_learning.cost.ledger import total
 from active_learning.data import classes
 from active_learning.data.sources.problems import Problems
-from active_learning.train.build import Run
+from active_learning.train.build import Experiment
 
 
-def lines(it: Run) -> Iterator[str]:
-    """One line each on data, split, models and cost. Allocates nothing: parameters are counted from their shapes."""
-    data, config, task = it.data, it.config, it.task
-    height, width, channels = task.image_shape
-    what = f"{data.num_classes} classes"
-    if data.train.captions is not None:
-        what = f"{data.provenance['captions']:,} captions ({data.provenance['captions_cut']:,} cut to {task.context} tokens)"
-    yield f"data: {what}, {height}x{width}x{channels}, mean {_rounded(task.mean)}, std {_rounded(task.std)}"
+def lines(experiment: Experiment) -> Iterator[str]:
+    """One line each on data, parts, models and cost.
+
+    Allocates nothing: parameters are counted from their shapes.
+    """
+    data, config, view = experiment.data, experiment.config, experiment.view
+    shape = "x".join(map(str, view.image_shape))
+    mean, std = _rounded(view.mean), _rounded(view.std)
+    yield f"data: {config.task.describe(data)}, {shape}, mean {mean}, std {std}"
     if data.train.captions is None:
         yield classes.line(data.train.source.class_counts(config.data.label))
     parts = ", ".join(f"{name} {len(part):,}" for name, part in data.parts.items())
-    yield f"parts: {parts}; trained on {'+'.join(config.split.train_on)} ({len(data.train):,})"
-    yield from problem_lines(it)
-    for role, module, seen in (
-        ("learner", it.learner, task),
-        ("scorer", it.scorer, it.scorer_task),
-    ):
-        forward, size = (
-            module.cost(seen.image_shape).forward,
-            "x".join(map(str, seen.image_shape[:2])),
-        )
-        yield f"{role}: {type(module).__name__} on {size}, {count(seen, module):,} parameters, {forward:.3g} FLOPs a forward pass"
-    if it.deferred:
-        yield _second_look(it)
-    step, plain = total(it.costs), total(it.uniform_costs)
-    yield (
-        f"step: {config.select.policy.name}, {config.batch_size} of {config.batch_size * config.select.ratio} candidates in the first "
-        f"{it.clock.window} of {it.clock.total} updates, {step / plain:.2f}x the FLOPs of a uniform update"
-        if it.clock.window
-        else f"step: uniform, {config.batch_size} examples, {it.clock.total} updates"
+    trained_on = "+".join(config.split.train_on)
+    yield f"parts: {parts}; trained on {trained_on} ({len(data.train):,})"
+    yield from problem_lines(experiment)
+    yield _model("learner", experiment.learner, view, experiment.init_learner)
+    yield _model("scorer", experiment.scorer, experiment.scorer_view, experiment.init_scorer)
+    if experiment.two_stage_decode:
+        yield _two_stage(experiment)
+    yield _update(experiment)
+
+
+def _update(experiment: Experiment) -> str:
+    config, steps = experiment.config, experiment.steps
+    b, ratio = config.batch_size, config.select.ratio
+    if not steps.window:
+        return f"update: uniform, {b} examples, {steps.total} updates"
+    factor = total(dict(experiment.costs)) / total(dict(experiment.uniform_costs))
+    return (
+        f"update: {config.select.policy.name}, {b} of {b * ratio} candidates in the first "
+        f"{steps.window} of {steps.total} updates, {factor:.2f}x the FLOPs of a uniform update"
     )
 
 
-def problems(it: Run) -> list[Problems]:
+def _model(role: str, module: Any, view: Any, init: Any) -> str:
+    forward = module.cost(view.image_shape).forward
+    size = "x".join(map(str, view.image_shape[:2]))
+    return (
+        f"{role}: {type(module).__name__} on {size}, {count_parameters(init):,} parameters, "
+        f"{forward:.3g} FLOPs a forward pass"
+    )
+
+
+def count_parameters(init: Any) -> int:
+    """Parameters that `init(key)` would make."""
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return int(parameter_overview.count_parameters(shapes))
+
+
+def problems(experiment: Experiment) -> list[Problems]:
     """The counts of unusable examples of all sources on disk, each once."""
-    sources = [part.source for part in it.data.parts.values()]
-    return list({id(one): one for source in sources for one in source.problems_of()}.values())
+    parts = experiment.data.parts.values()
+    every = [one for part in parts for one in part.source.problems_of()]
+    return list({id(one): one for one in every}.values())
 
 
-def problem_lines(it: Run) -> list[str]:
+def problem_lines(experiment: Experiment) -> list[str]:
     """What could not be used so far, by name."""
-    return [line for one in problems(it) for line in one.lines()]
+    return [line for one in problems(experiment) for line in one.lines()]
 
 
-def count(task, module) -> int:
-    """Parameters of a module of a task."""
-    return int(
-        parameter_overview.count_parameters(
-            jax.eval_shape(lambda: task.init(module, jax.random.key(0)))
-        )
+def bad_examples(experiment: Experiment) -> dict[str, float]:
+    """How many examples could not be used so far; empty for sources in memory."""
+    every = problems(experiment)
+    return {"data/bad_examples": float(sum(len(p.bad) for p in every))} if every else {}
+
+
+def _two_stage(experiment: Experiment) -> str:
+    if experiment.data.train.source.prepared:
+        return "candidates: prepared small views; only what is chosen is decoded in full"
+    return (
+        "candidates: full files, decoded at a reduced scale; only what is chosen is decoded in "
+        "full; that saves about half of the decoding, views made by `prepare --small` far more"
     )
-
-
-def _second_look(it: Run) -> str:
-    prepared = it.data.train.source.prepared
-    how = "prepared small views" if prepared else "full files, decoded at a reduced scale"
-    hint = (
-        ""
-        if prepared
-        else "; that saves about half of the decoding, views made by `prepare --small` far more"
-    )
-    return f"candidates: {how}; only what is chosen is decoded in full{hint}"
 
 
 def _rounded(values: tuple[float, ...]) -> str:

@@ -1,6 +1,7 @@
-"""What the loop notes of each step's choice: means for the log, ids, wrong labels among the chosen, pictures of the extremes."""
+"""Per-update selection logging: metric means, ids, corrupted fraction, extreme images."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,78 +10,99 @@ from active_learning.core.recipe import Chosen
 from active_learning.data.sources.source import join_id
 from active_learning.metrics import LOG
 from active_learning.references import replay
-from active_learning.train.build import Run
+from active_learning.train.build import Experiment
 
-NEARLY_UNIFORM = 0.95  # effective share of the super-batch above which selection is hardly one
+# Effective sample size, as a fraction of the super-batch, above which sampling is nearly uniform.
+NEARLY_UNIFORM = 0.95
+# Moments of a snapshot, in % of the window; one more is taken at its end.
+SNAPSHOTS_AT = (4, 25, 50, 75)
 
 
-class Notes:
-    """Collects between two log lines; everything here is NumPy on the host, one step behind the device."""
+class SelectionLogger:
+    """Collects what happens between two log lines, on the host, one update behind the device.
 
-    def __init__(self, it: Run, workdir: Path, step: int):
-        self.it, self.workdir, self.settings = it, workdir, it.config.log
-        train = it.data.train
-        self.wrong, self._warned = train.wrong, False
+    Args:
+      experiment: The run.
+      workdir: Its folder.
+      step: Updates done already.
+    """
+
+    def __init__(self, experiment: Experiment, workdir: Path, step: int):
+        self.experiment, self.workdir = experiment, workdir
+        self.settings = experiment.config.log
+        self.is_corrupted = experiment.data.train.is_corrupted
+        self._warned = False
         self._values: dict[str, list[float]] = {}
         self._chosen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._chosen_from = step
-        window = it.clock.window
-        self._probe_at = (
-            {max(1, window * share // 100) for share in (4, 25, 50, 75)} | {window}
-            if window
-            else set()
-        )
+        window = experiment.steps.window
+        moments = {max(1, window * percent // 100) for percent in SNAPSHOTS_AT} | {window}
+        self._snapshot_at = moments if window and self.settings.snapshots else set()
 
     def add(
-        self, step: int, figures: dict, chosen: Chosen | None, rows: np.ndarray, epochs: np.ndarray
+        self,
+        step: int,
+        metrics: dict[str, Any],
+        chosen: Chosen | None,
+        rows: np.ndarray,
+        epochs: np.ndarray,
     ) -> None:
-        """One step: its scalars, and what was chosen of the super-batch `rows` (row numbers within the training part)."""
-        for name, value in figures.items():
-            self._values.setdefault(f"train/{name}", []).append(float(value))
+        """Adds one update.
+
+        Args:
+          step: Updates done.
+          metrics: Its scalars, on host.
+          chosen: Its selection, on device; None for a uniform update.
+          rows: Rows of the training part that were the candidates.
+          epochs: Their epochs.
+        """
+        for name, value in metrics.items():
+            self._add(f"train/{name}", value)
         taken, weights = rows, np.ones(len(rows), np.float32)
         if chosen is not None:
             indices, weights, selected = jax.device_get(
                 (chosen.indices, chosen.weights, chosen.metrics)
             )
-            if step in self._probe_at and self.settings.probes:
-                self._picture(step, chosen, rows, epochs)
+            if step in self._snapshot_at:
+                self._write_snapshot(step, chosen, rows, epochs)
             taken, epochs = rows[indices], epochs[indices]
             for name, value in selected.items():
-                self._values.setdefault(f"select/{name}", []).append(float(value))
-            if self.wrong is not None:
-                self._values.setdefault("pool/wrong_share", []).append(
-                    float(self.wrong[rows].mean())
-                )
-        if self.wrong is not None:
-            self._values.setdefault("select/wrong_share", []).append(
-                float(self.wrong[taken].mean())
-            )
+                self._add(f"select/{name}", value)
+            if self.is_corrupted is not None:
+                self._add("candidates/corrupted_fraction", self.is_corrupted[rows].mean())
+        if self.is_corrupted is not None:
+            self._add("select/corrupted_fraction", self.is_corrupted[taken].mean())
         if self.settings.chosen:
-            part = self.it.data.train
-            ids = (
-                part.source.ids[part.indices[taken]]
-                if chosen is None
-                else join_id(jax.device_get(chosen.ids))
-            )
+            part = self.experiment.data.train
+            ids = part.ids[taken] if chosen is None else join_id(jax.device_get(chosen.ids))
             self._chosen.append((ids.astype(np.uint64), epochs, weights))
+
+    def _add(self, name: str, value: Any) -> None:
+        self._values.setdefault(name, []).append(float(value))
 
     def summary(self) -> dict[str, float]:
         """Means since the last call."""
         means = {name: float(np.mean(values)) for name, values in self._values.items()}
-        policy = self.it.recipe.policy
-        if means.get("select/ess", 0.0) > NEARLY_UNIFORM and not self._warned and not policy.joint:
-            self._warned = True
-            by_product = self.it.data.train.captions is not None and not policy.pairs
-            LOG.warning(
-                "the sampling is nearly uniform (effective share %.3f of the super-batch): lower config.select.temperature%s",
-                means["select/ess"],
-                ", or raise config.task.score_scale" if by_product else "",
-            )
         self._values = {}
+        self._warn_if_uniform(means.get("select/ess_fraction", 0.0))
         return means
 
+    def _warn_if_uniform(self, ess: float) -> None:
+        policy = self.experiment.recipe.policy
+        if self._warned or policy.is_joint or ess <= NEARLY_UNIFORM:
+            return
+        self._warned = True
+        captions = self.experiment.data.train.captions is not None
+        scaled = captions and not policy.needs_embeddings
+        LOG.warning(
+            "the sampling is nearly uniform (effective sample size %.3f of the super-batch): "
+            "lower config.select.temperature%s",
+            ess,
+            ", or raise config.task.score_scale" if scaled else "",
+        )
+
     def flush(self) -> None:
-        """Writes the choices noted so far: chosen/FROM.npy and .npz, see `replay`."""
+        """Writes the choices collected so far: chosen/FROM.npy and .npz, see `replay`."""
         if not self._chosen:
             return
         choices = replay.Choices(*(np.stack(values) for values in zip(*self._chosen, strict=True)))
@@ -88,39 +110,45 @@ class Notes:
         self._chosen_from += len(self._chosen)
         self._chosen = []
 
-    def _picture(self, step: int, chosen: Chosen, rows: np.ndarray, epochs: np.ndarray) -> None:
-        """The extremes: the highest scores among the chosen and the lowest among the rejected for pairs, which carry their captions; else the
-        highest and lowest of all."""
-        part, n = self.it.data.train, self.settings.probes
+    def _write_snapshot(
+        self, step: int, chosen: Chosen, rows: np.ndarray, epochs: np.ndarray
+    ) -> None:
+        """Writes the scores of a super-batch with its highest- and lowest-scoring examples.
+
+        For pairs: the highest of the chosen and the lowest of the rejected, with their captions.
+        """
+        n, pairs = self.settings.snapshots, self.experiment.data.train.captions is not None
         scores, indices = jax.device_get((chosen.scores, chosen.indices))
-        order, pairs = np.argsort(-scores, kind="stable"), part.captions is not None
+        order = np.argsort(-scores, kind="stable")
         taken = np.isin(order, indices)
-        sides = (
-            {"top": order[taken], "bottom": order[~taken][::-1]}
-            if pairs
-            else {"top": order, "bottom": order[::-1]}
-        )
-        out = {"scores": scores.astype(np.float32)}
+        sides = {"top": order, "bottom": order[::-1]}
+        if pairs:
+            sides = {"top": order[taken], "bottom": order[~taken][::-1]}
+        out: dict[str, Any] = {"scores": scores.astype(np.float32)}
         for name, places in sides.items():
-            these, when = rows[places[:n]], epochs[places[:n]]
-            out |= {
-                f"image_{name}": part.images(these),
-                f"score_{name}": scores[places[:n]].astype(np.float32),
+            shown = places[:n]
+            columns = self._pairs if pairs else self._labels
+            columns = columns(rows[shown], epochs[shown]) | {
+                "image": self.experiment.data.train.images(rows[shown]),
+                "score": scores[shown].astype(np.float32),
             }
-            if pairs:
-                whose, ids = part.caption_of[these], part.source.ids[part.indices[these]]
-                out |= {
-                    f"label_{name}": whose.astype(np.int64),
-                    f"truth_{name}": part.indices[these],
-                }
-                out[f"text_{name}"] = np.array(part.captions.drawn_text(whose, ids, when))
-            else:
-                truth = (
-                    np.full(len(these), -1, np.int32) if part.truth is None else part.truth[these]
-                )
-                out |= {
-                    f"label_{name}": part.labels[these],
-                    f"truth_{name}": truth.astype(np.int32),
-                }
-        (self.workdir / "probe").mkdir(exist_ok=True)
-        np.savez(self.workdir / "probe" / f"{step:08d}.npz", **out)
+            out |= {f"{column}_{name}": values for column, values in columns.items()}
+        folder = self.workdir / "snapshots"
+        folder.mkdir(exist_ok=True)
+        np.savez(folder / f"{step:08d}.npz", **out)
+
+    def _labels(self, rows: np.ndarray, epochs: np.ndarray) -> dict[str, np.ndarray]:
+        del epochs
+        part, unknown = self.experiment.data.train, np.full(len(rows), -1, np.int32)
+        clean = unknown if part.clean_labels is None else part.clean_labels[rows]
+        return {"label": part.labels[rows], "clean_label": clean.astype(np.int32)}
+
+    def _pairs(self, rows: np.ndarray, epochs: np.ndarray) -> dict[str, np.ndarray]:
+        part = self.experiment.data.train
+        whose = part.caption_of[rows]
+        text = part.captions.drawn_text(whose, part.ids[rows], epochs)
+        return {
+            "label": whose.astype(np.int64),
+            "clean_label": part.indices[rows],
+            "text": np.array(text),
+        }

@@ -20,7 +20,7 @@ THREE = (
 
 def embeddings(size: int = B, seed: int = 0):
     keys = jax.random.split(jax.random.key(seed))
-    return tuple(contrastive.normalize(jax.random.normal(key, (size, D))) for key in keys)
+    return tuple(contrastive.l2_normalize(jax.random.normal(key, (size, D))) for key in keys)
 
 
 def np_logits(image, text, scale, bias=0.0):
@@ -49,7 +49,7 @@ LOSSES = {
 
 
 def test_the_dot_product_of_three_pairs_by_hand():
-    np.testing.assert_allclose(contrastive.dot(*THREE), [-0.8, -0.8, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(contrastive.negative_dot(*THREE), [-0.8, -0.8, 0.8], rtol=1e-6)
 
 
 def test_sigmoid_loss_of_three_pairs_by_hand():
@@ -92,7 +92,10 @@ def test_large_scales_do_not_overflow():
 
 def test_losses_are_float32_per_example_from_bfloat16():
     image, text = (z.astype(jnp.bfloat16) for z in embeddings())
-    for loss in (contrastive.dot(image, text), contrastive.sigmoid(image, text, SCALE, BIAS)):
+    for loss in (
+        contrastive.negative_dot(image, text),
+        contrastive.sigmoid(image, text, SCALE, BIAS),
+    ):
         assert loss.shape == (B,)
         assert loss.dtype == jnp.float32
 
@@ -102,9 +105,9 @@ def value_and_grads(name: str, mesh=None, **options):
     function, scalars = LOSSES[name]
     image, text = embeddings()
     if mesh is not None:
-        image, text = jax.device_put((image, text), sharding.over_data(mesh))
-    loss = sharding.by_rows(partial(function, **options), mesh, rows=2)
-    mean = lambda *inputs: jnp.mean(loss(*inputs))  # noqa: E731
+        image, text = jax.device_put((image, text), sharding.batch_sharding(mesh))
+    loss = sharding.shard_map_rows(partial(function, **options), mesh, rows=2)
+    mean = lambda *inputs: jnp.mean(loss(*inputs))
     return jax.jit(jax.value_and_grad(mean, argnums=tuple(range(2 + len(scalars)))))(
         image, text, *scalars
     )
@@ -147,13 +150,16 @@ def temporaries(loss, rows: int, columns: int) -> int:
 
 
 def test_memory_of_the_gradient_is_flat_in_the_number_of_chunks():
-    """4 or 32 chunks of 64 columns: the block of one chunk, not of all. Without the checkpoint all blocks are kept."""
+    """4 or 32 chunks of 64 columns: the block of one chunk, not of all.
+
+    Without the checkpoint all blocks are kept.
+    """
     rows, chunk = 256, 64
 
     def chunked(image, text, wrap=jax.checkpoint):
-        block = lambda rows, part: jnp.sum(
-            jax.nn.softplus(SCALE * contrastive.products(rows, part) + BIAS), axis=1
-        )  # noqa: E731
+        def block(rows, part):
+            return jnp.sum(jax.nn.softplus(SCALE * contrastive.products(rows, part) + BIAS), axis=1)
+
         return contrastive._over_columns(block, image, text, chunk)
 
     few, many = (temporaries(chunked, rows, count * chunk) for count in (4, 32))
@@ -177,7 +183,7 @@ def test_memory_of_a_loss_falls_with_the_size_of_its_chunks(name):
 
 def test_a_loop_without_checkpoint_would_keep_every_block(monkeypatch):
     size = 1024
-    loss = lambda i, t: contrastive.sigmoid(i, t, SCALE, BIAS, chunk=64)  # noqa: E731
+    loss = lambda i, t: contrastive.sigmoid(i, t, SCALE, BIAS, chunk=64)
     kept = temporaries(loss, size, size)
     monkeypatch.setattr(jax, "checkpoint", lambda f, **_: f)
     assert temporaries(loss, size, size) > 4 * size * size > 2 * kept
@@ -190,8 +196,8 @@ def test_a_chunk_that_does_not_divide_is_refused():
 
 def test_normalize_survives_zero_in_value_and_gradient():
     zero = jnp.zeros((2, 4))
-    np.testing.assert_array_equal(contrastive.normalize(zero), zero)
-    assert np.isfinite(jax.grad(lambda x: jnp.sum(contrastive.normalize(x)))(zero)).all()
+    np.testing.assert_array_equal(contrastive.l2_normalize(zero), zero)
+    assert np.isfinite(jax.grad(lambda x: jnp.sum(contrastive.l2_normalize(x)))(zero)).all()
     image, _ = embeddings()
     np.testing.assert_allclose(np.linalg.norm(image, axis=1), 1.0, rtol=1e-6)
 

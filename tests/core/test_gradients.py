@@ -1,45 +1,22 @@
-"""Gradients from micro-batches are those of the whole batch, for losses of single examples and of pairs, on one and on eight devices."""
+"""Gradients from micro-batches are those of the whole batch, for losses of single examples and of
+pairs, on one and on eight devices.
+"""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import active_learning as al
-from active_learning.core import contrastive, gradients, sharding
+from active_learning.core import gradients, sharding
 from tests import toy
 
-
-def pair_model() -> al.Model:
-    """Images against the same images in another space, sigmoid loss with a learned scale."""
-
-    def apply(params, batch, train):
-        x = batch["image"].reshape(batch["image"].shape[0], -1).astype(jnp.float32) / 255.0
-        rows = (x.shape[0],)
-        ends = (contrastive.normalize(x @ params[name]) for name in ("image", "text"))
-        return contrastive.Embeddings(
-            *ends, jnp.broadcast_to(params["t"], rows), jnp.broadcast_to(params["b"], rows)
-        )
-
-    def loss(said, batch):
-        return contrastive.sigmoid(said.image, said.text, said.scale[0], said.bias[0])
-
-    return al.Model(apply, loss, loss, optax.sgd(0.1), pairwise=True)
-
-
-def params():
-    keys = jax.random.split(jax.random.key(0))
-    matrices = {
-        name: jax.random.normal(key, (48, 6))
-        for name, key in zip(("image", "text"), keys, strict=True)
-    }
-    return matrices | {"t": jnp.float32(3.0), "b": jnp.float32(-1.0)}
-
-
-CASES = {"single": (toy.model(0.1), lambda: toy.params(1)), "pairs": (pair_model(), params)}
+CASES = {
+    "single": (toy.model(0.1), lambda: toy.params(1)),
+    "pairs": (toy.pair_model(), toy.pair_params),
+}
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -49,7 +26,9 @@ def test_accumulated_gradients_are_the_big_batch(name, devices):
     batch, weights = toy.batch(32), jnp.linspace(0.5, 1.5, 32)
     expected = gradients.value_and_grad(model, fresh(), batch, weights)
     if devices > 1:
-        batch, weights = jax.device_put((batch, weights), sharding.over_data(toy.mesh_of(devices)))
+        batch, weights = jax.device_put(
+            (batch, weights), sharding.batch_sharding(toy.mesh_of(devices))
+        )
     found = jax.jit(partial(gradients.value_and_grad, model, parts=4))(fresh(), batch, weights)
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), jax.device_get(found), expected
@@ -58,10 +37,11 @@ def test_accumulated_gradients_are_the_big_batch(name, devices):
 
 
 def test_a_pairwise_loss_by_micro_batches_alone_would_be_another_gradient():
-    model, batch, ones = pair_model(), toy.batch(32), jnp.ones(32)
+    model, batch, ones = toy.pair_model(), toy.batch(32), jnp.ones(32)
     alone = al.Model(model.apply, model.learn_loss, model.act_loss, model.optimizer)
     wrong, right = (
-        gradients.value_and_grad(m, params(), batch, ones, 4)[1]["image"] for m in (alone, model)
+        gradients.value_and_grad(m, toy.pair_params(), batch, ones, 4)[1]["image"]
+        for m in (alone, model)
     )
     assert np.abs(wrong - right).max() > 0.1 * np.abs(right).max()
 
@@ -69,6 +49,6 @@ def test_a_pairwise_loss_by_micro_batches_alone_would_be_another_gradient():
 def test_a_step_with_accumulation_is_the_step_without():
     states = []
     for parts in (1, 4):
-        recipe = toy.recipe(accumulate=parts)
+        recipe = toy.recipe(grad_accum_steps=parts)
         states.append(toy.host(al.train_step(recipe, toy.state(recipe), toy.batch(32))[0]))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), *states)

@@ -1,7 +1,10 @@
 """Losses by hand."""
 
+import re
+
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -46,6 +49,17 @@ def test_accuracy_by_hand():
     np.testing.assert_array_equal(losses.accuracy(LOGITS, jnp.array([0, 1])), [1.0, 0.0])
 
 
-def test_logits_of_another_length_than_labels_are_refused_by_the_shape_annotations():
-    with pytest.raises(Exception, match="labels"):
-        losses.softmax_xent(LOGITS, jnp.array([0, 1, 2]))
+@pytest.mark.parametrize(
+    ("labels", "actual"),
+    [
+        (jnp.array([0, 1, 2]), "i32[3]"),
+        (jnp.array([0.0, 1.0]), "f32[2]"),
+        (jnp.eye(2, 3, dtype=jnp.int32), "i32[2,3]"),
+    ],
+    ids=["another length", "no integers", "one-hot"],
+)
+def test_labels_that_do_not_fit_the_logits_are_refused_by_the_annotations(labels, actual):
+    """By the annotations and not by a later operation, which would broadcast some of them."""
+    named = f"(?s)parameters of .*softmax_xent.*'labels'.*Actual value: {re.escape(actual)}.*B=2"
+    with pytest.raises(jaxtyping.TypeCheckError, match=named):
+        losses.softmax_xent(LOGITS, labels)

@@ -1,4 +1,6 @@
-"""Every policy by hand on three models that differ, unbiased weights, DivBS against its formula, and what the ledger charges."""
+"""Every policy by hand on three models that differ, unbiased weights, DivBS against its formula,
+and what the ledger charges.
+"""
 
 import dataclasses
 from functools import partial
@@ -14,7 +16,7 @@ from active_learning.core import policies, scores
 from active_learning.core.scores import ScoreInputs
 from active_learning.cost import flops, ledger
 from active_learning.models import MLP
-from active_learning.tasks.labels import Classification
+from active_learning.tasks import Labels, View
 from tests import toy
 from tests.hlo import product_flops
 
@@ -34,7 +36,7 @@ LABELS = {"label": jnp.array([0, 1, 2])}
 def test_policies_of_losses_by_hand():
     np.testing.assert_array_equal(policies.hard_learner.score(LOSSES, ())[0], [10.0, 20.0, 30.0])
     np.testing.assert_array_equal(
-        policies.hard_learner_once.score(LOSSES, ())[0], [10.0, 20.0, 30.0]
+        policies.hard_learner_fused.score(LOSSES, ())[0], [10.0, 20.0, 30.0]
     )
     np.testing.assert_array_equal(
         policies.cautious_learnability.score(LOSSES, ())[0], [0.5, -3.5, 0.25]
@@ -67,7 +69,7 @@ def test_uncertainty_by_hand():
     np.testing.assert_allclose(policies.entropy.score(inputs, ())[0], expected, rtol=1e-6)
     np.testing.assert_allclose(policies.margin.score(inputs, ())[0], [-0.25, -0.7, 0.0], atol=1e-6)
     np.testing.assert_allclose(
-        scores.entropy(inputs, (), by="learner")[0], expected[::-1], rtol=1e-6
+        scores.entropy(inputs, (), model="learner")[0], expected[::-1], rtol=1e-6
     )
 
 
@@ -134,7 +136,9 @@ def test_divbs_takes_no_copy_of_what_it_has_and_survives_a_full_span():
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_importance_weights_make_the_gradient_unbiased(plain):
-    """B = 6, b = 3, scores in a range of 4: the sub-batch's weighted mean estimates the mean, and weights of 1 / (B p) do not."""
+    """B = 6, b = 3, scores in a range of 4: the sub-batch's weighted mean estimates the mean, and
+    weights of 1 / (B p) do not.
+    """
     values = jnp.array([0.3, -1.0, 2.0, 0.5, 1.5, -0.7])
     logits = jnp.array([0.0, 4.0, 1.0, 2.0, 3.0, 0.5])
 
@@ -167,7 +171,8 @@ def toy_norm(outputs, batch):
 
 
 SHAPE, B, RATIO = (16, 16, 3), 4, 3
-TASK = Classification(10, SHAPE, (0.5,) * 3, (0.25,) * 3)
+TASK = Labels()
+VIEW = View(SHAPE, (0.5,) * 3, (0.25,) * 3, 10)
 LEARNER, SCORER = MLP(num_classes=10, width=128, depth=2), MLP(num_classes=10, width=32, depth=1)
 
 
@@ -182,30 +187,30 @@ def images(size: int):
 
 def step_and_state(policy, **changes):
     models = {
-        "learner": TASK.model(LEARNER, optax.sgd(0.1)),
-        "scorer": TASK.model(SCORER, optax.sgd(0.1)),
+        "learner": TASK.model(LEARNER, VIEW, optax.sgd(0.1)),
+        "scorer": TASK.model(SCORER, VIEW, optax.sgd(0.1)),
     }
     recipe = al.Recipe(**models, policy=policy, sub_batch_size=B, **changes)
-    fresh = [TASK.init(m, jax.random.key(n)) for n, m in enumerate((LEARNER, SCORER, SCORER))]
+    fresh = [TASK.init(m, VIEW, jax.random.key(n)) for n, m in enumerate((LEARNER, SCORER, SCORER))]
     return partial(al.train_step, recipe), al.init_state(recipe, jax.random.key(0), *fresh)
 
 
 @pytest.mark.parametrize(
-    "name", ["hard_learner", "hard_learner_once", "rho", "gradient_norm", "margin", "divbs"]
+    "name", ["hard_learner", "hard_learner_fused", "rho", "gradient_norm", "margin", "divbs"]
 )
 def test_the_ledger_charges_what_each_policy_runs(name):
     policy = getattr(policies, name)
     step, state = step_and_state(policy)
     text = jax.jit(step).lower(state, images(RATIO * B)).compile().as_text()
     costs = ledger.step_costs(
-        LEARNER.cost(SHAPE), SCORER.cost(SHAPE), policy.needs, B, RATIO, reuse=policy.reuse
+        LEARNER.cost(SHAPE), SCORER.cost(SHAPE), policy.needs, B, RATIO, reuse=policy.reuse_forward
     )
     picking = (
         2 * 2 * RATIO * B * 10 * 128 if name == "divbs" else 0
     )  # the mean gradient: arithmetic of the choice is not charged
     assert product_flops(text) - picking == pytest.approx(sum(costs.values()), rel=0.005)
     forward = (
-        LEARNER.cost(SHAPE).forward * B * (RATIO - policy.reuse)
+        LEARNER.cost(SHAPE).forward * B * (RATIO - policy.reuse_forward)
         if "learner" in policy.needs
         else 0.0
     )
@@ -216,16 +221,18 @@ def test_a_hard_learner_costs_the_share_that_its_docstring_says():
     cost = flops.Cost(1.0)  # no first layer: the paper's convention
     costs = ledger.step_costs(cost, cost, policies.hard_learner.needs, 4, 2)
     assert sum(costs.values()) / (3 * 8) == pytest.approx((1 + 3 * 0.5) / 3)
-    once = ledger.step_costs(cost, cost, policies.hard_learner_once.needs, 4, 2, reuse=True)
+    once = ledger.step_costs(cost, cost, policies.hard_learner_fused.needs, 4, 2, reuse=True)
     assert sum(once.values()) / (3 * 8) == pytest.approx((1 + 2 * 0.5) / 3)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_one_forward_pass_takes_the_step_of_two(devices):
-    """No augmentation, no smoothing: what is scored is what is trained on, so only the arithmetic differs."""
+    """No augmentation, no smoothing: what is scored is what is trained on, so only the arithmetic
+    differs.
+    """
     mesh = toy.mesh_of(devices) if devices > 1 else None
     after = []
-    for policy in (policies.hard_learner, policies.hard_learner_once):
+    for policy in (policies.hard_learner, policies.hard_learner_fused):
         recipe = toy.recipe(policy=policy, mesh=mesh)
         batch, state = toy.batch(32), toy.state(recipe)
         if mesh is not None:
@@ -235,3 +242,20 @@ def test_one_forward_pass_takes_the_step_of_two(devices):
             toy.host((state.learner, state.step, metrics["loss"], chosen.ids, chosen.scores))
         )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), *after)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_class_centred_scores_through_the_step(devices):
+    mesh = toy.mesh_of(devices) if devices > 1 else None
+    recipe = toy.recipe(policy=policies.class_centred_learnability, mesh=mesh)
+    batch, state = toy.batch(32), toy.state(recipe)
+    online, reference = (
+        np.asarray(toy.loss(toy.apply(one.params, batch, False), batch))
+        for one in (state.online, state.reference)
+    )
+    values, label = online - 2 * reference, np.asarray(batch["label"])
+    means = np.array([values[label == n].mean() for n in range(toy.CLASSES)])
+    if mesh is not None:
+        batch, state = toy.on(mesh, batch, state)
+    chosen = jax.jit(partial(al.select_step, recipe))(state, batch)[1]
+    np.testing.assert_allclose(chosen.scores, values - means[label], rtol=1e-4, atol=1e-5)

@@ -1,11 +1,13 @@
 """Scores by hand, from three models whose losses differ: a swapped model or sign cannot pass."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from active_learning.core import policies, scores
+from active_learning.core import contrastive, policies, scores
 from active_learning.core.scores import ScoreInputs
 
 INPUTS = ScoreInputs(
@@ -57,10 +59,63 @@ def test_standardize_by_hand():
     np.testing.assert_array_equal(scores.standardize(jnp.full((4,), 7.0)), np.zeros(4))
 
 
-def test_effective_share_is_one_for_flat_scores_and_one_over_b_for_a_spike():
-    assert float(scores.effective_share(jnp.full((8,), 3.0))) == pytest.approx(1.0)
-    assert float(scores.effective_share(jnp.array([100.0] + [0.0] * 7))) == pytest.approx(1 / 8)
+def test_ess_fraction_is_one_for_flat_scores_and_one_over_b_for_a_spike():
+    assert float(scores.ess_fraction(jnp.full((8,), 3.0))) == pytest.approx(1.0)
+    assert float(scores.ess_fraction(jnp.array([100.0] + [0.0] * 7))) == pytest.approx(1 / 8)
     p = np.array([0.5, 0.25, 0.25])
-    assert float(scores.effective_share(jnp.log(jnp.array(p)))) == pytest.approx(
+    assert float(scores.ess_fraction(jnp.log(jnp.array(p)))) == pytest.approx(
         1 / (3 * (p**2).sum()), rel=1e-6
     )
+
+
+LABELS = jnp.array([7, -1, 7])
+
+
+def test_class_centred_scores_by_hand():
+    """Learnability [.75, -.5, .375]: class 7 has the mean .5625, class -1 its only example."""
+    inputs = INPUTS._replace(label=LABELS)
+    values, state = scores.class_centred(inputs, "kept")
+    np.testing.assert_allclose(values, [0.1875, 0.0, -0.1875], rtol=1e-6)
+    assert state == "kept"
+    weighted, _ = policies.class_centred_learnability.score(inputs, ())
+    np.testing.assert_allclose(weighted, [0.125, 0.0, -0.125], rtol=1e-6)  # [.5, -3.5, .25]
+    of_hard, _ = scores.class_centred(inputs, (), score=scores.hard, model="learner")
+    np.testing.assert_allclose(of_hard, [-10.0, 0.0, 10.0], rtol=1e-6)
+
+
+def test_class_centred_scores_need_labels():
+    with pytest.raises(ValueError, match="class_centred: the super-batch has no 'label'"):
+        scores.class_centred(INPUTS, ())
+
+
+def test_s_cliploss_by_hand():
+    """Similarities of three pairs; a text that fits all images lowers the pairs it is in."""
+    scale = 2.0
+    image = jnp.array([[1.0, 0.0], [0.6, 0.8], [0.0, -1.0]])
+    text = jnp.array([[0.8, 0.6], [0.0, 1.0], [0.6, 0.8]])
+    similarity = np.array([[0.8, 0.0, 0.6], [0.96, 0.8, 1.0], [-0.6, -1.0, -0.8]])
+    rows, columns = (np.log(np.exp(scale * similarity).sum(axis=axis)) for axis in (1, 0))
+    expected = np.diag(similarity) - (rows + columns) / (2 * scale)
+    outputs = contrastive.Embeddings(image, text, jnp.full(3, scale), jnp.zeros(3))
+    inputs = ScoreInputs(online="not read", reference=outputs)
+    values, _ = policies.s_cliploss.score(inputs, ())
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+    # The pairs 0 and 1 are equally similar, but text 0 fits image 1 as well.
+    assert similarity[0, 0] == similarity[1, 1] and not np.isclose(values[0], values[1])
+
+
+def function_of(value):
+    return value.func if isinstance(value, functools.partial) else value
+
+
+def test_policies_are_registered_by_the_names_of_their_attributes():
+    named = {n: v for n, v in vars(policies).items() if isinstance(v, policies.Policy)}
+    assert named == policies.POLICIES
+    assert all(name == policy.name for name, policy in named.items())
+
+
+def test_every_function_of_a_policy_has_a_name():
+    for policy in policies.POLICIES.values():
+        assert function_of(policy.score) in policies.SCORES.values(), policy.name
+        assert function_of(policy.select) in policies.SAMPLERS.values(), policy.name
+        assert policy.observe in (None, *policies.OBSERVERS.values()), policy.name

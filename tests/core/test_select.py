@@ -1,4 +1,6 @@
-"""Selection against exact laws: enumerated draws without replacement, inclusion frequencies, unbiased weights."""
+"""Selection against exact laws: enumerated draws without replacement, inclusion frequencies,
+unbiased weights.
+"""
 
 import itertools
 import math
@@ -15,7 +17,9 @@ DRAWS = 40_000
 
 
 def exact_law(scores: np.ndarray, b: int) -> dict[tuple[int, ...], float]:
-    """P(ordered draw) when one index after the other is drawn in proportion to exp(score) among those left."""
+    """P(ordered draw) when one index after the other is drawn in proportion to exp(score) among
+    those left.
+    """
     weight = np.exp(scores.astype(np.float64))
     law = {}
     for draw in itertools.permutations(range(len(scores)), b):

@@ -35,7 +35,7 @@ def take():
     mesh = toy.mesh_of(DEVICES)
     function = jax.jit(lambda x, i: al.take_sharded(x, i, mesh))
     images = np.random.default_rng(1).integers(0, 256, (B, 6, 6, 3)).astype(np.uint8)
-    return function, images, jax.device_put(images, sharding.over_data(mesh))
+    return function, images, jax.device_put(images, sharding.batch_sharding(mesh))
 
 
 @pytest.mark.parametrize("indices", index_sets())
@@ -80,7 +80,7 @@ def test_sizes_that_do_not_divide_are_named(rows, count, message):
 
 def run(devices: int, steps: int = 8):
     mesh = toy.mesh_of(devices)
-    recipe = toy.recipe(mesh=mesh if devices > 1 else None, chunk=4)
+    recipe = toy.recipe(mesh=mesh if devices > 1 else None, score_chunk=4)
     state = toy.state(recipe)
     step = jax.jit(partial(al.train_step, recipe))
     ids, gaps = [], []
@@ -139,7 +139,7 @@ def test_the_compiled_step_gathers_no_images_and_donates_its_state():
 
 def test_plain_indexing_would_fail_the_same_check():
     mesh = toy.mesh_of(8)
-    images = jax.device_put(jnp.zeros((256, 8, 8, 3), jnp.uint8), sharding.over_data(mesh))
+    images = jax.device_put(jnp.zeros((256, 8, 8, 3), jnp.uint8), sharding.batch_sharding(mesh))
     text = jax.jit(lambda x, i: x[i]).lower(images, jnp.arange(32)).compile().as_text()
     moved = [size for kind in ("all-gather", "all-reduce") for size in _bytes_moved(text, kind)]
     assert max(moved) >= 32 * 8 * 8 * 3

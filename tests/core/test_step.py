@@ -100,7 +100,7 @@ def test_uniform_step_leaves_the_scorers_alone_and_trains_the_learner_on_everyth
 @pytest.mark.parametrize("chunk", [4, 16, 32])
 def test_scoring_in_chunks_changes_nothing(chunk):
     batch = toy.batch(32)
-    whole, cut = toy.recipe(), toy.recipe(chunk=chunk)
+    whole, cut = toy.recipe(), toy.recipe(score_chunk=chunk)
     expected = al.select_step(whole, toy.state(whole), batch)[1]
     chosen = al.select_step(cut, toy.state(cut), batch)[1]
     np.testing.assert_allclose(chosen.scores, expected.scores, rtol=1e-6, atol=1e-6)
@@ -108,8 +108,8 @@ def test_scoring_in_chunks_changes_nothing(chunk):
 
 
 def test_a_chunk_that_does_not_divide_is_refused():
-    recipe = toy.recipe(chunk=5)
-    with pytest.raises(ValueError, match="chunk 5 does not divide a device's 32"):
+    recipe = toy.recipe(score_chunk=5)
+    with pytest.raises(ValueError, match="score_chunk=5 does not divide a device's 32"):
         al.select_step(recipe, toy.state(recipe), toy.batch(32))
 
 
@@ -135,9 +135,10 @@ def test_weights_follow_their_rows_through_the_permutation():
     one = jax.jit(partial(al.select_step, alone))(toy.state(alone), batch)[1]
     sharded, state = toy.on(mesh, batch, toy.state(spread))
     eight = jax.jit(partial(al.select_step, spread))(state, sharded)[1]
-    by_row = lambda chosen: dict(
-        zip(chosen.indices.tolist(), np.asarray(chosen.weights).tolist(), strict=True)
-    )  # noqa: E731
+
+    def by_row(chosen):
+        return dict(zip(chosen.indices.tolist(), np.asarray(chosen.weights).tolist(), strict=True))
+
     assert by_row(one).keys() == by_row(eight).keys()
     for row, weight in by_row(one).items():
         assert by_row(eight)[row] == pytest.approx(weight, rel=1e-4)
@@ -216,10 +217,12 @@ def test_augmentation_reaches_both_trained_models_but_not_the_scores():
 
 def test_the_three_models_share_no_buffer_and_the_callers_arrays_survive_donation():
     recipe, shared = toy.recipe(), toy.params(1)
-    state = al.init_state(recipe, jax.random.key(0), shared, shared, shared)
+    key = jax.random.key(0)
+    state = al.init_state(recipe, key, shared, shared, shared)
     step = jax.jit(partial(al.train_step, recipe), donate_argnums=0)
     state, _ = step(state, toy.batch(32))
     assert np.isfinite(shared["w"]).all()
+    assert not key.is_deleted()
     pointers = [
         m.params["w"].unsafe_buffer_pointer()
         for m in (state.learner, state.online, state.reference)
@@ -228,8 +231,68 @@ def test_the_three_models_share_no_buffer_and_the_callers_arrays_survive_donatio
 
 
 def test_learner_and_online_keep_their_own_optimizer_state():
-    adam = lambda rate: al.Model(toy.apply, toy.loss, toy.loss, optax.adam(rate))  # noqa: E731
+    adam = lambda rate: al.Model(toy.apply, toy.loss, toy.loss, optax.adam(rate))
     recipe = toy.recipe(learner=adam(1e-2), scorer=adam(1e-3))
     state = al.train_step(recipe, toy.state(recipe), toy.batch(32))[0]
     assert not np.array_equal(state.learner.opt_state[0].mu["w"], state.online.opt_state[0].mu["w"])
     assert state.reference.opt_state is None
+
+
+def np_ema(learners, half_life):
+    """Average by hand: decays .1, 2/11, 3/12 of the warm start, then the half-life's."""
+    average, decays = np.float64(learners[0]), []
+    for step, weights in enumerate(learners[1:]):
+        decays.append(min(0.5 ** (1 / half_life), (1 + step) / (10 + step)))
+        average = decays[-1] * average + (1 - decays[-1]) * np.float64(weights)
+    return average, decays
+
+
+@pytest.mark.parametrize(
+    ("half_life", "decays"), [(100.0, [0.1, 2 / 11, 0.25]), (0.45, [0.1, 2 / 11, 0.2143109957])]
+)
+def test_the_average_of_the_learners_weights_by_hand(half_life, decays):
+    """Three updates: selecting, uniform, and by a replayed batch."""
+    recipe = toy.recipe(ema_half_life=half_life)
+    state, plain = toy.state(recipe), toy.state(toy.recipe())
+    learners = [np.asarray(state.learner.params["w"])]
+    replayed = toy.batch(8) | {"weight": jnp.linspace(0.5, 1.5, 8)}
+    steps = (al.train_step, toy.batch(32)), (al.uniform_step, toy.batch(8)), (None, replayed)
+    for step, batch in steps:
+        step = step or al.uniform_step
+        state, _ = jax.jit(partial(step, recipe))(state, batch)
+        plain, _ = jax.jit(partial(step, toy.recipe()))(plain, batch)
+        learners.append(np.asarray(state.learner.params["w"]))
+    average, used = np_ema(learners, half_life)
+    np.testing.assert_allclose(used, decays, rtol=1e-6)
+    np.testing.assert_allclose(state.ema.params["w"], average, rtol=1e-5, atol=1e-6)
+    assert np.abs(average - learners[-1]).max() > 1e-3
+    jax.tree.map(np.testing.assert_array_equal, toy.host(state.learner), toy.host(plain.learner))
+    assert state.ema.opt_state is None and plain.ema is None
+
+
+def test_a_fused_step_averages_too():
+    recipe = toy.recipe(policy=al.policies.hard_learner_fused, ema_half_life=100.0)
+    state = toy.state(recipe)
+    after, _ = al.train_step(recipe, state, toy.batch(32))
+    expected = 0.1 * state.learner.params["b"] + 0.9 * after.learner.params["b"]
+    np.testing.assert_allclose(after.ema.params["b"], expected, rtol=1e-6)
+
+
+def test_the_average_shares_no_buffer_with_the_learner():
+    recipe = toy.recipe(ema_half_life=100.0)
+    step = jax.jit(partial(al.train_step, recipe), donate_argnums=0)
+    state, _ = step(toy.state(recipe), toy.batch(32))
+    models = state.learner, state.ema
+    assert len({m.params["w"].unsafe_buffer_pointer() for m in models}) == 2
+
+
+def test_devices_do_not_change_the_average():
+    mesh, averages = toy.mesh_of(8), []
+    for recipe in (toy.recipe(ema_half_life=5.0), toy.recipe(ema_half_life=5.0, mesh=mesh)):
+        state, batch = toy.state(recipe), toy.batch(32)
+        if recipe.mesh is not None:
+            batch, state = toy.on(mesh, batch, state)
+        for _ in range(3):
+            state, _ = jax.jit(partial(al.train_step, recipe))(state, batch)
+        averages.append(jax.device_get(state.ema.params))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *averages)

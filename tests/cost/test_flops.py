@@ -11,11 +11,12 @@ import pytest
 import active_learning as al
 from active_learning.cost import flops, ledger
 from active_learning.models import ViT
-from active_learning.tasks.labels import Classification
+from active_learning.tasks import Labels, View
 from tests.hlo import product_flops
 
 SHAPE, B, RATIO = (32, 32, 3), 4, 3
-TASK = Classification(10, SHAPE, (0.5,) * 3, (0.25,) * 3)
+TASK = Labels()
+VIEW = View(SHAPE, (0.5,) * 3, (0.25,) * 3, 10)
 LEARNER = ViT(num_classes=10, width=128, depth=3, heads=4, patch=8)
 SCORER = ViT(num_classes=10, width=32, depth=2, heads=1, patch=8)
 
@@ -40,14 +41,14 @@ def batch(size: int):
 )
 def test_the_ledger_charges_what_the_compiled_step_runs(policy, ratio):
     models = {
-        "learner": TASK.model(LEARNER, optax.sgd(0.1)),
-        "scorer": TASK.model(SCORER, optax.sgd(0.1)),
+        "learner": TASK.model(LEARNER, VIEW, optax.sgd(0.1)),
+        "scorer": TASK.model(SCORER, VIEW, optax.sgd(0.1)),
     }
     recipe = al.Recipe(**models, policy=policy, sub_batch_size=B)
-    small = TASK.init(SCORER, jax.random.key(1))
-    reference = TASK.init(SCORER, jax.random.key(2))
+    small = TASK.init(SCORER, VIEW, jax.random.key(1))
+    reference = TASK.init(SCORER, VIEW, jax.random.key(2))
     state = al.init_state(
-        recipe, jax.random.key(0), TASK.init(LEARNER, jax.random.key(0)), small, reference
+        recipe, jax.random.key(0), TASK.init(LEARNER, VIEW, jax.random.key(0)), small, reference
     )
     step = al.train_step if policy.needs else al.uniform_step
     text = jax.jit(partial(step, recipe)).lower(state, batch(ratio * B)).compile().as_text()

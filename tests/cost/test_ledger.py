@@ -97,5 +97,7 @@ def test_break_even_table(r, ratio, kappa, expected):
 
 
 def test_the_papers_bar_of_a_vit_b_scorer():
-    """Figure of the paper (ViT-B scores for ViT-L): 0.69 learner, 1.45 in all without amortisation."""
+    """Figure of the paper (ViT-B scores for ViT-L): 0.69 learner, 1.45 in all without
+    amortisation.
+    """
     assert ledger.closed_form(0.691, 0.691, 0.286, 2, 1) == pytest.approx(1.45, abs=0.02)

@@ -51,7 +51,7 @@ def test_all_of_it_follows_the_id_and_the_epoch_and_not_the_place():
 
 def test_no_image_moves_between_devices():
     mesh = sharding.make_mesh()
-    placed = jax.device_put((IMAGE, IDS, EPOCH), sharding.over_data(mesh))
+    placed = jax.device_put((IMAGE, IDS, EPOCH), sharding.batch_sharding(mesh))
     compiled = every.lower(*placed).compile()
     assert not re.findall(
         r"(all-gather|all-reduce|all-to-all|collective-permute)", compiled.as_text()
@@ -162,7 +162,9 @@ def test_the_pairs_are_the_same_on_one_and_on_two_devices(tmp_path):
         batch = it.data.train.batch(np.arange(16), np.zeros(16, np.int64))
         seen.append(
             jax.device_get(
-                jax.jit(it.recipe.augment)(jax.device_put(batch, sharding.over_data(it.mesh)), KEY)
+                jax.jit(it.recipe.augment)(
+                    jax.device_put(batch, sharding.batch_sharding(it.mesh)), KEY
+                )
             )
         )
     for name in ("image", "mixed_label", "mix"):

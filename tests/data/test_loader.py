@@ -12,12 +12,13 @@ import pytest
 from active_learning.data.loader import Candidates, Loader
 from active_learning.data.sources.image_folder import ImageFolder
 from active_learning.data.sources.source import join_id
-from active_learning.train.build import open_data
+from active_learning.train.open_data import open_data
 from tests.data.sources.test_image_folder import settings, write_folder
 
 
 class Numbers:
-    """A stream whose example at position p is p; reading is recorded, and fails from `broken` on.
+    """A stream whose example at position p is p; reading is recorded, and fails from `broken`
+    on.
     """
 
     part = None
@@ -91,7 +92,7 @@ def test_waiting_is_counted():
 
     loader = Loader(Slow(), None, ahead=0)
     drawn(loader, [1, 1])
-    assert 0.1 <= loader.waited < 1
+    assert 0.1 <= loader.stall_seconds < 1
     ready = Loader(Slow(), None, ahead=1)
     ready.peek(1)
     drawn(ready, [1])

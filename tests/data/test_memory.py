@@ -10,9 +10,9 @@ import tracemalloc
 import numpy as np
 
 from active_learning.data.loader import Candidates
+from active_learning.data.parts import Part
 from active_learning.data.sources.image_folder import ImageFolder
 from active_learning.data.sources.webdataset import WebDataset
-from active_learning.train.build import Part
 from tests.data.photos import write_folder
 
 IMAGES = 100_000

@@ -116,7 +116,7 @@ def test_another_id_word_epoch_or_key_is_another_draw():
 def test_augment_moves_nothing_between_devices():
     mesh = sharding.make_mesh()
     image, ids, epoch = batch(8 * mesh.size)
-    placed = jax.device_put((image, ids, epoch), sharding.over_data(mesh))
+    placed = jax.device_put((image, ids, epoch), sharding.batch_sharding(mesh))
     compiled = jax.jit(augment).lower(*placed, KEY).compile()
     assert not re.findall(
         r"(all-gather|all-reduce|all-to-all|collective-permute)", compiled.as_text()

@@ -34,7 +34,7 @@ def test_what_is_saved_is_read_off_the_shortest_budget_that_reaches_uniform():
 
 
 def test_what_is_saved_says_what_a_reader_must_know():
-    better = " (does not count: the reference alone is better)"
+    better = " (invalid: the reference alone is better)"
     rows = [
         UNIFORM,
         short("(a) few", 40, 7.0, 4.9, own=0.03),
@@ -45,8 +45,9 @@ def test_what_is_saved_says_what_a_reader_must_know():
     assert flickr.saved(rows).splitlines()[2:] == [
         f"| (a) few{better} (1 budget only) | 40 | 60 % | 30 % |",
         "| (b) fair (1 budget only) | 40 | 60 % | 30 % |",
-        "| (b+) unknown (rule not checked) (1 budget only) | 40 | 60 % | 30 % |",
-        f"| (a+) more{better} (trained on the clean third as well, uniform is not) | 40 | 60 % | 30 % |",
+        "| (b+) unknown (validity unknown) (1 budget only) | 40 | 60 % | 30 % |",
+        f"| (a+) more{better} (trained on the clean third as well, uniform is not) | 40 "
+        f"| 60 % | 30 % |",
     ]
 
 
@@ -64,13 +65,13 @@ def test_the_rule_is_that_of_a_rows_own_loss_and_what_it_leaves_open_is_named():
     ]
     judged, near = flickr.rule(rows).split("\n\n")
     assert "by recall" in judged
-    assert near == f"(b) near: {measures.UNDECIDED}"
+    assert near == f"(b) near: {measures.INCONCLUSIVE}"
     assert "\n" not in flickr.rule(rows[:2])
     full = {"seeds": [0], "log_rank_interval": [4.0, 5.0], "val_log_rank": None, "val_recall": None}
     named = [
         line.split(" | ")[0] for line in flickr.table([r | full for r in rows]).splitlines()[2:]
     ]
-    better = " (does not count: the reference alone is better)"
+    better = " (invalid: the reference alone is better)"
     assert named == [
         f"| {name}"
         for name in (
@@ -148,7 +149,7 @@ def test_a_row_is_the_mean_of_its_runs(tmp_path):
         )
         line = {
             "step": 1,
-            "select/wrong_share": 0.2 + 0.2 * seed,
+            "select/corrupted_fraction": 0.2 + 0.2 * seed,
             "select/open": 1.0,
             "test/log_rank": value,
         }

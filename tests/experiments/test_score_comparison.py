@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from active_learning.report.runs import ACCOUNTS
+from active_learning.cost.accounts import ACCOUNTS
 from experiments import score_comparison
 
 

@@ -9,7 +9,7 @@ from tests import world
 def test_updates_of_every_kind_are_timed_in_turns(tmp_path, monkeypatch):
     done = []
 
-    class Recorded(step_times.Updates):
+    class Recorded(step_times.UpdateRunner):
         def __call__(self, state, active, more):
             state, said = super().__call__(state, active, more)
             done.append(

@@ -1,4 +1,6 @@
-"""ViT: every option computes the same function, its cost is what the compiler runs, its errors name the sizes."""
+"""ViT: every option computes the same function, its cost is what the compiler runs, its errors name
+the sizes.
+"""
 
 import dataclasses
 
@@ -9,7 +11,7 @@ import pytest
 
 from active_learning.core import losses
 from active_learning.models import VARIANTS, ViT
-from active_learning.models.vit import stack_blocks, unstack_blocks
+from active_learning.models.transformer import stack_blocks, unstack_blocks
 from tests.hlo import product_flops
 
 SMALL = ViT(num_classes=10, width=32, depth=2, heads=2, patch=8)
@@ -162,9 +164,9 @@ def test_fused_attention_is_asked_for_where_it_is_wanted(monkeypatch):
     asked = []
     plain = jax.nn.dot_product_attention
 
-    def spy(*arrays, implementation):
+    def spy(*arrays, implementation, **rest):
         asked.append(implementation)
-        return plain(*arrays)
+        return plain(*arrays, **rest)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
     params = params_of(SMALL)

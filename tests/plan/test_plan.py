@@ -1,4 +1,4 @@
-"""The plan: bills and break-even by hand, the printed plan with a probe, and what cannot be planned."""
+"""The plan: costs and break-even by hand, the printed lines, and what cannot be planned."""
 
 import dataclasses
 
@@ -8,7 +8,11 @@ from active_learning.core import policies
 from active_learning.cost import ledger
 from active_learning.cost.flops import Cost
 from active_learning.plan import __main__ as plan
-from active_learning.settings import Reference, Select, reference_config
+from active_learning.plan.advice import advice_lines
+from active_learning.plan.cost_model import CostModel, cost_model_of
+from active_learning.plan.diagnostics import diagnose_reference, diagnostics_lines
+from active_learning.references import Loaded, Trained
+from active_learning.settings import Select
 from active_learning.train import loop
 from active_learning.train.build import build
 from tests import world
@@ -18,75 +22,84 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),  # ml_collections
 ]
 LEARNER, SCORER = Cost(1000.0), Cost(20.0)
-BILL = plan.Bill(
-    1000, 1000, 8, 2, LEARNER, SCORER, policies.learnability, "trained", 1000 * 8 * SCORER.train
+MODEL = CostModel(
+    updates=1000,
+    window_updates=1000,
+    batch_size=8,
+    ratio=2,
+    learner=LEARNER,
+    scorer=SCORER,
+    policy=policies.learnability,
+    references=1,
+    cotrained=False,
+    reference_flops=1000 * 8 * SCORER.train,
 )
 
 
 @pytest.mark.parametrize("ratio", [2, 5, 10])
 def test_break_even_is_the_closed_form_in_the_three_forward_convention(ratio):
-    assert BILL.break_even(ratio, "none") == pytest.approx(ledger.break_even(0.02, ratio, 1.0))
-    assert BILL.break_even(ratio, "pretrained") == pytest.approx(
+    assert MODEL.break_even(ratio, "none") == pytest.approx(ledger.break_even(0.02, ratio, 1.0))
+    assert MODEL.break_even(ratio, "pretrained") == pytest.approx(
         ledger.break_even(0.02, ratio, 0.0)
     )
-    assert BILL.break_even(ratio, "foundation dataset") == pytest.approx(
+    assert MODEL.break_even(ratio, "foundation dataset") == pytest.approx(
         ledger.break_even(0.02, ratio, 0.0, scorers=1)
     )
-    assert BILL.break_even(ratio, "replayed policy") == 1.0
+    assert MODEL.break_even(ratio, "replayed policy") == 1.0
 
 
 def test_a_window_and_a_larger_scorer_by_hand():
-    half = dataclasses.replace(BILL, window=500)
+    half = dataclasses.replace(MODEL, window_updates=500)
     extra = 0.5 * (2 * 2 * 20 + 3 * 20) / 3000
     assert half.break_even(2, "pretrained") == pytest.approx(1 / (1 + extra))
-    assert BILL.break_even(2, "none", Cost(100.0)) == pytest.approx(ledger.break_even(0.1, 2, 1.0))
-    cotrained = dataclasses.replace(BILL, kind="cotrained", reference=0.0)
+    assert MODEL.break_even(2, "none", Cost(100.0)) == pytest.approx(ledger.break_even(0.1, 2, 1.0))
+    cotrained = dataclasses.replace(MODEL, cotrained=True, reference_flops=0.0)
     assert cotrained.break_even(2, "none") == pytest.approx(
         1 / (1 + (2 * 2 * 20 + 3 * 20 + 2 * 60) / 3000)
     )
-    assert cotrained.break_even(2, "pretrained") == BILL.break_even(2, "pretrained")
+    assert cotrained.break_even(2, "pretrained") == MODEL.break_even(2, "pretrained")
 
 
-def test_the_bill_of_a_config_is_that_of_its_run(tmp_path):
+def test_the_costs_of_a_config_are_those_of_its_run(tmp_path):
     data = world.write_arrays(tmp_path)
     config = world.config(data)
     it = build(config)
-    bill = plan.bill_of(config, it.learner, it.scorer, 400, (8, 8, 3))
-    assert bill.accounts() == loop.run(config, tmp_path / "run")["flops"]
+    model = cost_model_of(config, it.learner, it.scorer, 400, (8, 8, 3))
+    assert model.accounts() == loop.run(config, tmp_path / "run")["flops"]
 
 
-def test_the_bill_of_a_loaded_reference_is_what_its_run_cost(tmp_path):
+def test_a_loaded_reference_costs_what_its_run_did(tmp_path):
     data = world.write_arrays(tmp_path)
-    trained = loop.run(reference_config(world.config(data)), tmp_path / "reference")
+    trained = loop.run(world.own_run(world.config(data)), tmp_path / "reference")
     for charge, paid in ((True, ledger.total(trained["flops"])), (False, 0.0)):
-        loaded = Reference(kind="loaded", path=str(tmp_path / "reference"), charge=charge)
+        loaded = Loaded(path=str(tmp_path / "reference"), charge=charge)
         it = build(world.config(data, reference=loaded))
-        bill = plan.bill_of(it.config, it.learner, it.scorer, len(it.data.train), (8, 8, 3))
-        assert bill.reference == paid
+        model = cost_model_of(it.config, it.learner, it.scorer, len(it.data.train), (8, 8, 3))
+        assert model.reference_flops == paid
 
 
-def test_it_prints_a_plan_with_a_probe_and_a_verdict(tmp_path, capsys):
+def test_a_reference_is_diagnosed_and_advice_given(tmp_path, capsys):
     data = world.write_arrays(tmp_path)
     config = world.config(data)
-    loop.run(reference_config(config), tmp_path / "reference")
+    loop.run(config.reference.own_runs(config)[""], tmp_path / "reference")
     it = build(config)
-    found = plan.probe(it, tmp_path / "reference")
-    assert found.agreement_truth > 0.25 and 0.2 < found.wrong_pool < 0.4
-    assert 0 < found.effective_share <= 1
-    bill = plan.bill_of(config, it.learner, it.scorer, 400, (8, 8, 3))
-    text = "\n".join([*plan.findings(found), *plan.verdict(bill, found, 4)])
+    found = diagnose_reference(it, tmp_path / "reference")
+    assert found.clean_agreement > 0.25 and 0.2 < found.corrupted_pool < 0.4
+    assert 0 < found.ess_fraction <= 1
+    model = cost_model_of(config, it.learner, it.scorer, 400, (8, 8, 3))
+    text = "\n".join([*diagnostics_lines(found), *advice_lines(model, found, 4)])
     assert f"accuracy on the gate                 {found.gate_accuracy:.1%}" in text
-    assert f"less than {bill.break_even(4, 'none'):.0%} of uniform's updates" in text
-    assert "below 15x little is left to save" in text
-    assert "it avoids wrong labels" in text or "does not avoid" in text
+    assert f"less than {model.break_even(4, 'none'):.0%} of uniform's updates" in text
+    assert "below 15x scoring uses up most of the savings" in text
+    assert "avoids corrupted labels" in text or "does not avoid" in text
     noise = dataclasses.replace(
-        found, agreement=0.3, effective_share=0.95, wrong_chosen=found.wrong_pool
+        found, agreement=0.3, ess_fraction=0.95, corrupted_selected=found.corrupted_pool
     )
-    text = "\n".join(plan.verdict(bill, noise, 4))
+    text = "\n".join(advice_lines(model, noise, 4))
     assert (
-        "its scores are noise" in text
+        "so its scores are noise" in text
         and "nearly uniform" in text
-        and "does not avoid wrong labels" in text
+        and "does not avoid corrupted labels" in text
     )
 
 
@@ -98,7 +111,7 @@ def test_the_papers_setting_is_planned_without_its_data(capsys, monkeypatch):
     )
     said = capsys.readouterr().out
     assert "planned for 300,000,000 images of 224 px in 18,291 classes" in said
-    assert "beta unknown" in said
+    assert "whether selection breaks even depends on the data" in said
     (row,) = [
         line.split() for line in said.splitlines() if line.split()[:3] == ["ViT-Ti", "49x", "2"]
     ]
@@ -106,11 +119,11 @@ def test_the_papers_setting_is_planned_without_its_data(capsys, monkeypatch):
 
 
 def test_uniform_has_nothing_to_break_even(tmp_path):
-    config = world.config(world.write_arrays(tmp_path), select=Select(), reference=Reference())
+    config = world.config(world.write_arrays(tmp_path), select=Select(), reference=Trained())
     it = build(config)
-    bill = plan.bill_of(config, it.learner, it.scorer, 400, (8, 8, 3))
-    assert list(plan.verdict(bill, None, 4))[-1].startswith("verdict: plain training")
-    assert bill.accounts()["reference_train"] == 0.0
+    model = cost_model_of(config, it.learner, it.scorer, 400, (8, 8, 3))
+    assert list(advice_lines(model, None, 4))[-1].startswith("advice: uniform training")
+    assert model.accounts()["reference_train"] == 0.0
 
 
 def test_what_cannot_be_planned_is_one_line(capsys):

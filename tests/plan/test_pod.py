@@ -1,6 +1,7 @@
-"""The plan of a pod: on emulated devices what can be asked there, by hand what cannot."""
+"""The plan of a TPU slice: on emulated devices what can be asked there, by hand what cannot."""
 
 import dataclasses
+import re
 from functools import partial
 
 import jax
@@ -11,8 +12,11 @@ from active_learning.core import sharding
 from active_learning.core.step import uniform_step
 from active_learning.models import MLP
 from active_learning.plan import __main__ as plan
-from active_learning.plan import hlo, pod
-from active_learning.settings import Reference, Select
+from active_learning.plan import hlo, pod, pod_lines, topology
+from active_learning.plan.abstract import abstract_batch, build_abstract
+from active_learning.references import Trained
+from active_learning.settings import Select
+from active_learning.train.build import abstract_state
 from tests import world
 
 pytestmark = pytest.mark.filterwarnings(
@@ -94,7 +98,7 @@ def test_collectives_are_read_with_their_loops_groups_and_scopes():
 
 
 def test_bytes_on_the_wire_of_ring_algorithms():
-    wire = lambda kind, size, group: hlo.Collective(kind, size, 1, "", group).wire  # noqa: E731
+    wire = lambda kind, size, group: hlo.Collective(kind, size, 1, "", group).wire
     assert wire("all-reduce", 100, 4) == 150
     assert wire("all-gather", 100, 4) == wire("all-to-all", 100, 4) == 75
     assert wire("reduce-scatter", 25, 4) == 75
@@ -108,7 +112,7 @@ def run(tmp_path_factory):
         learner=MLP(width=64, depth=1),
         fsdp=2,
     )
-    return plan.assembled(config, (8, 8, 3), world.CLASSES, 400, jax.devices())
+    return build_abstract(config, (8, 8, 3), world.CLASSES, 400, jax.devices())
 
 
 @pytest.fixture(scope="module")
@@ -117,83 +121,153 @@ def found(run):
 
 
 def test_a_step_is_planned_without_data_or_state(run, found):
-    said = pod.figures(run, found, 0.5)
+    said = pod.plan_metrics(run, found, 0.5)
     assert said["chips"] == 8 and said["mesh"] == {"data": 4, "fsdp": 2}
     assert 8 * sum(said["flops"].values()) == pytest.approx(sum(run.costs.values()))
     assert said["flops_over_uniform"] == pytest.approx(
         sum(run.costs.values()) / sum(run.uniform_costs.values())
     )
     assert said["compute_seconds"] is None  # nobody's sheet for this device
-    rows = [c for c in found.moves if c.scope == "take" and c.bytes == 8 * 8 * 8 * 3]
+    rows = [c for c in found.collectives if c.scope == "take" and c.bytes == 8 * 8 * 8 * 3]
     assert len(rows) == 1
-    of_selection = [c for c in found.moves if c.scope in pod.SELECTION]
+    of_selection = [c for c in found.collectives if c.scope in pod.SELECTION]
     assert said["selection_moved_bytes"] == pytest.approx(
         sum(c.wire * max(1, c.times) for c in of_selection)
     )
     assert sum(c.wire for c in of_selection) < said["moved_bytes"]
     kernel = 4 * 192 * 64
-    assert pod.state_bytes(run) < 3 * (kernel / 2 + 4 * (64 + 64 * 4 + 4)) + 100
+    assert pod.learner_bytes(run) < 3 * (kernel / 2 + 4 * (64 + 64 * 4 + 4)) + 100
 
 
 def test_the_rules_are_printed_with_what_they_decide(run):
-    text = "\n".join(pod.rules(run))
+    text = "\n".join(pod_lines.sharding_lines(run))
     assert "mesh data 4 x fsdp 2" in text
-    assert (
-        "learner/.*(kernel|embed)$" in text
-        and "6 of them (0 MiB) in 2 parts along dimension -2" in text
-    )
+    assert "(kernel|embed)$" in text and "6 of them (0 MiB) in 2 parts along dimension -2" in text
 
 
-def test_what_does_not_fit_is_said_by_how_much_with_what_would_fit(run, found, monkeypatch):
-    whole = dataclasses.replace(
-        run, mesh=jax.sharding.Mesh(run.mesh.devices.reshape(-1), ("data",))
-    )
-    monkeypatch.setitem(pod.CHIPS, "cpu", pod.Chip(100 / 2**20, 1.0, 1.0))  # 100 kB
+def test_a_step_that_does_not_fit_names_what_would(run, found, monkeypatch):
+    mesh = jax.sharding.Mesh(run.mesh.devices.reshape(-1), ("data",))
     config = dataclasses.replace(run.config, fsdp=1)
-    text = pod._too_large(dataclasses.replace(whole, config=config), "Used 128.00K of 100.00K hbm")
-    assert "needs 0.0 GiB of a cpu's 0.0" in text and "would fit: --config.fsdp=2" in text
+    whole = dataclasses.replace(run, mesh=mesh, config=config)
+    text = pod._too_large(whole, "Used 128.00K of 100.00K hbm")
+    assert "needs 0.0 GiB of a cpu's 0.0" in text and "--config.fsdp=2" in text
+    monkeypatch.setitem(pod.CHIPS, "cpu", topology.Chip(1 / 2**20, 1.0, 1.0))  # 1 kB
     with pytest.raises(ConfigError, match="GiB too much; would fit: "):
-        monkeypatch.setitem(pod.CHIPS, "cpu", pod.Chip(1 / 2**20, 1.0, 1.0))
         pod.compile_step(run)
 
 
-def test_a_smaller_batch_is_offered_that_divides(run):
+def test_the_compiler_is_understood_in_both_of_its_wordings(run):
+    new = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
+        "required for HLO temporaries (31.32G) exceeds available HBM (15.75G). HLO module: jit_x."
+    )
+    assert "needs 31.3 GiB of a cpu's 15.8, 15.6 GiB too much" in pod._too_large(run, new)
+    old = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 17.25G of 15.75G hbm."
+    assert "needs 17.2 GiB of a cpu's 15.8, 1.5 GiB too much" in pod._too_large(run, old)
+    other = pod._too_large(run, "RESOURCE_EXHAUSTED: no room\nmore")
+    assert other == "the step does not fit a cpu: RESOURCE_EXHAUSTED: no room"
+
+
+def test_a_batch_in_parts_and_a_smaller_one_are_offered(run):
     big = dataclasses.replace(run, config=dataclasses.replace(run.config, batch_size=1024))
-    state = pod.state_bytes(big)
-    (way,) = list(pod.remedies(big, over=10e6, uses=state + 40e6))
-    assert way == "--config.batch_size=768"  # a quarter less
-    assert list(pod.remedies(big, over=50e6, uses=state + 40e6)) == []
+    state = pod.learner_bytes(big)
+    assert list(pod.remedies(big, over=10e6, needs=state + 40e6)) == [
+        "--config.grad_accum_steps=2 (the same batch in 2 parts)",
+        "--config.batch_size=768",  # a quarter less
+    ]
+    assert list(pod.remedies(big, over=50e6, needs=state + 40e6)) == []
+
+
+def test_remat_is_offered_for_each_model_that_keeps_activations(run):
+    from active_learning.models import Text, TwoTower, ViT
+
+    towers = TwoTower(ViT(remat="dots"), Text(remat="full"), image_out=0, text_out=192)
+    two = dataclasses.replace(run, learner=towers, scorer=ViT(remat="full"))
+    assert list(pod._without_remat(two)) == ["learner.image"]
+    first = next(iter(pod.remedies(two, over=1.0, needs=1e9)))
+    assert first == "perhaps --config.learner.image.remat=full"
 
 
 @pytest.mark.parametrize(
-    ("found", "why"), [(None, "needs the TPU compiler, pip install"), (True, "unknown, expected")]
+    ("name", "same"),
+    [
+        ("v5e:16x16", "v5e:16x16"),
+        ("v5litepod-256", "v5e:16x16"),
+        ("v5litepod-8", "v5e:2x4"),
+        ("v6e-256", "v6e:16x16"),
+        ("V6E-64", "v6e:8x8"),
+        ("v5p-128", "v5p:4x4x4"),
+        ("v5p:4x4x8", "v5p:4x4x8"),
+    ],
 )
-def test_a_topology_that_cannot_be_is_one_line(monkeypatch, capsys, found, why):
+def test_names_of_clouds_are_topologies(name, same):
+    assert topology.canonical(name) == same
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("v5e:0x0", "unknown; expected"),
+        ("v9:2x2", "unknown; expected"),
+        ("pod", "unknown; expected"),
+        ("v5litepod-100", "no such slice; v5litepod-N with N one of 1, 4, 8"),
+        ("v5e:4x4x4", "v5e has 2 dimensions"),
+        ("v5e:32x32", "at most 256 chips"),
+        ("v5p:4x4", "v5p has 3 dimensions"),
+    ],
+)
+def test_an_unknown_topology_is_one_line(name, why, capsys):
+    assert plan.main(["--config=configs/shapes.py", f"--topology={name}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --topology={name}: ") and re.search(why, line)
+
+
+LOCK = (
+    'ABORTED: Internal error when accessing libtpu multi-process lockfile. Run "$ sudo rm '
+    '/tmp/libtpu_lockfile".'
+)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message", "why"),
+    [
+        (None, "", "needs the TPU compiler, pip install"),
+        (
+            True,
+            "INVALID_ARGUMENT: no such name\nmore",
+            "refused by libtpu .INVALID_ARGUMENT: no such",
+        ),
+        (True, LOCK, "another process is using libtpu; wait .* ALLOW_MULTIPLE_LIBTPU_LOAD=1"),
+    ],
+)
+def test_a_compiler_that_is_missing_busy_or_refuses_is_one_line(
+    monkeypatch, capsys, spec, message, why
+):
     from jax.experimental import topologies
 
-    def nothing(**_):
-        raise RuntimeError("INVALID_ARGUMENT: no such name\nmore")
+    def refuse(**_):
+        raise RuntimeError(message)
 
-    monkeypatch.setattr(pod.importlib.util, "find_spec", lambda name: found)
-    monkeypatch.setattr(topologies, "get_topology_desc", nothing)
-    assert plan.main(["--config=configs/shapes.py", "--topology=v5e:0x0"]) == 2
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(topologies, "get_topology_desc", refuse)
+    assert plan.main(["--config=configs/shapes.py", "--topology=v5e:4x4"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: --topology=v5e:0x0: {why}")
+    assert re.match(f"error: --topology=v5e:4x4: {why}", line)
 
 
 def test_layers_are_counted_from_one_and_two(run):
-    assert pod.count_layers(run) is None  # an MLP has no blocks
+    assert pod.count_update(run) is None  # an MLP has no blocks
     from active_learning.models import ViT
 
     vit = ViT(width=16, depth=3, heads=2, patch=4, scan=True)
     config = dataclasses.replace(
-        run.config, learner=vit, select=Select(), reference=Reference(), fsdp=1
+        run.config, learner=vit, select=Select(), reference=Trained(), fsdp=1
     )
-    it = plan.assembled(config, (8, 8, 3), world.CLASSES, 400, jax.devices()[:1])
-    counted = pod.count_layers(it)
+    it = build_abstract(config, (8, 8, 3), world.CLASSES, 400, jax.devices()[:1])
+    counted = pod.count_update(it)
     unrolled = dataclasses.replace(config, learner=dataclasses.replace(vit, scan=False))
-    it = plan.assembled(unrolled, (8, 8, 3), world.CLASSES, 400, jax.devices()[:1])
+    it = build_abstract(unrolled, (8, 8, 3), world.CLASSES, 400, jax.devices()[:1])
     step = partial(uniform_step, it.recipe)
-    real = sharding.compiled(step, pod.state_shapes(it), pod.batch_shapes(it)).cost_analysis()
+    real = sharding.aot_compile(step, abstract_state(it), abstract_batch(it)).cost_analysis()
     assert counted.flops == pytest.approx(real["flops"], rel=0.01)
     assert counted.memory_traffic == pytest.approx(real["bytes accessed"], rel=0.05)

@@ -1,4 +1,6 @@
-"""Stored, co-trained, cross-fitted references and the filtered pool: what they score, what they cost, what is refused."""
+"""Stored, co-trained, cross-fitted references and the filtered pool: what they score, what they
+cost, what is refused.
+"""
 
 import dataclasses
 from functools import partial
@@ -16,11 +18,31 @@ from active_learning.cost import ledger
 from active_learning.data import splits
 from active_learning.data.sources.source import DataError
 from active_learning.evaluate import evaluate
-from active_learning.references import attach, stored
-from active_learning.settings import Reference, Select, Split, reference_config
-from active_learning.train import build, loop
+from active_learning.metrics import read_summary
+from active_learning.references import (
+    CopyOfOnline,
+    CoTrained,
+    CrossFitted,
+    Loaded,
+    Stored,
+    Trained,
+    score_file,
+)
+from active_learning.references.crossfitted import check_out_of_fold
+from active_learning.settings import Select, Split
+from active_learning.train import build, loop, run_folder
 from tests import toy, world
-from tests.core.test_policies import LEARNER, RATIO, SCORER, SHAPE, TASK, B, images, step_and_state
+from tests.core.test_policies import (
+    LEARNER,
+    RATIO,
+    SCORER,
+    SHAPE,
+    TASK,
+    VIEW,
+    B,
+    images,
+    step_and_state,
+)
 from tests.hlo import product_flops
 from tests.train.test_loop import ids
 
@@ -35,7 +57,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "reference"
-    loop.run(reference_config(world.config(data)), folder)
+    loop.run(world.own_run(world.config(data)), folder)
     return folder
 
 
@@ -46,7 +68,7 @@ def scores(data, reference, tmp_path_factory):
 
 
 def with_stored(data, file, **expected):
-    return world.config(data, reference=Reference(kind="stored", path=str(file), **expected))
+    return world.config(data, reference=Stored(path=str(file), **expected))
 
 
 def test_stored_losses_are_the_live_ones(data, reference, scores):
@@ -55,8 +77,8 @@ def test_stored_losses_are_the_live_ones(data, reference, scores):
     rows = np.arange(0, 400, 7)
     batch = jax.device_put(it.data.train.batch(rows, np.zeros(len(rows), np.int32)))
     expected = it.recipe.scorer.act_loss(it.recipe.scorer.apply(params, batch, False), batch)
-    np.testing.assert_allclose(batch[stored.COLUMN], expected, atol=1e-5)
-    assert scores[1]["model"] == stored.model_hash(params)
+    np.testing.assert_allclose(batch[score_file.COLUMN], expected, atol=1e-5)
+    assert scores[1]["model"] == checkpoint.params_hash(params)
     assert (scores[1]["view"], scores[1]["dtype"], scores[1]["examples"]) == (
         "plain 8x8x3",
         "float32",
@@ -75,11 +97,11 @@ def test_the_command_writes_beside_the_data(data, reference, capsys):
 
 def test_stored_scores_that_do_not_fit_are_refused(data, scores, tmp_path, tmp_path_factory):
     file, about = scores
-    found = stored.read(file, about["data"], about["view"])
+    found = score_file.read(file, about["data"], about["view"])
 
     def changed(name, **changes):
         path = tmp_path / f"{name}.npz"
-        stored.write(path, dataclasses.replace(found, **changes))
+        score_file.write(path, dataclasses.replace(found, **changes))
         return path
 
     half = {name: getattr(found, name)[:300] for name in ("ids", "labels", "loss", "hit")}
@@ -109,24 +131,24 @@ def test_stored_scores_that_do_not_fit_are_refused(data, scores, tmp_path, tmp_p
 
 def test_a_run_does_not_go_on_with_other_scores(data, reference, scores, tmp_path):
     config = with_stored(
-        data, scores[0], model=stored.model_hash(checkpoint.load_params(reference))
+        data, scores[0], model=checkpoint.params_hash(checkpoint.load_params(reference))
     )
     about = build.build(config).data.provenance
     assert about["scores"] == scores[1]["sha256"][:16]
-    loop.claim(tmp_path / "run", config, {"data": about})
+    run_folder.init_workdir(tmp_path / "run", config, {"data": about})
     (tmp_path / "run" / "metrics.jsonl").touch()  # it has begun
-    loop.claim(tmp_path / "run", config, {"data": about})
+    run_folder.init_workdir(tmp_path / "run", config, {"data": about})
     for key, what in (("scores", "stored scores"), ("hash", "data")):
         with pytest.raises(ConfigError, match=f"run: its run began with other {what} "):
-            loop.claim(tmp_path / "run", config, {"data": about | {key: "0"}})
+            run_folder.init_workdir(tmp_path / "run", config, {"data": about | {key: "0"}})
 
 
 def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data):
-    it = build.build(world.config(data, reference=Reference(kind="cotrained")))
+    it = build.build(world.config(data, reference=CoTrained()))
     assert it.costs["reference_train"] == 64 * it.scorer.cost((8, 8, 3)).train
     step = lambda model, params: model.optimizer.update(
         params, model.optimizer.init(params), params
-    )[0]  # noqa: E731
+    )[0]
     ones = {"w": jnp.ones(3)}
     np.testing.assert_allclose(
         step(it.recipe.reference, ones)["w"], 2 * step(it.recipe.scorer, ones)["w"], rtol=1e-5
@@ -135,7 +157,7 @@ def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data
     recipe = toy.recipe(reference=model)
     state, batch = toy.state(recipe), toy.batch(32)
     after, (metrics, chosen) = jax.jit(partial(al.train_step, recipe))(state, batch)
-    by_hand, _ = al.step._descend(model, state.reference, batch, jnp.ones(32), 1)
+    by_hand, _ = al.step._optimizer_step(model, state.reference, batch, jnp.ones(32), 1)
     np.testing.assert_allclose(
         after.reference.params["w"], by_hand.params["w"], rtol=1e-5, atol=1e-7
     )
@@ -147,30 +169,26 @@ def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data
 
 
 def test_cross_fitted_references_score_only_what_they_have_not_seen(data, tmp_path):
-    config = world.config(
-        data, reference=Reference(kind="crossfitted", total="6 steps", batch_size=16)
-    )
+    config = world.config(data, reference=CrossFitted(total="6 steps", batch_size=16))
     it = build.build(config)
     mine = it.data.train.source.ids[it.data.train.indices]
     scored_by = it.data.train.columns["scored_by"]
     for k in range(2):
-        theirs = build.build(reference_config(config, k)).data.train
+        theirs = build.build(config.reference.own_runs(config)[f"fold{k}"]).data.train
         seen = theirs.source.ids[theirs.indices]
         assert not set(seen.tolist()) & set(mine[scored_by == k].tolist())
         assert set(seen.tolist()) | set(mine[scored_by == k].tolist()) == set(mine.tolist())
     summary = loop.run(config, tmp_path / "run")
     assert summary["flops"]["reference_score"] == 2 * summary["flops"]["online_score"]
     assert summary["flops"]["reference_train"] == 2 * 6 * 16 * it.scorer.cost((8, 8, 3)).train
-    own = [
-        loop.read_summary(tmp_path / "run" / "reference" / f"fold{k}")["final"] for k in range(2)
-    ]
+    own = [read_summary(tmp_path / "run" / "reference" / f"fold{k}")["final"] for k in range(2)]
     assert summary["reference"]["accuracy"] == np.mean([one["test_full/accuracy"] for one in own])
     with pytest.raises(ConfigError, match="its references are cross-fitted"):
         checkpoint.load_params(tmp_path / "run", "reference")
     with pytest.raises(
         DataError, match="'trained on by reference 1' and 'scored by reference 1' share 1 ids"
     ):
-        attach.check_unseen(
+        check_out_of_fold(
             [np.array([1]), np.array([2, 3])], np.array([1, 2, 3]), np.array([1, 0, 1])
         )
 
@@ -184,7 +202,7 @@ def test_what_is_known_of_a_reference_that_is_not_trained_beforehand(data, score
         "steps": 0,
         "charged": False,
     }
-    config = world.config(data, reference=Reference(kind="cotrained"))
+    config = world.config(data, reference=CoTrained())
     bill = loop.run(config, tmp_path / "along")["reference"]
     own = evaluate(tmp_path / "along", which="reference")["test"]["accuracy"]
     assert bill == {
@@ -225,6 +243,9 @@ def test_each_example_is_scored_by_its_own_reference():
     np.testing.assert_allclose(chosen.scores, np.where(by == 0, *alone), rtol=1e-6)
 
 
+KINDS = {kind.kind_name: kind for kind in (Stored, CoTrained, CrossFitted)}
+
+
 def compiled_flops(step, state, batch) -> float:
     return product_flops(jax.jit(step).lower(state, batch).compile().as_text())
 
@@ -233,8 +254,9 @@ def compiled_flops(step, state, batch) -> float:
 def test_the_ledger_charges_what_each_kind_of_reference_runs(kind):
     import optax
 
-    changes = {"reference": TASK.model(SCORER, optax.sgd(0.1))} if kind == "cotrained" else {}
-    # an augmented view: on the plain one the compiler shares the forward pass between scoring and training the reference
+    changes = {"reference": TASK.model(SCORER, VIEW, optax.sgd(0.1))} if kind == "cotrained" else {}
+    # an augmented view: on the plain one the compiler shares the forward pass between scoring and
+    # training the reference
     changes |= {"augment": lambda batch, key: batch | {"image": batch["image"][:, ::-1]}}
     step, state = step_and_state(policies.learnability, **changes)
     batch, rows = images(RATIO * B), jnp.arange(RATIO * B)
@@ -243,28 +265,35 @@ def test_the_ledger_charges_what_each_kind_of_reference_runs(kind):
     if kind == "crossfitted":
         twice = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), state.reference)
         state, batch = dataclasses.replace(state, reference=twice), batch | {"scored_by": rows % 2}
+    references, cotrained = KINDS[kind].models_scoring, KINDS[kind].trains_along
     costs = ledger.step_costs(
-        LEARNER.cost(SHAPE), SCORER.cost(SHAPE), ("online", "reference"), B, RATIO, kind
+        LEARNER.cost(SHAPE),
+        SCORER.cost(SHAPE),
+        ("online", "reference"),
+        B,
+        RATIO,
+        references=references,
+        cotrained=cotrained,
     )
     assert compiled_flops(step, state, batch) == pytest.approx(sum(costs.values()), rel=0.005)
 
 
 def test_the_pool_is_filtered_once_by_the_reference(data, reference, scores, tmp_path):
-    select = Select(policy=dataclasses.replace(policies.offline_filter, keep=0.25))
-    config = world.config(
-        data, select=select, reference=Reference(kind="loaded", path=str(reference))
-    )
+    select = Select(policy=dataclasses.replace(policies.offline_filter, pool_fraction=0.25))
+    config = world.config(data, select=select, reference=Loaded(path=str(reference)))
     it = build.build(config)
     assert not loop.run(config, tmp_path / "run", world.StopAfter(7))["complete"]
     summary = loop.run(config, tmp_path / "run")
-    losses, _ = stored.score_all(it.recipe.scorer, checkpoint.load_params(reference), it.data.train)
+    losses, _ = score_file.score_all(
+        it.recipe.scorer, checkpoint.load_params(reference), it.data.train
+    )
     pool = it.data.train.source.ids[it.data.train.indices]
     allowed = set(pool[np.argsort(losses)[:100]].tolist())
     assert set(ids(tmp_path / "run").ravel().tolist()) <= allowed
     assert summary["flops"]["reference_score"] == 400 * it.scorer.cost((8, 8, 3)).forward
     assert summary["flops"]["online_score"] == 0.0
     free = loop.run(
-        dataclasses.replace(config, reference=Reference(kind="stored", path=str(scores[0]))),
+        dataclasses.replace(config, reference=Stored(path=str(scores[0]))),
         tmp_path / "b",
     )
     assert free["flops"]["reference_score"] == 0.0
@@ -274,26 +303,25 @@ def test_the_pool_is_filtered_once_by_the_reference(data, reference, scores, tmp
 @pytest.mark.parametrize(
     ("select", "reference", "message"),
     [
-        (Select(), Reference(kind="stolen"), "expected one of trained, loaded, stored"),
         (
             Select(policy=policies.easy_reference),
-            Reference(kind="online"),
+            CopyOfOnline(),
             "trains no online model to copy",
         ),
         (
             Select(policy=policies.learnability),
-            Reference(kind="stored"),
+            Stored(),
             "needs config.reference.path, a file",
         ),
         (
             Select(policy=policies.offline_filter),
-            Reference(kind="cotrained"),
+            CoTrained(),
             "scores once, with a reference that exists",
         ),
         (
-            Select(policy=dataclasses.replace(policies.offline_filter, keep=0.0)),
-            Reference(),
-            r"keep=0\.0: expected a share",
+            Select(policy=dataclasses.replace(policies.offline_filter, pool_fraction=0.0)),
+            Trained(),
+            r"pool_fraction=0\.0: expected a fraction",
         ),
     ],
 )

@@ -18,10 +18,12 @@ def write_run(
     baseline=False,
     reference=None,
     cost=1.0,
-    probe=False,
+    snapshot=False,
     **extra,
 ):
-    """A run of `steps` updates with `values` as evenly spaced accuracies; an update costs `cost` FLOPs and 0.1 s."""
+    """A run of `steps` updates with `values` as evenly spaced accuracies; an update costs `cost`
+    FLOPs and 0.1 s.
+    """
     folder = root / re.sub(r"\W", "_", f"{name}-{steps}-{seed}")
     folder.mkdir(parents=True)
     lines = []
@@ -73,20 +75,20 @@ def write_run(
     )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "summary.json").write_text(json.dumps(end))
-    if probe:
-        write_probe(folder, steps // 2)
+    if snapshot:
+        write_snapshot(folder, steps // 2)
     return folder
 
 
-def write_probe(folder, step):
-    (folder / "probe").mkdir()
+def write_snapshot(folder, step):
+    (folder / "snapshots").mkdir()
     arrays = {"scores": np.linspace(-1, 1, 32, dtype=np.float32)}
     for side in ("top", "bottom"):
         arrays[f"image_{side}"] = np.full((3, 8, 8, 3), 99, np.uint8)
         arrays[f"label_{side}"] = np.array([0, 1, 0], np.int32)
-        arrays[f"truth_{side}"] = np.array([0, 0, -1], np.int32)  # right, wrong, unknown
+        arrays[f"clean_label_{side}"] = np.array([0, 0, -1], np.int32)  # right, wrong, unknown
         arrays[f"score_{side}"] = np.array([1.0, 0.5, 0.2], np.float32)
-    np.savez(folder / "probe" / f"{step:06d}.npz", **arrays)
+    np.savez(folder / "snapshots" / f"{step:06d}.npz", **arrays)
 
 
 def write_uniform(root):

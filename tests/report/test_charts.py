@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 
 from active_learning.config import to_json
 from active_learning.core import policies
+from active_learning.references import CoTrained, Loaded, Stored, Trained
 from active_learning.report import charts
 from active_learning.report.__main__ import main
-from active_learning.report.analysis import analyse
+from active_learning.report.analysis import analyze
 from active_learning.report.runs import load_runs
-from active_learning.settings import Reference, Select
+from active_learning.settings import Select
 from tests.report.folders import write_run, write_uniform
 
 FIVE = {
@@ -22,42 +23,44 @@ FIVE = {
     "reference_score": 4.0,
     "reference_train": 8.0,
 }
-KINDS = {  # a select and a reference section, accounts that such a run leaves empty, and what it tells of the four levels
-    "trained": (Select(policy=policies.learnability), Reference(), (), (50, 53, 57, 65)),
+# A select and a reference section, accounts that such a run leaves empty, and what it tells of the
+# four levels.
+KINDS = {
+    "trained": (Select(policy=policies.learnability), Trained(), (), (50, 53, 57, 65)),
     "stored": (
         Select(policy=policies.learnability),
-        Reference(kind="stored", path="s.npz"),
+        Stored(path="s.npz"),
         ("reference_score", "reference_train"),
         (50, 53, None, None),
     ),
     "published": (
         Select(policy=policies.learnability),
-        Reference(kind="loaded", path="w.npz"),
+        Loaded(path="w.npz"),
         ("reference_train",),
         (50, 53, 57, None),
     ),
     "co-trained": (
         Select(policy=policies.learnability),
-        Reference(kind="cotrained"),
+        CoTrained(),
         (),
         (50, None, None, 65),
     ),
-    "replayed": (Select(replay="run"), Reference(), tuple(FIVE)[1:], (50, None, None, None)),
+    "replayed": (Select(replay="run"), Trained(), tuple(FIVE)[1:], (50, None, None, None)),
     "rho": (
         Select(policy=policies.rho),
-        Reference(),
+        Trained(),
         ("online_score", "online_train"),
         (None, 50, 54, 62),
     ),
     "hard_learner": (
         Select(policy=policies.hard_learner),
-        Reference(kind="stored"),
+        Stored(path="s.npz"),
         tuple(FIVE)[1:],
         (None, 50, 50, 50),
     ),
     "filtered": (
         Select(policy=policies.offline_filter),
-        Reference(kind="stored", path="s.npz"),
+        Stored(path="s.npz"),
         tuple(FIVE)[1:],
         (50, 50, None, None),
     ),
@@ -77,7 +80,7 @@ def test_a_level_that_a_run_says_nothing_of_has_no_cost(tmp_path, name):
     (folder / "summary.json").write_text(json.dumps(summary))
     assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     page, told = ((tmp_path / "out" / file).read_text() for file in ("index.html", "report.json"))
-    told = json.loads(told)["amortisation"][name]
+    told = json.loads(told)["amortization"][name]
     assert list(told.values()) == [
         None if value is None else pytest.approx(value / 100) for value in expected
     ]
@@ -104,7 +107,7 @@ def test_of_many_arms_the_figure_shows_those_with_enough_budgets(tmp_path, drawn
         write_run(tmp_path, f"control {n}", 50, 1, [0.3, 0.6])
     for steps in (40, 50, 60, 70):
         write_run(tmp_path, "learn", steps, 1, [0.3, 0.6])
-    charts.main_png(analyse(load_runs([tmp_path])), "Title")
+    charts.main_png(analyze(load_runs([tmp_path])), "Title")
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["uniform", "learn"]
 
 
@@ -116,7 +119,7 @@ def test_every_name_of_the_figures_legend_is_inside_it(tmp_path, drawn, names, c
     write_uniform(tmp_path)
     for name in names:
         write_run(tmp_path, name, 50, 1, [0.3, 0.6])
-    assert charts.main_png(analyse(load_runs([tmp_path])), "Title").startswith(b"\x89PNG")
+    assert charts.main_png(analyze(load_runs([tmp_path])), "Title").startswith(b"\x89PNG")
     (figure,) = drawn
     figure.draw_without_rendering()  # places everything at the figure's own resolution
     (legend,) = figure.legends

@@ -9,11 +9,11 @@ from active_learning.report import measures
 
 def test_stays_from_ignores_a_first_touch_that_drops_again():
     steps, level = [100, 200, 300, 400, 500], 0.5
-    assert measures.stays_from(steps, [0.1, 0.6, 0.4, 0.5, 0.7], level) == 400
-    assert measures.stays_from(steps, [0.5, 0.5, 0.5, 0.5, 0.5], level) == 100
-    assert measures.stays_from(steps, [0.1, 0.6, 0.7, 0.8, 0.49], level) is None
-    assert measures.stays_from(steps, [0.1, 0.6, math.nan, 0.8, 0.9], level) == 400
-    assert measures.stays_from(steps, [0.9, 0.9, 0.9, 0.9, math.nan], level) is None
+    assert measures.first_sustained(steps, [0.1, 0.6, 0.4, 0.5, 0.7], level) == 400
+    assert measures.first_sustained(steps, [0.5, 0.5, 0.5, 0.5, 0.5], level) == 100
+    assert measures.first_sustained(steps, [0.1, 0.6, 0.7, 0.8, 0.49], level) is None
+    assert measures.first_sustained(steps, [0.1, 0.6, math.nan, 0.8, 0.9], level) == 400
+    assert measures.first_sustained(steps, [0.9, 0.9, 0.9, 0.9, math.nan], level) is None
 
 
 def test_beta_curve_is_over_the_baselines_updates():
@@ -71,7 +71,8 @@ def test_difference_is_paired_when_the_seeds_are_the_same():
 
 
 def test_difference_is_paired_over_the_seeds_that_both_have():
-    # of seeds 1 and 2: differences 0.1 and 0.3, mean 0.2, sd 0.1 sqrt(2), error 0.1; the other seeds are left out
+    # of seeds 1 and 2: differences 0.1 and 0.3, mean 0.2, sd 0.1 sqrt(2), error 0.1; the other
+    # seeds are left out
     found = measures.difference({1: 0.5, 2: 0.8, 9: 0.0}, {0: 0.9, 1: 0.4, 2: 0.5, 3: 0.9})
     assert found.paired
     assert found.mean == pytest.approx(0.2)
@@ -97,22 +98,22 @@ def test_one_seed_has_no_spread():
 
 
 def test_level_rule():
-    assert measures.row_counts(True, 0.49, 0.5) is True
-    assert measures.row_counts(True, 0.5, 0.5) is False
-    assert measures.row_counts(False, None, 0.5) is True
-    assert measures.row_counts(True, None, 0.5) is None
-    assert measures.row_counts(True, 0.4, None) is None
+    assert measures.is_valid_comparison(True, 0.49, 0.5) is True
+    assert measures.is_valid_comparison(True, 0.5, 0.5) is False
+    assert measures.is_valid_comparison(False, None, 0.5) is True
+    assert measures.is_valid_comparison(True, None, 0.5) is None
+    assert measures.is_valid_comparison(True, 0.4, None) is None
 
 
 def test_a_row_that_passes_the_rule_by_less_than_the_spread_is_undecided():
-    assert measures.undecided(0.463, 0.465, 0.006)
-    assert not measures.undecided(0.457, 0.465, 0.006)
-    assert not measures.undecided(0.466, 0.465, 0.006)  # does not count
+    assert measures.is_inconclusive(0.463, 0.465, 0.006)
+    assert not measures.is_inconclusive(0.457, 0.465, 0.006)
+    assert not measures.is_inconclusive(0.466, 0.465, 0.006)  # does not count
     for unknown in ((None, 0.465, 0.006), (0.463, None, 0.006), (0.463, 0.465, None)):
-        assert not measures.undecided(*unknown)
+        assert not measures.is_inconclusive(*unknown)
 
 
 def test_mean_share_weighs_by_examples():
     # 0.1 over 100 examples, 0.4 over 300
-    assert measures.mean_share([0.1, 0.4], [100, 400]) == pytest.approx(0.325)
-    assert measures.mean_share([], []) is None
+    assert measures.mean_fraction([0.1, 0.4], [100, 400]) == pytest.approx(0.325)
+    assert measures.mean_fraction([], []) is None

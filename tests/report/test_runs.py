@@ -7,16 +7,12 @@ import pytest
 
 from active_learning.config import to_json
 from active_learning.core import policies
-from active_learning.evaluators.retrieval import figures
+from active_learning.evaluators.retrieval import retrieval_metrics
 from active_learning.report.__main__ import main, write
-from active_learning.report.runs import (
-    RunError,
-    find_folders,
-    load_runs,
-    probes_in_window,
-    read_run,
-)
-from active_learning.settings import Reference, Select
+from active_learning.report.files import RunError
+from active_learning.report.runs import find_folders, load_runs, read_run
+from active_learning.report.snapshots import snapshots_in_window
+from active_learning.settings import Select
 
 FLOPS = {
     "learner_train": 1.0,
@@ -80,7 +76,7 @@ def test_reads_a_run(make):
 
 def test_a_clock_made_of_step_times(make, tmp_path):
     reference = {"accuracy": 0.25, "flops": 7.0, "seconds": 99.0, "steps": 30, "charged": True}
-    make("a", reference=reference, window_steps=15)
+    make("a", settings(), reference=reference, window_steps=15)
     make("b", {"seed": 1}, reference=reference | {"charged": False})
     seconds = {"uniform": 2.0, "active": 3.0, "reference": 0.5}
     one, other = load_runs([tmp_path], seconds)
@@ -93,7 +89,7 @@ def test_a_clock_made_of_step_times(make, tmp_path):
 def settings(kind="trained", policy=policies.learnability, **select):
     chosen = {
         "select": to_json(Select(policy=policy, **select)),
-        "reference": to_json(Reference(kind=kind)),
+        "reference": {"kind": kind},
     }
     return {"config": chosen}
 
@@ -177,9 +173,9 @@ def test_refuses_a_missing_file(make, name):
     [
         ("config.json", "{", "damaged"),
         ("config.json", "[]", "not a JSON object"),
-        ("config.json", '{"hash": "h"}', "no 'config' object"),
-        ("config.json", '{"config": {}, "seed": 1, "total_steps": 20}', "no 'name'"),
-        ("summary.json", '{"complete": true, "step": 20}', "no 'flops' object"),
+        ("config.json", '{"hash": "h"}', "'config' is missing or not an object"),
+        ("config.json", '{"config": {}, "seed": 1, "total_steps": 20}', "'name' is missing"),
+        ("summary.json", '{"complete": true, "step": 20}', "'flops' is missing or not an object"),
         ("summary.json", '{"complete": false, "step": 12}', "not finished .12 of 20 updates"),
         ("summary.json", '{"complete": true, "step": 12}', "not finished"),
         ("metrics.jsonl", "", "empty"),
@@ -221,7 +217,7 @@ def test_a_metric_that_was_never_measured_is_refused(make, capsys):
 
 def test_a_metric_of_which_less_is_better_is_refused(make, capsys):
     embedded = np.eye(3)
-    ranks = [name for name in figures(embedded, embedded, np.arange(3)) if "rank" in name]
+    ranks = [name for name in retrieval_metrics(embedded, embedded, np.arange(3)) if "rank" in name]
     assert len(ranks) == 5
     path = make()
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
@@ -235,9 +231,9 @@ def test_a_metric_of_which_less_is_better_is_refused(make, capsys):
         )
 
 
-def probe_arrays():
+def snapshot_arrays():
     sides = {
-        f"{part}_{side}": np.zeros(3, np.int32)
+        f"{part}_{side}": np.zeros(3, np.float32 if part == "score" else np.int32)
         for part in ("label", "truth", "score")
         for side in ("top", "bottom")
     }
@@ -245,25 +241,25 @@ def probe_arrays():
     return {"scores": np.zeros(8, np.float32)} | sides | images
 
 
-def test_probes_are_the_first_and_last_inside_the_window(make):
+def test_snapshots_are_the_first_and_last_inside_the_window(make):
     path = make(window_steps=10)
-    (path / "probe").mkdir()
+    (path / "snapshots").mkdir()
     for step in (2, 5, 9, 20):
-        np.savez(path / "probe" / f"{step:06d}.npz", **probe_arrays())
-    assert [probe.step for probe in probes_in_window(read_run(path))] == [2, 9]
+        np.savez(path / "snapshots" / f"{step:06d}.npz", **snapshot_arrays())
+    assert [snapshot.step for snapshot in snapshots_in_window(read_run(path))] == [2, 9]
     for step in (5, 9):
-        (path / "probe" / f"{step:06d}.npz").unlink()
-    assert [probe.step for probe in probes_in_window(read_run(path))] == [2]
-    (path / "probe" / "000002.npz").unlink()
-    assert probes_in_window(read_run(path)) == []
+        (path / "snapshots" / f"{step:06d}.npz").unlink()
+    assert [snapshot.step for snapshot in snapshots_in_window(read_run(path))] == [2]
+    (path / "snapshots" / "000002.npz").unlink()
+    assert snapshots_in_window(read_run(path)) == []
 
 
-def test_a_damaged_probe_is_refused(make):
+def test_a_damaged_snapshot_is_refused(make):
     path = make()
-    (path / "probe").mkdir()
-    (path / "probe" / "5.npz").write_bytes(b"no archive")
-    with pytest.raises(RunError, match="damaged probe"):
-        probes_in_window(read_run(path))
-    np.savez(path / "probe" / "5.npz", scores=np.zeros(3))
-    with pytest.raises(RunError, match="damaged probe"):
-        probes_in_window(read_run(path))
+    (path / "snapshots").mkdir()
+    (path / "snapshots" / "5.npz").write_bytes(b"no archive")
+    with pytest.raises(RunError, match="damaged snapshot"):
+        snapshots_in_window(read_run(path))
+    np.savez(path / "snapshots" / "5.npz", scores=np.zeros(3))
+    with pytest.raises(RunError, match="damaged snapshot"):
+        snapshots_in_window(read_run(path))

@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from active_learning.config import ConfigError, config_hash, from_json, to_json
+from active_learning.config import ConfigError, config_hash, from_json, identity, to_json
 from active_learning.core import policies
 from active_learning.core.step import select_step
 from active_learning.data.sources.source import DataError
 from active_learning.evaluate import evaluate
 from active_learning.models import Text, TwoTower, ViT
-from active_learning.models.weights import siglip
-from active_learning.settings import Evaluate, Pairs, Reference, Select, Split
-from active_learning.tasks import captions
+from active_learning.models.weights import About, write_weights
+from active_learning.references import CrossFitted, Loaded, Stored
+from active_learning.settings import Evaluate, Pairs, Select, Split
 from active_learning.train import loop
-from active_learning.train.build import build, first_state, loader_of
-from active_learning.train.recorder import Notes
+from active_learning.train.build import build, first_state
+from active_learning.train.recorder import SelectionLogger
 from tests import pairs_world, world
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
@@ -41,7 +41,11 @@ def test_a_run_from_the_tars_to_figures(folder, tmp_path):
         json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()
     ]
     assert any("gate/online_log_rank" in line for line in lines)
-    noisy = [line["pool/wrong_share"] for line in lines if "pool/wrong_share" in line]
+    noisy = [
+        line["candidates/corrupted_fraction"]
+        for line in lines
+        if "candidates/corrupted_fraction" in line
+    ]
     assert np.mean(noisy) == pytest.approx(0.5, abs=0.13)
     found = evaluate(tmp_path / "a")["test"]
     assert found["log_rank"] == pytest.approx(summary["final"]["test_full/log_rank"], rel=1e-5)
@@ -85,7 +89,7 @@ def test_the_tokens_of_a_batch_are_those_of_its_captions_by_id_and_epoch(folder)
     ("changes", "message"),
     [
         ({"task": Pairs(loss="hinge")}, "config.task.loss='hinge'"),
-        ({"task": Pairs(exchanged={"nowhere": 0.5})}, "no part is named 'nowhere'"),
+        ({"task": Pairs(shuffled_captions={"nowhere": 0.5})}, "no part is named 'nowhere'"),
         ({"task": Pairs(text="words")}, "no text column 'words'|no column"),
         ({"task": Pairs(tokenizer="/nowhere/x.json")}, "no such file"),
         ({"scorer": pairs_world.towers(context=12)}, "config.scorer.text.context=12"),
@@ -94,8 +98,8 @@ def test_the_tokens_of_a_batch_are_those_of_its_captions_by_id_and_epoch(folder)
             r"config.scorer.text.vocab=260: the tokenizer has \d+ tokens",
         ),
         ({"learner": pairs_world.towers().image}, "config.learner: MLP has no text tower"),
-        ({"task": Pairs(chunk=5)}, "config.task.chunk=5"),
-        ({"reference": Reference(kind="stored", path="x")}, "depends on the caption drawn"),
+        ({"task": Pairs(loss_chunk=5)}, "config.task.loss_chunk=5"),
+        ({"reference": Stored(path="x")}, "depends on the caption drawn"),
     ],
 )
 def test_what_cannot_run_is_one_clear_line(folder, changes, message):
@@ -127,16 +131,15 @@ def test_a_reference_of_another_tokenizer_is_refused(tmp_path, folder):
     data = build(pairs_world.config(folder)).data
     (tmp_path / "config.json").write_text(json.dumps({"data": {"tokenizer": "other"}}))
     with pytest.raises(ConfigError, match="trained with tokenizer other"):
-        captions.check_reference(tmp_path, data)
+        Pairs().check_loaded_reference(tmp_path, data)
 
 
-def test_the_task_is_a_late_key_and_survives_json(folder, tmp_path):
-    config = world.config(tmp_path)
-    assert "task" not in to_json(config)
+def test_the_task_survives_json(folder, tmp_path):
+    assert "task" not in identity(world.config(tmp_path))
     pair = pairs_world.config(folder)
     assert from_json(json.loads(json.dumps(to_json(pair)))) == pair
     assert config_hash(pair) != config_hash(
-        dataclasses.replace(pair, task=Pairs(loss="softmax", exchanged={"pool": 0.5}))
+        dataclasses.replace(pair, task=Pairs(loss="softmax", shuffled_captions={"pool": 0.5}))
     )
     assert pair.select.policy is policies.learnability
 
@@ -145,14 +148,14 @@ def test_both_losses_give_finite_gradients_over_devices(folder):
     found = {}
     for count in (1, 8):
         it = build(pairs_world.config(folder), jax.devices()[:count])
-        params = it.task.init(it.learner, jax.random.key(0))
+        params = it.init_learner(jax.random.key(0))
         batch = {
             k: jnp.asarray(v)
             for k, v in it.data.train.batch(np.arange(16), np.zeros(16, np.int32)).items()
             if k in ("image", "tokens")
         }
         model = it.recipe.learner
-        loss = lambda p, m=model, b=batch: m.learn_loss(m.apply(p, b, True), b).mean()  # noqa: E731
+        loss = lambda p, m=model, b=batch: m.learn_loss(m.apply(p, b, True), b).mean()
         found[count] = jax.device_get(jax.jit(jax.value_and_grad(loss))(params))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), found[1], found[8]
@@ -180,14 +183,14 @@ JOINT = Select(policy=policies.joint, ratio=2)
             "'offline_filter' filters by losses of labels",
         ),
         (
-            {"select": JOINT, "reference": Reference(kind="crossfitted")},
+            {"select": JOINT, "reference": CrossFitted()},
             "compares pairs across both references",
         ),
         (
             {"select": dataclasses.replace(JOINT, standardize=True)},
             "no single scores to standardize",
         ),
-        ({"accumulate": 3}, "config.accumulate=3: must divide"),
+        ({"accumulate": 3}, "config.grad_accum_steps=3: must divide"),
     ],
 )
 def test_what_joint_selection_cannot_do_is_one_clear_line(folder, changes, message):
@@ -206,13 +209,13 @@ def test_a_joint_policy_on_labels_is_refused(tmp_path):
 )
 def test_choices_by_pairs_are_the_same_on_eight_devices(folder, policy):
     config = pairs_world.config(
-        folder, select=dataclasses.replace(JOINT, policy=policy), task=Pairs(chunk=8)
+        folder, select=dataclasses.replace(JOINT, policy=policy), task=Pairs(loss_chunk=8)
     )
     chosen = {}
     for count in (1, 8):
         it = build(config, jax.devices()[:count])
-        reference = it.task.init(it.scorer, jax.random.key(7))
-        batch, *_ = loader_of(it, 0).next(32)
+        reference = it.init_scorer(jax.random.key(7))
+        batch, *_ = it.loader(0).next(32)
         found = jax.jit(partial(select_step, it.recipe))(first_state(it, reference), batch)[1]
         assert len(np.unique(found.indices)) == 16
         chosen[count] = sorted(np.asarray(found.indices).tolist())
@@ -224,11 +227,15 @@ def test_published_weights_are_a_reference_and_cost_nothing(folder, tmp_path):
         folder, scorer=VIT_TOWERS, evaluate=Evaluate(subset=8, batch_size=8)
     )
     it = build(config)
-    weights = siglip.to_weights(it.task.init(it.scorer, jax.random.key(3)), it.scorer)
-    siglip.save(tmp_path / "w.npz", weights)
-    summary, params = captions.published(it, tmp_path / "w.npz")
-    assert sum(summary["flops"].values()) == 0
-    loaded = Reference(kind="loaded", path=str(tmp_path / "w.npz"))
+    params = jax.device_get(it.init_scorer(jax.random.key(3)))
+    shape = it.scorer_view.image_shape
+    about = About(shape, (0.5,) * 3, (0.5,) * 3, ())
+    layout = write_weights(tmp_path / "w", it.scorer, params, about, "npz")
+    file = tmp_path / "w" / layout.tensors_file
+    loaded = Loaded(path=str(file))
+    obtained = loaded.obtain(it, tmp_path, None)
+    assert sum(obtained.flops.values()) == 0
+    jax.tree.map(np.testing.assert_array_equal, obtained.params, params)
     done = loop.run(
         dataclasses.replace(config, reference=loaded, total="1 steps"), tmp_path / "run"
     )
@@ -239,24 +246,21 @@ def test_published_weights_are_a_reference_and_cost_nothing(folder, tmp_path):
         "steps": 0,
         "charged": True,
     }
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        params,
-        jax.device_get(it.task.init(it.scorer, jax.random.key(3))),
-    )
-    siglip.save(tmp_path / "w.npz", weights | {"params/t": np.zeros(2)})
-    with pytest.raises(
-        ConfigError, match=r"config.reference.path=.*params/t is \(2,\), expected \(1,\)"
-    ):
-        captions.published(it, tmp_path / "w.npz")
+    with np.load(file) as arrays:
+        np.savez(file, **(dict(arrays) | {"params/t": np.zeros(2, np.float32)}))
+    with pytest.raises(ConfigError, match=r"params/t"):
+        loaded.obtain(it, tmp_path, None)
 
 
 def test_nearly_uniform_sampling_is_warned_of_once(folder, tmp_path, caplog):
     it = build(pairs_world.config(folder))
-    notes = Notes(it, tmp_path, 0)
+    notes = SelectionLogger(it, tmp_path, 0)
     with caplog.at_level("WARNING"):
         for _ in range(2):
-            notes._values = {"select/ess": [0.99]}
+            notes._values = {"select/ess_fraction": [0.99]}
             notes.summary()
-    said = "the sampling is nearly uniform (effective share 0.990 of the super-batch): lower config.select.temperature"
+    said = (
+        "the sampling is nearly uniform (effective sample size 0.990 of the super-batch): lower "
+        "config.select.temperature"
+    )
     assert [r.message for r in caplog.records] == [f"{said}, or raise config.task.score_scale"]

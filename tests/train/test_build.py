@@ -1,4 +1,6 @@
-"""The first state is made where it belongs, the same numbers whoever holds them; and shapes without data."""
+"""The first state is made where it belongs, the same numbers whoever holds them; and shapes without
+data.
+"""
 
 import dataclasses
 
@@ -7,15 +9,15 @@ import numpy as np
 import pytest
 
 from active_learning.config import ConfigError, config_hash
-from active_learning.settings import Reference
-from active_learning.train.build import build, first_state, state_shapes
+from active_learning.references import CoTrained
+from active_learning.train.build import abstract_state, build, first_state
 from tests import toy, world
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     return world.config(
-        world.write_arrays(tmp_path_factory.mktemp("arrays")), reference=Reference(kind="cotrained")
+        world.write_arrays(tmp_path_factory.mktemp("arrays")), reference=CoTrained()
     )
 
 
@@ -28,7 +30,7 @@ def test_a_shared_learner_starts_as_a_whole_one_does(config):
     jax.tree.map(np.testing.assert_array_equal, toy.host(state), toy.host(first_state(alone)))
     expected = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), state)
     assert (
-        jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), state_shapes(shared))
+        jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding), abstract_state(shared))
         == expected
     )
 

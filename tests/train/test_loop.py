@@ -13,8 +13,9 @@ from active_learning import checkpoint, metrics
 from active_learning.config import ConfigError
 from active_learning.core import policies
 from active_learning.cost.ledger import ACCOUNTS
+from active_learning.references import CopyOfOnline, CrossFitted, Loaded, Obtained, Trained
 from active_learning.report.__main__ import write
-from active_learning.settings import Evaluate, Log, Optim, Reference, Select, Split
+from active_learning.settings import Evaluate, Log, Optim, Select, Split
 from active_learning.train import loop
 from active_learning.train.build import build
 from active_learning.train.evaluation import Evaluation
@@ -108,12 +109,12 @@ def test_metrics_have_every_clock_and_show_the_window_close(straight):
     assert all(set(row["flops"]) == {*ACCOUNTS, "recompute"} for row in rows)
     assert rows[-1]["test_full/accuracy"] == summary["final"]["test_full/accuracy"]
     assert (folder / "metrics.csv").read_text().startswith("step,examples,candidates")
-    assert sorted(int(p.stem) for p in (folder / "probe").glob("*.npz"))[-1] == 6
+    assert sorted(int(p.stem) for p in (folder / "snapshots").glob("*.npz"))[-1] == 6
 
 
 def test_chosen_ids_come_from_the_pool_only_and_are_distinct_in_a_step(data, straight):
     folder, _ = straight
-    from active_learning.train.build import open_data
+    from active_learning.train.open_data import open_data
 
     parts = open_data(world.config(data)).parts
     pool = set(parts["pool"].indices.tolist())
@@ -126,9 +127,7 @@ def test_chosen_ids_come_from_the_pool_only_and_are_distinct_in_a_step(data, str
 
 def test_a_loaded_reference_can_be_off_the_bill(data, straight, tmp_path):
     folder, _ = straight
-    config = world.config(
-        data, reference=Reference(kind="loaded", path=str(folder / "reference"), charge=False)
-    )
+    config = world.config(data, reference=Loaded(path=str(folder / "reference"), charge=False))
     summary = loop.run(config, tmp_path / "run")
     assert summary["flops"]["reference_train"] == 0.0
     assert summary["reference"]["charged"] is False
@@ -143,7 +142,7 @@ def test_the_window_closes_by_itself_when_the_online_model_has_caught_up(data, t
     config = world.config(
         data,
         select=Select(policy=policies.learnability, ratio=4, until="auto"),
-        reference=Reference(total="0 steps", batch_size=16),
+        reference=Trained(total="0 steps", batch_size=16),
         scorer_optim=Optim(learning_rate=0.02),
         evaluate=Evaluate(every="2 steps", subset=60, gate="gate"),
         total="40 steps",
@@ -167,11 +166,11 @@ def test_the_window_closes_by_itself_before_the_rate_has_decayed(data):
         data, select=Select(policy=policies.learnability, ratio=4, until="auto"), total="40 steps"
     )
     config = dataclasses.replace(config, evaluate=Evaluate(every="2 steps", subset=60, gate="gate"))
-    assert build(config).clock.window == 24
+    assert build(config).steps.window == 24
 
 
 def test_a_copy_of_the_online_model_as_reference_scores_zero(data, tmp_path):
-    config = world.config(data, reference=Reference(kind="online"))
+    config = world.config(data, reference=CopyOfOnline())
     loop.run(config, tmp_path / "run")
     for path in (tmp_path / "run" / "probe").glob("*.npz"):
         np.testing.assert_array_equal(np.load(path)["scores"], 0.0)
@@ -181,7 +180,9 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_step(data, tmp_path):
     config = world.config(
         data, optim=Optim(learning_rate=1e30, clip=0.0, warmup="0 steps"), select=Select()
     )
-    with pytest.raises(loop.NonFinite, match=r"run: (loss|grad_norm) is (nan|inf) at update \d+"):
+    with pytest.raises(
+        loop.NonFiniteError, match=r"run: (loss|grad_norm) is (nan|inf) at update \d+"
+    ):
         loop.run(config, tmp_path / "run")
 
 
@@ -200,7 +201,7 @@ def test_a_folder_of_another_config_is_refused_and_untouched(data, straight):
 
 def test_a_folder_that_is_no_run_is_refused(data, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="not empty and no run of ours"):
+    with pytest.raises(ConfigError, match="directory is not empty and has no config.json"):
         loop.run(world.config(data), tmp_path)
 
 
@@ -208,7 +209,7 @@ def test_a_reference_of_another_shape_names_the_parameter(data, straight, tmp_pa
     folder, _ = straight
     from active_learning.models import MLP
 
-    loaded = Reference(kind="loaded", path=str(folder / "reference"))
+    loaded = Loaded(path=str(folder / "reference"))
     config = world.config(data, scorer=MLP(width=9, depth=1), reference=loaded)
     with pytest.raises(
         ConfigError,
@@ -219,7 +220,7 @@ def test_a_reference_of_another_shape_names_the_parameter(data, straight, tmp_pa
 
 def test_a_reference_trained_otherwise_is_not_taken_for_this_one(data, straight, tmp_path):
     folder, _ = straight
-    longer = Reference(path=str(folder / "reference"), total="30 steps", batch_size=16)
+    longer = Trained(path=str(folder / "reference"), total="30 steps", batch_size=16)
     with pytest.raises(
         ConfigError, match=r"another config \(config\.total: '20 steps' there, '30 steps' here\)"
     ):
@@ -227,7 +228,7 @@ def test_a_reference_trained_otherwise_is_not_taken_for_this_one(data, straight,
 
 
 def test_there_must_be_a_complete_run_to_load(data, tmp_path):
-    nothing = Reference(kind="loaded", path=str(tmp_path / "nowhere"))
+    nothing = Loaded(path=str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="nowhere': no complete run there"):
         loop.run(world.config(data, reference=nothing), tmp_path / "run")
 
@@ -249,7 +250,7 @@ def test_there_must_be_a_complete_run_to_load(data, tmp_path):
         ),
         (
             {"split": Split(parts=PARTS | {"test": 10})},
-            r"config\.split\.parts: 'test' is the name of a set to evaluate on",
+            r"config\.split\.parts: 'test' is the name of an evaluation set",
         ),
         ({"split": Split(parts=PARTS, labels={"test": "clean"})}, "no part is named 'test'"),
         (
@@ -257,19 +258,20 @@ def test_there_must_be_a_complete_run_to_load(data, tmp_path):
             "config.evaluate: part 'tune' holds no examples",
         ),
         (
-            {"reference": Reference(part="gate")},
-            r"config\.reference\.part='gate': config\.evaluate judges on it",
+            {"reference": Trained(part="gate")},
+            r"config\.reference\.part='gate' is also an evaluation set",
         ),
         (
-            {"reference": Reference(total="20 %", batch_size=16)},
-            r"^config\.reference, as a run of its own: config\.total='20 %': a share",
+            {"reference": Trained(total="20 %", batch_size=16)},
+            r"^config\.reference, as a run of its own: config\.total='20 %': a percentage",
         ),
         (
-            {"reference": Reference(kind="crossfitted", total="2 steps 3 epochs", batch_size=16)},
-            r"^config\.reference, as a run of its own: config\.total='2 steps 3 epochs': two durations",
+            {"reference": CrossFitted(total="2 steps 3 epochs", batch_size=16)},
+            r"^config\.reference, as a run of its own: "
+            r"config\.total='2 steps 3 epochs': two durations",
         ),
         (
-            {"reference": Reference(part="x")},
+            {"reference": Trained(part="x")},
             r"^config\.reference\.part='x': no part is named so; parts: pool, reference, gate",
         ),
         (
@@ -277,8 +279,13 @@ def test_there_must_be_a_complete_run_to_load(data, tmp_path):
             r"config\.select\.until='auto' compares .* policy 'hard' has not both",
         ),
         (
-            {"select": Select(policy=dataclasses.replace(policies.offline_filter, keep=0.03))},
-            r"config\.select\.policy\.keep=0\.03: 12 of 400 examples are less than a batch",
+            {
+                "select": Select(
+                    policy=dataclasses.replace(policies.offline_filter, pool_fraction=0.03)
+                )
+            },
+            r"config\.select\.policy\.pool_fraction=0\.03: "
+            r"12 of 400 examples are less than a batch",
         ),
         ({"total": "1.000.000 examples"}, r"config\.total='1\.000\.000 examples'"),
     ],
@@ -291,7 +298,7 @@ def test_bad_configs_are_refused_before_anything_is_written(data, tmp_path, chan
 
 
 def test_a_run_that_never_began_leaves_its_folder_to_the_next_config(data, straight, tmp_path):
-    nothing = Reference(kind="loaded", path=str(tmp_path / "nowhere"))
+    nothing = Loaded(path=str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="no complete run there"):
         loop.run(world.config(data, reference=nothing), tmp_path / "run")
     found = dataclasses.replace(nothing, path=str(straight[0] / "reference"))
@@ -319,7 +326,7 @@ def lost_scores(inputs, policy_state):
 
 def test_scores_that_are_no_numbers_stop_the_run_with_the_step(data, tmp_path):
     policy = policies.Policy("lost", lost_scores)
-    with pytest.raises(loop.NonFinite, match="run: the mean score is nan at update 1"):
+    with pytest.raises(loop.NonFiniteError, match="run: the mean score is nan at update 1"):
         loop.run(world.config(data, select=Select(policy=policy, ratio=4)), tmp_path / "run")
 
 
@@ -332,9 +339,7 @@ def test_a_gate_that_decides_is_on_the_training_clock(data, straight, tmp_path, 
 
     monkeypatch.setattr(Evaluation, "gate", slow)
     monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    given = {
-        "reference": Reference(kind="loaded", path=str(straight[0] / "reference"), charge=False)
-    }
+    given = {"reference": Loaded(path=str(straight[0] / "reference"), charge=False)}
     spent = {}
     for until in ("auto", "60 %"):
         select = Select(policy=policies.learnability, ratio=4, until=until)
@@ -349,10 +354,10 @@ def test_a_gate_that_decides_is_on_the_training_clock(data, straight, tmp_path, 
 
 def test_recomputation_of_the_reference_is_in_no_account(data, tmp_path, monkeypatch):
     flops = dict.fromkeys(ACCOUNTS, 1.0) | {"recompute": 100.0}
-    told = {"final": {}, "flops": flops, "train_seconds": 2.0, "step": 3}
     it = build(world.config(data))
-    params = it.scorer_task.init(it.scorer, jax.random.key(0))
-    monkeypatch.setattr(train, "reference_of", lambda *_: (told, params))
+    params = it.init_scorer(jax.random.key(0))
+    told = Obtained(params, flops=flops, train_seconds=2.0, step=3)
+    monkeypatch.setattr(Trained, "obtain", lambda *_: told)
     summary = loop.run(world.config(data, total="1 steps"), tmp_path / "run")
     assert (summary["flops"]["reference_train"], summary["flops"]["recompute"]) == (5.0, 100.0)
     assert summary["reference"]["flops"] == 5.0

@@ -1,4 +1,6 @@
-"""Selection and training apart: the same choices as in one step, decided one update ahead, never waited for, and resumed exactly."""
+"""Selection and training apart: the same choices as in one step, decided one update ahead, never
+waited for, and resumed exactly.
+"""
 
 import dataclasses
 import gzip
@@ -11,13 +13,16 @@ import numpy as np
 import pytest
 
 import active_learning as al
+from active_learning.core import sharding
 from active_learning.config import ConfigError
-from active_learning.core.step import follow_step
+from active_learning.core.step import train_on_selection
 from active_learning.data.sources.source import join_id
-from active_learning.settings import Checkpoint, Evaluate, Optim, Reference, Select
+from active_learning.references import Trained
+from active_learning.settings import Checkpoint, Evaluate, Optim, Select
 from active_learning.train import loop
-from active_learning.train.build import build, first_state, loader_of
-from active_learning.train.updates import Updates, with_pending
+from active_learning.train import updates as updates_module
+from active_learning.train.build import build, first_state
+from active_learning.train.updates import UpdateRunner, with_pending
 from tests import toy, world
 from tests.data.photos import write_folder
 from tests.data.sources.test_image_folder import settings
@@ -39,7 +44,7 @@ def config(folder, **changes):
         "batch_size": b,
         "total": f"{STEPS} steps",
         "select": chosen_by(schedule=schedule),
-        "reference": Reference(),
+        "reference": Trained(),
         "scorer_optim": Optim(
             learning_rate=0.03, warmup="0 steps"
         ),  # every update of the online model changes who is chosen
@@ -55,16 +60,18 @@ def folder(tmp_path_factory):
 
 def candidates(it, step: int):
     """The super-batch of a step in both views, all rows read in full."""
-    loader = loader_of(it, 0)
+    loader = it.loader(0)
     rows, epochs = loader.stream.at(step * b * RATIO, b * RATIO)
     loader.close()
     part = it.data.train
     whole = part.batch(rows, epochs, small=True) | {"image": part.batch(rows, epochs)["image"]}
-    return jax.device_put(whole, al.sharding.over_data(it.mesh))
+    return jax.device_put(whole, sharding.batch_sharding(it.mesh))
 
 
 def reading_both(it):
-    """The recipe for batches with both views: the small one is scored, and the online model trains on the augmented full one."""
+    """The recipe for batches with both views: the small one is scored, and the online model trains
+    on the augmented full one.
+    """
     return dataclasses.replace(
         it.recipe,
         augment=lambda y, key: it.recipe.augment({k: y[k] for k in y if k != "image_small"}, key),
@@ -80,13 +87,13 @@ def same(ours, theirs):
 def test_a_second_look_chooses_and_trains_as_the_step_that_has_read_everything(folder):
     it = build(config(folder))
     assert (
-        it.deferred
-        and it.scorer_task.image_shape == (8, 8, 3)
-        and it.task.image_shape == (16, 16, 3)
+        it.two_stage_decode
+        and it.scorer_view.image_shape == (8, 8, 3)
+        and it.view.image_shape == (16, 16, 3)
     )
-    fused, state, loader = first_state(it), first_state(it), loader_of(it, 0)
+    fused, state, loader = first_state(it), first_state(it), it.loader(0)
     updates, step = (
-        Updates(it, loader, restored=False),
+        UpdateRunner(it, loader, restored=False),
         jax.jit(partial(al.train_step, reading_both(it))),
     )
     updates.compile(state, True)
@@ -113,8 +120,8 @@ def test_only_what_was_chosen_is_decoded_in_full(folder, monkeypatch):
         "_image",
         lambda self, row, size: whole.append(row) or np.zeros((size, size, 3), np.uint8),
     )
-    state, loader = first_state(it), loader_of(it, 0)
-    updates = Updates(it, loader, restored=False)
+    state, loader = first_state(it), it.loader(0)
+    updates = UpdateRunner(it, loader, restored=False)
     updates.compile(state, True)
     whole.clear()
     _, said = updates(state, True, True)
@@ -138,11 +145,13 @@ def ahead(folder, tmp_path_factory):
 
 
 def test_selecting_ahead_scores_with_the_online_model_of_the_update_before(folder, ahead):
-    """The run, its two-stage reading included, against the plain functions called in the order that defines it."""
+    """The run, its two-stage reading included, against the plain functions called in the order that
+    defines it.
+    """
     it = build(config(folder, schedule="ahead"))
     state = first_state(it)
     select, follow = (
-        jax.jit(partial(step, reading_both(it))) for step in (al.select_step, follow_step)
+        jax.jit(partial(step, reading_both(it))) for step in (al.select_step, train_on_selection)
     )
     _, chosen = select(state, candidates(it, 0))
     expected = []
@@ -177,8 +186,8 @@ def test_a_choice_made_ahead_is_dropped_when_the_window_closes(arrays):
     it = build(
         world.config(arrays, select=Select(policy=al.policies.hard, ratio=4, schedule="ahead"))
     )
-    state, loader = with_pending(it, first_state(it)), loader_of(it, 0)
-    updates = Updates(it, loader, restored=False)
+    state, loader = with_pending(it, first_state(it)), it.loader(0)
+    updates = UpdateRunner(it, loader, restored=False)
     for active in (True, False):
         updates.compile(state, active)
     for _ in range(2):
@@ -192,7 +201,9 @@ def test_a_choice_made_ahead_is_dropped_when_the_window_closes(arrays):
 
 @pytest.mark.parametrize("schedule", ["exact", "ahead"])
 def test_an_update_is_dispatched_without_waiting_for_the_device(arrays, schedule):
-    """A sentinel: the update ends with a long computation, and the call is back before it is done."""
+    """A sentinel: the update ends with a long computation, and the call is back before it is
+    done.
+    """
 
     def slow(batch, key):
         x = jax.lax.fori_loop(0, 500, lambda _, x: jnp.tanh(x @ x), jnp.eye(256) / 2)
@@ -203,23 +214,23 @@ def test_an_update_is_dispatched_without_waiting_for_the_device(arrays, schedule
         jax.devices()[:1],
     )
     it = dataclasses.replace(it, recipe=dataclasses.replace(it.recipe, augment=slow))
-    state, loader = with_pending(it, first_state(it)), loader_of(it, 0)
-    updates = Updates(it, loader, restored=False)
+    state, loader = with_pending(it, first_state(it)), it.loader(0)
+    updates = UpdateRunner(it, loader, restored=False)
     updates.compile(state, True)
     for _ in range(2):
         state, said = updates(state, True, True)
-        assert not said.figures["loss"].is_ready()
+        assert not said.metrics["loss"].is_ready()
     jax.block_until_ready(state)
-    assert loader.waited < 0.05  # the device was busy all the time
+    assert loader.stall_seconds < 0.05  # the device was busy all the time
     loader.close()
 
 
 def test_one_trace_inside_the_window_and_one_after_it(arrays, tmp_path, monkeypatch):
     traced = []
     for step in ("train_step", "uniform_step"):
-        original = getattr(schedule, step)
+        original = getattr(updates_module, step)
         monkeypatch.setattr(
-            schedule,
+            updates_module,
             step,
             lambda *a, original=original: traced.append(original.__name__) or original(*a),
         )
@@ -240,7 +251,7 @@ def test_one_trace_inside_the_window_and_one_after_it(arrays, tmp_path, monkeypa
     [
         (
             {"select": chosen_by(schedule="later")},
-            "config.select.schedule='later': expected 'exact' or 'ahead'",
+            "config.select.schedule='later': expected one of 'exact', 'ahead'",
         ),
         (
             {"select": chosen_by(al.policies.rho)},

@@ -7,13 +7,14 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from active_learning.config import setting
 from active_learning.data import classes, limits
 from active_learning.data.classes import Classes
 from active_learning.data.sources import paths
@@ -39,19 +40,18 @@ class Arrays(SourceSection):
     `class_names` (strings) names them.
     """
 
-    # The folder; '': the folder `name` within that of the environment variable
-    # ACTIVE_LEARNING_DATA.
-    path: str = ""
+    # The folder; '': the folder `name` in that of the environment variable ACTIVE_LEARNING_DATA.
+    # Where the data lie is no part of a run's identity; their content hash is compared instead.
+    path: str = setting("", hashed=False)
     name: str = ""  # e.g. 'cifar10n'
     label: str = "label"  # column trained on
     clean_label: str = (
         "label"  # column with the true labels, for reports and the test set; '': unknown
     )
     # px of the view that scorers see, 0: the same view
-    small: int = field(default=0, metadata={"late": True})
-    limits: float = field(
-        default=1.0, metadata={"habit": True, "late": True}
-    )  # factor on the limits of data/limits.py
+    small: int = setting(0, at_least=0)
+    # Factor on the limits of data/limits.py.
+    limits: float = setting(1.0, above=0.0, hashed=False)
 
     def root(self) -> Path:
         """Where the archives are. Raises DataError when neither `path` nor the environment says."""

@@ -5,11 +5,12 @@ classes, what is held out.
 import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int32
 
+from active_learning.config import setting
 from active_learning.data import classes, limits, splits, text
 from active_learning.data.classes import Classes
 from active_learning.data.sources import paths
@@ -24,7 +25,8 @@ from active_learning.data.sources.source import Opened, SourceSection, check_sma
 class DiskSection(SourceSection):
     """Keys that all sources on disk share."""
 
-    path: str = ""
+    # Where the data lie is no part of a run's identity; their content hash is compared instead.
+    path: str = setting("", hashed=False)
     # px: images are resized to cover size x size, and the center is cut out; 0: their own size, at
     # most LARGEST.
     size: int = 64
@@ -36,9 +38,10 @@ class DiskSection(SourceSection):
     # Fraction that becomes the test set, stratified, by picture, where the data bring none of their
     # own.
     holdout: float = 0.1
-    threads: int = field(default=0, metadata={"habit": True})  # decoding threads, 0: one a core
+    # Decoding threads; 0: one a core.
+    threads: int = setting(0, at_least=0, hashed=False)
     # Factor on all limits of data/limits.py.
-    limits: float = field(default=1.0, metadata={"habit": True, "late": True})
+    limits: float = setting(1.0, above=0.0, hashed=False)
 
     def check(self) -> None:
         """Raises DataError naming the first key that cannot be."""
@@ -183,8 +186,7 @@ class DiskSection(SourceSection):
         problems: Problems,
         is_test: bool,
     ) -> dict[str, Int32[np.ndarray, "n"]]:
-        """Class numbers of each label column; rows without one are dropped from `keep` and counted.
-        """
+        """Class numbers of each label column; rows without one are dropped from `keep` and counted."""
         wanted = self._label_columns
         if (
             is_test and self.clean_label

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from active_learning.config import setting
 from active_learning.data import classes, images, text
 from active_learning.data.sources import layouts, paths, tables
 from active_learning.data.sources.disk_section import DiskSection
@@ -36,7 +37,7 @@ class ImageFolder(DiskSection):
 
     image: str = ""  # column of a table with the images' paths; '': one of the usual names
     # Folder that a table's paths are relative to; '': the table's, or one in it that holds them.
-    root: str = ""
+    root: str = setting("", hashed=False)
 
     def listings(self) -> tuple[Listing, Listing | None]:
         root = paths.local(self.path)

@@ -34,7 +34,7 @@ class Mixture(SourceSection):
 
     @property
     def small(self) -> int:
-        """px of the small view of all sources, 0 where they have none of one size."""
+        """Px of the small view of all sources, 0 where they have none of one size."""
         return _common_small(self.sources.values())
 
     def open(self) -> Opened:
@@ -143,7 +143,7 @@ class Mixed(Source):
         return np.searchsorted(self._starts, indices, "right") - 1
 
     def gather(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
-        """image uint8, and `bad`: rows that cannot be read."""
+        """Image uint8, and `bad`: rows that cannot be read."""
         return self._each(lambda source, rows: source.gather(rows), indices)
 
     def gather_small(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from active_learning.config import setting
 from active_learning.data.sources import paths
 from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import open_regular
@@ -44,7 +45,7 @@ class Originals(SourceSection):
     ids are places in the files.
     """
 
-    path: str = ""
+    path: str = setting("", hashed=False)
     label: str = "label"
 
     def open(self) -> Opened:

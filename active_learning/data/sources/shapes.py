@@ -7,11 +7,12 @@ known fraction of the training labels is corrupted, each of the other classes be
 """
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
+from active_learning.config import setting
 from active_learning.data.order import hash64
 from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.source import Memory, Opened, SourceSection, check_small
@@ -46,7 +47,7 @@ class Shapes(SourceSection):
     label: str = "label"  # column trained on
     clean_label: str = "clean"  # column with the true labels, for reports and the test set
     # px of the view that scorers see, 0: the same view
-    small: int = field(default=0, metadata={"late": True})
+    small: int = setting(0, at_least=0)
 
     def open(self) -> Opened:
         """Draws both splits. Raises DataError naming the key."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
+from active_learning.config import setting
 from active_learning.data.sources import layouts, paths
 from active_learning.data.sources.disk_section import DiskSection
 from active_learning.data.sources.errors import DataError
@@ -28,9 +29,9 @@ class ShardSection(DiskSection):
     suffix: ClassVar[str] = ""
 
     # Shards of the test set; '': those named test*, else val*, else a fraction is held out.
-    test_path: str = ""
+    test_path: str = setting("", hashed=False)
     # Folder for the indices; '': beside the shards, and in the user's cache where that cannot be.
-    cache: str = ""
+    cache: str = setting("", hashed=False)
 
     def listing(self, paths: Sequence[str], notes: dict[str, str]) -> Listing:
         """One listing over shards. Raises DataError or OSError."""
@@ -138,7 +139,7 @@ def accounts(indices: Sequence[Index]) -> tuple[dict[int, str], LeftOut]:
 
 
 def ids_of(shard: np.ndarray, columns: dict[str, list[Any]]) -> np.ndarray:
-    """shard << 32 | place in the shard, or the stored ids where there are some (an example without
+    """Shard << 32 | place in the shard, or the stored ids where there are some (an example without
     one then gets 1 << 47 | the former).
     """
     place = np.arange(len(shard)) - np.searchsorted(shard, shard)

@@ -111,8 +111,7 @@ def _name(head: bytes) -> str:
 
 
 def _target(name: str, link: str, kind: bytes) -> str:
-    """The name within the archive that a link means: a symbolic one is relative to its own folder.
-    """
+    """The name within the archive that a link means: a symbolic one is relative to its own folder."""
     if kind == b"2" and link:
         return posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
     return link

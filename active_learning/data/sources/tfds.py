@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from active_learning.config import setting
 from active_learning.data import classes, images
 from active_learning.data.sources import paths, shards
 from active_learning.data.sources.disk_section import DiskSection
@@ -34,13 +35,13 @@ class Tfds(DiskSection):
     else places in the split.
     """
 
-    path: str = "~/tensorflow_datasets"
+    path: str = setting("~/tensorflow_datasets", hashed=False)
     name: str = ""
     version: str = ""
     train_split: str = "train"
     test_split: str = "test"  # '': none, or not there: a share is held out
     image: str = "image"
-    cache: str = ""  # folder for the indices; '': beside the records
+    cache: str = setting("", hashed=False)  # folder for the indices; '': beside the records
 
     def listings(self) -> tuple[Listing, Listing | None]:
         folder = (

@@ -63,8 +63,7 @@ class WebDataset(ShardSection):
 
 @dataclass(frozen=True, eq=False)
 class _Members(Files):
-    """Places of images in tars: offset and size of the image, and of its small view (size 0: none).
-    """
+    """Places of images in tars: offset and size of the image, and of its small view (size 0: none)."""
 
     files: Sequence[Stored]
     shard: np.ndarray  # (n,)

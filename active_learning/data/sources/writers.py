@@ -40,8 +40,7 @@ class RecordShard:
 
 
 class TarShard:
-    """NAME.tar in the WebDataset layout: ID.jpg (or the image's own suffix), ID.json, ID.small.jpg.
-    """
+    """NAME.tar in the WebDataset layout: ID.jpg (or the image's own suffix), ID.json, ID.small.jpg."""
 
     suffix = ".tar"
 

@@ -14,9 +14,11 @@ from active_learning.data.loader import Candidates, Loader
 from active_learning.data.sources.image_folder import ImageFolder
 from active_learning.data.sources.source import DataError, Source, channel_stats
 from active_learning.models import ViT
-from active_learning.settings import Evaluate, Reference, Select, Split
-from active_learning.train.build import build, open_data
+from active_learning.references import Trained
+from active_learning.settings import Evaluate, Select, Split
+from active_learning.train.build import build
 from active_learning.train.loop import run
+from active_learning.train.open_data import open_data
 from tests import world
 from tests.data.photos import COLOURS, blob, picture, write_folder
 
@@ -75,7 +77,7 @@ def test_tables(tmp_path, suffix):
         text = "\n".join(json.dumps(row) for row in rows)
     else:
         mark = "," if suffix == "csv" else "\t"
-        quoted = lambda v: f'"{v}"'  # noqa: E731
+        quoted = lambda v: f'"{v}"'
         text = "\n".join(
             [mark.join(rows[0])] + [mark.join(map(quoted, row.values())) for row in rows]
         )
@@ -207,7 +209,7 @@ def test_the_loop_runs_on_a_folder_and_resumes_exactly(tmp_path):
     write_folder(tmp_path / "data", each=60)
     (tmp_path / "data" / "red" / "007.png").write_bytes(b"no image at all")
     config = settings(
-        tmp_path / "data", batch_size=8, reference=Reference(total="4 steps", batch_size=8)
+        tmp_path / "data", batch_size=8, reference=Trained(total="4 steps", batch_size=8)
     )
     config = dataclasses.replace(
         config, total="6 steps", select=dataclasses.replace(config.select, ratio=2)
@@ -221,7 +223,7 @@ def test_the_loop_runs_on_a_folder_and_resumes_exactly(tmp_path):
     lines = [
         json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
     ]
-    assert [line["data/unusable"] for line in lines if "data/unusable" in line][-1] == 1
+    assert [line["data/bad_examples"] for line in lines if "data/bad_examples" in line][-1] == 1
 
 
 def test_the_size_is_found_from_the_images(tmp_path):
@@ -270,6 +272,6 @@ def test_without_labels(tmp_path):
 def test_what_is_found_is_in_the_run(tmp_path):
     write_folder(tmp_path, each=40)
     it = build(settings(tmp_path, select=Select(), evaluate=Evaluate(gate="")))
-    assert it.task.num_classes == 3
-    assert it.task.image_shape == (16, 16, 3)
-    assert np.allclose(it.task.mean, np.mean(list(COLOURS.values()), 0) / 255, atol=0.02)
+    assert it.view.num_classes == 3
+    assert it.view.image_shape == (16, 16, 3)
+    assert np.allclose(it.view.mean, np.mean(list(COLOURS.values()), 0) / 255, atol=0.02)

@@ -13,7 +13,8 @@ from active_learning.data.sources.image_folder import ImageFolder
 from active_learning.data.sources.mixture import Mixture
 from active_learning.data.sources.source import DataError, Source
 from active_learning.settings import Evaluate, Select, Split
-from active_learning.train.build import build, open_data
+from active_learning.train.build import build
+from active_learning.train.open_data import open_data
 from active_learning.train.overview import problems
 from tests import world
 from tests.data.photos import blob, write_folder

@@ -84,7 +84,7 @@ def test_the_index_is_made_once_and_anew_when_the_tar_changes(tmp_path, monkeypa
         "make_index",
         lambda file, make=webdataset.make_index: made.append(file.name) or make(file),
     )
-    opened = lambda **keys: WebDataset(path=str(path), size=16, holdout=0.25, **keys).open()  # noqa: E731
+    opened = lambda **keys: WebDataset(path=str(path), size=16, holdout=0.25, **keys).open()
     first = opened()
     assert (tmp_path / "x.tar.index.npz").exists()
     again = opened()

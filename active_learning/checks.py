@@ -1,0 +1,179 @@
+"""Checks of a config that need no data, and its durations in updates.
+
+Ranges of single keys are declared at the fields (`config.setting`); here is what relates keys.
+"""
+
+from dataclasses import dataclass
+
+from active_learning.config import ConfigError, check_ranges, to_steps
+from active_learning.settings import Config
+
+# Latest end of the window with until='auto', in % of the run: late in the decay of the learning
+# rate, uniform sampling gives the best final accuracy (docs/choosing.md).
+AUTO_LATEST = 60
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """A config's durations in updates.
+
+    Attributes:
+      total: Updates of the run.
+      window: Updates in which selection is on; the most there can be when `until` is 'auto'.
+      evaluate, log, checkpoint: Intervals.
+      warmup, scorer_warmup: Updates of learning-rate warm-up.
+      ema: Half-life of the moving average of the learner's weights; 0: none.
+    """
+
+    total: int
+    window: int
+    evaluate: int
+    log: int
+    checkpoint: int
+    warmup: int
+    scorer_warmup: int
+    ema: int
+
+
+def resolve(config: Config, pool: int, devices: int) -> StepCounts:
+    """Checks a config and converts its durations.
+
+    Args:
+      config: The config.
+      pool: Examples that candidates are drawn from.
+      devices: Devices of the mesh.
+
+    Raises:
+      ConfigError: Names the key that cannot work.
+    """
+    check_ranges(config)
+    _check_devices(config, devices)
+    config.reference.check(config)
+    _check_filter(config)
+    _check_reuse(config)
+    config.augmentation.check()
+    config.task.check(config)
+    _check_views(config)
+    _check_auto(config)
+    _check_pool(config, pool)
+    if config.select.replay and config.select.policy.needs:
+        raise ConfigError(
+            f"config.select.replay={config.select.replay!r}: its choices are given, so "
+            "config.select.policy must be uniform"
+        )
+    return _step_counts(config, pool)
+
+
+def _step_counts(config: Config, pool: int) -> StepCounts:
+    def steps(duration: str, key: str, total: int | None = None) -> int:
+        name, b = f"config.{key}", config.batch_size
+        return to_steps(duration, name, batch_size=b, pool=pool, total=total)
+
+    total = steps(config.total, "total")
+    auto = config.select.until == "auto"
+    until = steps(f"{AUTO_LATEST} %" if auto else config.select.until, "select.until", total)
+    return StepCounts(
+        total=total,
+        window=min(until, total) if config.select.policy.needs else 0,
+        evaluate=max(1, steps(config.evaluate.every, "evaluate.every", total)),
+        log=max(1, steps(config.log.every, "log.every", total)),
+        checkpoint=max(1, steps(config.checkpoint.every, "checkpoint.every", total)),
+        warmup=steps(config.optim.warmup, "optim.warmup", total),
+        scorer_warmup=steps(config.scorer_optim.warmup, "scorer_optim.warmup", total),
+        ema=steps(config.ema, "ema", total),
+    )
+
+
+def _check_devices(config: Config, devices: int) -> None:
+    b, select, accum = config.batch_size, config.select, config.grad_accum_steps
+    if b % devices:
+        raise ConfigError(f"config.batch_size={b}: not divisible by the {devices} devices")
+    if devices % config.fsdp:
+        raise ConfigError(f"config.fsdp={config.fsdp}: does not divide the {devices} devices")
+    if select.score_chunk and (b * select.ratio // devices) % select.score_chunk:
+        raise ConfigError(
+            f"config.select.score_chunk={select.score_chunk}: must divide the "
+            f"{b * select.ratio // devices} candidates of a device"
+        )
+    if b % (accum * devices):
+        raise ConfigError(
+            f"config.grad_accum_steps={accum}: must divide the {b // devices} examples of a "
+            f"device (config.batch_size={b})"
+        )
+
+
+def _check_filter(config: Config) -> None:
+    policy, reference = config.select.policy, config.reference
+    if not 0 < policy.pool_fraction <= 1:
+        raise ConfigError(
+            f"config.select.policy.pool_fraction={policy.pool_fraction}: expected a fraction of "
+            "the pool in (0, 1]"
+        )
+    if policy.pool_fraction < 1 and not reference.exists_before:
+        raise ConfigError(
+            f"config.reference.kind={reference.kind_name!r}: {policy.name!r} scores once, with a "
+            "reference that exists before the run"
+        )
+
+
+def _check_reuse(config: Config) -> None:
+    policy = config.select.policy
+    if not policy.reuse_forward:
+        return
+    if "learner" not in policy.needs or "online" in policy.needs:
+        raise ConfigError(
+            f"config.select.policy: {policy.name!r} reuses a forward pass, so it can only score "
+            "with the learner"
+        )
+    for key, value, only in (
+        ("select.schedule", config.select.schedule, "exact"),
+        ("grad_accum_steps", config.grad_accum_steps, 1),
+        ("data.small", config.data.small, 0),
+    ):
+        if value != only:
+            raise ConfigError(
+                f"config.{key}={value!r}: {policy.name!r} scores and trains in one pass, so it "
+                f"must be {only!r}"
+            )
+
+
+def _check_views(config: Config) -> None:
+    small = config.data.small
+    if config.small_view and not small:
+        raise ConfigError(
+            "config.small_view=True: there is no small view, config.data.small is not set"
+        )
+    if small and not config.small_view and "learner" in config.select.policy.needs:
+        raise ConfigError(
+            f"config.data.small={small}: a small view is for the small models, but policy "
+            f"{config.select.policy.name!r} scores with the learner, which sees the full one"
+        )
+
+
+def _check_pool(config: Config, pool: int) -> None:
+    policy, b, ratio = config.select.policy, config.batch_size, config.select.ratio
+    holds = f"but {config.split.train_on} holds {pool} examples"
+    if policy.needs and ratio * b > pool:
+        raise ConfigError(f"config.select.ratio={ratio}: {ratio * b} candidates a step, {holds}")
+    if b > pool:
+        raise ConfigError(f"config.batch_size={b}: {holds}")
+    if (kept := round(policy.pool_fraction * pool)) < b:
+        raise ConfigError(
+            f"config.select.policy.pool_fraction={policy.pool_fraction}: {kept} of {pool} "
+            "examples are less than a batch"
+        )
+
+
+def _check_auto(config: Config) -> None:
+    policy = config.select.policy
+    if config.select.until != "auto":
+        return
+    if not config.evaluate.gate:
+        raise ConfigError(
+            "config.select.until='auto' needs a gate: name a part in config.evaluate.gate"
+        )
+    if policy.needs and not policy.uses_online_and_reference:
+        raise ConfigError(
+            "config.select.until='auto' compares the online model with the reference, and policy "
+            f"{policy.name!r} has not both"
+        )

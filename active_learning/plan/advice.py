@@ -1,0 +1,85 @@
+"""Whether selection can pay and what would help, from the costs and a reference's diagnostics."""
+
+from collections.abc import Iterator
+
+from active_learning.plan.cost_model import CostModel
+from active_learning.plan.diagnostics import ReferenceDiagnostics
+
+# Learner's over scorer's forward FLOPs below which scoring uses up most of what is saved.
+MIN_COST_RATIO = 15
+
+
+def advice_lines(
+    model: CostModel, reference: ReferenceDiagnostics | None, classes: int
+) -> Iterator[str]:
+    """What has to be saved for selection to pay, and which settings to change.
+
+    Args:
+      model: What the run costs.
+      reference: Diagnostics of an existing reference; None: there is none to look at.
+      classes: Number of classes.
+    """
+    yield ""
+    if not model.policy.needs:
+        yield "advice: uniform training; there is nothing to break even"
+        return
+    yield from _cost_advice(model)
+    if reference is None:
+        yield (
+            "  whether selection breaks even depends on the data; "
+            "pass --reference=RUN to evaluate an existing reference"
+        )
+        return
+    yield from _reference_advice(model, reference, classes)
+
+
+def _cost_advice(model: CostModel) -> Iterator[str]:
+    now = model.break_even(model.ratio, "none")
+    cheaper = model.learner.forward / model.scorer.forward
+    yield (
+        "advice: selection pays if it reaches uniform's final accuracy in less than "
+        f"{now:.0%} of uniform's updates"
+    )
+    if "learner" in model.policy.needs:
+        yield (
+            "  the learner scores, so a smaller scorer cannot make this cheaper; "
+            "a policy with an online model can"
+        )
+    elif cheaper < MIN_COST_RATIO:
+        yield (
+            f"  the scorer is only {cheaper:.0f}x cheaper than the learner: below "
+            f"{MIN_COST_RATIO}x scoring uses up most of the savings; use a smaller scorer"
+        )
+    if now < 0.5:
+        yield (
+            "  more than half of the updates must be saved: lower select.ratio, end selection "
+            "earlier (select.until) or reuse a reference (levels above)"
+        )
+
+
+def _reference_advice(
+    model: CostModel, reference: ReferenceDiagnostics, classes: int
+) -> Iterator[str]:
+    if reference.agreement < 2 / classes:
+        yield (
+            "  the reference is hardly better than chance on these labels, so its scores are "
+            "noise; train it longer or on better data"
+        )
+    if reference.ess_fraction > 0.9:
+        yield "  sampling is nearly uniform: lower select.temperature, or set select.standardize"
+    if reference.ess_fraction < 1 / model.ratio:
+        yield (
+            "  the effective sample is smaller than the sub-batch, so selection is nearly top-k; "
+            "raise select.temperature"
+        )
+    if reference.corrupted_pool is not None and reference.corrupted_pool > 0.02:
+        avoids = reference.corrupted_selected < 0.9 * reference.corrupted_pool
+        yield (
+            f"  the first selection {'avoids' if avoids else 'does not avoid'} corrupted labels "
+            f"({reference.corrupted_selected:.0%} of the selected, "
+            f"{reference.corrupted_pool:.0%} of the pool)"
+        )
+    yield (
+        "  the gain lasts while the reference beats the online model; "
+        "end selection there with select.until"
+    )

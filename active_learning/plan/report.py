@@ -1,0 +1,129 @@
+"""The plan of a run as lines of text."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from active_learning.config import ConfigError
+from active_learning.data.sources.source import DataError
+from active_learning.plan.abstract import build_abstract
+from active_learning.plan.advice import advice_lines
+from active_learning.plan.cost_model import (
+    cost_lines,
+    cost_model_of,
+    memory_lines,
+    scorer_costs,
+    scorer_image_shape,
+)
+from active_learning.plan.diagnostics import diagnose_reference, diagnostics_lines
+from active_learning.plan.pod_lines import pod_lines
+from active_learning.plan.topology import devices_of
+from active_learning.references import Trained
+from active_learning.settings import Config
+from active_learning.train.build import Experiment, abstract_state, build
+
+
+@dataclasses.dataclass(frozen=True)
+class Assumptions:
+    """Sizes to plan for where the data cannot be opened, and the assumed MFU of the chips."""
+
+    image_size: int = 224
+    classes: int = 1000
+    examples: int = 1_281_167
+    mfu: float = 0.5
+
+
+def plan_lines(
+    config: Config, assumed: Assumptions, topology: str = "", reference: Path | None = None
+) -> Iterator[str]:
+    """All lines of the plan.
+
+    Args:
+      config: The config to plan.
+      assumed: What is not known.
+      topology: TPU slice to compile the step for; empty: none.
+      reference: Run folder of a reference to evaluate.
+
+    Raises:
+      ConfigError: For a config, topology or reference that cannot be used.
+      DataError: Where a reference is to be evaluated without data.
+    """
+    # First, since an unknown topology ends the plan.
+    chips = devices_of(topology) if topology else []
+    experiment = None
+    try:
+        experiment = build(_without_reference(config), jax.devices()[:1])
+    except DataError as error:
+        if reference:
+            raise
+        shape, classes, examples = (
+            (assumed.image_size,) * 2 + (3,),
+            assumed.classes,
+            assumed.examples,
+        )
+        what = "with captions" if config.task.text else f"in {classes:,} classes"
+        yield (
+            f"no data ({error}); planned for {examples:,} images of {assumed.image_size} px {what}"
+        )
+        view = config.task.view_of(config, shape, classes, (0.5,) * 3, (0.5,) * 3)
+        learner = config.task.specialize(config.learner, view)
+        scorer = config.task.specialize(config.scorer, view)
+    else:
+        shape, classes = experiment.view.image_shape, experiment.data.num_classes
+        examples = len(experiment.data.train)
+        learner, scorer = experiment.learner, experiment.scorer
+    model = cost_model_of(config, learner, scorer, examples, shape)
+    small = scorer_image_shape(config, shape)
+    yield from cost_lines(model, scorer_costs(learner, scorer, shape, small))
+    here = build_abstract(
+        dataclasses.replace(config, fsdp=1), shape, classes, examples, jax.devices()[:1]
+    )
+    yield from memory_lines(_state_bytes(here), config.batch_size, config.select.ratio, shape)
+    if topology:
+        there = build_abstract(config, shape, classes, examples, chips)
+        yield from pod_lines(there, topology, assumed.mfu)
+    diagnostics = None
+    if reference and experiment:
+        _check_reference(config, reference)
+        diagnostics = diagnose_reference(experiment, reference)
+        yield from diagnostics_lines(diagnostics)
+    yield from advice_lines(model, diagnostics, classes)
+
+
+def _without_reference(config: Config) -> Config:
+    """The config with a reference that is not read from disk, as planning needs none there."""
+    return dataclasses.replace(config, reference=Trained())
+
+
+def _check_reference(config: Config, reference: Path) -> None:
+    if config.task.text:
+        raise ConfigError(
+            f"--reference={reference}: evaluating it here needs labels; "
+            "for image-text pairs use active_learning.evaluate"
+        )
+    if "reference" not in config.select.policy.needs:
+        raise ConfigError(
+            f"--reference={reference}: policy {config.select.policy.name!r} needs no reference"
+        )
+
+
+def _state_bytes(experiment: Experiment) -> dict[str, tuple[int, int]]:
+    """Bytes of parameters and optimizer state of the models that the state holds."""
+    state = abstract_state(experiment)
+    models = {
+        "learner": state.learner,
+        "ema": state.ema,
+        "online": state.online,
+        "reference": state.reference,
+    }
+    return {
+        name: (_bytes(model.params), _bytes(model.opt_state))
+        for name, model in models.items()
+        if model is not None
+    }
+
+
+def _bytes(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

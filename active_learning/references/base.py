@@ -1,0 +1,154 @@
+"""Where a reference comes from: the value behind `config.reference`, one class for each way."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+from jaxtyping import PyTree
+
+from active_learning.config import ConfigError, Section
+from active_learning.data.parts import Data
+
+# Trains one run: (config, workdir) -> its summary, or one with complete=False when it was stopped.
+TrainRun = Callable[[Any, Path], dict]
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """A reference that is ready for use.
+
+    Attributes:
+      params: Its parameters (K of them on a leading axis when cross-fitted); None when the run
+        itself holds or needs none.
+      metrics: Its own final metrics, where known.
+      flops: What its training cost, by account.
+      train_seconds, step: Wall-clock seconds and updates of its training.
+    """
+
+    params: PyTree | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    flops: dict[str, float] = field(default_factory=dict)
+    train_seconds: float = 0.0
+    step: int = 0
+
+
+class Reference(Section):
+    """A source of reference scores. It has the scorer's architecture.
+
+    `kind` in a config names one of the subclasses; each knows what it needs, what it refuses, what
+    it charges, and how its scores reach the step.
+    """
+
+    variants = True
+    default_kind: ClassVar[str] = "trained"
+
+    # Reference models that score each super-batch while the run trains.
+    models_scoring: ClassVar[int] = 1
+    # Whether the state holds reference parameters when the run begins.
+    has_params: ClassVar[bool] = True
+    # Whether it exists before the first update, so that it can score the whole pool once.
+    exists_before: ClassVar[bool] = True
+    # Whether it is trained along with the learner, on every super-batch.
+    trains_along: ClassVar[bool] = False
+    # Whether it is a model of its own, which summaries report.
+    reported: ClassVar[bool] = True
+    # Whether its training is on the run's bill.
+    charge: bool = True
+    # Folder or file it comes from or goes to; '': none, or WORKDIR/reference.
+    path: str = ""
+
+    def as_kind(self, kind: type["Reference"], **changes: Any) -> "Reference":
+        """A reference of another kind with the keys that both have, and `changes`."""
+        mine, theirs = ({f.name for f in dataclasses.fields(one)} for one in (self, kind))
+        names = mine & theirs
+        return kind(**{name: getattr(self, name) for name in names} | changes)
+
+    def check(self, config: Any) -> None:
+        """Refuses what cannot work with this config. Raises ConfigError."""
+
+    def own_runs(self, config: Any) -> dict[str, Any]:
+        """Configs of the runs that train it, by the subfolder of each ('' for a single one)."""
+        del config
+        return {}
+
+    def check_own_runs(self, config: Any, data: Data, resolve: Callable[[Any, int], Any]) -> None:
+        """Checks the runs that train it before anything is written.
+
+        Args:
+          config: The config of the run that needs the reference.
+          data: The data of that run.
+          resolve: Checks one config on a pool of so many examples; raises ConfigError.
+        """
+        for name, own in self.own_runs(config).items():
+            pool = self.pool_size(config, data, name)
+            try:
+                resolve(own, pool)
+            except ConfigError as error:
+                raise ConfigError(f"config.reference, as a run of its own: {error}") from error
+
+    def pool_size(self, config: Any, data: Data, name: str) -> int:
+        """Examples that its own run `name` trains on."""
+        raise NotImplementedError
+
+    def attach(self, config: Any, data: Data, view: str) -> tuple[Data, dict | None]:
+        """Joins the columns it brings to the data.
+
+        Returns:
+          The data, and its accuracy and loss on the gate where they are known without a model.
+        """
+        del config, view
+        return data, None
+
+    def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
+        """Makes it ready: trains, loads or copies it. None when it was stopped before its end."""
+        raise NotImplementedError
+
+    def recipe_fields(self, config: Any, scorer_model: Callable) -> dict[str, Any]:
+        """Fields of `core.recipe.Recipe` that it decides.
+
+        Args:
+          config: The config of the run.
+          scorer_model: Optim section -> the scorer as a `Model` with that optimizer.
+        """
+        del config, scorer_model
+        return {}
+
+    def initial_params(self, params: PyTree | None, fresh: Callable[[], PyTree]) -> PyTree | None:
+        """Reference parameters of the first train state; `fresh` makes untrained ones."""
+        del fresh
+        return params
+
+    def abstract_params(self, one: PyTree) -> PyTree | None:
+        """Shapes of what `obtain` will return, given the shapes of one model's parameters."""
+        return one if self.has_params else None
+
+    def each(self, params: PyTree) -> list[PyTree]:
+        """The parameters of each reference model."""
+        return [params]
+
+    def one_of(self, params: PyTree) -> PyTree:
+        """The parameters of one model, to compare their shapes."""
+        return params
+
+    def batch_columns(self) -> dict[str, str]:
+        """Further columns of a super-batch, name -> numpy type."""
+        return {}
+
+    def planned_training_flops(self, config: Any, steps_of: Callable, per_example: float) -> float:
+        """FLOPs of training it that a plan can know beforehand.
+
+        Args:
+          config: The config to plan.
+          steps_of: (config of a run) -> its updates.
+          per_example: FLOPs of training the scorer on one example.
+        """
+        del config, steps_of, per_example
+        return 0.0
+
+
+def single(params: PyTree, k: int) -> PyTree:
+    """Model k of parameters with a leading axis."""
+    return jax.tree.map(lambda leaf: leaf[k], params)

@@ -1,0 +1,57 @@
+"""Offline filtering: the reference scores the pool once, and training sees what it keeps."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64, PyTree
+
+from active_learning import distributed
+from active_learning.data.parts import Part
+from active_learning.references import score_file
+
+
+def kept_ids(
+    train: Part, fraction: float, losses: Float32[np.ndarray, "n"]
+) -> Int64[np.ndarray, "k"]:
+    """Ids of the given fraction of a part with the lowest losses, ascending.
+
+    Ties go to the lower row.
+    """
+    rows = np.argsort(losses, kind="stable")[: round(fraction * len(train))]
+    return np.sort(train.ids[rows])
+
+
+def filter_pool(experiment: Any, params: PyTree | None, workdir: Path) -> tuple[Any, float, float]:
+    """Restricts a run to the examples that the reference finds easiest.
+
+    The choice is written to kept.npz, so that a resumed run trains on the same examples and pays
+    nothing twice.
+
+    Returns:
+      The experiment on the examples kept, and FLOPs and seconds of scoring the pool (0 where the
+      scores are stored).
+    """
+    train, file = experiment.data.train, workdir / "kept.npz"
+    fraction = experiment.recipe.policy.pool_fraction
+
+    def choose() -> None:
+        flops, began = 0.0, time.monotonic()
+        if score_file.COLUMN in train.columns:
+            losses = train.columns[score_file.COLUMN]
+        else:
+            losses, _ = score_file.score_all(experiment.recipe.scorer, params, train.small_view())
+            cost = experiment.scorer.cost(experiment.scorer_view.image_shape)
+            flops = len(train) * cost.forward
+        ids, seconds = kept_ids(train, fraction, losses), time.monotonic() - began
+        np.savez(file, id=ids, flops=flops, seconds=seconds)
+
+    distributed.run_on_primary(lambda: None if file.exists() else choose())
+    with np.load(file) as saved:
+        ids, flops, seconds = saved["id"], float(saved["flops"]), float(saved["seconds"])
+    kept = train.select(np.flatnonzero(np.isin(train.ids, ids)))
+    kept = dataclasses.replace(kept, columns={})
+    data = dataclasses.replace(experiment.data, train=kept)
+    return dataclasses.replace(experiment, data=data), flops, seconds

@@ -1,0 +1,105 @@
+"""A reference trained here: a run of its own, on its own part of the split."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from active_learning import checkpoint
+from active_learning.config import ConfigError, setting
+from active_learning.data.parts import Data
+from active_learning.optim import Optim
+from active_learning.references.base import Obtained, Reference, TrainRun
+
+
+@dataclass(frozen=True)
+class Trained(Reference):
+    """Trained on a held-out part, or found complete in its folder."""
+
+    kind_name = "trained"
+
+    # Run folder to train it into, or to find it complete in; '': WORKDIR/reference.
+    path: str = ""
+    # The part of the split that it is trained on.
+    part: str = "reference"
+    # Duration of its training; 0: an untrained reference (a control).
+    total: str = "1000 steps"
+    batch_size: int = setting(128, at_least=1)
+    optim: Optim = Optim(learning_rate=2e-3)
+    # Whether its training is on this run's bill.
+    charge: bool = True
+    # Added to the run's seed.
+    seed: int = 0
+
+    def check(self, config: Any) -> None:
+        judged = (*config.evaluate.sets, config.evaluate.gate)
+        if config.select.policy.reads_reference and self.part in judged:
+            raise ConfigError(
+                f"config.reference.part={self.part!r} is also an evaluation set; choose a part "
+                "that is not in config.evaluate.sets and not config.evaluate.gate"
+            )
+
+    def own_runs(self, config: Any) -> dict[str, Any]:
+        return {"": own_run_config(config, self, train_on=(self.part,))}
+
+    def pool_size(self, config: Any, data: Data, name: str) -> int:
+        known = config.split.parts or {"pool": 1}
+        if self.part not in known:
+            raise ConfigError(
+                f"config.reference.part={self.part!r}: no part is named so; "
+                f"parts: {', '.join(known)}"
+            )
+        return len(data.parts[self.part])
+
+    def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
+        folder = self.folder(workdir)
+        summary = train(self.own_runs(experiment.config)[""], folder)
+        if not summary["complete"]:
+            return None
+        return obtained(summary, checkpoint.load_params(folder))
+
+    def folder(self, workdir: Path) -> Path:
+        """Where it is trained into."""
+        return Path(self.path) if self.path else workdir / "reference"
+
+    def planned_training_flops(self, config: Any, steps_of: Callable, per_example: float) -> float:
+        runs = self.own_runs(config).values()
+        return sum(steps_of(own) * own.batch_size for own in runs) * per_example
+
+
+def obtained(summary: dict, params: Any) -> Obtained:
+    """A finished run as a reference."""
+    return Obtained(
+        params, summary["final"], summary["flops"], summary["train_seconds"], summary["step"]
+    )
+
+
+def own_run_config(config: Any, reference: Any, **split: Any) -> Any:
+    """The run that trains a reference: the scorer's architecture, uniformly, on part of the data.
+
+    Args:
+      config: The config of the run that needs the reference.
+      reference: Its section, with the keys of `Trained` except `part`.
+      **split: Fields of the split that decide what it is trained on.
+    """
+    return dataclasses.replace(
+        config,
+        name="reference",
+        baseline=False,
+        seed=config.seed + reference.seed,
+        learner=config.scorer,
+        batch_size=reference.batch_size,
+        total=reference.total,
+        optim=reference.optim,
+        scorer_optim=Optim(),
+        select=type(config.select)(),
+        reference=Trained(),
+        init_from="",
+        fsdp=1,
+        small_view=bool(config.data.small),
+        split=dataclasses.replace(config.split, **split),
+        evaluate=dataclasses.replace(config.evaluate, every="20 %", gate=""),
+        log=dataclasses.replace(config.log, chosen=False),
+        checkpoint=type(config.checkpoint)(every="50 %"),
+    )

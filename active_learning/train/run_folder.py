@@ -1,0 +1,156 @@
+"""A run's folder: claiming it, what it says about the run, and reading its config back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from active_learning.config import (
+    FORMAT,
+    ConfigError,
+    config_hash,
+    differences,
+    from_json,
+    kind_of,
+    to_json,
+)
+from active_learning.cost.ledger import Ledger, total
+from active_learning.metrics import write_atomic
+from active_learning.references import Obtained
+from active_learning.settings import Config
+from active_learning.train.build import Experiment
+
+
+def init_workdir(workdir: Path, config: Config, about: dict[str, Any]) -> None:
+    """Writes config.json, or checks that the folder belongs to this config, data and scores.
+
+    Overwrites nothing but the config of a run that never began.
+
+    Raises:
+      ConfigError: Names what differs.
+    """
+    path, begun = workdir / "config.json", _has_begun(workdir)
+    ours = {"format": FORMAT, "config": to_json(config), "hash": config_hash(config)} | about
+    if not (path.exists() and begun):
+        if begun:
+            raise ConfigError(
+                f"{workdir}: directory is not empty and has no config.json; refusing to use it "
+                "as workdir"
+            )
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(ours, indent=1))
+        return
+    theirs = _read_config(workdir)
+    if theirs["hash"] != ours["hash"]:
+        what = "; ".join(differences(ours["config"], theirs["config"])[:3])
+        raise ConfigError(f"{workdir}: holds a run of another config ({what})")
+    for key, what in (("hash", "data"), ("scores", "stored scores")):
+        before, now = theirs["data"].get(key), about["data"].get(key)
+        if before != now:
+            raise ConfigError(
+                f"{workdir}: {what} changed since the run started: {before}, now {now}"
+            )
+    for role, now in about["weights"].items():
+        before = theirs.get("weights", {}).get(role, {}).get("hash")
+        if before != now["hash"]:
+            raise ConfigError(
+                f"{workdir}: the weights file of config.{role}.path changed since the run "
+                f"started: {before}, now {now['hash']}"
+            )
+
+
+def _has_begun(workdir: Path) -> bool:
+    """Whether the folder holds more than there is before a run's first update."""
+    before = ("config.json", "reference")
+    return workdir.is_dir() and any(
+        path.name not in before and not path.name.startswith(".") for path in workdir.iterdir()
+    )
+
+
+def _read_config(workdir: Path) -> dict[str, Any]:
+    """config.json of a run folder.
+
+    Raises:
+      ConfigError: There is none, it is damaged, or an incompatible version wrote it.
+    """
+    path = Path(workdir) / "config.json"
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{workdir}: no run there (no config.json)") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot be read ({type(error).__name__})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+        raise ConfigError(f"{path}: not a config of this program")
+    if content.get("format") != FORMAT:
+        raise ConfigError(
+            f"{workdir}: written in config format {content.get('format', 1)}, this version reads "
+            f"{FORMAT}; read it with the version that wrote it, or train it again in a new folder"
+        )
+    return content
+
+
+def load_config(workdir: Path) -> Config:
+    """The config of a run folder. Constructs registered classes and functions only.
+
+    Raises:
+      ConfigError: No readable config there, or one that names something not registered.
+    """
+    config = from_json(_read_config(workdir)["config"])
+    if not isinstance(config, Config):
+        raise ConfigError(f"{workdir}: its config.json holds no run's config")
+    return config
+
+
+def about(experiment: Experiment) -> dict[str, Any]:
+    """What reports want to know of a run, for config.json."""
+    config, data = experiment.config, experiment.data
+    return {
+        "name": config.name,
+        "seed": config.seed,
+        "total_steps": experiment.steps.total,
+        "batch_size": config.batch_size,
+        "policy": config.select.policy.name,
+        "needs": list(config.select.policy.needs),
+        "baseline": config.baseline,
+        "class_names": list(data.class_names),
+        "learner": kind_of(type(config.learner)),
+        "data": data.provenance,
+        "weights": _weights(experiment),
+    }
+
+
+def _weights(experiment: Experiment) -> dict[str, Any]:
+    """Published weights that the models start from, by role: layout, hash and what was taken."""
+    starts = experiment.starts
+    reports = {
+        "learner": starts.learner.report(experiment.learner, experiment.view),
+        "scorer": starts.scorer.report(experiment.scorer, experiment.scorer_view),
+    }
+    return {role: report for role, report in reports.items() if report is not None}
+
+
+def summarize(
+    experiment: Experiment, ledger: Ledger, final: dict, reference: Obtained | None, complete: bool
+) -> dict[str, Any]:
+    """The content of summary.json."""
+    device = jax.devices()[0]
+    return {
+        "complete": complete,
+        "final": final,
+        "reference": _reference_bill(experiment, reference),
+        "device": f"{len(jax.devices())} x {device.device_kind}",
+    } | ledger.as_dict()
+
+
+def _reference_bill(experiment: Experiment, reference: Obtained | None) -> dict | None:
+    if reference is None or not experiment.reference.reported:
+        return None
+    return {
+        "accuracy": reference.metrics.get(f"test_full/{experiment.task.primary_metric}"),
+        "flops": total(reference.flops),
+        "seconds": reference.train_seconds,
+        "steps": reference.step,
+        "charged": experiment.reference.charge,
+    }

@@ -1,0 +1,97 @@
+"""Models of a run that start from published weights: modules, pixels, rates and parameters."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+from jaxtyping import PyTree
+
+from active_learning.core.recipe import Model
+from active_learning.cost import flops
+from active_learning.models.frozen import scale_rates, stop_frozen, trained_cost, trained_only
+from active_learning.models.published import Published, Resolved, open_published
+from active_learning.models.weights.adapt import format_lines
+from active_learning.settings import Config
+from active_learning.tasks import View
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a model starts: from random parameters (`resolved` is None) or from a weights file."""
+
+    resolved: Resolved | None = None
+
+    @property
+    def freeze(self) -> str:
+        """Which parameters are not trained."""
+        return "" if self.resolved is None else self.resolved.published.freeze
+
+    def view(self, view: View) -> View:
+        """The view with the normalization that the weights are for."""
+        if self.resolved is None:
+            return view
+        about = self.resolved.about
+        return dataclasses.replace(view, mean=about.mean, std=about.std)
+
+    def optimizer(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+        """The optimizer with the rates of layers and head, for what is trained."""
+        if self.resolved is None:
+            return optimizer
+        published = self.resolved.published
+        if (published.layer_decay, published.head_rate) != (1.0, 1.0):
+            rates = scale_rates(published.layer_decay, published.head_rate)
+            optimizer = optax.chain(optimizer, rates)
+        return trained_only(optimizer, published.freeze)
+
+    def model(self, model: Model) -> Model:
+        """The model whose gradient is not computed where it is frozen."""
+        return dataclasses.replace(model, apply=stop_frozen(model.apply, self.freeze))
+
+    def cost(self, module: Any, view: View) -> flops.Cost:
+        """FLOPs per example of training the module."""
+        if self.resolved is None:
+            return module.cost(view.image_shape)
+        return trained_cost(module, view.image_shape, self.freeze)
+
+    def params(self, module: Any, view: View, key: jax.Array) -> PyTree | None:
+        """The parameters of the file, fitted to the data; None for random ones."""
+        if self.resolved is None:
+            return None
+        adapted = self.resolved.adapted(module, view.image_shape)
+        return adapted.params(key, self.resolved.published.head)
+
+    def report(self, module: Any, view: View) -> dict[str, Any] | None:
+        """What was taken from which file, for config.json; None for random parameters."""
+        if self.resolved is None:
+            return None
+        lines = self.resolved.adapted(module, view.image_shape).lines
+        return {
+            "layout": self.resolved.weights.layout.name,
+            "hash": self.resolved.content_hash(),
+            "table": format_lines(lines).splitlines(),
+        }
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Where learner and scorer start."""
+
+    learner: Start = Start()
+    scorer: Start = Start()
+
+
+def open_models(config: Config) -> tuple[Config, Starts]:
+    """The config with modules in place of `Published` values, and where its models start.
+
+    Raises:
+      ConfigError: Names the key and what is wrong with its weights file.
+    """
+    starts = {}
+    for role, value in (("learner", config.learner), ("scorer", config.scorer)):
+        if isinstance(value, Published):
+            resolved = open_published(value, bool(config.task.text), f"config.{role}")
+            config = dataclasses.replace(config, **{role: resolved.module})
+            starts[role] = Start(resolved)
+    return config, Starts(**starts)

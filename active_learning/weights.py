@@ -1,0 +1,65 @@
+"""`python -m active_learning.weights PATH [--check=io.npz] [--heads=N]`
+
+What a weights file holds: its layout, the sizes of its model, and a table of the tensors that are
+taken, new and left. With --check the model runs on the inputs in a file and its outputs are
+compared with those in the file; docs/weights.md has their names.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from active_learning import cli
+from active_learning.config import ConfigError
+from active_learning.models.weights.adapt import adapt, format_lines
+from active_learning.models.weights.check import compare, sizes
+from active_learning.models.weights.files import Weights, open_weights
+
+
+def show(weights: Weights) -> None:
+    """Prints layout, sizes and table."""
+    for line in sizes(weights):
+        print(line)
+    print(format_lines(adapt(weights, weights.module, weights.about.image_shape).lines))
+
+
+def check(weights: Weights, path: Path) -> bool:
+    """Prints the largest difference of each output in a file.
+
+    Returns:
+      Whether all are within float32 rounding.
+
+    Raises:
+      ConfigError: The file cannot be used.
+    """
+    good = True
+    for found in compare(weights, path):
+        verdict = "ok" if found.ok else f"above {found.tolerance:.0e}"
+        print(f"{found.output}: largest difference {found.largest:.2e}, {verdict}")
+        good = good and found.ok
+    return good
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exits with 1 when an output differs."""
+    parser = argparse.ArgumentParser(prog="python -m active_learning.weights", description=__doc__)
+    parser.add_argument("path", type=Path, help=".safetensors or .npz file, or a folder with one")
+    parser.add_argument("--check", type=Path, help=".npz file of inputs and expected outputs")
+    parser.add_argument("--heads", type=int, default=0, help="where the file does not say")
+    args = parser.parse_args(argv)
+    good = True
+
+    def command() -> None:
+        nonlocal good
+        if args.heads < 0:
+            raise ConfigError(f"--heads={args.heads}: must be at least 1")
+        weights = open_weights(args.path, args.heads)
+        show(weights)
+        if args.check:
+            good = check(weights, args.check)
+
+    return cli.guarded(command) or (0 if good else 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
