@@ -19,9 +19,7 @@ PREFETCH = 2  # batches that are read (and placed on the devices) before they ar
 
 
 class LoadedBatch(NamedTuple):
-    """A batch on the devices; on the host the row numbers within the part, and the epochs, of all
-    its examples.
-    """
+    """A batch on the devices, and on the host the row numbers and epochs of its examples."""
 
     batch: dict[str, jax.Array]
     rows: Int64[np.ndarray, "k"]
@@ -30,9 +28,7 @@ class LoadedBatch(NamedTuple):
 
 @runtime_checkable
 class Stream(Protocol):
-    """An endless sequence of examples of a part, any position of which is reached at once, from any
-    thread.
-    """
+    """An endless sequence of examples of a part, with random access from any thread."""
 
     part: Any
 
@@ -45,7 +41,8 @@ class Stream(Protocol):
     def read(
         self, position: int, count: int, local_rows: Any, small: bool
     ) -> dict[str, np.ndarray]:
-        """The examples of `at(position, count)` that `local_rows` (what indexes an array) picks;
+        """Reads those examples of `at(position, count)` that the index `local_rows` picks.
+
         `small`: in their small view.
         """
         ...
@@ -71,9 +68,7 @@ class Candidates:
 
 
 def local_rows(placement: jax.sharding.Sharding | None, count: int) -> Any:
-    """What this process reads of `count` rows: an index of the rows that its devices hold, in their
-    order.
-    """
+    """Returns an index of the rows, of `count`, that this process's devices hold, in order."""
     if jax.process_count() == 1 or placement is None:
         return slice(None)
     spans = {
@@ -86,9 +81,7 @@ def local_rows(placement: jax.sharding.Sharding | None, count: int) -> Any:
 def to_global_array(
     batch: dict[str, np.ndarray], placement: jax.sharding.Sharding | None, count: int
 ) -> dict[str, jax.Array]:
-    """The global batch of `count` rows on the devices, of which this process brings those that are
-    `local_rows`.
-    """
+    """Places the global batch of `count` rows; each process brings its `local_rows`."""
     if jax.process_count() == 1 or placement is None:
         return jax.device_put(batch, placement)
     place = jax.make_array_from_process_local_data
@@ -96,8 +89,7 @@ def to_global_array(
 
 
 class Loader:
-    """The batches of a stream, one after the other, `ahead` of them read before they are asked for
-    (0: none).
+    """Batches of a stream in order, `ahead` of them read before they are asked for (0: none).
 
     `position` counts the examples handed out, not those read ahead, and is all there is to save. It
     may be set: what was read for other positions, or at another size, is dropped. `stall_seconds`:
@@ -139,8 +131,9 @@ class Loader:
         return self._coming[0][1].result()
 
     def fetch(self, find: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Future:
-        """A second look: the full batch of the rows (of the part) and epochs that `find`, called in
-        a thread of its own, returns.
+        """Reads the full batch of the rows (of the part) and epochs that `find` returns.
+
+        Both run in a thread of their own.
         """
 
         def read() -> dict[str, jax.Array]:

@@ -1,6 +1,4 @@
-"""A data set as NumPy arrays: two archives, train.npz and test.npz, or two folders of .npy files
-that are mapped, not read.
-"""
+"""A data set as NumPy arrays: two archives, or two folders of mapped .npy files."""
 
 import math
 import os
@@ -30,9 +28,11 @@ _CHANNELS = (1, 3)
 
 @dataclass(frozen=True)
 class Arrays(SourceSection):
-    """train.npz and test.npz in one folder, uncompressed for speed, read fully into memory; or
-    folders train and test with image.npy, label.npy and so on, of which the images are mapped into
-    memory, so that they may exceed it.
+    """Arrays in one folder, read into memory or mapped.
+
+    Either train.npz and test.npz, uncompressed for speed and read fully into memory; or folders
+    train and test with image.npy, label.npy and so on, of which the images are mapped, so that they
+    may exceed memory.
 
     Each holds `image` uint8 (n, height, width, channels), or (n, height, width) for gray, and label
     columns (n,) or (n, 1). Channels first, and fractions 0 .. 1 instead of 0 .. 255, are understood
@@ -185,9 +185,7 @@ class _Read:
 
 
 def _check_header(file: Any, held: int, where: str) -> None:
-    """DataError unless a .npy file's header declares what it holds; before any memory is taken for
-    it.
-    """
+    """Raises DataError unless a .npy header declares what the file holds."""
     version = np.lib.format.read_magic(file)
     read = (
         np.lib.format.read_array_header_1_0

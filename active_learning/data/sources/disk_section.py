@@ -1,6 +1,4 @@
-"""From a listing of encoded images to the training and test sources: which rows are used, their
-classes, what is held out.
-"""
+"""From listings to the training and test sources: rows, classes, what is held out."""
 
 import dataclasses
 import os
@@ -71,9 +69,7 @@ class DiskSection(SourceSection):
         raise NotImplementedError
 
     def checked_listings(self) -> tuple[Listing, Listing | None]:
-        """`listings` after checking the keys; whatever cannot be read is a DataError naming key,
-        file or folder.
-        """
+        """Checks the keys and returns `listings`; what cannot be read is a DataError naming it."""
         self.check()
         limits.scaled(self.limits)
         try:
@@ -186,7 +182,7 @@ class DiskSection(SourceSection):
         problems: Problems,
         is_test: bool,
     ) -> dict[str, Int32[np.ndarray, "n"]]:
-        """Class numbers of each label column; rows without one are dropped from `keep` and counted."""
+        """Returns class numbers by label column; rows without one are dropped and counted."""
         wanted = self._label_columns
         if (
             is_test and self.clean_label

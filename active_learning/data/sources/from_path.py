@@ -1,6 +1,4 @@
-"""What lies at a path: from a path to the source that reads it, and from any source to encoded
-images for `prepare`.
-"""
+"""From a path to the source that reads it, and from any source to encoded images."""
 
 import dataclasses
 from dataclasses import dataclass
