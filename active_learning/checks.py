@@ -138,7 +138,6 @@ def _check_reuse(config: Config) -> None:
         )
     for key, value, only in (
         ("select.schedule", config.select.schedule, "exact"),
-        ("grad_accum_steps", config.grad_accum_steps, 1),
         ("data.small", config.data.small, 0),
     ):
         if value != only:

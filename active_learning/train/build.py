@@ -178,7 +178,9 @@ def _costs(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """FLOPs of an update inside the window and after it."""
     costs = [_cost("learner", *learner), _cost("scorer", *scorer)]
-    if config.grad_accum_steps > 1 and recipe.learner.pairwise:  # A second forward pass.
+    if config.grad_accum_steps > 1 and (
+        recipe.learner.pairwise or config.select.policy.reuse_forward
+    ):  # A second forward pass.
         costs = [cost + flops.Cost(recompute=cost.forward) for cost in costs]
     policy, reference = config.select.policy, config.reference
     b, ratio = config.batch_size, config.select.ratio
