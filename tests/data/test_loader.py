@@ -96,7 +96,7 @@ def test_waiting_is_counted():
     ready = Loader(Slow(), None, ahead=1)
     ready.peek(1)
     drawn(ready, [1])
-    assert ready.waited < 0.04
+    assert ready.stall_seconds < 0.04
 
 
 @pytest.fixture(scope="module")
