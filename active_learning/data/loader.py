@@ -19,7 +19,9 @@ PREFETCH = 2  # batches that are read (and placed on the devices) before they ar
 
 
 class LoadedBatch(NamedTuple):
-    """A batch on the devices, and on the host the row numbers and epochs of its examples."""
+    """A batch on the devices; on the host the row numbers within the part, and the epochs, of all
+    its examples.
+    """
 
     batch: dict[str, jax.Array]
     rows: Int64[np.ndarray, "k"]
@@ -28,7 +30,9 @@ class LoadedBatch(NamedTuple):
 
 @runtime_checkable
 class Stream(Protocol):
-    """An endless sequence of examples of a part, with random access from any thread."""
+    """An endless sequence of examples of a part, any position of which is reached at once, from any
+    thread.
+    """
 
     part: Any
 
@@ -38,12 +42,9 @@ class Stream(Protocol):
         """Row numbers and epochs of the `count` examples from `position` on."""
         ...
 
-    def read(
-        self, position: int, count: int, local_rows: Any, small: bool
-    ) -> dict[str, np.ndarray]:
-        """Reads those examples of `at(position, count)` that the index `local_rows` picks.
-
-        `small`: in their small view.
+    def read(self, position: int, count: int, mine: Any, small: bool) -> dict[str, np.ndarray]:
+        """The examples of `at(position, count)` that `local` (what indexes an array) picks; `small`:
+        in their small view.
         """
         ...
 
@@ -60,15 +61,15 @@ class Candidates:
         with self._lock:  # an order keeps tables
             return self.order.positions(position, count)
 
-    def read(
-        self, position: int, count: int, local_rows: Any, small: bool
-    ) -> dict[str, np.ndarray]:
+    def read(self, position: int, count: int, mine: Any, small: bool) -> dict[str, np.ndarray]:
         rows, epochs = self.at(position, count)
-        return self.part.batch(rows[local_rows], epochs[local_rows], small)
+        return self.part.batch(rows[mine], epochs[mine], small)
 
 
 def local_rows(placement: jax.sharding.Sharding | None, count: int) -> Any:
-    """Returns an index of the rows, of `count`, that this process's devices hold, in order."""
+    """What this process reads of `count` rows: an index of the rows that its devices hold, in their
+    order.
+    """
     if jax.process_count() == 1 or placement is None:
         return slice(None)
     spans = {
@@ -81,7 +82,9 @@ def local_rows(placement: jax.sharding.Sharding | None, count: int) -> Any:
 def to_global_array(
     batch: dict[str, np.ndarray], placement: jax.sharding.Sharding | None, count: int
 ) -> dict[str, jax.Array]:
-    """Places the global batch of `count` rows; each process brings its `local_rows`."""
+    """The global batch of `count` rows on the devices, of which this process brings those that are
+    `local`.
+    """
     if jax.process_count() == 1 or placement is None:
         return jax.device_put(batch, placement)
     place = jax.make_array_from_process_local_data
@@ -89,11 +92,12 @@ def to_global_array(
 
 
 class Loader:
-    """Batches of a stream in order, `ahead` of them read before they are asked for (0: none).
+    """The batches of a stream, one after the other, `ahead` of them read before they are asked for
+    (0: none).
 
     `position` counts the examples handed out, not those read ahead, and is all there is to save. It
-    may be set: what was read for other positions, or at another size, is dropped. `stall_seconds`:
-    seconds in which neither a batch nor, so says `busy`, the devices were ready.
+    may be set: what was read for other positions, or at another size, is dropped. `stall_seconds`: seconds
+    in which neither a batch nor, so says `busy`, the devices were ready.
     """
 
     def __init__(
@@ -131,17 +135,14 @@ class Loader:
         return self._coming[0][1].result()
 
     def fetch(self, find: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Future:
-        """Reads the full batch of the rows (of the part) and epochs that `find` returns.
-
-        Both run in a thread of their own.
+        """A second look: the full batch of the rows (of the part) and epochs that `find`, called in
+        a thread of its own, returns.
         """
 
         def read() -> dict[str, jax.Array]:
             rows, epochs = find()
             here = local_rows(self.placement, len(rows))
-            return to_global_array(
-                self.stream.part.batch(rows[here], epochs[here]), self.placement, len(rows)
-            )
+            return to_global_array(self.stream.part.batch(rows[here], epochs[here]), self.placement, len(rows))
 
         return self._second.submit(read)
 
@@ -169,6 +170,4 @@ class Loader:
 
     def _load(self, position: int, count: int, small: bool) -> LoadedBatch:
         batch = self.stream.read(position, count, local_rows(self.placement, count), small)
-        return LoadedBatch(
-            to_global_array(batch, self.placement, count), *self.stream.at(position, count)
-        )
+        return LoadedBatch(to_global_array(batch, self.placement, count), *self.stream.at(position, count))

@@ -1,4 +1,6 @@
-"""A data set as NumPy arrays: two archives, or two folders of mapped .npy files."""
+"""A data set as NumPy arrays: two archives, train.npz and test.npz, or two folders of .npy files
+that are mapped, not read.
+"""
 
 import math
 import os
@@ -28,11 +30,9 @@ _CHANNELS = (1, 3)
 
 @dataclass(frozen=True)
 class Arrays(SourceSection):
-    """Arrays in one folder, read into memory or mapped.
-
-    Either train.npz and test.npz, uncompressed for speed and read fully into memory; or folders
-    train and test with image.npy, label.npy and so on, of which the images are mapped, so that they
-    may exceed memory.
+    """train.npz and test.npz in one folder, uncompressed for speed, read fully into memory; or
+    folders train and test with image.npy, label.npy and so on, of which the images are mapped into
+    memory, so that they may exceed it.
 
     Each holds `image` uint8 (n, height, width, channels), or (n, height, width) for gray, and label
     columns (n,) or (n, 1). Channels first, and fractions 0 .. 1 instead of 0 .. 255, are understood
@@ -41,14 +41,15 @@ class Arrays(SourceSection):
     """
 
     # The folder; '': the folder `name` in that of the environment variable ACTIVE_LEARNING_DATA.
-    # Where the data lie is no part of a run's identity; their content hash is compared instead.
+    # Where data lie is no part of a run's identity; their content hash is compared instead.
     path: str = setting("", hashed=False)
-    name: str = ""  # e.g. 'cifar10n'
-    label: str = "label"  # column trained on
-    clean_label: str = (
-        "label"  # column with the true labels, for reports and the test set; '': unknown
-    )
-    # px of the view that scorers see, 0: the same view
+    # A folder of ACTIVE_LEARNING_DATA, e.g. 'cifar10n'.
+    name: str = ""
+    # Column trained on.
+    label: str = "label"
+    # Column with the true labels, for reports and the test set; '': unknown.
+    clean_label: str = "label"
+    # px of the view that scorers see; 0: the same view.
     small: int = setting(0, at_least=0)
     # Factor on the limits of data/limits.py.
     limits: float = setting(1.0, above=0.0, hashed=False)
@@ -185,7 +186,9 @@ class _Read:
 
 
 def _check_header(file: Any, held: int, where: str) -> None:
-    """Raises DataError unless a .npy header declares what the file holds."""
+    """DataError unless a .npy file's header declares what it holds; before any memory is taken for
+    it.
+    """
     version = np.lib.format.read_magic(file)
     read = (
         np.lib.format.read_array_header_1_0

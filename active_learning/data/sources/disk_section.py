@@ -1,4 +1,6 @@
-"""From listings to the training and test sources: rows, classes, what is held out."""
+"""From a listing of encoded images to the training and test sources: which rows are used, their
+classes, what is held out.
+"""
 
 import dataclasses
 import os
@@ -23,19 +25,24 @@ from active_learning.data.sources.source import Opened, SourceSection, check_sma
 class DiskSection(SourceSection):
     """Keys that all sources on disk share."""
 
-    # Where the data lie is no part of a run's identity; their content hash is compared instead.
+    # Where data lie is no part of a run's identity; their content hash is compared instead.
     path: str = setting("", hashed=False)
     # px: images are resized to cover size x size, and the center is cut out; 0: their own size, at
     # most LARGEST.
-    size: int = 64
-    small: int = 0  # px of the view that scorers see, 0: the same view (see docs/data.md)
-    label: str = "label"  # column trained on; '': there is none (captions only)
-    clean_label: str = ""  # column with the true labels, for reports and the test set; '': unknown
-    text: str = ""  # column that must hold a caption; '': captions may be missing
-    classes: int = 0  # 0: found from the data
+    size: int = setting(64, at_least=0, at_most=4096)
+    # px of the view that scorers see; 0: the same view (see docs/data.md).
+    small: int = setting(0, at_least=0)
+    # Column trained on; '': there is none (captions only).
+    label: str = "label"
+    # Column with the true labels, for reports and the test set; '': unknown.
+    clean_label: str = ""
+    # Column that must hold a caption; '': captions may be missing.
+    text: str = ""
+    # Number of classes; 0: found from the data.
+    classes: int = setting(0, at_least=0)
     # Fraction that becomes the test set, stratified, by picture, where the data bring none of their
     # own.
-    holdout: float = 0.1
+    holdout: float = setting(0.1, above=0.0, below=1.0)
     # Decoding threads; 0: one a core.
     threads: int = setting(0, at_least=0, hashed=False)
     # Factor on all limits of data/limits.py.
@@ -69,7 +76,9 @@ class DiskSection(SourceSection):
         raise NotImplementedError
 
     def checked_listings(self) -> tuple[Listing, Listing | None]:
-        """Checks the keys and returns `listings`; what cannot be read is a DataError naming it."""
+        """`listings` after checking the keys; whatever cannot be read is a DataError naming key,
+        file or folder.
+        """
         self.check()
         limits.scaled(self.limits)
         try:
@@ -182,7 +191,8 @@ class DiskSection(SourceSection):
         problems: Problems,
         is_test: bool,
     ) -> dict[str, Int32[np.ndarray, "n"]]:
-        """Returns class numbers by label column; rows without one are dropped and counted."""
+        """Class numbers of each label column; rows without one are dropped from `keep` and counted.
+        """
         wanted = self._label_columns
         if (
             is_test and self.clean_label
