@@ -163,6 +163,10 @@ def of_clip(vocab: bytes, merges: bytes, settings: dict[str, Any] | None = None)
     """CLIP's byte-level BPE from its vocab.json and merges.txt."""
     hf = _library("tokenizers")
     ids = json.loads(vocab)
+    begin, end = "<|startoftext|>", "<|endoftext|>"
+    for token in (begin, end):
+        if token not in ids:
+            raise DataError(f"{KEY}: vocab.json has no token {token}")
     lines = merges.decode().splitlines()
     pairs = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
     made = hf.Tokenizer(
@@ -186,10 +190,6 @@ def of_clip(vocab: bytes, merges: bytes, settings: dict[str, Any] | None = None)
     made.pre_tokenizer = hf.pre_tokenizers.Sequence(
         [words, hf.pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    begin, end = "<|startoftext|>", "<|endoftext|>"
-    for token in (begin, end):
-        if token not in ids:
-            raise DataError(f"{KEY}: vocab.json has no token {token}")
     made.post_processor = hf.processors.TemplateProcessing(
         single=f"{begin} $A {end}", special_tokens=[(begin, ids[begin]), (end, ids[end])]
     )
