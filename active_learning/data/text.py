@@ -1,4 +1,6 @@
-"""Text from files of any origin: what can be encoded, what can be printed, and the captions in a value."""
+"""Text from files of any origin: what can be encoded, what can be printed, and the captions in a
+value.
+"""
 
 import math
 import unicodedata
@@ -11,7 +13,8 @@ CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "txt", "title", "sent
 
 
 def clean(text: str) -> str:
-    """Text that UTF-8 can encode: lone surrogates become U+FFFD, NUL is dropped, the form is NFC."""
+    """Text that UTF-8 can encode: lone surrogates become U+FFFD, NUL is dropped, the form is NFC.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -51,14 +54,17 @@ def is_missing(value: Any) -> bool:
 
 
 def captions(value: Any) -> list[str]:
-    """The captions in one value: a text, a number (as its text), or a list of those; empty ones are dropped.
+    """The captions in one value: a text, a number (as its text), or a list of those; empty ones are
+    dropped.
 
     Raises:
       DataError: The value holds objects, e.g. a caption for each language.
     """
     if isinstance(value, Mapping):
         keys = ", ".join(str(key) for key in value)
-        raise DataError(f"objects with the keys {keys}: name one, e.g. 'COLUMN.{next(iter(value), 'key')}'")
+        raise DataError(
+            f"objects with the keys {keys}: name one, e.g. 'COLUMN.{next(iter(value), 'key')}'"
+        )
     if isinstance(value, list | tuple):
         return [text for one in value for text in captions(one)]
     if is_missing(value):
@@ -68,8 +74,9 @@ def captions(value: Any) -> list[str]:
 
 
 def column_of(names: Sequence[str], wanted: str) -> str | None:
-    """The column that `wanted` means: that name, 'COLUMN.KEY' of a column of objects, or, where `wanted` is a usual name
-    of a caption column, the first other usual name that is there. None where there is none.
+    """The column that `wanted` means: that name, 'COLUMN.KEY' of a column of objects, or, where
+    `wanted` is a usual name of a caption column, the first other usual name that is there. None
+    where there is none.
     """
     if wanted in names:
         return wanted

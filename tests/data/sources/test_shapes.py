@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from active_learning.data.sources import shapes
-from active_learning.data.sources.shapes import CLASSES, Shapes, draw, uniform, corrupted_labels
+from active_learning.data.sources.shapes import CLASSES, Shapes, corrupted_labels, draw, uniform
 from active_learning.data.sources.source import DataError
 
 SMALL = Shapes(train=300, test=50)
@@ -49,8 +49,7 @@ def test_shares_of_classes_and_corrupted_labels():
 
 
 def test_each_class_has_its_own_outline():
-    """Unturned and alone, shapes have the areas of plane geometry, and no two classes look
-    alike.
+    """Unturned and alone, shapes have the areas of plane geometry, and no two classes look alike.
     """
     grid = np.linspace(-1.2, 1.2, 400)
     x, y = (a[None] for a in np.meshgrid(grid, grid))
@@ -67,8 +66,7 @@ def test_each_class_has_its_own_outline():
 
 
 def test_the_shape_stands_out():
-    """In every image the shape's own pixels are brighter than what is around them: it can be
-    seen.
+    """In every image the shape's own pixels are brighter than what is around them: it can be seen.
     """
     count, size = 200, 32
     classes = np.zeros(count, int)
@@ -85,7 +83,7 @@ def test_the_shape_stands_out():
     [
         ({"size": 8}, r"config\.data\.size=8: must be at least 16"),
         ({"train": 0}, r"config\.data\.train=0"),
-        ({"noise": 1.0}, r"config\.data\.noise=1\.0: expected a share"),
+        ({"noise": 1.0}, r"config\.data\.noise=1\.0: expected a fraction"),
     ],
 )
 def test_refusals(change, pattern):
