@@ -1,5 +1,4 @@
-"""`python -m active_learning.prepare SOURCE OUT [--small=64] [--size=256] [--holdout=0.1]
-[--format=array_record|tar]`
+"""Command `python -m active_learning.prepare SOURCE OUT [--small=64] [--size=256] ...`.
 
 Any source (a folder of images, a table, tars, Parquet files, arrays, original files of
 Fashion-MNIST or CIFAR-10) to shards with stable ids. Every image is decoded once; what cannot be is

@@ -2,13 +2,13 @@
 ids, captions and small views.
 
     python -m active_learning.main --config=configs/array_record.py --config.data.path=DIR
-    --workdir=runs/mine
+        --workdir=runs/mine
 
 A tenth is held out as the test set where there is none, a fifth of the rest trains the reference.
-Images are seen at their own size, at most 64 px; larger: `--config.data.size=224
---config.learner.patch=16 --config.scorer.patch=16`, or with the small views for the scorers
-`--config.data.size=224 --config.learner.patch=16 --config.data.small=64`. Hardware: anything; at 64
-px a laptop. `configs/array_record.py:uniform` is the plain run beside it.
+Images are seen at their own size, at most 64 px; larger:
+`--config.data.size=224 --config.learner.patch=16 --config.scorer.patch=16`, or with the small views
+for the scorers `--config.data.size=224 --config.learner.patch=16 --config.data.small=64`. Hardware:
+anything; at 64 px a laptop. `configs/array_record.py:uniform` is the plain run beside it.
 """
 
 from active_learning.config import check_arm, section

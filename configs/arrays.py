@@ -2,7 +2,7 @@
 channels]) and `label` (n,).
 
     python -m active_learning.main --config=configs/arrays.py --config.data.path=DIR
-    --workdir=runs/mine
+        --workdir=runs/mine
 
 A fifth of the examples trains the reference, the rest is the pool. Hardware: anything; sized for 32
 px on a laptop. `configs/arrays.py:uniform` is the plain run beside it.

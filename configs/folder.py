@@ -2,12 +2,12 @@
 table train.csv with path and label).
 
     python -m active_learning.main --config=configs/folder.py --config.data.path=DIR
-    --workdir=runs/mine
+        --workdir=runs/mine
 
 A tenth is held out as the test set where there is none, a fifth of the rest trains the reference.
-Images are seen at their own size, at most 64 px; larger: `--config.data.size=224
---config.learner.patch=16 --config.scorer.patch=16`. Hardware: anything; at 64 px a laptop.
-`configs/folder.py:uniform` is the plain run beside it.
+Images are seen at their own size, at most 64 px; larger:
+`--config.data.size=224 --config.learner.patch=16 --config.scorer.patch=16`. Hardware: anything; at
+64 px a laptop. `configs/folder.py:uniform` is the plain run beside it.
 """
 
 from active_learning.config import check_arm, section

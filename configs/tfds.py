@@ -3,12 +3,12 @@ DIR/NAME/VERSION.
 
     python -m active_learning.prepare FOLDER_OF_THE_ORIGINAL_FILES DIR --tfds=fashion_mnist
     python -m active_learning.main --config=configs/tfds.py --config.data.path=DIR
-    --config.data.name=fashion_mnist --workdir=runs/mine
+        --config.data.name=fashion_mnist --workdir=runs/mine
 
 A tenth is held out as the test set where there is none, a fifth of the rest trains the reference.
-Images are seen at their own size, at most 64 px; larger: `--config.data.size=224
---config.learner.patch=16 --config.scorer.patch=16`. Hardware: anything; at 64 px a laptop.
-`configs/tfds.py:uniform` is the plain run beside it.
+Images are seen at their own size, at most 64 px; larger:
+`--config.data.size=224 --config.learner.patch=16 --config.scorer.patch=16`. Hardware: anything; at
+64 px a laptop. `configs/tfds.py:uniform` is the plain run beside it.
 """
 
 from active_learning.config import check_arm, section

@@ -24,9 +24,7 @@ GRAY = 128.0  # what comes in from outside
 
 @dataclass(frozen=True)
 class Augmentation(Section):
-    """What `config.augment` does to the sub-batch that is trained on; scorers and evaluation always
-    see the unaugmented view.
-    """
+    """Augmentation of the sub-batch; scorers and evaluation always see the unaugmented view."""
 
     crop: str = (
         "pad"  # 'pad': shifted within a border of zeros; 'resized': a random part, resized; 'none'
@@ -84,8 +82,9 @@ def augmented(
 def resized_crop(
     image: UInt8[Array, "H W C"], key: Key[Array, ""], area: tuple[float, float], flip: bool
 ) -> UInt8[Array, "H W C"]:
-    """A part of `area` times the picture, of a ratio in RATIO, anywhere in it, resized (bilinear)
-    to the picture's size.
+    """Cuts out a random part of `area` times the picture and resizes it (bilinear) to full size.
+
+    Its aspect ratio is in RATIO, its place anywhere.
     """
     height, width, channels = image.shape
     share, ratio, place, mirror = jax.random.split(key, 4)
@@ -114,8 +113,9 @@ def resized_crop(
 def random_operations(
     image: UInt8[Array, "H W C"], key: Key[Array, ""], count: int, magnitude: float
 ) -> UInt8[Array, "H W C"]:
-    """`count` operations one after the other, each drawn from KINDS, its direction at random (Cubuk
-    et al. 2020, without its equalize).
+    """Applies `count` operations one after the other, each drawn from KINDS.
+
+    As in Cubuk et al. 2020, without its equalize.
     """
     out = image.astype(jnp.float32)
     for turn in range(count):
@@ -150,9 +150,7 @@ def operate(
 def _moved(
     image: Float[Array, "H W C"], kind: Int[Array, ""], level: Float[Array, ""]
 ) -> Float[Array, "H W C"]:
-    """Turned by up to 30 degrees, sheared by up to 0.3, or shifted by up to 0.3 of the size;
-    bilinear.
-    """
+    """Rotates by up to 30 degrees, shears or shifts by up to 0.3 of the size (bilinear)."""
     height, width, _ = image.shape
     on = lambda name: jnp.where(kind == KINDS.index(name), level, 0.0)
     angle = on("rotate") * (jnp.pi / 6)
@@ -178,8 +176,10 @@ def _moved(
 
 
 def mixed(batch: dict, name: str, key: Key[Array, ""], alpha: float, take: Callable) -> dict:
-    """MixUp: each picture (column `name`) is mixed with that of a partner; `mixed_label` is the
-    partner's label, `mix` (B,) the share of its own, at least 1/2.
+    """Mixes each picture (column `name`) with that of a partner.
+
+    Adds `mixed_label`, the partner's label, and `mix` (B,), the fraction of the example's own
+    picture, at least 1/2.
 
     Partners follow each other in an order that is drawn by (key, id, epoch), so the pairs depend on
     the set of examples alone. `take(rows, indices)` takes rows of a pytree.

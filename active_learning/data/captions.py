@@ -1,6 +1,4 @@
-"""Captions beside images: tokenized once on the host; of several an image has, one is drawn by (id,
-epoch).
-"""
+"""Captions beside images: tokenized once on the host, one of an image's drawn by (id, epoch)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,8 +90,9 @@ def tokenize(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, context: int)
 
 
 def shuffled(ids: Int64[np.ndarray, "n"], fraction: float, seed: int = 0) -> Int64[np.ndarray, "n"]:
-    """Caption row of each example: a fraction of the examples, drawn by id, is permuted in a
-    circle, the rest is unchanged.
+    """Returns the caption row of each example after shuffling a fraction of them, drawn by id.
+
+    The shuffled ones are permuted in a circle, the rest is unchanged.
 
     No example of the circle keeps its own caption; a circle of one would, so there is none.
     """
@@ -105,8 +104,9 @@ def shuffled(ids: Int64[np.ndarray, "n"], fraction: float, seed: int = 0) -> Int
 
 
 def mentioned(texts: Sequence[Sequence[str]], words: Sequence[str]) -> Int64[np.ndarray, "n"]:
-    """The class of each example: the one word that most of its captions mention while fewer than
-    half mention any other; -1: none.
+    """Returns the word that most of an example's captions mention, as a number; -1 for none.
+
+    Fewer than half of the captions may mention any other word.
     """
     hits = np.array(
         [

@@ -201,9 +201,7 @@ def check_several(names: Sequence[str], where: str) -> None:
 def matched(
     labels: Integer[np.ndarray, "n"], theirs: Sequence[str], ours: Sequence[str]
 ) -> Int32[np.ndarray, "n"]:
-    """Labels of a set with the class names `theirs` as numbers among `ours`, matched by name;
-    MISSING where there is none.
-    """
+    """Renumbers labels from the class names `theirs` to `ours`; MISSING where there is none."""
     classes = Classes(tuple(ours))
     table = np.array([classes.number(name) for name in theirs] + [MISSING], np.int32)
     return table[labels]

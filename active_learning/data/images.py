@@ -1,5 +1,6 @@
-"""Encoded images to uint8 RGB and back, and the views cut from them: whatever cannot be decoded
-fully and safely is a BadImage.
+"""Encoded images to uint8 RGB and back, and the views cut from them.
+
+Whatever cannot be decoded fully and safely is a BadImage.
 """
 
 import functools
@@ -70,8 +71,10 @@ class BadImage(ValueError):
 
 
 def decode(blob: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """An upright RGB image: EXIF rotation applied, gray repeated, CMYK converted, transparency on
-    white, 16 bits cut to the high 8.
+    """Decodes an image to upright RGB.
+
+    EXIF rotation is applied, gray repeated, CMYK converted, transparency laid on white, 16 bits cut
+    to the high 8.
 
     Of an animation the first frame. Raises BadImage for anything damaged, truncated, of another
     kind or above the limit of pixels.
@@ -88,8 +91,9 @@ def decode_view(blob: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
 
 
 def decode_small(blob: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """The same view from a JPEG decoded at the smallest DCT scale (1/8 .. 1) that still covers it:
-    cheaper, not bit for bit `decode_view`.
+    """The same view from a JPEG decoded at the smallest DCT scale (1/8 ..
+
+    1) that still covers it: cheaper, not bit for bit `decode_view`.
 
     Entropy decoding is paid in full, so this saves about half; a prepared small view saves far
     more. Raises BadImage.
@@ -98,8 +102,9 @@ def decode_small(blob: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
 
 
 def cover(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """Resizes until the shorter side is `size` px (area mean when shrinking, cubic when growing)
-    and cuts the centre.
+    """Resizes until the shorter side is `size` px and cuts out the center.
+
+    Area mean when shrinking, cubic when growing.
     """
     height, width = image.shape[:2]
     if (height, width) == (size, size):
@@ -169,8 +174,9 @@ def shrink(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "h
 
 
 def decoders() -> str:
-    """What decodes and resizes here, for provenance: pixels may differ by a gray level between
-    libraries.
+    """Names the libraries that decode and resize here, for provenance.
+
+    Pixels may differ by a gray level between libraries.
     """
     decoder = "simplejpeg" if simplejpeg is not None else "Pillow"
     return f"{decoder}, {'OpenCV' if cv2 is not None else 'Pillow'}"
@@ -202,8 +208,9 @@ def _jpeg(blob: bytes, least: int) -> np.ndarray:
 
 
 def _ends(blob: bytes) -> bool:
-    """Whether the end-of-image marker is there (padding may follow): without it the decoder would
-    paint the missing rows gray.
+    """Whether the end-of-image marker is there (padding may follow).
+
+    Without it the decoder would paint the missing rows gray.
     """
     return b"\xff\xd9" in blob[-64:] or blob.rstrip(b"\x00").endswith(b"\xff\xd9")
 

@@ -1,5 +1,4 @@
-"""Limits on what a data file may ask of this machine: sizes that headers declare and decompressed
-sizes.
+"""Limits on what data files may ask for: sizes that headers declare, and decompressed sizes.
 
 A file above a limit is refused in one line that names `RAISE`. `scaled(factor)` raises all limits
 for the process; the config key `data.limits` and `prepare --limits` call it.

@@ -54,8 +54,7 @@ def augment(
     crop_padding: int = 4,
     flip: bool = True,
 ) -> UInt8[Array, "B H W C"]:
-    """Random crop after padding with `crop_padding` px of zeros, then a horizontal flip with
-    probability 1/2.
+    """Crops at random after padding with zeros, then flips with probability 1/2.
 
     Both are drawn from (key, id, epoch).
     """
@@ -78,8 +77,9 @@ def augment(
 def resize(
     image: UInt8[Array | np.ndarray, "B H W C"], size: int
 ) -> UInt8[Array | np.ndarray, "B size size C"]:
-    """Square images of `size` px, the small view that scorers can read; anti-aliased. Raises
-    ValueError for a size below 1.
+    """Square images of `size` px, the small view that scorers can read; anti-aliased.
+
+    Raises ValueError for a size below 1.
 
     The exact mean of each block (halves up) where `size` divides height and width, else a triangle
     filter.
@@ -100,8 +100,9 @@ def resize(
 
 
 def view(batch: dict, shape: tuple[int, int, int]) -> UInt8[Array, "B H W C"]:
-    """The batch's images at `shape` (height, width, channels): `image` or `image_small` as it is
-    where its size fits, else `image` resized.
+    """Returns the batch's images at `shape` (height, width, channels).
+
+    `image` or `image_small` as it is where its size fits, else `image` resized.
     """
     for name in ("image_small", "image"):
         if name in batch and batch[name].shape[1:3] == tuple(shape[:2]):

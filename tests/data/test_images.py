@@ -1,4 +1,5 @@
-"""Decoding: what a person would see, from every kind of file, and an error for everything damaged.
+"""Decoding: what a person would see, from every kind of file, and an error for everything
+damaged.
 """
 
 import io

@@ -1,5 +1,4 @@
-"""ArrayRecord shards of our own: one record an example, with everything about it in plain bytes;
-small views in a file beside.
+"""ArrayRecord shards of our own: one record an example, small views in a file beside.
 
 A record is the four bytes `ALR1`, the length of its header as a little-endian uint32, the header
 (JSON: `id` and the columns) and the encoded image. NAME.array_record.small holds the small views,
@@ -34,8 +33,9 @@ _MAGIC = b"ALR1"
 
 @dataclass(frozen=True)
 class ArrayRecords(ShardSection):
-    """`path`: a folder that `python -m active_learning.prepare` wrote (train*.array_record, and
-    test*), or a pattern of such files.
+    """Shards that `python -m active_learning.prepare` wrote.
+
+    `path`: their folder (train*.array_record, and test*), or a pattern of such files.
 
     Columns and ids are those of the prepared source. The index is kept beside each shard, or in
     `cache`.
@@ -67,9 +67,7 @@ def _stamp(path: str) -> str:
 
 
 class Readers:
-    """Readers of several files, opened at first use, at most OPEN at a time; reading is safe from
-    any thread.
-    """
+    """Readers of several files, at most OPEN at a time; reading is safe from any thread."""
 
     def __init__(self, paths: Sequence[str]):
         self.paths, self._lock = paths, threading.Lock()

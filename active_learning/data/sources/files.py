@@ -1,6 +1,4 @@
-"""Encoded images wherever they are: one listing of them with its columns, safe reads, and which
-rows show the same picture.
-"""
+"""Encoded images wherever they are: listings, safe reads, and rows of the same picture."""
 
 import errno
 import hashlib
@@ -44,8 +42,9 @@ class Files:
         return index
 
     def size(self, index: int) -> int:
-        """Bytes of the image; -1 where finding out would be expensive, and pictures are then told
-        apart by place alone.
+        """Returns the bytes of the image; -1 where finding out would be expensive.
+
+        Pictures of unknown size are told apart by place alone.
         """
         return -1
 
@@ -76,9 +75,7 @@ class Listing:
     hint: str = ""  # added to the error for a column that is not there
 
     def names_of(self, columns: Sequence[str]) -> tuple[str, ...]:
-        """Class names that came with the data for the first of `columns` that has some; () where
-        none has.
-        """
+        """Returns the class names given for the first of `columns` that has some; () for none."""
         for column in (*columns, ""):
             if self.class_names.get(column):
                 return tuple(self.class_names[column])
@@ -149,8 +146,9 @@ def drop_bad(listing: Listing, keep: np.ndarray, problems: Problems) -> None:
 def picture_ids(
     files: Files, rows: Integer[np.ndarray, "k"], ids: Int64[np.ndarray, "k"]
 ) -> Int64[np.ndarray, "k"]:
-    """The lowest id among the rows of the same picture: one place, or, up to COMPARED rows, the
-    same content.
+    """Returns the lowest id among the rows of the same picture.
+
+    Rows are of one picture where they share a place or, up to COMPARED rows, their content.
 
     Only images of equal size are compared, and only those of equal last bytes are read in full.
     What cannot be read is a picture of its own, and so is each row of a picture that more than half

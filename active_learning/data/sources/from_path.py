@@ -1,6 +1,4 @@
-"""What lies at a path: from a path to the source that reads it, and from any source to encoded
-images for `prepare`.
-"""
+"""From a path to the source that reads it, and from any source to encoded images."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -8,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from active_learning.config import setting
 from active_learning.data import images
 from active_learning.data.sources import layouts, originals, paths
 from active_learning.data.sources.array_record import ArrayRecords
@@ -30,10 +29,12 @@ class FromPath(DiskSection):
     Its keys are those of these sources.
     """
 
-    test_path: str = ""  # shards of the test set, as in WebDataset
+    # Shards of the test set, as in WebDataset.
+    test_path: str = setting("", hashed=False)
     image: str = ""  # column with the images, or their paths; '': one of the usual names
-    root: str = ""  # folder that a table's paths are relative to
-    cache: str = ""  # folder for the indices of shards
+    # Folder that a table's paths are relative to.
+    root: str = setting("", hashed=False)
+    cache: str = setting("", hashed=False)  # folder for the indices of shards
 
     def listings(self) -> tuple[Listing, Listing | None]:
         return self._meant().listings()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from active_learning.config import setting
 from active_learning.data import classes, images, text
 from active_learning.data.sources import layouts, paths, tables
 from active_learning.data.sources.disk_section import DiskSection
@@ -26,8 +27,10 @@ _DECODER = {".heic": "pillow-heif", ".heif": "pillow-heif", ".avif": "pillow-avi
 
 @dataclass(frozen=True)
 class ImageFolder(DiskSection):
-    """`path`: a folder of class folders, a folder with `train` and `test` (or `val`) of those, in
-    any usual spelling, a table, or a folder of train and test tables.
+    """Images in class folders, or listed by a table.
+
+    `path`: a folder of class folders, a folder with `train` and `test` (or `val`) of those in any
+    usual spelling, a table, or a folder of train and test tables.
 
     Classes are the folders' names, or the labels of the table, by the rule of data/classes.py.
     Paths in a table are relative to it. ids are places in the sorted list of paths (in a table: its
@@ -36,7 +39,7 @@ class ImageFolder(DiskSection):
 
     image: str = ""  # column of a table with the images' paths; '': one of the usual names
     # Folder that a table's paths are relative to; '': the table's, or one in it that holds them.
-    root: str = ""
+    root: str = setting("", hashed=False)
 
     def listings(self) -> tuple[Listing, Listing | None]:
         root = paths.local(self.path)
@@ -78,9 +81,7 @@ def _metadata(folder: Path) -> Path | None:
 
 
 def _inside(root: Path) -> Path:
-    """`root`, or the folder in it that is all it holds (an archive's own folder), as deep as that
-    goes.
-    """
+    """Returns `root`, or the folder in it that is all it holds, as deep as that goes."""
     for _ in range(_NESTED):
         names = layouts.folders_in(root)
         if len(names) != 1 or layouts.part_of(names[0]) or _metadata(root) or _tables(root):
@@ -212,8 +213,9 @@ def _refuse_parts(root: Path, folders: list[str]) -> None:
 
 
 def _images_below(root: str, folder: str, left_out: LeftOut) -> Iterator[str]:
-    """Paths relative to `root` of the images below `folder`; what is no image by its suffix
-    (without one: by its content) is counted.
+    """Yields the images below `folder`, as paths relative to `root`, and counts other files.
+
+    A file is an image by its suffix; without a usual suffix by its first bytes.
     """
     with os.scandir(os.path.join(root, folder)) as entries:
         for entry in entries:

@@ -133,9 +133,7 @@ def _load(file: Path, stamp: str, columns: int, size: int) -> Index | None:
 
 
 def _files(shard: str, cache: str) -> list[Path]:
-    """Where the index of a shard may be: beside it, and where that cannot be written to in the
-    user's cache.
-    """
+    """Returns where the index of a shard may be: beside it, else in the user's cache."""
     if cache:
         where = shard if is_url(shard) else os.path.abspath(shard)
         base = re.sub(r"[^\w.-]", "_", where.rpartition("/")[2])[-60:]
@@ -151,8 +149,9 @@ def _files(shard: str, cache: str) -> list[Path]:
 
 
 def _writable(folder: Path) -> bool:
-    """Whether somebody may write there by its mode: a folder that is read-only for all stays as it
-    is, also for root.
+    """Whether somebody may write there by its mode.
+
+    A folder that is read-only for all stays as it is, also for root.
     """
     return bool(folder.stat().st_mode & 0o222)
 

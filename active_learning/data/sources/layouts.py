@@ -31,8 +31,9 @@ _REPORT = ("report.html", "index.html")
 
 
 def part_of(name: str) -> str:
-    """'train', 'test' or 'val' where a whole name says so in any case and spelling ('Training_Set',
-    'val2017'); else ''.
+    """Returns 'train', 'test' or 'val' where a whole name says so in any spelling, else ''.
+
+    For example 'Training_Set' and 'val2017'.
     """
     words = "".join(re.findall(r"[^\W\d_]+", name.casefold()))
     for _ in range(2):
@@ -44,9 +45,7 @@ def part_of(name: str) -> str:
 
 
 def part_of_shard(name: str) -> str:
-    """The part that a shard's file name begins with ('train-00000-of-00002.tar'), or else names
-    anywhere; else ''.
-    """
+    """Returns the part that a shard's name begins with, or else mentions anywhere; '' for none."""
     words = re.findall(r"[^\W\d_]+", name.casefold())
     found = [part for word in words if (part := part_of(word))]
     return found[0] if found else ""
@@ -70,9 +69,7 @@ def is_output(folder: str) -> bool:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a folder holds, by part: paths of its folders, tables or shards; `notes`: what is not
-    used, with the reason.
-    """
+    """Paths of the folders, tables or shards of each part, and notes on what is not used."""
 
     train: tuple[str, ...]
     test: tuple[str, ...]
@@ -80,8 +77,7 @@ class Layout:
 
 
 def by_part(names: Iterable[str], where: str) -> Layout:
-    """Shards by part: training is what is named so, or else what is named neither test nor
-    validation.
+    """Sorts shards by part; training is what is named so, else what is named for no part.
 
     The test set is what is named test, else validation.
     """
@@ -131,8 +127,9 @@ def files_in(root: Path, suffix: str) -> list[str]:
 
 
 def shard_layout(root: Path, suffix: str, depth: int = 3) -> Layout | None:
-    """Shards in a folder, in its folders named by part, or one folder further down ('data',
-    'default'). None: there are none.
+    """Finds shards in a folder, in its folders named by part, or one folder further down.
+
+    None where there are none.
 
     Of several folders that all hold shards (the configurations of a data set) none is chosen; their
     names are in the notes.

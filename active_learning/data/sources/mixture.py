@@ -20,8 +20,9 @@ INDEX_BITS = 48  # of an id; what is above is the number of the source
 
 @dataclass(frozen=True)
 class Mixture(SourceSection):
-    """`sources` by name, and their `weights`: proportions of the candidates, e.g. {"photos": 3,
-    "drawings": 1}; none: by size.
+    """Several sources by name, with their proportions of the candidates.
+
+    `weights`: e.g. {"photos": 3, "drawings": 1}; none: by size.
 
     All must have images of one size. Classes are matched by name. An id is source_index << 48 | the
     source's own id, source_index being the place of its name among the sorted ones. The test set is
@@ -243,9 +244,7 @@ def mixed(
 
 
 def _classes(sources: Mapping[str, Source]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Names of all classes in their order of appearance, and for each source the number of each of
-    its classes among them.
-    """
+    """Returns all class names, and for each source the numbers of its classes among them."""
     if not all(source.class_names for source in sources.values()):
         counts = {name: source.num_classes for name, source in sources.items()}
         if len(set(counts.values())) > 1 or any(source.class_names for source in sources.values()):

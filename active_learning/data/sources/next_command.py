@@ -1,6 +1,4 @@
-"""The command that trains on what `prepare` wrote: labels or pairs, by the columns, and the views
-that fit the images.
-"""
+"""The command that trains on what `prepare` wrote, for labels or pairs."""
 
 import shlex
 from pathlib import Path
@@ -65,8 +63,9 @@ def label_column(listing: Listing) -> str | None:
 
 
 def views(listing: Listing, small: int, patch: str) -> list[str]:
-    """Flags with which scorers see the small views and the learner sees more; none where there are
-    no smaller views.
+    """Returns flags by which scorers see the small views and the learner larger ones.
+
+    None where there are no smaller views.
     """
     files = listing.files
     size = found_size(files, np.arange(len(files)), listing.where, _USUAL) if small else 0

@@ -1,6 +1,4 @@
-"""The source whose images stay on disk: read and decoded when asked for, at one size, by a pool of
-threads.
-"""
+"""The source whose images stay on disk, read and decoded by a pool of threads when asked for."""
 
 import dataclasses
 import functools
@@ -104,9 +102,7 @@ class Disk(Source):
         return {"image": image, "bad": bad}
 
     def gather_small(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
-        """image_small uint8 (k, small, small, 3), from the prepared view or by DCT scale, and
-        `bad`.
-        """
+        """Reads small views (prepared, or by DCT scale) as `image_small`, and `bad`."""
         image, bad = self._decode(indices, self.small, self._small)
         return {"image_small": image, "bad": bad}
 
@@ -180,8 +176,9 @@ class Disk(Source):
         return digest.hexdigest()[:16]
 
     def describe(self) -> dict:
-        """Provenance; the hash covers names, ids and labels, not pixels (`prepare` writes checksums
-        of those).
+        """Provenance; the hash covers names, ids and labels, not pixels.
+
+        `prepare` writes checksums of pixels.
         """
         return {**self.about, "decoder": images.decoders(), **size_of(self), "hash": self._hash}
 
@@ -194,9 +191,7 @@ def reason_of(error: Exception) -> str:
 
 
 def take(source: Disk, indices: Integer[np.ndarray, "k"]) -> Disk:
-    """The examples at `indices` as a source of their own; ids and the count of problems stay those
-    of the whole.
-    """
+    """Returns the examples at `indices` as a source; ids and the count of problems stay."""
     texts = {name: [values[i] for i in indices] for name, values in source.text_columns.items()}
     return dataclasses.replace(
         source,
@@ -208,8 +203,9 @@ def take(source: Disk, indices: Integer[np.ndarray, "k"]) -> Disk:
 
 
 def stand_in(labels: Int32[np.ndarray, "n"], row: int, attempt: int) -> int:
-    """The row that replaces an unreadable one: of the same label, a function of (row, attempt)
-    only, so a restart replaces alike.
+    """Returns the row that replaces an unreadable one: of the same label.
+
+    It is a function of (row, attempt) only, so that a restart replaces alike.
     """
     alike = np.flatnonzero(labels == labels[row])
     return int(alike[int(hash64(row, attempt)[0] % np.uint64(len(alike)))])

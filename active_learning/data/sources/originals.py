@@ -1,6 +1,4 @@
-"""The original files of two well-known sets, as their authors publish them: Fashion-MNIST (idx) and
-CIFAR-10 (binary version).
-"""
+"""Fashion-MNIST (idx) and CIFAR-10 (binary version) as their authors publish them."""
 
 import gzip
 import io
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from active_learning.config import setting
 from active_learning.data.sources import paths
 from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import open_regular
@@ -38,13 +37,15 @@ _MOST = 1 << 28  # bytes of an idx file or of the archive, decompressed
 
 @dataclass(frozen=True)
 class Originals(SourceSection):
-    """`path`: a folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz, or with
+    """Original files of Fashion-MNIST or CIFAR-10.
+
+    `path`: a folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz, or with
     cifar-10-binary.tar.gz.
 
     ids are places in the files.
     """
 
-    path: str = ""
+    path: str = setting("", hashed=False)
     label: str = "label"
 
     def open(self) -> Opened:
@@ -82,8 +83,9 @@ def _idx(folder: Path, part: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 def read_idx(file: Path) -> np.ndarray:
-    """A gzipped idx file of uint8: zeros, type and rank in four bytes, a big-endian size an axis,
-    the values.
+    """Reads a gzipped idx file of uint8.
+
+    It holds zeros, type and rank in four bytes, a big-endian size an axis, and the values.
 
     Raises DataError naming the file.
     """
@@ -109,9 +111,7 @@ def read_idx(file: Path) -> np.ndarray:
 
 
 class _Bounded:
-    """A stream that ends with an error after _MOST bytes, so that a small file cannot decompress
-    without end.
-    """
+    """A stream that raises after _MOST bytes, against files that decompress without end."""
 
     def __init__(self, stream: gzip.GzipFile):
         self.stream, self.left = stream, _MOST

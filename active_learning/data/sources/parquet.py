@@ -33,7 +33,9 @@ _ROW_BYTES = 8  # a row with an image takes more than this; fewer is no set of i
 
 @dataclass(frozen=True)
 class Parquet(ShardSection):
-    """`path`: a folder with train*.parquet (and test*), or with data/*.parquet or
+    """Parquet files with an image column.
+
+    `path`: a folder with train*.parquet (and test*), or with data/*.parquet or
     default/train/*.parquet in it, or a pattern.
 
     The image column holds bytes, or a struct with `bytes`; numbers, truth values, texts, lists of
@@ -131,9 +133,7 @@ def _features(table: Any, path: str, wanted: str) -> tuple[str, dict[str, tuple[
 
 
 def _is_kept(kind: Any) -> bool:
-    """Whether values of an Arrow type are labels or texts: numbers, truth values, texts, and lists
-    and structs of texts.
-    """
+    """Whether an Arrow type is kept: numbers, booleans, texts, lists and structs of texts."""
     from pyarrow import types
 
     if types.is_dictionary(kind):

@@ -1,6 +1,4 @@
-"""Paths as people give them: '~', 'file:', brackets, braces and backslashes; what is no local path
-is named as such.
-"""
+"""Paths as people type them: '~', 'file:', brackets, braces and backslashes."""
 
 import glob
 import os
@@ -47,8 +45,9 @@ def check_kind(path: str, key: str, *, write: bool = False) -> None:
 
 
 def local(path: str) -> Path:
-    """The local path that is meant: 'file:' and '~' resolved; backslashes are separators where only
-    that exists.
+    """Returns the local path that is meant, with 'file:' and '~' resolved.
+
+    Backslashes are separators where only that path exists.
     """
     if path.lower().startswith("file:"):
         path = unquote(urlparse(path).path)
@@ -60,9 +59,7 @@ def local(path: str) -> Path:
 
 
 def expand(path: str, key: str) -> list[str]:
-    """Braces written out: 'train-{000..015}.tar' and '{train,test}.tar'; without braces the path
-    alone.
-    """
+    """Writes out braces: 'train-{000..015}.tar' and '{train,test}.tar'."""
     head, opening, rest = path.partition("{")
     inside, closing, tail = rest.partition("}")
     if not opening:
@@ -84,9 +81,11 @@ def expand(path: str, key: str) -> list[str]:
 
 
 def files_of(path: str, key: str) -> list[str]:
-    """The local files that a path stands for: itself where it exists, else those of its braces,
-    each of which must exist or be a pattern with '*', '?' or '[...]' of some. Sorted by name where
-    it is a pattern. Raises DataError naming what is not there.
+    """Returns the local files that a path stands for.
+
+    A path that exists stands for itself. Otherwise braces are written out, and each result must
+    exist or be a pattern ('*', '?', '[...]') of files that do, sorted by name. Raises DataError
+    naming what is not there.
     """
     there = local(path)
     if there.exists():

@@ -1,6 +1,4 @@
-"""Shards from any listing of encoded images: decoded once, written in a fixed order, continued
-where it was stopped.
-"""
+"""Writes shards from any listing: decoded once, in a fixed order, resumable."""
 
 import dataclasses
 import hashlib

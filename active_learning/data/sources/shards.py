@@ -53,8 +53,9 @@ class ShardSection(DiskSection):
 
 
 def find(path: str, key: str, suffix: str) -> layouts.Layout:
-    """Shards by part. A folder is searched (see `layouts.shard_layout`); a pattern or URL is all
-    training examples.
+    """Shards by part.
+
+    A folder is searched (see `layouts.shard_layout`); a pattern or URL is all training examples.
 
     Raises:
       DataError: There are none, or several sets of them.
@@ -139,8 +140,9 @@ def accounts(indices: Sequence[Index]) -> tuple[dict[int, str], LeftOut]:
 
 
 def ids_of(shard: np.ndarray, columns: dict[str, list[Any]]) -> np.ndarray:
-    """Shard << 32 | place in the shard, or the stored ids where there are some (an example without
-    one then gets 1 << 47 | the former).
+    """Returns the stored ids, or shard << 32 | place in the shard where there are none.
+
+    Where some examples have a stored id, the others get 1 << 47 | that number.
     """
     place = np.arange(len(shard)) - np.searchsorted(shard, shard)
     counted = (shard.astype(np.int64) << np.int64(32)) | place
@@ -153,8 +155,6 @@ def ids_of(shard: np.ndarray, columns: dict[str, list[Any]]) -> np.ndarray:
 
 
 def each(of: Sequence[T], one: Callable[[T], U]) -> list[U]:
-    """`one` of each shard, several at a time (their headers are read, perhaps over a network), in
-    their order.
-    """
+    """Applies `one` to each shard, several at a time, and keeps their order."""
     with ThreadPoolExecutor(16, "index") as pool:
         return list(pool.map(one, of))

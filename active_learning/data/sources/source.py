@@ -1,6 +1,4 @@
-"""What a data source is and may be able to do, with defaults for what is optional; and the source
-that lives in memory.
-"""
+"""The interface of data sources with defaults for optional abilities, and the one in memory."""
 
 import dataclasses
 import hashlib
@@ -21,8 +19,10 @@ from active_learning.data.transforms import resize
 
 
 class Source:
-    """Examples by index. Subclasses give the attributes and methods up to `describe`; the rest is
-    optional and has defaults.
+    """Examples by index.
+
+    Subclasses give the attributes and methods up to `describe`; the rest is optional and has
+    defaults.
 
     Attributes:
       ids: (n,) int64, unique within the source. A mixture adds source_index << 48.
@@ -88,9 +88,7 @@ class Source:
         return None
 
     def small_view(self) -> "Source":
-        """The same examples with their small views as images; the source itself where there are
-        none.
-        """
+        """Returns the source with its small views as images; itself where there are none."""
         return self
 
     def gather_small(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
@@ -144,9 +142,7 @@ class SourceSection(Section):
         raise NotImplementedError
 
     def folder(self) -> Path | None:
-        """A folder beside the data in which files about them (stored scores) may be kept; None:
-        there is none.
-        """
+        """Returns a folder beside the data for files about them (stored scores), or None."""
         return None
 
     def with_text(self, column: str) -> "SourceSection":
@@ -268,8 +264,7 @@ def size_of(source: Source) -> dict:
 def channel_stats(
     source: Source, indices: Integer[np.ndarray, "k"]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of image / 255 over the examples at `indices`,
-    exact up to float64.
+    """Returns mean and standard deviation of each channel of image / 255, exact up to float64.
 
     A deviation is at least one gray level (1 / 255), so that dividing by it is safe. Raises
     DataError for no indices.

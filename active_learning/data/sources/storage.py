@@ -43,8 +43,9 @@ def open_file(path: str) -> Stored:
 
 
 class _Descriptors:
-    """Descriptors of at most `most` files; the one that was not used for longest is closed, never
-    one that is being read.
+    """Descriptors of at most `most` files.
+
+    The least recently used one is closed, never one that is being read.
     """
 
     def __init__(self, most: int):
@@ -119,9 +120,7 @@ def _connections():
 
 @dataclass(eq=False)
 class Remote:
-    """A file behind `name`, a URL: every read is one range request over a connection that is kept
-    open.
-    """
+    """A file behind the URL `name`; every read is one range request on a kept connection."""
 
     name: str
     size: int

@@ -1,6 +1,4 @@
-"""Tables with a row an image: CSV and its kin, JSON lines, a JSON list, COCO's caption files; plain
-or gzipped.
-"""
+"""Tables with a row an image: CSV, TSV, JSON lines or lists, COCO captions; also gzipped."""
 
 import csv
 import gzip
@@ -295,9 +293,7 @@ def _separated(file: Path, content: str, image: str) -> tuple[list[dict[str, Any
 
 
 def _delimiter(header: str, image: str, usual: str) -> str:
-    """The separator by which the header has a column with paths, else the one that gives most
-    columns.
-    """
+    """Returns the separator that gives the header a path column, else most columns."""
 
     def names(mark: str) -> list[str]:
         return [name.strip() for name in next(csv.reader([header], delimiter=mark), [])]

@@ -31,8 +31,9 @@ class Member:
 
 
 def members(file: Stored) -> Iterator[Member]:
-    """Files and links of a tar (ustar, GNU and pax long names), to the last of several archives in
-    a row.
+    """Yields the files and links of a tar, to the last of several archives in a row.
+
+    ustar, GNU and pax long names are understood.
 
     Raises:
       DataError: Naming tar and byte, where it is compressed, truncated or damaged.
@@ -111,8 +112,7 @@ def _name(head: bytes) -> str:
 
 
 def _target(name: str, link: str, kind: bytes) -> str:
-    """The name within the archive that a link means: a symbolic one is relative to its own folder.
-    """
+    """Returns the name in the archive that a link means; a symbolic one is relative."""
     if kind == b"2" and link:
         return posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
     return link
@@ -164,9 +164,7 @@ def _pax(blob: bytes) -> dict:
 
 
 def resolved(found: dict[str, Member], link: Member) -> Member | None:
-    """The file that a link leads to within the archive, through other links; None where it leads
-    nowhere.
-    """
+    """Follows a link, and links it leads to, within the archive; None where it leads nowhere."""
     for _ in range(16):
         target = found.get(link.link) or found.get(posixpath.normpath(link.link))
         if target is None or not target.link:

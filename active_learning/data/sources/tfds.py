@@ -1,6 +1,4 @@
-"""TensorFlow Datasets in the ArrayRecord format, read (and, from any of our sources, written)
-without TensorFlow.
-"""
+"""TensorFlow Datasets in the ArrayRecord format, read and written without TensorFlow."""
 
 import contextlib
 import itertools
@@ -28,8 +26,7 @@ INFO = "dataset_info.json"
 
 @dataclass(frozen=True)
 class Tfds(DiskSection):
-    """The set `name` (NAME or NAME/CONFIG) prepared under `path`, its newest version unless
-    `version` is given.
+    """The set `name` (NAME or NAME/CONFIG) prepared under `path`; '' as `version`: the newest.
 
     Columns are its class labels, integers and texts. ids are the feature `id` where there is one,
     else places in the split.
@@ -197,8 +194,9 @@ class _Records(Files):
 
 
 def write(name: str, train: Listing, test: Listing | None, root: Path) -> Path:
-    """A TFDS set of ours under `root`, as ArrayRecord files with encoded images: what
-    `tfds.data_source(NAME, data_dir=ROOT)` reads.
+    """Writes a TFDS set under `root`, as ArrayRecord files with encoded images.
+
+    `tfds.data_source(NAME, data_dir=ROOT)` reads it.
 
     Raises DataError for an image that cannot be decoded.
     """

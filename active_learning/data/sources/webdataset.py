@@ -1,5 +1,4 @@
-"""Tar shards (KEY.jpg, KEY.cls, KEY.json, KEY.txt side by side), read at random: an index of places
-in each tar, made once.
+"""Tar shards (KEY.jpg, KEY.cls, KEY.json, KEY.txt side by side) with random access by an index.
 
 Nothing is extracted: members are read where they lie, so that no path in an archive ever reaches
 the disk.
@@ -28,9 +27,11 @@ _TEXTS = (".cls", ".txt", ".json")
 
 @dataclass(frozen=True)
 class WebDataset(ShardSection):
-    """`path`: a folder with tars named train*.tar and test*.tar (or val*.tar), or in folders of
-    these names, or any tars, or a pattern such as 'DIR/train-*.tar' or 'DIR/train-{000..015}.tar',
-    or such a URL whose server answers range requests.
+    """Tar shards in the WebDataset layout.
+
+    `path`: a folder with tars named train*.tar and test*.tar (or val*.tar), or in folders of these
+    names, or any tars; or a pattern such as 'DIR/train-*.tar' or 'DIR/train-{000..015}.tar'; or
+    such a URL whose server answers range requests.
 
     Columns: `label` from .cls, `caption` from .txt, and every field of .json. ids are shard << 32 |
     place in the shard, shards in sorted order of their names, or the field `id` where every example
@@ -63,8 +64,7 @@ class WebDataset(ShardSection):
 
 @dataclass(frozen=True, eq=False)
 class _Members(Files):
-    """Places of images in tars: offset and size of the image, and of its small view (size 0: none).
-    """
+    """Offset and size of each image in its tar, and of its small view (size 0: none)."""
 
     files: Sequence[Stored]
     shard: np.ndarray  # (n,)
@@ -105,8 +105,7 @@ class _Sample:
 
 
 def make_index(file: Stored) -> Index:
-    """The index of a tar, from one pass over its headers; of the bodies only .cls, .txt and .json
-    are read.
+    """Indexes a tar in one pass over its headers; only .cls, .txt and .json bodies are read.
 
     A key ends at the first dot of the file name. Where that leaves a sample without an image, its
     members' names are cut at their last dot instead. What is not used is counted by reason. Raises

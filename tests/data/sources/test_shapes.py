@@ -49,7 +49,8 @@ def test_shares_of_classes_and_corrupted_labels():
 
 
 def test_each_class_has_its_own_outline():
-    """Unturned and alone, shapes have the areas of plane geometry, and no two classes look alike.
+    """Unturned and alone, shapes have the areas of plane geometry, and no two classes look
+    alike.
     """
     grid = np.linspace(-1.2, 1.2, 400)
     x, y = (a[None] for a in np.meshgrid(grid, grid))
@@ -66,7 +67,8 @@ def test_each_class_has_its_own_outline():
 
 
 def test_the_shape_stands_out():
-    """In every image the shape's own pixels are brighter than what is around them: it can be seen.
+    """In every image the shape's own pixels are brighter than what is around them: it can be
+    seen.
     """
     count, size = 200, 32
     classes = np.zeros(count, int)

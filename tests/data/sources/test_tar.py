@@ -1,5 +1,4 @@
-"""Tars as they occur: links, dots, several archives in a row, names twice; and as they should not.
-"""
+"""Tars with links, dots, several archives in a row, names that occur twice; and hostile ones."""
 
 import gzip
 import io
