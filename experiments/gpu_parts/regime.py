@@ -7,7 +7,7 @@ each arm that reads them. Every arm is evaluated on the clean test set, raw and 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ import numpy as np
 from active_learning.core import policies
 from active_learning.cost.ledger import Ledger, step_costs
 from active_learning.data.sources.source import split_id
-from active_learning.models import ResNet
 from active_learning.tasks import View
+from experiments.gpu_parts.arms import ARMS, SIZES, UNIFORM_FRACTION, Arm, Size
 from experiments.gpu_parts.packed import Images
 from experiments.gpu_parts.resident import (
     Models,
@@ -29,106 +29,10 @@ from experiments.gpu_parts.resident import (
     fresh_state,
     settings_of,
 )
+from experiments.gpu_parts.table import reached
 
-TARGET = 0.867  # What an average of the weights reaches with a ResNet-34 (arXiv 2411.18704).
 FOLDS = 2
 DROPPED = 0.4  # Fraction that "filter first" drops.
-# A temperature at which sampling is uniform: the scores run, and decide nothing.
-FLAT = 1e9
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much of everything."""
-
-    learner: Any
-    scorer: Any
-    batch_size: int
-    # Updates in one dispatch, and examples in a chunk of evaluation.
-    scanned: int
-    chunk: int
-    # Updates of uniform's full budget, where time allows.
-    updates: int
-    pilot_updates: int
-    rates: tuple[float, ...]
-    # Updates of each reference over those of uniform's full budget.
-    reference: float
-    # Examples held out of the training set to choose the rate on.
-    tune: int
-    dtype: str
-    ema_half_life: float
-    evaluations: int
-    ratio: int = 4
-    temperature: float = 0.5
-
-
-SIZES = {
-    "gpu": Size(
-        ResNet(),
-        ResNet(width=32, stages=(1, 1, 1)),
-        batch_size=256,
-        scanned=50,
-        chunk=1000,
-        updates=6000,
-        pilot_updates=600,
-        rates=(0.05, 0.1, 0.2),
-        reference=0.25,
-        tune=2000,
-        dtype="bfloat16",
-        ema_half_life=200.0,
-        evaluations=20,
-    ),
-    "smoke": Size(
-        ResNet(width=4, stages=(1,)),
-        ResNet(width=4, stages=(1,)),
-        batch_size=8,
-        scanned=2,
-        chunk=50,
-        updates=8,
-        pilot_updates=2,
-        rates=(0.05,),
-        reference=0.5,
-        tune=40,
-        dtype="float32",
-        ema_half_life=4.0,
-        evaluations=2,
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One run: a budget (of uniform's full one), and what it trains on."""
-
-    name: str
-    budget: float
-    # Fraction of the run with selection.
-    window: float = 0.0
-    # Factor of the stored reference losses in the score: 0 leaves the online model's loss alone.
-    reference: float = 1.0
-    temperature: float | None = None
-    filtered: bool = False
-
-    @property
-    def reads_reference(self) -> bool:
-        return self.filtered or (self.window > 0 and self.reference > 0)
-
-
-# By priority: what does not fit any more is skipped.
-ARMS = (
-    Arm("uniform", 1.0),
-    Arm("recipe, window 25 %", 0.5, window=0.25),
-    Arm("filter first", 0.5, filtered=True),
-    Arm("uniform", 0.5),
-    Arm("recipe, window 60 %", 0.5, window=0.6),
-    Arm("recipe, window 25 %", 0.33, window=0.25),
-    Arm("control: scores of 0", 0.5, window=0.25, temperature=FLAT),
-    Arm("hard", 0.5, window=0.25, reference=0.0),
-    Arm("filter first", 0.33, filtered=True),
-    Arm("recipe, window 25 %", 1.0, window=0.25),
-)
-# Uniform's full budget as a fraction of the time that is left when its length is decided.
-UNIFORM_FRACTION = 0.22
 
 
 @dataclass
@@ -313,7 +217,8 @@ def choose_rate(regime: Regime, deadline: float) -> dict:
     regime.rate = max(size.rates, key=lambda rate: tried[f"{rate:g}"])
     left = max(deadline - time.monotonic(), 0.0)
     fits = UNIFORM_FRACTION * left / regime.seconds["uniform"]
-    regime.updates = rounded(min(size.updates, fits), size.scanned)
+    passes = size.passes * len(regime.train_rows) / size.batch_size
+    regime.updates = rounded(min(size.updates, passes, fits), size.scanned)
     return {
         "tried": tried,
         "rate": regime.rate,
@@ -435,7 +340,7 @@ def run(scale: str, train: Images, test: Images, deadline: float, save: Callable
     save(result)
     result["rate_choice"] = choose_rate(regime, deadline)
     save(result)
-    for arm in ARMS:
+    for arm in ARMS if scale == "gpu" else ARMS[:3]:
         if arm.reads_reference and regime.reference_bill is None:
             result["reference"] = train_references(regime)
             save(result)
@@ -451,58 +356,3 @@ def run(scale: str, train: Images, test: Images, deadline: float, save: Callable
     result["reached"] = list(reached(result["arms"]))
     save(result)
     return result
-
-
-def reached(arms: list[dict]) -> Iterator[dict]:
-    """When each run first reached a level, with either of its weights: updates, FLOPs, seconds.
-
-    Levels: uniform's last accuracy at its full budget, raw and averaged, and TARGET.
-    """
-    full = next((arm for arm in arms if arm["arm"] == "uniform" and arm["budget"] == 1), None)
-    if full is None:
-        return
-    levels = {
-        "uniform": full["final"]["accuracy"],
-        "uniform, EMA": full["final"]["ema_accuracy"],
-        "target": TARGET,
-    }
-    for arm in arms:
-        for level, value in levels.items():
-            best = lambda point: max(point["accuracy"], point["ema_accuracy"])
-            point = next((point for point in arm["curve"] if best(point) >= value), None)
-            yield {
-                "arm": arm["arm"],
-                "budget": arm["budget"],
-                "level": level,
-                "accuracy": value,
-                "updates": point and point["update"],
-                "flops": point and point["flops"],
-                "seconds": point and point["seconds"] + arm["reference_seconds"],
-            }
-
-
-def lines(result: dict) -> Iterator[str]:
-    """The results as a short table."""
-    yield (
-        f"regime: {result['training_examples']:,} training and {result['test_examples']:,} test "
-        f"images, {result['corrupted_fraction']:.0%} of the labels wrong, compiled in "
-        f"{result['compile_seconds']:.0f} s"
-    )
-    full = next((arm for arm in result["arms"] if arm["budget"] == 1), None)
-    for arm in result["arms"]:
-        final = arm["final"]
-        over = arm["total_flops"] / full["total_flops"], arm["total_seconds"] / full["total_seconds"]
-        times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in arm["ms_per_update"].items())
-        yield (
-            f"  {arm['arm']:22s} {arm['updates']:6,} updates: {final['accuracy']:.1%}, EMA "
-            f"{final['ema_accuracy']:.1%}; {over[0]:.0%} of the FLOPs, {arm['total_seconds']:.1f} s "
-            f"({over[1]:.0%}); {times}"
-        )
-    for row in result.get("reached", []):
-        if row["updates"] is not None and row["arm"] != "uniform":
-            yield (
-                f"  {row['arm']} ({row['budget']:.0%}) reaches {row['level']} "
-                f"({row['accuracy']:.1%}) after {row['updates']:,} updates, {row['seconds']:.1f} s"
-            )
-    for row in result["skipped"]:
-        yield f"  {row['arm']} ({row['budget']:.0%}) skipped: {row['why']}"

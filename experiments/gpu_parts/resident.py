@@ -22,6 +22,7 @@ from jaxtyping import PyTree
 from active_learning.core import losses, policies
 from active_learning.core.optim import decayed_matrices
 from active_learning.core.recipe import Model, Recipe, TrainState, init_state
+from active_learning.core.scores import ScoreInputs
 from active_learning.core.step import train_step, uniform_step
 from active_learning.data.augment import Augmentation, augmented
 from active_learning.data.order import Order
@@ -90,15 +91,21 @@ def augment(batch: dict, key: Any) -> dict:
     return batch | {"image": image}
 
 
+def tempered(inputs: ScoreInputs, policy_state: Any, temperature: Any) -> tuple[jax.Array, Any]:
+    """Cautious learnability over a temperature that may be traced (that of a recipe is static)."""
+    values, policy_state = policies.cautious_learnability.score(inputs, policy_state)
+    return values / temperature, policy_state
+
+
 def recipe(models: Models, role: str, total: Any, rate: Any, temperature: Any = 1.0) -> Recipe:
     """What trains "learner" (with the online model, by cautious learnability) or "scorer"."""
     scorer = models.model("scorer", total, SCORER_RATE)
+    score = partial(tempered, temperature=temperature)
     return Recipe(
         learner=models.model(role, total, rate) if role == "learner" else scorer,
         scorer=scorer,
-        policy=policies.cautious_learnability,
+        policy=replace(policies.cautious_learnability, score=score),
         sub_batch_size=models.batch_size,
-        temperature=temperature,
         augment=augment,
         ema_half_life=models.ema_half_life if role == "learner" else 0.0,
     )
@@ -205,9 +212,7 @@ def compile_programs(models: Models, columns: dict, test: dict, chunk: int) -> P
         "scorer_hits": (jax.jit(partial(hits, models, "scorer", chunk=chunk)), scorer, test),
     }
     lowered = {name: function.lower(*rest) for name, (function, *rest) in jobs.items()}
-    return Programs(
-        **compile_all(lowered), compile_seconds=time.perf_counter() - began
-    )
+    return Programs(**compile_all(lowered), compile_seconds=time.perf_counter() - began)
 
 
 def compile_all(lowered: dict[str, Any]) -> dict[str, Any]:

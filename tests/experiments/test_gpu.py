@@ -1,4 +1,4 @@
-"""The GPU run: its data format, its updates on the device, its plan and what it makes of results."""
+"""The GPU run: its data format, its updates on the device, its plan and its tables."""
 
 import jax
 import numpy as np
@@ -7,9 +7,9 @@ import pytest
 from active_learning.core import optim
 from active_learning.core.step import train_step, uniform_step
 from experiments import gpu
-from experiments.gpu_parts import correctness, packed, regime, resident
+from experiments.gpu_parts import arms, correctness, packed, regime, resident, table
 
-SIZE = regime.SIZES["smoke"]
+SIZE = arms.SIZES["smoke"]
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +97,14 @@ def test_a_stream_sees_every_row_once_an_epoch():
 
 
 def test_in_chunks_drops_the_padding():
-    out = resident.in_chunks(lambda batch: 2 * batch["x"], {"x": np.arange(7)}, 3)
+    out = resident.in_chunks(lambda batch: 2 * batch["x"], {"x": jax.numpy.arange(7)}, 3)
     np.testing.assert_array_equal(out, 2 * np.arange(7))
 
 
 def test_an_arm_is_charged_for_what_runs(prepared):
     prepared.reference_bill = {"reference_train": 7.0, "reference_score": 5.0}
     prepared.reference_seconds = 3.0
-    recipe = regime.Arm("recipe", 1.0, window=0.5)
+    recipe = arms.Arm("recipe", 1.0, window=0.5)
     row = regime.run_arm(prepared, recipe, SIZE.updates, seed=0)
     learner, scorer = (prepared.models.cost(role) for role in ("learner", "scorer"))
     b, half = SIZE.batch_size, SIZE.updates // 2
@@ -115,7 +115,7 @@ def test_an_arm_is_charged_for_what_runs(prepared):
     assert (row["flops"]["reference_train"], row["flops"]["reference_score"]) == (7.0, 5.0)
     assert row["total_seconds"] == row["train_seconds"] + 3.0
     assert [point["update"] for point in row["curve"]] == [4, 8]
-    hard = regime.Arm("hard", 1.0, window=0.5, reference=0.0)
+    hard = arms.Arm("hard", 1.0, window=0.5, reference=0.0)
     assert regime.run_arm(prepared, hard, SIZE.updates, seed=0)["reference_seconds"] == 0.0
 
 
@@ -130,7 +130,7 @@ def test_references_score_what_they_were_not_trained_on(prepared, monkeypatch):
     monkeypatch.setattr(regime, "Stream", Watched)
     marks = iter((np.full(200, 1.0, np.float32), np.full(200, 2.0, np.float32)))
     programs = prepared.programs
-    watched = regime.Programs(**{**vars(programs), "losses": lambda params, columns: next(marks)})
+    watched = resident.Programs(**{**vars(programs), "losses": lambda params, columns: next(marks)})
     prepared.programs = watched
     regime.train_references(prepared)
     prepared.programs = programs
@@ -159,7 +159,7 @@ def test_levels_are_read_from_the_curves():
     }  # fmt: skip
     full = arm("uniform", 1.0, 0.0, point(50, 0.5, 0.6), point(100, 0.7, 0.72))
     ours = arm("recipe", 0.5, 3.0, point(25, 0.6, 0.5), point(50, 0.71, 0.70))
-    rows = {(row["arm"], row["level"]): row for row in regime.reached([full, ours])}
+    rows = {(row["arm"], row["level"]): row for row in table.reached([full, ours])}
     assert rows["recipe", "uniform"]["updates"] == 50
     assert rows["recipe", "uniform"]["seconds"] == pytest.approx(8.0)
     assert rows["recipe", "uniform, EMA"]["updates"] is None
