@@ -69,7 +69,7 @@ def test_the_loop_reads_figures_one_update_late(tmp_path, monkeypatch):
         late = {
             name: Late(value, dispatched[-1], dispatched) for name, value in said.metrics.items()
         }
-        return state, said._replace(figures=late)
+        return state, said._replace(metrics=late)
 
     monkeypatch.setattr(UpdateRunner, "__call__", watched)
     never = {"every": "100 %"}

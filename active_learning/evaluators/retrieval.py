@@ -34,7 +34,9 @@ class Retrieval:
         return retrieval_metrics(images, self.embed.texts(params, tokens), owner)
 
 
-def captions_of(part, rows: np.ndarray) -> tuple[Integer[np.ndarray, "m L"], Integer[np.ndarray, "m"]]:
+def captions_of(
+    part, rows: np.ndarray
+) -> tuple[Integer[np.ndarray, "m L"], Integer[np.ndarray, "m"]]:
     """Token ids of all captions of these rows, and the place in `rows` of each one's image."""
     given, table = part.caption_of[rows], part.captions
     exists = np.arange(table.tokens.shape[1])[None] < table.counts[given][:, None]

@@ -36,7 +36,7 @@ class Case:
     pixels: int
     compared: tuple[policies.Policy, ...] = (policies.learnability,)
     # Seconds that compiling and timing are expected to take.
-    seconds: float = 60.0
+    seconds: float = 45.0
 
 
 def config_of(learner: Any, scorer: Any, b: int, chunk: int, dtype: str, task: Any) -> Config:
