@@ -35,7 +35,7 @@ class Source:
         small and only the selected ones in full.
       prepared: Whether small views are stored with the data.
       weights: Fractions of a mixture's sources in the stream of candidates; (): one stream over all
-      examples.
+        examples.
     """
 
     ids: np.ndarray
