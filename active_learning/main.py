@@ -14,6 +14,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder; the same folder again continues the run."
 )
+_IMPORTS = flags.DEFINE_multi_string(
+    "import", [], "Module or FILE.py of your own whose classes and functions the config names."
+)
 _PROFILE = flags.DEFINE_string(
     "profile", None, "START:STOP, the updates of which a trace is written to WORKDIR/profile."
 )
@@ -39,6 +42,7 @@ def main(argv: list[str]) -> None:
     def command() -> None:
         if argv[1:]:
             raise ConfigError(_stray_word(argv[1]))
+        cli.import_modules(_IMPORTS.value)
         workdir = checked_folder(_WORKDIR.value, "--workdir", checkpoints=True)
         config, profile = freeze(_CONFIG.value), span(_PROFILE.value)
         distributed.enable_compilation_cache(_CACHE.value)

@@ -273,10 +273,10 @@ class NoWriter:
     """Stands in for the writer on processes that write nothing."""
 
     def write(self, clocks: dict, values: dict) -> None:
-        pass
+        """Does nothing."""
 
     def close(self) -> None:
-        pass
+        """Does nothing."""
 
 
 def _flat(row: dict) -> dict:
@@ -293,9 +293,11 @@ class Stopwatch:
         self._since: float | None = None
 
     def start(self) -> None:
+        """Starts or restarts the clock; what was measured so far is kept."""
         self._since = time.perf_counter()
 
     def stop(self) -> None:
+        """Adds the time since `start` to `seconds`."""
         if self._since is not None:
             self.seconds += time.perf_counter() - self._since
             self._since = None

@@ -57,6 +57,7 @@ class Pieces:
     signature: str
 
     def path(self, name: str) -> Path:
+        """The file of a piece."""
         return self.folder / f"{name}-{self.signature}.npz"
 
     def load(self, name: str) -> dict[str, np.ndarray] | None:

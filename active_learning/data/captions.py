@@ -58,8 +58,8 @@ def texts_of(source: Source, column: str) -> list[list[str]]:
       column: Column with a caption, or a list of captions; 'COLUMN.KEY' for a column of objects.
 
     Raises:
-      DataError: The source has no such column, its values are objects, or an example has no
-      caption.
+      DataError: The source has no such column, its values are objects, or an example has
+        no caption.
     """
     texts = []
     for index, value in enumerate(source.texts(column)):

@@ -58,10 +58,12 @@ class Candidates:
     def at(
         self, position: int, count: int
     ) -> tuple[Int64[np.ndarray, "k"], Int32[np.ndarray, "k"]]:
+        """Row numbers and epochs of the `count` examples from `position` on."""
         with self._lock:  # an order keeps tables
             return self.order.positions(position, count)
 
     def read(self, position: int, count: int, mine: Any, small: bool) -> dict[str, np.ndarray]:
+        """The examples of `at(position, count)` that `mine` picks."""
         rows, epochs = self.at(position, count)
         return self.part.batch(rows[mine], epochs[mine], small)
 

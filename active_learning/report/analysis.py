@@ -51,10 +51,12 @@ class Group:
 
     @property
     def final(self) -> float:
+        """Mean of the final metric over seeds."""
         return float(np.mean(list(self.finals.values())))
 
     @property
     def sd(self) -> float | None:
+        """Standard deviation of the final metric over seeds, None for a single one."""
         return measures.spread(list(self.finals.values()))
 
     def clock(self, clock: str) -> float:
@@ -66,6 +68,7 @@ class Group:
         }[clock]
 
     def account(self, account: str) -> float:
+        """Mean FLOPs over seeds of one account of the ledger."""
         return float(np.mean([run.flops[account] for run in self.runs]))
 
 
@@ -89,6 +92,7 @@ class Arm:
 
     @property
     def longest(self) -> Group:
+        """The longest budget."""
         return self.groups[-1]
 
     @property
@@ -118,6 +122,7 @@ class Analysis:
 
     @property
     def others(self) -> list[Arm]:
+        """All arms but the baseline."""
         return [arm for arm in self.arms if arm is not self.baseline]
 
 

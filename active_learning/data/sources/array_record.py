@@ -74,6 +74,7 @@ class Readers:
         self._open: OrderedDict[int, Any] = OrderedDict()
 
     def of(self, number: int) -> Any:
+        """The reader of file `number`, opened when it is not."""
         with self._lock:
             if number not in self._open:
                 self._open[number] = open_reader(self.paths[number])

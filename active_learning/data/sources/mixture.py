@@ -97,10 +97,12 @@ class Mixed(Source):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels, the same in all sources."""
         return self.sources[0].image_shape
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Names of the label columns."""
         return tuple(self.label_columns)
 
     @property

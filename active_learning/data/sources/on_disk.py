@@ -63,10 +63,12 @@ class Disk(Source):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the evaluation view."""
         return self.size, self.size, 3
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Names of the label columns."""
         return tuple(self.label_columns)
 
     @property
@@ -76,6 +78,7 @@ class Disk(Source):
 
     @functools.cached_property
     def picture_ids(self) -> Int64[np.ndarray, "n"]:
+        """The lowest id among the examples of the same picture."""
         return listings.picture_ids(self.files, self.rows, self.ids)
 
     def problems_of(self) -> tuple[Problems, ...]:

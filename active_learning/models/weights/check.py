@@ -33,6 +33,7 @@ class Difference:
 
     @property
     def ok(self) -> bool:
+        """Whether the difference is within its tolerance."""
         return self.largest <= self.tolerance
 
 
