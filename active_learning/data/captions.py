@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer
 
 from active_learning.data import text
+from active_learning.data.errors import DataError
 from active_learning.data.order import hash64
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.source import Source
 from active_learning.data.tokenizer import Tokenizer
 

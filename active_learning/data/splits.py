@@ -6,8 +6,8 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Bool, Int64, Integer
 
+from active_learning.data.errors import DataError
 from active_learning.data.order import hash64
-from active_learning.data.sources.errors import DataError
 
 
 def split(

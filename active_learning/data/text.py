@@ -54,9 +54,6 @@ def captions(value: Any) -> list[str]:
     Raises:
       DataError: The value holds objects, e.g. a caption for each language.
     """
-    # Imported here because the sources, whose errors these are, import this module.
-    from active_learning.data.sources.errors import DataError
-
     if isinstance(value, Mapping):
         keys = ", ".join(str(key) for key in value)
         raise DataError(

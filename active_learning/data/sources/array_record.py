@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from active_learning.data import limits, text
+from active_learning.data.errors import DataError
 from active_learning.data.sources import paths, shards
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Files, Listing, open_regular
 from active_learning.data.sources.index import Index, open_index
 from active_learning.data.sources.shards import ShardSection

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Int64, Integer
 
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 from active_learning.data.sources.problems import Problems
 from active_learning.data.sources.source import Opened, Source, SourceSection, size_of
 

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer, UInt8
 
 from active_learning.data import images, text
+from active_learning.data.errors import DataError
 from active_learning.data.order import hash64
 from active_learning.data.sources import files as listings
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Files
 from active_learning.data.sources.problems import Problems
 from active_learning.data.sources.source import Source, size_of

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from active_learning.config import setting
+from active_learning.data.errors import DataError
 from active_learning.data.sources import paths
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import open_regular
 from active_learning.data.sources.source import Memory, Opened, SourceSection
 

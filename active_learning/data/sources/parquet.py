@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from active_learning.data import text
+from active_learning.data.errors import DataError
 from active_learning.data.sources import shards
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Files, Listing, open_regular
 from active_learning.data.sources.index import Index
 from active_learning.data.sources.shards import ShardSection

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from active_learning.config import setting
+from active_learning.data.errors import DataError
 from active_learning.data.sources import layouts, paths
 from active_learning.data.sources.disk_section import DiskSection
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Listing, read_file
 from active_learning.data.sources.index import Index
 from active_learning.data.sources.problems import LeftOut

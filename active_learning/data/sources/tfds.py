@@ -11,9 +11,9 @@ import numpy as np
 
 from active_learning.config import setting
 from active_learning.data import classes, images
+from active_learning.data.errors import DataError
 from active_learning.data.sources import paths, shards
 from active_learning.data.sources.disk_section import DiskSection
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Files, Listing
 from active_learning.data.sources.index import Index, open_index
 
