@@ -44,10 +44,8 @@ class Captions:
 
     def drawn_text(self, rows: np.ndarray, ids: np.ndarray, epochs: np.ndarray) -> list[str]:
         """The text of what `draw` returns."""
-        return [
-            self.texts[row][at]
-            for row, at in zip(rows, self._place(rows, ids, epochs), strict=True)
-        ]
+        places = self._place(rows, ids, epochs)
+        return [self.texts[row][at] for row, at in zip(rows.tolist(), places.tolist(), strict=True)]
 
 
 def texts_of(source: Source, column: str) -> list[list[str]]:

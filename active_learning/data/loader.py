@@ -81,10 +81,8 @@ def local_rows(placement: jax.sharding.Sharding | None, count: int) -> Any:
     """
     if jax.process_count() == 1 or placement is None:
         return slice(None)
-    spans = {
-        place[0].indices(count)[:2]
-        for place in placement.addressable_devices_indices_map((count,)).values()
-    }
+    places = placement.addressable_devices_indices_map((count,)).values()
+    spans = {place[0].indices(count)[:2] for place in places if place is not None}
     return np.concatenate([np.arange(*span) for span in sorted(spans)])
 
 

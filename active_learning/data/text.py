@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from active_learning.data.errors import DataError
+
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "txt", "title", "sentence", "sentences")
 
 

@@ -136,7 +136,7 @@ class Records(Files):
         return self._small.read(int(self.shard[row]), int(self.places[row, 0])) or None
 
     def name(self, row: int) -> str:
-        return f"{Path(self.paths[self.shard[row]]).name}/{self.ids[row]}"
+        return f"{Path(self.paths[int(self.shard[row])]).name}/{self.ids[row]}"
 
 
 def pack(fields: dict[str, Any], image: bytes) -> bytes:

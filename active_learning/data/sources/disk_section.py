@@ -175,7 +175,9 @@ class DiskSection(SourceSection):
         self._drop_textless(listing, keep, problems)
         ids = unique_ids(listing, keep, problems)
         rows = np.flatnonzero(keep)
-        texts = {c: [v[i] for i in rows] for c, v in listing.columns.items() if c not in labels}
+        texts = {
+            c: [v[i] for i in rows.tolist()] for c, v in listing.columns.items() if c not in labels
+        }
         about = {
             "kind": listing.kind,
             "where": text.printable(os.path.basename(listing.where.rstrip("/"))),
@@ -209,9 +211,9 @@ class DiskSection(SourceSection):
             labels[column] = known.numbers(
                 listing.columns[column], f"{listing.where}: column {column!r}"
             )
-            for row in np.flatnonzero((labels[column] == classes.MISSING) & keep):
+            for row in np.flatnonzero((labels[column] == classes.MISSING) & keep).tolist():
                 keep[row] = False
-                value, name = listing.columns[column][row], listing.files.name(int(row))
+                value, name = listing.columns[column][row], listing.files.name(row)
                 number = classes.whole(value)
                 if is_test and number is not None and number < 0:
                     problems.left_out.add(

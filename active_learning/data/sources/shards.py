@@ -17,7 +17,8 @@ from active_learning.data.sources.files import Listing, read_file
 from active_learning.data.sources.index import Index
 from active_learning.data.sources.problems import LeftOut
 
-T, U = TypeVar("T"), TypeVar("U")
+T = TypeVar("T")
+U = TypeVar("U")
 MANIFEST = "manifest.json"  # that `prepare` writes beside its shards
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
