@@ -45,7 +45,7 @@ class Captions:
     def drawn_text(self, rows: np.ndarray, ids: np.ndarray, epochs: np.ndarray) -> list[str]:
         """The text of what `draw` returns."""
         places = self._place(rows, ids, epochs)
-        return [self.texts[row][at] for row, at in zip(rows.tolist(), places.tolist(), strict=True)]
+        return [self.texts[int(row)][int(at)] for row, at in zip(rows, places, strict=True)]
 
 
 def texts_of(source: Source, column: str) -> list[list[str]]:
