@@ -16,8 +16,8 @@ import sys
 
 from active_learning.config import ConfigError, from_flags
 from active_learning.data import limits
+from active_learning.data.errors import DataError
 from active_learning.data.sources import next_command, paths, tfds
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.from_path import listings_of, section_of
 from active_learning.data.sources.preparation import Options, prepare
 

@@ -6,8 +6,8 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Bool, Int64, Integer
 
+from active_learning.data.errors import DataError
 from active_learning.data.order import hash64
-from active_learning.data.sources.errors import DataError
 
 
 def split(
@@ -18,11 +18,10 @@ def split(
 ) -> dict[str, Int64[np.ndarray, "_"]]:
     """Splits examples into disjoint parts, stratified by label.
 
-    In each part every label has its fraction of the examples not yet taken.
-
-    The result depends on the arguments only, on every machine; the order of `parts` has no
-    influence, and examples beyond their sum stay unused. Seats are given by largest remainder, ties
-    to the lower label. Linear in examples, up to sorting.
+    In each part every label has its fraction of the examples not yet taken. The result depends on
+    the arguments only, on every machine; the order of `parts` has no influence, and examples beyond
+    their sum stay unused. Seats are given by largest remainder, ties to the lower label. Linear in
+    examples, up to sorting.
 
     Args:
       labels_for_strata: Label of each example.

@@ -13,7 +13,7 @@ from jaxtyping import Int32, Int64, Integer, UInt8, UInt32
 
 from active_learning.config import Section
 from active_learning.data import classes
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 from active_learning.data.sources.problems import Problems
 from active_learning.data.transforms import resize
 

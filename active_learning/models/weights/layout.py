@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from active_learning.config import ConfigError
 from active_learning.models.two_tower import TwoTower
@@ -147,7 +147,14 @@ def triple(values: Any, default: Triple) -> Triple:
     return (float(values[0]), float(values[1]), float(values[2]))
 
 
-def hf_pixels(configs: Configs, default: tuple[Triple, Triple]) -> dict[str, Triple]:
+class Normalization(TypedDict):
+    """Fields of `About` that say how pixels are normalized."""
+
+    mean: Triple
+    std: Triple
+
+
+def hf_pixels(configs: Configs, default: tuple[Triple, Triple]) -> Normalization:
     """Normalization of a preprocessor_config.json, or the default of the model's kind."""
     said = configs.get("preprocessor_config.json", {})
     return {
