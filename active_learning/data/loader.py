@@ -142,7 +142,9 @@ class Loader:
         def read() -> dict[str, jax.Array]:
             rows, epochs = find()
             here = local_rows(self.placement, len(rows))
-            return to_global_array(self.stream.part.batch(rows[here], epochs[here]), self.placement, len(rows))
+            return to_global_array(
+                self.stream.part.batch(rows[here], epochs[here]), self.placement, len(rows)
+            )
 
         return self._second.submit(read)
 
@@ -170,4 +172,6 @@ class Loader:
 
     def _load(self, position: int, count: int, small: bool) -> LoadedBatch:
         batch = self.stream.read(position, count, local_rows(self.placement, count), small)
-        return LoadedBatch(to_global_array(batch, self.placement, count), *self.stream.at(position, count))
+        return LoadedBatch(
+            to_global_array(batch, self.placement, count), *self.stream.at(position, count)
+        )

@@ -231,7 +231,9 @@ def test_frozen_parameters_stay_and_their_gradients_are_not_computed(freeze, poo
     moved = jax.tree.map(lambda u: bool(np.any(u)), updates)
     assert jax.tree.map(lambda f: not f, mask) == moved
     held = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
-    trained = sum(p.size for p, f in zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True) if not f)
+    trained = sum(
+        p.size for p, f in zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True) if not f
+    )
     assert held == 2 * trained
 
 

@@ -191,8 +191,7 @@ class DiskSection(SourceSection):
         problems: Problems,
         is_test: bool,
     ) -> dict[str, Int32[np.ndarray, "n"]]:
-        """Class numbers of each label column; rows without one are dropped from `keep` and counted.
-        """
+        """Class numbers of each label column; rows without one are dropped from `keep` and counted."""
         wanted = self._label_columns
         if (
             is_test and self.clean_label

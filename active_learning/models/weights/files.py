@@ -154,9 +154,7 @@ def _recognize(tensors: Tensors, configs: dict[str, Any]) -> Layout:
     )
 
 
-def load_into(
-    path: str | Path, module: Any, image_shape: tuple[int, int, int], key: str
-) -> PyTree:
+def load_into(path: str | Path, module: Any, image_shape: tuple[int, int, int], key: str) -> PyTree:
     """The parameters of weights that must fit a given module, of any layout.
 
     A key bias that the module does not have is left out: it shifts all logits of a query alike, so
