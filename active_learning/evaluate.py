@@ -1,8 +1,9 @@
-"""`python -m active_learning.evaluate DIR [--set NAME] [--model learner|online|reference]`
+"""Evaluate the newest checkpoint of a run on whole sets.
 
-Metrics of a run's newest checkpoint on whole sets. For image-text models also zero-shot and
-few-shot classification, retrieval on a caption file, and with `--judgements=FILE` (Flickr8k's
-expert or crowd file) the agreement with people.
+    python -m active_learning.evaluate DIR [--set NAME] [--model learner|online|reference]
+
+For image-text models also zero-shot and few-shot classification, retrieval on a caption file, and
+with --judgements=FILE (Flickr8k's expert or crowd file) the agreement with people.
 """
 
 import argparse
@@ -61,7 +62,11 @@ def evaluate(
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the metrics as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m active_learning.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m active_learning.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--set", dest="sets", action="append", default=[])
     parser.add_argument(

@@ -1,6 +1,8 @@
-"""`python -m active_learning.main --config=configs/NAME.py --workdir=DIR [--config.x.y=...]`
+"""Train a run to its end.
 
-Trains a run to its end. The same command again continues it.
+    python -m active_learning.main --config=configs/NAME.py --workdir=DIR [--config.x.y=...]
+
+The same command again continues the run from its newest checkpoint.
 """
 
 import sys
