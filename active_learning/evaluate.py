@@ -46,7 +46,7 @@ def evaluate(
     experiment = build(config)
     params = checkpoint.load_params(workdir, which)
     learner = which in ("learner", "ema")
-    model = experiment.recipe.learner if learner else experiment.recipe.scorer
+    model = experiment.recipe.model("learner" if learner else which)
     view = experiment.view if learner else experiment.scorer_view
     evaluator, out = config.task.evaluator(model, view, config.evaluate.batch_size), {}
     for name in config.evaluate.sets:

@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
     def command() -> None:
         if argv[1:]:
             raise ConfigError(_stray_word(argv[1]))
+        assert _WORKDIR.value is not None, "a required flag"
         workdir = checked_folder(_WORKDIR.value, "--workdir", checkpoints=True)
         config, profile = freeze(_CONFIG.value), span(_PROFILE.value)
         distributed.enable_compilation_cache(_CACHE.value)
