@@ -124,7 +124,7 @@ def test_sigterm_saves_and_exits_0_and_the_same_command_continues(config, tmp_pa
     stopped = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert not stopped["complete"]
     assert stopped["step"] >= 1
-    assert "the same command continues it" in out
+    assert "rerun the same command to resume" in out
     process = subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if "continues at update" in line:

@@ -191,8 +191,8 @@ def _checked(value: Any, f: dataclasses.Field, key: str) -> Any:
         raise ConfigError(
             f"{key}={value!r}: expected {wanted.__name__}, got {type(value).__name__}"
         )
-    concrete = not plain and wanted is not Any
-    if concrete and isinstance(wanted, type) and not isinstance(value, wanted):
+    concrete = isinstance(wanted, type) and wanted not in (Any, *_PLAIN.values())
+    if concrete and not isinstance(value, wanted):
         raise ConfigError(f"{key}={_short(value)}: expected a {wanted.__name__}")
     if typing.get_origin(wanted) is Mapping and not isinstance(value, Mapping):
         raise ConfigError(f"{key}={_short(value)}: expected values by name")

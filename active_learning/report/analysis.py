@@ -51,10 +51,12 @@ class Group:
 
     @property
     def final(self) -> float:
+        """Return the seed mean of the final values."""
         return float(np.mean(list(self.finals.values())))
 
     @property
     def sd(self) -> float | None:
+        """Return the standard deviation of the final values; None for one seed."""
         return measures.spread(list(self.finals.values()))
 
     def clock(self, clock: str) -> float:
@@ -66,6 +68,7 @@ class Group:
         }[clock]
 
     def account(self, account: str) -> float:
+        """Return the seed mean of the FLOPs of one account."""
         return float(np.mean([run.flops[account] for run in self.runs]))
 
 
@@ -89,6 +92,7 @@ class Arm:
 
     @property
     def longest(self) -> Group:
+        """The budget with the most updates."""
         return self.groups[-1]
 
     @property
@@ -118,6 +122,7 @@ class Analysis:
 
     @property
     def others(self) -> list[Arm]:
+        """The arms that are compared with the baseline."""
         return [arm for arm in self.arms if arm is not self.baseline]
 
 

@@ -152,9 +152,8 @@ def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: 
     reached.
     """
     styles = arm_colors(analysis)
-    ends = [
-        number(group.clock(clock)) or 0.0 for arm in analysis.arms for group in arm.groups
-    ]  # 0: unknown
+    # 0 where unknown.
+    ends = [number(group.clock(clock)) or 0.0 for arm in analysis.arms for group in arm.groups]
     scale, label = unit(clock, max(ends))
     for arm in analysis.arms:
         color, line = styles[arm.name]
@@ -162,10 +161,8 @@ def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: 
         _arm_ends(axes, theme, arm, theme[color], clock, scale)
         target_curve = analysis.target_curve
         if target_curve is not None and arm.reached_step is not None and not arm.baseline:
-            x = (
-                arm.longest.curve.at(clock)[list(arm.longest.curve.step).index(arm.reached_step)]
-                / scale
-            )
+            curve = arm.longest.curve
+            x = curve.at(clock)[list(curve.step).index(arm.reached_step)] / scale
             bar = {
                 "marker": "|",
                 "markersize": 13,

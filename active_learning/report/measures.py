@@ -37,6 +37,7 @@ class BetaBudget:
 
     @property
     def enough(self) -> bool:
+        """Whether enough budgets were tried for the number to stand."""
         return self.tried >= MIN_BUDGETS
 
     @property

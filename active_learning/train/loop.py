@@ -154,11 +154,9 @@ class Training:
         # Where this process began, for the rate; and stalls and seconds at the last log line.
         self.began = self.ledger.step, self.ledger.train_seconds
         self.logged = 0.0, self.ledger.train_seconds
-        self.writer = (
-            metrics.Writer(workdir, self.ledger.step, config.log.tensorboard)
-            if distributed.is_primary()
-            else metrics.NoWriter()
-        )
+        self.writer = metrics.NoWriter()
+        if distributed.is_primary():
+            self.writer = metrics.Writer(workdir, self.ledger.step, config.log.tensorboard)
         self.logger = SelectionLogger(experiment, workdir, self.ledger.step)
         self.delayed = DelayedOutputs(config.name, self.logger)
 

@@ -54,6 +54,9 @@ class Arrays(SourceSection):
     # Factor on the limits of data/limits.py.
     limits: float = setting(1.0, above=0.0, hashed=False)
 
+    def folder(self) -> Path | None:
+        return self.root()
+
     def root(self) -> Path:
         """Where the archives are. Raises DataError when neither `path` nor the environment says."""
         if self.path:
