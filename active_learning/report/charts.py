@@ -159,8 +159,7 @@ def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: 
         color, line = styles[arm.name]
         _arm_curve(axes, arm, theme[color], line, clock, scale)
         _arm_ends(axes, theme, arm, theme[color], clock, scale)
-        target_curve = analysis.target_curve
-        if target_curve is not None and arm.reached_step is not None and not arm.baseline:
+        if arm.reached_step is not None and analysis.target_curve is not None and not arm.baseline:
             curve = arm.longest.curve
             x = curve.at(clock)[list(curve.step).index(arm.reached_step)] / scale
             bar = {
@@ -170,7 +169,7 @@ def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: 
                 "color": theme[color],
                 "zorder": 6,
             }
-            axes.plot([x], [100 * target_curve], **bar)
+            axes.plot([x], [100 * analysis.target_curve], **bar)
     if analysis.target is not None and analysis.target_curve is not None:
         axes.axhline(
             100 * analysis.target,
