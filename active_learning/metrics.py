@@ -273,7 +273,7 @@ class NoWriter:
     """Stands in for the writer on processes that write nothing."""
 
     def write(self, clocks: dict, values: dict) -> None:
-        """Does nothing."""
+        """Drops a line."""
 
     def close(self) -> None:
         """Does nothing."""
@@ -293,11 +293,11 @@ class Stopwatch:
         self._since: float | None = None
 
     def start(self) -> None:
-        """Starts or restarts the clock; what was measured so far is kept."""
+        """Starts counting."""
         self._since = time.perf_counter()
 
     def stop(self) -> None:
-        """Adds the time since `start` to `seconds`."""
+        """Stops counting; nothing happens where the watch is stopped already."""
         if self._since is not None:
             self.seconds += time.perf_counter() - self._since
             self._since = None

@@ -29,7 +29,7 @@ class Reader(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """Its name for messages."""
+        """Its name, for error messages."""
         ...
 
 
@@ -44,11 +44,11 @@ class Paths:
         return len(self.paths)
 
     def read(self, index: int) -> bytes:
-        """The file's bytes."""
+        """The bytes of a file."""
         return (self.folder / self.paths[index]).read_bytes()
 
     def name(self, index: int) -> str:
-        """The file's path."""
+        """The path of a file."""
         return str(self.folder / self.paths[index])
 
 

@@ -13,8 +13,8 @@ import pytest
 import active_learning as al
 from active_learning import checkpoint, store_scores
 from active_learning.config import ConfigError
-from active_learning.core import step as step_module
 from active_learning.core import policies
+from active_learning.core import step as step_module
 from active_learning.cost import ledger
 from active_learning.data import splits
 from active_learning.data.sources.source import DataError

@@ -40,8 +40,8 @@ class About:
     """
 
     image_shape: tuple[int, int, int]
-    mean: Triple = SYMMETRIC[0]
-    std: Triple = SYMMETRIC[1]
+    mean: tuple[float, ...] = SYMMETRIC[0]
+    std: tuple[float, ...] = SYMMETRIC[1]
     class_names: tuple[str, ...] = ()
 
 
