@@ -1,6 +1,6 @@
-"""`python -m active_learning.main --config=configs/NAME.py --workdir=DIR [--config.x.y=...]`
+"""Train a run to its end; the same command again continues it.
 
-Trains a run to its end. The same command again continues it.
+python -m active_learning.main --config=configs/NAME.py --workdir=DIR [--config.x.y=...]
 """
 
 import sys
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
         if argv[1:]:
             raise ConfigError(_stray_word(argv[1]))
         cli.import_modules(_IMPORTS.value)
-        workdir = checked_folder(_WORKDIR.value, "--workdir", checkpoints=True)
+        workdir = checked_folder(_WORKDIR.value or "", "--workdir", checkpoints=True)
         config, profile = freeze(_CONFIG.value), span(_PROFILE.value)
         distributed.enable_compilation_cache(_CACHE.value)
         distributed.start(
