@@ -136,12 +136,14 @@ def test_a_run_does_not_go_on_with_other_scores(data, reference, scores, tmp_pat
     )
     about = build.build(config).data.provenance
     assert about["scores"] == scores[1]["sha256"][:16]
-    run_folder.init_workdir(tmp_path / "run", config, {"data": about})
+    run_folder.init_workdir(tmp_path / "run", config, {"data": about, "weights": {}})
     (tmp_path / "run" / "metrics.jsonl").touch()  # it has begun
-    run_folder.init_workdir(tmp_path / "run", config, {"data": about})
+    run_folder.init_workdir(tmp_path / "run", config, {"data": about, "weights": {}})
     for key, what in (("scores", "stored scores"), ("hash", "data")):
         with pytest.raises(ConfigError, match=f"run: {what} changed since the run started: "):
-            run_folder.init_workdir(tmp_path / "run", config, {"data": about | {key: "0"}})
+            run_folder.init_workdir(
+                tmp_path / "run", config, {"data": about | {key: "0"}, "weights": {}}
+            )
 
 
 def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data):
