@@ -14,6 +14,7 @@ import pytest
 
 from active_learning import checkpoint, store_scores
 from active_learning.config import ConfigError
+from active_learning.data.errors import DataError
 from active_learning.core import policies
 from active_learning.core.step import select_step, train_step
 from active_learning.cost import ledger
@@ -280,7 +281,7 @@ def test_what_does_not_fit_is_refused(data, levels, tmp_path, tmp_path_factory):
     sorted((damaged / "chosen").glob("*.npy"))[0].unlink()
     cases.append(({"select": Select(replay=str(damaged))}, "updates 0 to 00000012 are missing"))
     for changes, message in cases:
-        with pytest.raises(ConfigError, match=message) as error:
+        with pytest.raises((ConfigError, DataError), match=message) as error:
             loop.run(dataclasses.replace(config, **changes), tmp_path / "run")
         assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
