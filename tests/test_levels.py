@@ -14,10 +14,10 @@ import pytest
 
 from active_learning import checkpoint, store_scores
 from active_learning.config import ConfigError
-from active_learning.data.errors import DataError
 from active_learning.core import policies
 from active_learning.core.step import select_step, train_step
 from active_learning.cost import ledger
+from active_learning.data.errors import DataError
 from active_learning.data.loader import Candidates
 from active_learning.models import MLP
 from active_learning.references import CoTrained, Loaded, Stored, score_file
