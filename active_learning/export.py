@@ -1,4 +1,4 @@
-"""`python -m active_learning.export RUN OUT [--format=own|timm|hf|open_clip|npz]`
+"""Writes weights: `python -m active_learning.export RUN OUT [--format=own|timm|hf|open_clip|npz]`.
 
 Writes the weights of a run's model into the folder OUT, with names, shapes and config of the
 publisher's library, class names and normalization included. RUN may also be published weights,

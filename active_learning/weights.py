@@ -1,4 +1,4 @@
-"""`python -m active_learning.weights PATH [--check=io.npz] [--heads=N]`
+"""Shows and checks weights: `python -m active_learning.weights PATH [--check=io.npz] [--heads=N]`.
 
 What a weights file holds: its layout, the sizes of its model, and a table of the tensors that are
 taken, new and left. With --check the model runs on the inputs in a file and its outputs are

@@ -1,4 +1,4 @@
-"""Transformer blocks shared by the image and text towers, their FLOPs, and their stacked parameter form."""
+"""Transformer blocks of the image and text towers, and their FLOPs."""
 
 from typing import Any
 

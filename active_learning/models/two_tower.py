@@ -63,7 +63,9 @@ class TwoTower(nn.Module):
 
     def _end(self, name: str, width: int, outputs: dict[str, Array]) -> Float[Array, "B D"]:
         features = outputs["features"]
-        return l2_normalize(Dense(width, use_bias=self.head_bias, name=name)(features) if width else features)
+        return l2_normalize(
+            Dense(width, use_bias=self.head_bias, name=name)(features) if width else features
+        )
 
     def check(self) -> None:
         """Raises ValueError when the towers do not end with the same width."""

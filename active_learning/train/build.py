@@ -29,7 +29,7 @@ from active_learning.references import Reference, replay, score_file
 from active_learning.settings import Config
 from active_learning.tasks import Task, View
 from active_learning.train.open_data import open_data
-from active_learning.train.starts import Start, Starts, open_models
+from active_learning.train.starts import NO_STARTS, Start, Starts, open_models
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Experiment:
     uniform_costs: Mapping[str, float]
     mesh: Mesh
     # Published weights that the models start from.
-    starts: Starts = Starts()
+    starts: Starts = NO_STARTS
     # Recorded choices of another run that are trained on.
     choices: replay.Choices | None = None
     # Accuracy and loss on the gate of a reference whose scores are stored.
@@ -199,7 +199,7 @@ def _costs(
 def _cost(role: str, start: Start, module: Any, view: View) -> Any:
     """FLOPs of a module on its view. Raises ConfigError when the module cannot read it."""
     try:
-        return start.cost(module, view)
+        return start.cost(module, view.image_shape)
     except ValueError as error:
         raise ConfigError(f"config.{role}: {error}") from error
 

@@ -67,7 +67,8 @@ def run(
     for line in overview.lines(experiment):
         LOG.info("%s: %s", config.name, line)
     for role, report in about["weights"].items():
-        LOG.info("%s starts from %s weights:\n%s", role, report["layout"], "\n".join(report["table"]))
+        table = "\n".join(report["table"])
+        LOG.info("%s starts from %s weights:\n%s", role, report["layout"], table)
     with contextlib.nullcontext(guard) if guard else PreemptionGuard() as guard:
         reference, prefilter = None, (0.0, 0.0)
         if config.select.policy.reads_reference:

@@ -154,9 +154,7 @@ def _recognize(tensors: Tensors, configs: dict[str, Any]) -> Layout:
     )
 
 
-def load_into(
-    path: str | Path, module: Any, image_shape: tuple[int, int, int], key: str
-) -> PyTree:
+def load_into(path: str | Path, module: Any, image_shape: tuple[int, int, int], key: str) -> PyTree:
     """The parameters of weights that must fit a given module, of any layout.
 
     A key bias that the module does not have is left out: it shifts all logits of a query alike, so
@@ -260,11 +258,11 @@ def _complete_tower(tower: Any, params: dict, layout: Layout) -> tuple[Any, dict
         new |= {p.replace("/query/", "/key/"): np.zeros_like(params[p]) for p in biases}
     if not isinstance(tower, ViT):
         return tower, new
-    if 1 in layout.requires.get("prefix_positions", ()) and tower.has_class_token:
-        if tower.prefix_positions == 0:
-            tower = dataclasses.replace(tower, prefix_positions=1)
-            if params:
-                new["position"] = np.pad(params["position"], ((1, 0), (0, 0)))
+    needs_position = 1 in layout.requires.get("prefix_positions", ())
+    if needs_position and tower.has_class_token and tower.prefix_positions == 0:
+        tower = dataclasses.replace(tower, prefix_positions=1)
+        if params:
+            new["position"] = np.pad(params["position"], ((1, 0), (0, 0)))
     if "cls_gap" in layout.requires.get("pool", ()) and tower.pool == "cls" and tower.num_classes:
         tower = dataclasses.replace(tower, pool="cls_gap")
         if params:  # A head that reads nothing of the mean of the patches.

@@ -93,7 +93,9 @@ def _files(module: ViT, about: lay.About) -> dict[str, Any]:
     # transformers shrinks the MLP by a third where it is gated, to a multiple of 8.
     ratio = 4 if module.activation == "swiglu" else mlp_dim / module.width
     config = {
-        "architectures": [f"{library}{'ForImageClassification' if module.num_classes else 'Model'}"],
+        "architectures": [
+            f"{library}{'ForImageClassification' if module.num_classes else 'Model'}"
+        ],
         "model_type": _kind(module),
         "hidden_size": module.width,
         "num_hidden_layers": module.depth,

@@ -126,8 +126,9 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, 
 
 def about_of(shape: tuple[int, int, int], said: dict[str, Any]) -> lay.About:
     """What about.json says of pixels and classes."""
-    mean, std = lay.triple(said.get("mean"), lay.SYMMETRIC[0]), lay.triple(
-        said.get("std"), lay.SYMMETRIC[1]
+    mean, std = (
+        lay.triple(said.get("mean"), lay.SYMMETRIC[0]),
+        lay.triple(said.get("std"), lay.SYMMETRIC[1]),
     )
     return lay.About(shape, mean, std, tuple(str(name) for name in said.get("class_names", ())))
 

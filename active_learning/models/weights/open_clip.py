@@ -1,4 +1,4 @@
-"""open_clip's CLIP of two Transformers (laion/CLIP-ViT-*), also with its text tower as `text.`"""
+"""open_clip's CLIP of two Transformers (laion/CLIP-ViT-*), also with its text tower as `text.`."""
 
 from typing import Any
 
@@ -119,8 +119,9 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[TwoTo
         tensors.path,
     )
     said = config.get("preprocess_cfg", {})
-    mean, std = lay.triple(said.get("mean"), lay.OPENAI[0]), lay.triple(
-        said.get("std"), lay.OPENAI[1]
+    mean, std = (
+        lay.triple(said.get("mean"), lay.OPENAI[0]),
+        lay.triple(said.get("std"), lay.OPENAI[1]),
     )
     return module, lay.About(shape, mean, std)
 

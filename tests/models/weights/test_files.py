@@ -1,4 +1,4 @@
-"""Weights of every layout: what is written is read again, and publishers' files give their outputs."""
+"""Every layout: what is written is read again, and publishers' files give their outputs."""
 
 import dataclasses
 import json
@@ -112,7 +112,11 @@ def test_any_model_of_ours_is_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("module", "fmt", "message"),
     [
-        (ViT(num_classes=3, width=8, depth=1, heads=2), "hf", r"hf_vit: pool='gap', expected 'cls'"),
+        (
+            ViT(num_classes=3, width=8, depth=1, heads=2),
+            "hf",
+            r"hf_vit: pool='gap', expected 'cls'",
+        ),
         (MLP(num_classes=3), "timm", r"no layout for a MLP; use --format=own"),
         (tiny.siglip(), "open_clip", r"image.pool='map', expected 'cls'"),
         (tiny.vit(num_classes=3, layer_scale=True), "npz", r"layer_scale=True, expected False"),
@@ -216,7 +220,9 @@ def test_half_precision_is_read_as_float32(tmp_path, dtype):
             np.savez(folder / "weights.npz", **halves)
         params = open_weights(folder).params()
         expected = tiny.params_of(tiny.CASES[case][1])
-        tiny.assert_same(params, jax.tree.map(lambda v: v.astype(dtype).astype(np.float32), expected))
+        tiny.assert_same(
+            params, jax.tree.map(lambda v: v.astype(dtype).astype(np.float32), expected)
+        )
 
 
 def test_a_sharded_file_is_read_through_its_index(tmp_path):
@@ -289,11 +295,15 @@ def test_weights_that_must_fit_a_given_module(tmp_path):
         r"\(20, 8\), expected \(21, 8\); text/position",
     ):
         text = Text(vocab=21, context=6, pool="last", pad=1, **tiny.SIZE)
-        load_into(folder, TwoTower(tiny.vit(pool="map"), text, 0, 8), tiny.SHAPE, "config.reference.path")
+        load_into(
+            folder, TwoTower(tiny.vit(pool="map"), text, 0, 8), tiny.SHAPE, "config.reference.path"
+        )
 
 
 def test_a_model_of_another_function_is_refused_though_its_parameters_fit(tmp_path):
     folder = write(tmp_path, "big_vision")
     other = dataclasses.replace(tiny.siglip(), image=tiny.vit(pool="map", activation="gelu"))
-    with pytest.raises(ConfigError, match=r"its model has image.activation='gelu_tanh', not 'gelu'"):
+    with pytest.raises(
+        ConfigError, match=r"its model has image.activation='gelu_tanh', not 'gelu'"
+    ):
         load_into(folder, other, tiny.SHAPE, "config.reference.path")
