@@ -115,10 +115,12 @@ def open_weights(path: str | Path, heads: int = 0) -> Weights:
         ) from error
     try:
         leaves = table.leaves_of(module, about.image_shape)
-        rows = table.expand(layout.table(module, layout.prefix(tensors)), module, leaves)
+        full = layout.table(module, layout.prefix(tensors))
+        rows = table.expand(full, module, leaves)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
     table.check_shapes(rows, tensors, module, leaves)
+    table.check_unused(full, rows, tensors, layout.name)
     covered = {path for r in rows for path in r.ours}
     if lost := sorted(set(leaves) - covered):
         raise ConfigError(f"{file}: layout {layout.name} has no place for our {lost[0]}")
