@@ -81,7 +81,9 @@ def levels(data, tmp_path_factory):
     def counting(self, state, active):
         original(self, state, active)
         text = self._compiled["train" if active else "uniform"].as_text()
-        compiled[self.it.config.name, active] = product_flops(text) * self.it.mesh.size
+        experiment = self.experiment
+        flops = product_flops(text) * experiment.mesh.size
+        compiled[experiment.config.name, active] = flops
 
     def run(level, **changes):
         config, folder = configured(data, name=level, **changes), out / level

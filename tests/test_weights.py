@@ -36,12 +36,8 @@ def test_layout_sizes_and_table_are_printed(folder, capsys):
     table = [line.split() for line in out.splitlines()]
     packed = ["block_*/attention/(query,", "key,", "value)/kernel"]
     row = next(line for line in table if "blocks.*.attn.qkv.weight" in line)
-    assert row == [
-        "taken",
-        *packed,
-        "blocks.*.attn.qkv.weight",
-        *["24", "x", "8", "8", "x", "8", "x", "2"],
-    ]
+    shapes = ["24", "x", "8", "8", "x", "8", "x", "2"]
+    assert row == ["taken", *packed, "blocks.*.attn.qkv.weight", *shapes]
 
 
 def test_the_right_outputs_pass_and_others_fail_with_1(folder, capsys):

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Int32, Integer
 
 from active_learning.data import text
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 
 MISSING = -1  # class number of a label that is missing or no class
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")

@@ -11,7 +11,11 @@ from jaxtyping import Array, Float, PyTree
 
 
 class Dense(nn.Module):
-    """A dense layer over the last axis."""
+    """A dense layer over the last axis.
+
+    `flat`: computed as one 2-D product, whose backward pass is faster on CPUs than that of a 3-D
+    one.
+    """
 
     features: int
     use_bias: bool = True
@@ -34,9 +38,9 @@ class Dense(nn.Module):
 
 
 class Shared(struct.PyTreeNode, nn.meta.AxisMetadata):
-    """A parameter that is gathered where a layer reads it.
+    """A parameter that is gathered when a layer asks for it.
 
-    Within a scan or a rematerialized block, one layer at a time.
+    Within a scan or a rematerialized block that is one layer at a time.
     """
 
     value: Any

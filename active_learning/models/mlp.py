@@ -9,7 +9,10 @@ from active_learning.models.layers import Dense
 
 
 class MLP(nn.Module):
-    """Maps images to logits and features (no logits with `num_classes` 0), with GELU."""
+    """Maps images to logits and features (no logits with `num_classes` 0).
+
+    It has `depth` hidden layers of `width` units with GELU.
+    """
 
     num_classes: int = 0
     # Width and number of the hidden layers.

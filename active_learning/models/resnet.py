@@ -11,7 +11,10 @@ from active_learning.cost import flops
 
 
 class ResidualBlock(nn.Module):
-    """Pre-activation residual block."""
+    """Pre-activation block of two 3 x 3 convolutions.
+
+    As a bottleneck: of 1 x 1, 3 x 3, 1 x 1, four times as wide outside.
+    """
 
     width: int
     stride: int
@@ -58,8 +61,14 @@ def _convolutions(width: int, stride: int, bottleneck: bool) -> list[tuple[int, 
 class ResNet(nn.Module):
     """Maps images to logits and features (no logits with `num_classes` 0).
 
-    The defaults are a ResNet-18 for small images. Raises ValueError for an unknown stem or a width
-    not divisible by 4.
+    The defaults are ResNet-18 for small images. Raises ValueError for an unknown stem, or a width
+    that is not divisible by 4.
+
+    Attributes:
+      stages: Blocks of each stage. A stage has half the resolution and twice the width of the one
+        before.
+      stem: "small" (3 x 3 convolution), or "imagenet" (7 x 7 with stride 2, then a pool of
+        stride 2).
     """
 
     num_classes: int = 0
@@ -113,7 +122,7 @@ class ResNet(nn.Module):
     def cost(self, image_shape: tuple[int, int, int]) -> flops.Cost:
         """FLOPs per example on images of this shape.
 
-        Padding counts as in a dense product, which is the usual convention.
+        Padding counts as in a dense product (the usual convention).
         """
         self._check()
         height, width, channels = image_shape

@@ -19,7 +19,7 @@ def build_abstract(
     image_shape: tuple[int, int, int],
     classes: int,
     examples: int,
-    devices: list[jax.Device],
+    devices: list[sharding.Device],
 ) -> Experiment:
     """The experiment without its data.
 

@@ -105,7 +105,7 @@ class CostModel:
 
 
 def cost_model_of(
-    config: Config, learner, scorer, examples: int, image_shape: tuple[int, int, int]
+    config: Config, learner: Any, scorer: Any, examples: int, image_shape: tuple[int, int, int]
 ) -> CostModel:
     """The cost model of a config.
 

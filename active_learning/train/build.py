@@ -5,12 +5,13 @@ All config and data errors are raised here, before anything is compiled.
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -29,7 +30,7 @@ from active_learning.references import Reference, replay, score_file
 from active_learning.settings import Config
 from active_learning.tasks import Task, View
 from active_learning.train.open_data import open_data
-from active_learning.train.starts import NO_STARTS, Start, Starts, open_models
+from active_learning.train.starts import Start, Starts, open_models
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Experiment:
 
     config: Config
     steps: StepCounts
-    # None where it is assembled for a plan.
-    data: Data | None
+    # None where it is assembled for a plan; `data` is for all others.
+    opened_data: Data | None
     # What the learner and the scorers see.
     view: View
     scorer_view: View
@@ -52,11 +53,17 @@ class Experiment:
     uniform_costs: Mapping[str, float]
     mesh: Mesh
     # Published weights that the models start from.
-    starts: Starts = NO_STARTS
+    starts: Starts = field(default_factory=Starts)
     # Recorded choices of another run that are trained on.
     choices: replay.Choices | None = None
     # Accuracy and loss on the gate of a reference whose scores are stored.
     stored_gate: dict[str, float] | None = None
+
+    @property
+    def data(self) -> Data:
+        """What it trains on and is judged on."""
+        assert self.opened_data is not None, "assembled for a plan, without data"
+        return self.opened_data
 
     @property
     def task(self) -> Task:
@@ -92,7 +99,7 @@ class Experiment:
         return Loader(stream, sharding.batch_sharding(self.mesh), position)
 
 
-def build(config: Config, devices: list[jax.Device] | None = None) -> Experiment:
+def build(config: Config, devices: list[sharding.Device] | None = None) -> Experiment:
     """Builds everything but the state; compiles nothing.
 
     Raises:
@@ -123,7 +130,7 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Experiment
         name = score_file.view_name(scorer_view.image_shape)
         data, gate = config.reference.attach(config, data, name)
     experiment = assemble(given, steps, view, scorer_view, devices)
-    return dataclasses.replace(experiment, data=data, choices=choices, stored_gate=gate)
+    return dataclasses.replace(experiment, opened_data=data, choices=choices, stored_gate=gate)
 
 
 def assemble(
@@ -131,7 +138,7 @@ def assemble(
     steps: StepCounts,
     view: View,
     scorer_view: View,
-    devices: list[jax.Device],
+    devices: list[sharding.Device],
 ) -> Experiment:
     """Builds a run without its data: the models, the recipe and the cost of an update."""
     given, (config, starts) = config, open_models(config)
@@ -164,9 +171,20 @@ def assemble(
         **config.reference.recipe_fields(config, scorer_model),
     )
     both = (starts.learner, learner, view), (starts.scorer, scorer, scorer_view)
-    costs = _costs(config, recipe, *both)
+    costs, uniform_costs = _costs(config, recipe, *both)
     return Experiment(
-        given, steps, None, view, scorer_view, recipe, learner, scorer, *costs, mesh, starts
+        config=given,
+        steps=steps,
+        opened_data=None,
+        view=view,
+        scorer_view=scorer_view,
+        recipe=recipe,
+        learner=learner,
+        scorer=scorer,
+        costs=costs,
+        uniform_costs=uniform_costs,
+        mesh=mesh,
+        starts=starts,
     )
 
 
@@ -177,15 +195,17 @@ def _costs(
     scorer: tuple[Start, Any, View],
 ) -> tuple[dict[str, float], dict[str, float]]:
     """FLOPs of an update inside the window and after it."""
-    costs = [_cost("learner", *learner), _cost("scorer", *scorer)]
+    learner_cost, scorer_cost = _cost("learner", *learner), _cost("scorer", *scorer)
     if config.grad_accum_steps > 1 and (
         recipe.learner.pairwise or config.select.policy.reuse_forward
     ):  # A second forward pass.
-        costs = [cost + flops.Cost(recompute=cost.forward) for cost in costs]
+        learner_cost += flops.Cost(recompute=learner_cost.forward)
+        scorer_cost += flops.Cost(recompute=scorer_cost.forward)
     policy, reference = config.select.policy, config.reference
     b, ratio = config.batch_size, config.select.ratio
     active = ledger.step_costs(
-        *costs,
+        learner_cost,
+        scorer_cost,
         policy.needs,
         b,
         ratio,
@@ -193,7 +213,7 @@ def _costs(
         cotrained=reference.trains_along,
         reuse=policy.reuse_forward,
     )
-    return active, ledger.step_costs(*costs, (), b, ratio)
+    return active, ledger.step_costs(learner_cost, scorer_cost, (), b, ratio)
 
 
 def _cost(role: str, start: Start, module: Any, view: View) -> Any:
@@ -207,7 +227,8 @@ def _cost(role: str, start: Start, module: Any, view: View) -> Any:
 def _augment(batch: Batch, key: jax.Array, settings: Augmentation, mesh: Mesh | None) -> Batch:
     """Augments a batch; randomness depends only on (key, id, epoch)."""
     name = "image" if "image" in batch else "image_small"
-    image = augmented(settings, batch[name], batch["id"], batch["epoch"], key)
+    rows, ids, epochs = (jnp.asarray(batch[column]) for column in (name, "id", "epoch"))
+    image = augmented(settings, rows, ids, epochs, key)
     batch = batch | {name: image}
     if not settings.mixup:
         return batch

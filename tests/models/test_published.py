@@ -1,4 +1,4 @@
-"""Starting from published weights: head, resolution, patch, frozen parts, rates and cost."""
+"""Start from published weights: new head, other resolution, frozen parts, rates, cost."""
 
 import jax
 import jax.numpy as jnp
@@ -231,9 +231,8 @@ def test_frozen_parameters_stay_and_their_gradients_are_not_computed(freeze, poo
     moved = jax.tree.map(lambda u: bool(np.any(u)), updates)
     assert jax.tree.map(lambda f: not f, mask) == moved
     held = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
-    trained = sum(
-        p.size for p, f in zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True) if not f
-    )
+    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True)
+    trained = sum(leaf.size for leaf, is_frozen in leaves if not is_frozen)
     assert held == 2 * trained
 
 

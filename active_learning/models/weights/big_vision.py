@@ -71,7 +71,7 @@ def _image(tensors: Tensors, prefix: str, said: dict[str, Any], heads: int) -> V
     # big_vision adds the class token after the positions; those of MoCo-like models cover it.
     covered = class_token and size is not None and positions == (size // patch) ** 2 + 1
     return ViT(
-        num_classes=0 if prefix[-4:] == "img/" else lay.classes_of(tensors, head, bias, axis=1),
+        num_classes=0 if prefix.endswith("img/") else lay.classes_of(tensors, head, bias, axis=1),
         width=width,
         depth=lay.depth_of(tensors, f"{layers}_*/LayerNorm_0/scale"),
         heads=lay.heads_of(heads, tensors.shape(f"{attend}/query/kernel")[1], width, tensors.path),

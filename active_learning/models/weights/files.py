@@ -301,7 +301,8 @@ def write_weights(out: Path, module: Any, params: PyTree, about: About, fmt: str
 
 def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
     if path.suffix == ".npz":
-        np.savez(path, **tensors)
+        named: dict[str, Any] = dict(tensors)  # `savez` declares other keyword arguments too
+        np.savez(path, **named)
         return
     try:
         from safetensors.numpy import save_file

@@ -1,5 +1,6 @@
 """transformers' DINOv2, with and without registers: the backbone, or with a linear classifier."""
 
+import dataclasses
 from typing import Any
 
 from active_learning.config import ConfigError
@@ -107,10 +108,9 @@ def _files(module: ViT, about: lay.About) -> dict[str, Any]:
     mlp_dim = module.mlp_dim or 4 * module.width
     # transformers shrinks the MLP by a third where it is gated, to a multiple of 8.
     ratio = 4 if module.activation == "swiglu" else mlp_dim / module.width
+    suffix = "ForImageClassification" if module.num_classes else "Model"
     config = {
-        "architectures": [
-            f"{library}{'ForImageClassification' if module.num_classes else 'Model'}"
-        ],
+        "architectures": [f"{library}{suffix}"],
         "model_type": _kind(module),
         "hidden_size": module.width,
         "num_hidden_layers": module.depth,
@@ -142,15 +142,6 @@ def _constants(module: ViT) -> dict[str, Shape]:
     return {f"{_written_prefix(module)}embeddings.mask_token": (1, module.width)}
 
 
-_COMMON = {
-    "recognizes": _recognizes,
-    "describe": _describe,
-    "table": _table,
-    "files": _files,
-    "prefix": _prefix,
-    "written_prefix": _written_prefix,
-    "constants": _constants,
-}
 _REQUIRES = {
     "pool": ("cls", "cls_gap"),
     "norm": ("tokens",),
@@ -168,15 +159,22 @@ def _has_registers(tensors: Tensors) -> bool:
     return f"{_prefix(tensors)}embeddings.register_tokens" in tensors
 
 
-REGISTERS = lay.Layout(
-    name="hf_dinov2_registers",
-    **_COMMON | {"recognizes": lambda t: _recognizes(t) and _has_registers(t)},
-    resize="bicubic_antialias",
-    requires=_REQUIRES,
-)
 LAYOUT = lay.Layout(
     name="hf_dinov2",
-    **_COMMON,
+    recognizes=_recognizes,
+    describe=_describe,
+    table=_table,
+    files=_files,
+    prefix=_prefix,
+    written_prefix=_written_prefix,
+    constants=_constants,
     resize="bicubic",
     requires=_REQUIRES | {"registers": (0,)},
+)
+REGISTERS = dataclasses.replace(
+    LAYOUT,
+    name="hf_dinov2_registers",
+    recognizes=lambda tensors: _recognizes(tensors) and _has_registers(tensors),
+    resize="bicubic_antialias",
+    requires=_REQUIRES,
 )

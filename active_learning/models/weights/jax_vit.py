@@ -89,7 +89,6 @@ def _prefix(tensors: Tensors) -> str:
 
 
 def _recognizes(tensors: Tensors) -> bool:
-    prefix = _prefix(tensors)
     hybrid = [name for name in tensors if re.search(r"^(conv_root|block1)/", name)]
     if hybrid and any("Transformer/" in name for name in tensors):
         raise ConfigError(f"{tensors.path}: tensor {hybrid[0]}: hybrids with a ResNet are not read")

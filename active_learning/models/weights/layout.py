@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from active_learning.config import ConfigError
 from active_learning.models.two_tower import TwoTower
@@ -41,8 +41,8 @@ class About:
     """
 
     image_shape: tuple[int, int, int]
-    mean: Triple = SYMMETRIC[0]
-    std: Triple = SYMMETRIC[1]
+    mean: tuple[float, ...] = SYMMETRIC[0]
+    std: tuple[float, ...] = SYMMETRIC[1]
     class_names: tuple[str, ...] = ()
 
 
@@ -205,7 +205,14 @@ def triple(values: Any, default: Triple) -> Triple:
     return (float(values[0]), float(values[1]), float(values[2]))
 
 
-def hf_pixels(configs: Configs, default: tuple[Triple, Triple]) -> dict[str, Triple]:
+class Normalization(TypedDict):
+    """Fields of `About` that say how pixels are normalized."""
+
+    mean: Triple
+    std: Triple
+
+
+def hf_pixels(configs: Configs, default: tuple[Triple, Triple]) -> Normalization:
     """Normalization of a preprocessor_config.json, or the default of the model's kind."""
     said = configs.get("preprocessor_config.json", {})
     return {

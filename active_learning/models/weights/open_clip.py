@@ -1,4 +1,7 @@
-"""open_clip's CLIP of two Transformers (laion/CLIP-ViT-*), also with its text tower as `text.`."""
+"""open_clip's CLIP of two Transformers (laion/CLIP-ViT-*).
+
+The names of its text tower may start with `text.`.
+"""
 
 from typing import Any
 

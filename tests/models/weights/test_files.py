@@ -1,4 +1,4 @@
-"""Every layout: what is written is read again, and publishers' files give their outputs."""
+"""Weights of every layout: write and read again; publishers' files give their outputs."""
 
 import dataclasses
 import json
