@@ -19,7 +19,9 @@ class Dense(nn.Module):
 
     features: int
     use_bias: bool = True
+    # Compute type; parameters are float32.
     dtype: str = "float32"
+    # Flatten the input to 2-D: the backward pass is faster on CPUs than that of a 3-D product.
     flat: bool = False
 
     @nn.compact

@@ -15,6 +15,7 @@ class MLP(nn.Module):
     """
 
     num_classes: int = 0
+    # Width and number of the hidden layers.
     width: int = 256
     depth: int = 2
     dtype: str = "float32"

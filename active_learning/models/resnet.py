@@ -18,6 +18,7 @@ class ResidualBlock(nn.Module):
 
     width: int
     stride: int
+    # Convolutions of 1 x 1, 3 x 3 and 1 x 1, four times as wide outside, instead of two 3 x 3.
     bottleneck: bool
     dtype: str
 
@@ -71,9 +72,12 @@ class ResNet(nn.Module):
     """
 
     num_classes: int = 0
+    # Channels of the first stage.
     width: int = 64
+    # Blocks of each stage; each has half the resolution and twice the width of the one before.
     stages: tuple = (2, 2, 2, 2)
     bottleneck: bool = False
+    # "small": a 3 x 3 convolution; "imagenet": 7 x 7 with stride 2, then a pool of stride 2.
     stem: str = "small"
     dtype: str = "float32"
 

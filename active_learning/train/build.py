@@ -219,7 +219,7 @@ def _costs(
 def _cost(role: str, start: Start, module: Any, view: View) -> Any:
     """FLOPs of a module on its view. Raises ConfigError when the module cannot read it."""
     try:
-        return start.cost(module, view)
+        return start.cost(module, view.image_shape)
     except ValueError as error:
         raise ConfigError(f"config.{role}: {error}") from error
 

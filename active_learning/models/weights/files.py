@@ -115,10 +115,12 @@ def open_weights(path: str | Path, heads: int = 0) -> Weights:
         ) from error
     try:
         leaves = table.leaves_of(module, about.image_shape)
-        rows = table.expand(layout.table(module, layout.prefix(tensors)), module, leaves)
+        full = layout.table(module, layout.prefix(tensors))
+        rows = table.expand(full, module, leaves)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
     table.check_shapes(rows, tensors, module, leaves)
+    table.check_unused(full, rows, tensors, layout.name)
     covered = {path for r in rows for path in r.ours}
     if lost := sorted(set(leaves) - covered):
         raise ConfigError(f"{file}: layout {layout.name} has no place for our {lost[0]}")
@@ -258,8 +260,8 @@ def _complete_tower(tower: Any, params: dict, layout: Layout) -> tuple[Any, dict
         new |= {p.replace("/query/", "/key/"): np.zeros_like(params[p]) for p in biases}
     if not isinstance(tower, ViT):
         return tower, new
-    covers_class_token = 1 in layout.requires.get("prefix_positions", ())
-    if covers_class_token and tower.has_class_token and tower.prefix_positions == 0:
+    needs_position = 1 in layout.requires.get("prefix_positions", ())
+    if needs_position and tower.has_class_token and tower.prefix_positions == 0:
         tower = dataclasses.replace(tower, prefix_positions=1)
         if params:
             new["position"] = np.pad(params["position"], ((1, 0), (0, 0)))

@@ -73,6 +73,14 @@ def _fields(tensors: Tensors, prefix: str, config: dict, heads: int) -> dict[str
     """Fields of one tower; `heads` is what it has, by key or config."""
     layers = f"{prefix}transformer.resblocks"
     width = tensors.shape(f"{layers}.0.ln_1.weight")[0]
+    lay.check_depth(tensors, config.get("layers"), f"{layers}.*.ln_1.weight")
+    sizes = {
+        "width": (f"{layers}.0.ln_1.weight", 0),
+        "patch_size": (f"{prefix}conv1.weight", 2),
+        "vocab_size": (f"{prefix}token_embedding.weight", 0),
+        "context_length": (f"{prefix}positional_embedding", 0),
+    }
+    lay.check_said(tensors, config, sizes)
     activation = "quick_gelu" if config.get("quick_gelu") else "gelu"
     if config.get("act_kwargs", {}).get("approximate") == "tanh":
         activation = "gelu_tanh"
