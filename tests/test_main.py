@@ -126,12 +126,10 @@ def test_sigterm_saves_and_exits_0_and_the_same_command_continues(config, tmp_pa
     assert stopped["step"] >= 1
     assert "rerun the same command to resume" in out
     process = subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if "continues at update" in line:
-            assert f"continues at update {stopped['step']}" in line
-            break
+    resumed = next((line for line in process.stderr if "resumes at update" in line), "")
     process.kill()
     process.communicate()
+    assert f"resumes at update {stopped['step']}\n" in resumed
 
 
 def test_names_of_ones_own_are_known_before_the_config_is_read(config, tmp_path):

@@ -139,6 +139,7 @@ def freeze(node: Any, key: str = "config") -> Any:
     Raises:
       ConfigError: A wrong key, type or value, with its dotted name.
     """
+    # A ConfigDict is no Mapping, and its library is imported only where a config is built.
     if not isinstance(node, Mapping) and not hasattr(node, "to_dict"):
         return tuple(node) if isinstance(node, list) else node
     if "kind" not in node:

@@ -64,6 +64,8 @@ class Task(Section):
     primary_metric: ClassVar[str]
     # Column of the data that holds the captions; empty without captions.
     text: str = ""
+    # Where their tokenizer lies; empty: one is trained, or there are no captions.
+    tokenizer: str = ""
 
     def check(self, config: Any) -> None:
         """Refuses what the task cannot do. Raises ConfigError."""

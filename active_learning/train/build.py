@@ -76,6 +76,14 @@ class Experiment:
         return self.config.reference
 
     @property
+    def class_counts(self) -> dict[str, int]:
+        """Training examples of each class by name; empty for image-text pairs."""
+        train = self.data.train
+        if train.captions is not None:
+            return {}
+        return train.source.class_counts(self.config.data.label)
+
+    @property
     def two_stage_decode(self) -> bool:
         """Whether candidates are read as small views, and only the chosen ones in full."""
         source = self.data.train.source

@@ -16,7 +16,7 @@ from active_learning.models.frozen import scale_rates, stop_frozen, trained_cost
 from active_learning.models.published import Published, Resolved, open_published
 from active_learning.models.weights.adapt import format_lines
 from active_learning.settings import Config
-from active_learning.tasks import Pairs, View
+from active_learning.tasks import View
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def open_models(config: Config) -> tuple[Config, Starts]:
 
 def _check_tokenizer(config: Config, role: str, resolved: Resolved) -> None:
     """Refuses a tokenizer of one's own for a text tower that was trained with another."""
-    if not isinstance(config.task, Pairs) or config.task.tokenizer:
+    if config.task.tokenizer:
         return
     folder = resolved.weights.tensors.path.parent
     there = tokenizer.find(folder)
