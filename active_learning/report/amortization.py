@@ -6,7 +6,6 @@ from active_learning.cost.accounts import AMORTIZATION_LEVELS
 from active_learning.report.analysis import Analysis
 from active_learning.report.setup import Setup
 
-
 # Levels at which a run with this kind of reference does not reveal its cost: stored scores were
 # paid for elsewhere, and a co-trained reference does not exist before the run.
 UNKNOWN_LEVELS: dict[str | None, set[str]] = {
