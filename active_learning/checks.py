@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from active_learning.config import ConfigError, check_ranges, to_steps
+from active_learning.core.resolution import rows_at_low
 from active_learning.settings import Config
 
 # Latest end of the window with until='auto', in % of the run: late in the decay of the learning
@@ -52,6 +53,7 @@ def resolve(config: Config, pool: int, devices: int) -> StepCounts:
     config.reference.check(config)
     _check_filter(config)
     _check_reuse(config)
+    _check_flexi(config, devices)
     config.augmentation.check()
     config.task.check(config)
     _check_views(config)
@@ -145,6 +147,26 @@ def _check_reuse(config: Config) -> None:
                 f"config.{key}={value!r}: {policy.name!r} scores and trains in one pass, so it "
                 f"must be {only!r}"
             )
+
+
+def _check_flexi(config: Config, devices: int) -> None:
+    flexi, policy = config.flexi, config.select.policy
+    if not flexi.patch:
+        return
+    try:
+        rows_at_low(flexi.fraction, config.batch_size // devices)
+    except ValueError as error:
+        raise ConfigError(f"config.flexi.fraction={error}") from error
+    if policy.reuse_forward:
+        raise ConfigError(
+            f"config.flexi.patch={flexi.patch}: {policy.name!r} trains on the pass that scores, "
+            "which is at one resolution; use the policy without '_fused'"
+        )
+    if config.grad_accum_steps > 1:
+        raise ConfigError(
+            f"config.grad_accum_steps={config.grad_accum_steps}: with config.flexi.patch a batch "
+            "is not cut further, use 1"
+        )
 
 
 def _check_views(config: Config) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "Checkpoint",
     "Config",
     "Evaluate",
+    "Flexi",
     "Labels",
     "Log",
     "Optim",
@@ -71,6 +72,16 @@ class Select(Section):
     # 'exact': selection n + 1 follows update n. 'ahead': it scores with the online model after
     # update n - 1 and hides behind update n.
     schedule: str = setting("exact", one_of=("exact", "ahead"))
+
+
+@dataclass(frozen=True)
+class Flexi(Section):
+    """A second, lower resolution of the learner: larger patches of the same image."""
+
+    # Side of the larger patches, at which the learner scores; 0: one resolution.
+    patch: int = setting(0, at_least=0)
+    # Fraction of each batch that is trained on in larger patches.
+    fraction: float = setting(0.5, above=0.0, below=1.0)
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,8 @@ class Config(Section):
     # Random views for training, keyed by (id, epoch); `augmentation` says which.
     augment: bool = True
     augmentation: Augmentation = Augmentation()
+    # Larger patches for scoring with the learner and for part of its batches (Flexi-JEST).
+    flexi: Flexi = Flexi()
     # Compute type; parameters, losses and scores are float32.
     dtype: str = setting("float32", one_of=("float32", "bfloat16"))
     # Run folder whose learner's weights the learner starts from.

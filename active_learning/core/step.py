@@ -81,7 +81,8 @@ def _score_and_select(
         selection = recipe.policy.select(key, logits, recipe.sub_batch_size)
         values, logits = pair_scores.per_example(values), pair_scores.per_example(logits)
         devices = 1 if recipe.mesh is None else recipe.mesh.size
-        indices = home_first(selection.indices, values.shape[0], devices)
+        period = recipe.learner.period
+        indices = home_first(selection.indices, values.shape[0], devices, period)
         weights = jnp.zeros_like(values).at[selection.indices].set(selection.weights)[indices]
         metrics = {
             "score_mean_all": jnp.mean(values),

@@ -12,6 +12,7 @@ from active_learning.cost import ledger
 from active_learning.cost.flops import Cost
 from active_learning.models import VARIANTS, TwoTower, ViT
 from active_learning.settings import Config
+from active_learning.train.costs import learner_costs
 from active_learning.train.starts import open_models
 
 RATIOS = (2, 4, 8, 16)  # rows of the break-even table
@@ -41,6 +42,8 @@ class CostModel:
     reference_flops: float
     # FLOPs of scoring the pool once before the run, for policies that filter it.
     prefilter_flops: float = 0.0
+    # FLOPs an example of the learner's scoring pass, where it is not a forward pass in training.
+    learner_scores: Cost | None = None
 
     def active_update(self, ratio: int, level: str = "none", scorer: Cost | None = None) -> float:
         """FLOPs of an update inside the window at one of `LEVELS`."""
@@ -55,6 +58,7 @@ class CostModel:
             references=0 if stored else self.references,
             cotrained=self.cotrained and level == "none",
             reuse=bool(needs) and self.policy.reuse_forward,
+            learner_scores=self.learner_scores,
         )
         return ledger.total(costs)
 
@@ -75,6 +79,7 @@ class CostModel:
             references=self.references,
             cotrained=self.cotrained,
             reuse=policy.reuse_forward,
+            learner_scores=self.learner_scores,
         )
         uniform = ledger.step_costs(self.learner, self.scorer, (), b, 1)
         book.charge(active, self.window_updates)
@@ -127,13 +132,15 @@ def cost_model_of(
     if policy.reads_reference and reference.charge:
         steps_of = lambda own: resolve(own, examples, 1).total
         training = reference.planned_training_flops(config, steps_of, small.train)
+    large, large_scores = learner_costs(config, starts.learner, learner, image_shape)
     prefilters = policy.pool_fraction < 1 and reference.models_scoring > 0
     return CostModel(
         updates=steps.total,
         window_updates=steps.window,
         batch_size=config.batch_size,
         ratio=config.select.ratio,
-        learner=starts.learner.cost(learner, image_shape),
+        learner=large,
+        learner_scores=large_scores,
         scorer=small,
         policy=policy,
         references=reference.models_scoring,

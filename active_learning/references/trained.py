@@ -94,6 +94,7 @@ def own_run_config(config: Any, reference: Any, **split: Any) -> Any:
         optim=reference.optim,
         scorer_optim=Optim(),
         select=type(config.select)(),
+        flexi=type(config.flexi)(),
         reference=Trained(),
         init_from="",
         fsdp=1,

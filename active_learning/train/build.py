@@ -4,7 +4,7 @@ All config and data errors are raised here, before anything is compiled.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,8 @@ from jaxtyping import PyTree
 from active_learning import checkpoint
 from active_learning.checks import StepCounts, check_values, resolve
 from active_learning.config import ConfigError
-from active_learning.core import sharding
+from active_learning.core import resolution, sharding
 from active_learning.core.recipe import Batch, Model, Recipe, TrainState, init_state, unaugmented
-from active_learning.cost import flops, ledger
 from active_learning.data.augment import Augmentation, augmented, mixed
 from active_learning.data.loader import Candidates, Loader
 from active_learning.data.parts import Data
@@ -29,8 +28,9 @@ from active_learning.models.layers import shared
 from active_learning.references import Reference, replay, score_file
 from active_learning.settings import Config
 from active_learning.tasks import Task, View
+from active_learning.train.costs import low_resolution, update_costs
 from active_learning.train.open_data import open_data
-from active_learning.train.starts import Start, Starts, open_models
+from active_learning.train.starts import Starts, open_models
 
 
 @dataclass(frozen=True)
@@ -161,11 +161,14 @@ def assemble(
         return starts.scorer.model(task.model(scorer, scorer_view, optimizer))
 
     optimizer = starts.learner.optimizer(config.optim.make(steps.warmup, steps.total))
-    large = task.model(learner, view, optimizer)
+
+    def learner_model(module: Any) -> Model:
+        return starts.learner.model(with_fsdp_gather(mesh, task.model(module, view, optimizer)))
+
     devices_or_none = mesh if mesh.size > 1 else None
     augment = partial(_augment, settings=config.augmentation, mesh=devices_or_none)
     recipe = Recipe(
-        learner=starts.learner.model(with_fsdp_gather(mesh, large)),
+        learner=_at_resolutions(config, learner, learner_model),
         scorer=scorer_model(config.scorer_optim),
         policy=config.select.policy,
         sub_batch_size=config.batch_size,
@@ -179,7 +182,7 @@ def assemble(
         **config.reference.recipe_fields(config, scorer_model),
     )
     both = (starts.learner, learner, view), (starts.scorer, scorer, scorer_view)
-    costs, uniform_costs = _costs(config, recipe, *both)
+    costs, uniform_costs = update_costs(config, recipe, *both)
     return Experiment(
         config=given,
         steps=steps,
@@ -196,40 +199,12 @@ def assemble(
     )
 
 
-def _costs(
-    config: Config,
-    recipe: Recipe,
-    learner: tuple[Start, Any, View],
-    scorer: tuple[Start, Any, View],
-) -> tuple[dict[str, float], dict[str, float]]:
-    """FLOPs of an update inside the window and after it."""
-    learner_cost, scorer_cost = _cost("learner", *learner), _cost("scorer", *scorer)
-    if config.grad_accum_steps > 1 and (
-        recipe.learner.pairwise or config.select.policy.reuse_forward
-    ):  # A second forward pass.
-        learner_cost += flops.Cost(recompute=learner_cost.forward)
-        scorer_cost += flops.Cost(recompute=scorer_cost.forward)
-    policy, reference = config.select.policy, config.reference
-    b, ratio = config.batch_size, config.select.ratio
-    active = ledger.step_costs(
-        learner_cost,
-        scorer_cost,
-        policy.needs,
-        b,
-        ratio,
-        references=reference.models_scoring,
-        cotrained=reference.trains_along,
-        reuse=policy.reuse_forward,
-    )
-    return active, ledger.step_costs(learner_cost, scorer_cost, (), b, ratio)
-
-
-def _cost(role: str, start: Start, module: Any, view: View) -> Any:
-    """FLOPs of a module on its view. Raises ConfigError when the module cannot read it."""
-    try:
-        return start.cost(module, view.image_shape)
-    except ValueError as error:
-        raise ConfigError(f"config.{role}: {error}") from error
+def _at_resolutions(config: Config, module: Any, model: Callable[[Any], Model]) -> Model:
+    """The learner, which scores and trains in part on larger patches where the config has them."""
+    if not config.flexi.patch:
+        return model(module)
+    fraction = resolution.rows_at_low(config.flexi.fraction, config.batch_size)
+    return resolution.mixed(model(module), model(low_resolution(config, module)), fraction)
 
 
 def _augment(batch: Batch, key: jax.Array, settings: Augmentation, mesh: Mesh | None) -> Batch:
