@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from active_learning import checkpoint, cli
+from active_learning.checks import on_any_devices
 from active_learning.evaluators import image_text
 from active_learning.train.build import build
 from active_learning.train.run_folder import load_config
@@ -43,7 +44,7 @@ def evaluate(
     if sets:
         evaluation = dataclasses.replace(config.evaluate, sets=sets)
         config = dataclasses.replace(config, evaluate=evaluation)
-    experiment = build(config)
+    experiment = build(on_any_devices(config))
     params = checkpoint.load_params(workdir, which)
     learner = which in ("learner", "ema")
     model = experiment.recipe.model("learner" if learner else which)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from active_learning import checkpoint, cli
+from active_learning.checks import on_any_devices
 from active_learning.config import ConfigError
 from active_learning.models.weights import FORMATS, About, Layout, open_weights, write_weights
 from active_learning.train import run_folder
@@ -47,7 +48,7 @@ def _model_of(run: Path, which: str) -> tuple[Any, Any, About]:
     if not (run / "checkpoints").is_dir() and not (run / "summary.json").exists():
         weights = open_weights(run)
         return weights.module, weights.params(), weights.about
-    experiment = build(run_folder.load_config(run))
+    experiment = build(on_any_devices(run_folder.load_config(run)))
     learner = which == "learner"
     module = experiment.learner if learner else experiment.scorer
     view = experiment.view if learner else experiment.scorer_view

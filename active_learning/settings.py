@@ -72,6 +72,10 @@ class Select(Section):
     # 'exact': selection n + 1 follows update n. 'ahead': it scores with the online model after
     # update n - 1 and hides behind update n.
     schedule: str = setting("exact", one_of=("exact", "ahead"))
+    # Devices that score, with a copy of the scoring models, while the others train; 0: all do both.
+    actors: int = setting(0, at_least=0, hashed=False)
+    # Updates between two copies for the actors.
+    refresh: int = setting(1, at_least=1)
 
 
 @dataclass(frozen=True)

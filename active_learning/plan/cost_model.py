@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from active_learning.checks import resolve
+from active_learning.checks import on_any_devices, resolve
 from active_learning.cost import ledger
 from active_learning.cost.flops import Cost
 from active_learning.models import VARIANTS, TwoTower, ViT
@@ -124,7 +124,7 @@ def cost_model_of(
     Raises:
       ConfigError: For durations that cannot be resolved.
     """
-    config, starts = open_models(config)
+    config, starts = open_models(on_any_devices(config))
     steps = resolve(config, examples, 1)
     policy = config.select.policy
     small = starts.scorer.cost(scorer, scorer_image_shape(config, image_shape))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from active_learning.checks import on_any_devices
 from active_learning.config import ConfigError
 from active_learning.data.sources.source import DataError
 from active_learning.plan.abstract import build_abstract
@@ -80,9 +81,7 @@ def plan_lines(
     model = cost_model_of(config, learner, scorer, examples, shape)
     small = scorer_image_shape(config, shape)
     yield from cost_lines(model, scorer_costs(learner, scorer, shape, small))
-    here = build_abstract(
-        dataclasses.replace(config, fsdp=1), shape, classes, examples, jax.devices()[:1]
-    )
+    here = build_abstract(on_any_devices(config), shape, classes, examples, jax.devices()[:1])
     yield from memory_lines(_state_bytes(here), config.batch_size, config.select.ratio, shape)
     if topology:
         there = build_abstract(config, shape, classes, examples, chips)
@@ -97,7 +96,7 @@ def plan_lines(
 
 def _without_reference(config: Config) -> Config:
     """The config with a reference that is not read from disk, as planning needs none there."""
-    return dataclasses.replace(config, reference=Trained())
+    return dataclasses.replace(on_any_devices(config), reference=Trained())
 
 
 def _check_reference(config: Config, reference: Path) -> None:

@@ -52,6 +52,8 @@ class Experiment:
     costs: Mapping[str, float]
     uniform_costs: Mapping[str, float]
     mesh: Mesh
+    # The devices that score, where they are not those that train.
+    actor_mesh: Mesh | None = None
     # Published weights that the models start from.
     starts: Starts = field(default_factory=Starts)
     # Recorded choices of another run that are trained on.
@@ -74,6 +76,11 @@ class Experiment:
     def reference(self) -> Reference:
         """Where the reference comes from."""
         return self.config.reference
+
+    @property
+    def device_count(self) -> int:
+        """Devices that train or score."""
+        return self.mesh.size + (0 if self.actor_mesh is None else self.actor_mesh.size)
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -124,6 +131,11 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
         raise DataError(f"{train_on}: {len(data.train)} examples for {processes} processes")
     devices = jax.devices() if devices is None else devices
     steps = resolve(config, len(data.train), len(devices))
+    if config.select.actors and processes > 1:
+        raise ConfigError(
+            f"config.select.actors={config.select.actors}: only in one process, here are "
+            f"{processes}"
+        )
     choices = None
     if config.select.replay:
         folder, content = Path(config.select.replay), data.provenance["hash"]
@@ -151,7 +163,8 @@ def assemble(
     """Builds a run without its data: the models, the recipe and the cost of an update."""
     given, (config, starts) = config, open_models(config)
     check_values(config)
-    mesh, task = sharding.make_mesh(devices, config.fsdp), config.task
+    actors, task = config.select.actors, config.task
+    mesh = sharding.make_mesh(devices[actors:], config.fsdp)
     view, scorer_view = view.on(mesh), scorer_view.on(mesh)
     learner = task.specialize(config.learner, view)
     scorer = task.specialize(config.scorer, scorer_view)
@@ -195,6 +208,7 @@ def assemble(
         costs=costs,
         uniform_costs=uniform_costs,
         mesh=mesh,
+        actor_mesh=sharding.make_mesh(devices[:actors]) if actors else None,
         starts=starts,
     )
 
