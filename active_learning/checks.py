@@ -172,8 +172,8 @@ def _check_auto(config: Config) -> None:
         raise ConfigError(
             "config.select.until='auto' needs a gate: name a part in config.evaluate.gate"
         )
-    if policy.needs and not policy.uses_online_and_reference:
+    if policy.needs and "online" not in policy.needs:
         raise ConfigError(
-            "config.select.until='auto' compares the online model with the reference, and policy "
-            f"{policy.name!r} has not both"
+            "config.select.until='auto' compares the online model with one that is trained "
+            f"uniformly, and policy {policy.name!r} has no online model"
         )

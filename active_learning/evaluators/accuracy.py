@@ -1,10 +1,12 @@
 """Accuracy, loss and accuracy per class of a classifier."""
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
 from active_learning.core import losses
 from active_learning.core.recipe import Model
@@ -31,8 +33,12 @@ class Accuracy:
                 outputs, batch
             )
 
+        def predict(params, batch):
+            return jax.nn.softmax(model.apply(params, batch, False)["logits"].astype("float32"))
+
         everywhere = None if placement is None else replicated(placement.mesh)
         self._judge = jax.jit(judge, out_shardings=everywhere)
+        self._predict = jax.jit(predict, out_shardings=everywhere)
 
     def __call__(
         self, params: PyTree, part: Any, rows: np.ndarray | None = None
@@ -50,17 +56,7 @@ class Accuracy:
         """
         rows = np.arange(len(part)) if rows is None else rows
         labels = part.labels[rows]
-
-        def read(at: np.ndarray) -> dict[str, np.ndarray]:
-            return {"image": part.images(rows[at]), "label": labels[at]}
-
-        size = min(self.batch_size, len(rows))
-        hits, losses_ = [], []
-        for hit, loss in map_batches(
-            lambda batch: self._judge(params, batch), read, len(rows), size, self.placement
-        ):
-            hits.append(hit)
-            losses_.append(loss)
+        hits, losses_ = zip(*self._map(self._judge, params, part, rows), strict=True)
         hit, seen = np.concatenate(hits), np.bincount(labels, minlength=self.num_classes)
         right = np.bincount(labels, hit, self.num_classes)
         per_class = [float(r / s) if s else None for r, s in zip(right, seen, strict=True)]
@@ -70,3 +66,23 @@ class Accuracy:
             "worst_class": min(value for value in per_class if value is not None),
             "per_class": per_class,
         }
+
+    def per_example(self, params: PyTree, part: Any) -> Float[np.ndarray, "n"]:
+        """Whether each prediction is the label, 1 or 0: what two models are compared by."""
+        judged = self._map(self._judge, params, part, np.arange(len(part)))
+        return np.concatenate([hit for hit, _ in judged]).astype(np.float64)
+
+    def probabilities(
+        self, params: PyTree, part: Any, rows: np.ndarray
+    ) -> Float[np.ndarray, "k C"]:
+        """The predicted probabilities of rows of a part."""
+        return np.concatenate(list(self._map(self._predict, params, part, rows)))
+
+    def _map(self, function: Any, params: PyTree, part: Any, rows: np.ndarray) -> Iterator[Any]:
+        """`function(params, batch)` of rows of a part, batch by batch, on the host."""
+        labels, size = part.labels[rows], min(self.batch_size, len(rows))
+
+        def read(at: np.ndarray) -> dict[str, np.ndarray]:
+            return {"image": part.images(rows[at]), "label": labels[at]}
+
+        return map_batches(partial(function, params), read, len(rows), size, self.placement)

@@ -18,6 +18,7 @@ class Trained(Reference):
     """Trained on a held-out part, or found complete in its folder."""
 
     kind_name = "trained"
+    held_out = True
 
     # Run folder to train it into, or to find it complete in; '': WORKDIR/reference.
     path: str = ""

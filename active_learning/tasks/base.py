@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from active_learning.config import ConfigError, Section
 from active_learning.core.recipe import Batch, Model
+from active_learning.curation.records import Estimate
 from active_learning.data.parts import Data, Part
 from active_learning.data.sources.source import channel_stats
 from active_learning.data.transforms import normalize, view
@@ -122,6 +123,16 @@ class Task(Section):
     def gate_metric(self, metrics: dict[str, float]) -> float:
         """What online and reference are compared by on the gate; higher is better."""
         raise NotImplementedError
+
+    def corrupted_fraction(
+        self, evaluator: Any, params: PyTree, part: Part, rows: np.ndarray
+    ) -> Estimate | None:
+        """Estimated fraction of corrupted labels among rows that the model was not trained on.
+
+        None where the task has no such estimate, or where nothing can be estimated.
+        """
+        del evaluator, params, part, rows
+        return None
 
     def extra_metrics(self, experiment: Any, evaluator: Any, params: PyTree, name: str) -> dict:
         """More metrics of a finished run on the set `name`, for the command `evaluate`."""

@@ -6,12 +6,16 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
 from active_learning.config import ConfigError, setting
 from active_learning.core import losses
 from active_learning.core.recipe import Batch, Model
+from active_learning.curation.estimate import agreement, corrupted_fraction
+from active_learning.curation.records import Estimate
+from active_learning.data.parts import Part
 from active_learning.evaluators import Accuracy
 from active_learning.tasks.base import Task, View
 
@@ -60,3 +64,11 @@ class Labels(Task):
 
     def gate_metric(self, metrics: dict[str, float]) -> float:
         return metrics["accuracy"]
+
+    def corrupted_fraction(
+        self, evaluator: Accuracy, params: PyTree, part: Part, rows: np.ndarray
+    ) -> Estimate | None:
+        labels = part.labels[rows]
+        if len(np.unique(labels)) < 2:
+            return None
+        return corrupted_fraction(agreement(evaluator.probabilities(params, part, rows), labels))

@@ -50,6 +50,8 @@ class Experiment:
     # FLOPs of an update by account, inside the window and after it.
     costs: Mapping[str, float]
     uniform_costs: Mapping[str, float]
+    # FLOPs of training a scorer on one example.
+    scorer_train_flops: float
     mesh: Mesh
     # Published weights that the models start from.
     starts: Starts = Starts()
@@ -159,6 +161,7 @@ def assemble(
         mesh=devices_or_none,
         grad_accum_steps=config.grad_accum_steps,
         ema_half_life=float(steps.ema),
+        shadow=config.select.until == "auto" and steps.window > 0,
         **config.reference.recipe_fields(config, scorer_model),
     )
     both = (starts.learner, learner, view), (starts.scorer, scorer, scorer_view)
@@ -173,8 +176,8 @@ def _costs(
     recipe: Recipe,
     learner: tuple[Start, Any, View],
     scorer: tuple[Start, Any, View],
-) -> tuple[dict[str, float], dict[str, float]]:
-    """FLOPs of an update inside the window and after it."""
+) -> tuple[dict[str, float], dict[str, float], float]:
+    """FLOPs of an update inside the window and after it, and of a scorer's on one example."""
     costs = [_cost("learner", *learner), _cost("scorer", *scorer)]
     if config.grad_accum_steps > 1 and recipe.learner.pairwise:  # A second forward pass.
         costs = [cost + flops.Cost(recompute=cost.forward) for cost in costs]
@@ -188,8 +191,9 @@ def _costs(
         references=reference.models_scoring,
         cotrained=reference.trains_along,
         reuse=policy.reuse_forward,
+        shadow=recipe.shadow,
     )
-    return active, ledger.step_costs(*costs, (), b, ratio)
+    return active, ledger.step_costs(*costs, (), b, ratio), costs[1].train
 
 
 def _cost(role: str, start: Start, module: Any, view: View) -> Any:

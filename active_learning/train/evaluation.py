@@ -3,12 +3,15 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
 from active_learning.core.recipe import TrainState
 from active_learning.core.sharding import batch_sharding
+from active_learning.curation.records import Estimate
 from active_learning.train.build import Experiment
 
+# Examples of the pool from which the corrupted fraction of the labels is estimated.
+ESTIMATED_FROM = 4000
 # Metrics of the gate's two models that are logged.
 GATE_METRICS = ("accuracy", "loss", "recall", "log_rank", "metric")
 
@@ -54,13 +57,46 @@ class Evaluation:
                 out |= {f"{name}_full/{prefix}{k}": v for k, v in metrics.items()}
         return out
 
-    def gate(self, state: TrainState) -> tuple[dict[str, float], dict[str, float]]:
-        """Compares online and reference on the gate.
+    def compare(
+        self, state: TrainState
+    ) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"], dict[str, float]]:
+        """The online model and its shadow on each example of the gate, higher is better.
 
         Returns:
-          Metrics of both, `gate/online_metric` and `gate/reference_metric` among them (those to
-          compare; means over cross-fitted references), and the FLOPs of the forward passes by
-          account.
+          Values of both, and the FLOPs of the forward passes by account.
+        """
+        part = self.experiment.data.parts[self.settings.gate]
+        online, shadow = (
+            self._scorer.per_example(model.params, part) for model in (state.online, state.shadow)
+        )
+        return online, shadow, {"online_score": 2 * len(part) * self._forward}
+
+    def corrupted_fraction(self, state: TrainState) -> tuple[Estimate | None, dict[str, float]]:
+        """Estimates how many labels of the pool are corrupted, from a held-out reference.
+
+        Returns:
+          The estimate (None where the reference may have been trained on the pool), and the FLOPs
+          of the forward passes by account.
+        """
+        experiment = self.experiment
+        if not experiment.reference.held_out or "reference" not in experiment.recipe.policy.needs:
+            return None, {}
+        part = experiment.data.train.small_view()
+        rows = part.subset(ESTIMATED_FROM)
+        params = experiment.recipe.reference_params(state)
+        estimate = experiment.task.corrupted_fraction(self._scorer, params, part, rows)
+        cost = {} if estimate is None else {"reference_score": len(rows) * self._forward}
+        return estimate, cost
+
+    @property
+    def _forward(self) -> float:
+        return self.experiment.scorer.cost(self.experiment.scorer_view.image_shape).forward
+
+    def gate(self, state: TrainState) -> dict[str, float]:
+        """Metrics of online and reference on the gate, for the log.
+
+        `gate/online_metric` and `gate/reference_metric` are those to compare; means over
+        cross-fitted references.
         """
         experiment, out = self.experiment, {}
         part = experiment.data.parts[self.settings.gate]
@@ -72,9 +108,7 @@ class Evaluation:
             for key in GATE_METRICS:
                 if key in every[0]:
                     out[f"gate/{name}_{key}"] = float(np.mean([m[key] for m in every]))
-        cost = experiment.scorer.cost(experiment.scorer_view.image_shape)
-        forward = len(part) * cost.forward
-        return out, {"online_score": forward, "reference_score": forward * len(references)}
+        return out
 
     def _references(self, state: TrainState) -> list[PyTree]:
         """Parameters of each reference; none where its scores are stored."""

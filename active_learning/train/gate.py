@@ -1,53 +1,109 @@
-"""`select.until='auto'`: selection ends when the online model has caught up with the reference."""
+"""`select.until='auto'`: selection goes on only while there is a reason to pay for it."""
 
 import contextlib
 from typing import Any
 
 from active_learning.core.recipe import TrainState
+from active_learning.cost.ledger import total
 from active_learning.metrics import LOG
+from active_learning.train import economics
 from active_learning.train.build import Experiment
 from active_learning.train.evaluation import Evaluation
 
-# Evaluations in a row with the online model at or above the reference that end the window.
-CATCH_UPS = 3
-
 
 class Gate:
-    """Compares online and reference on the gate, and ends the window of a run with until='auto'.
+    """Watches the small models on the gate, and ends the window of a run with until='auto'.
+
+    Args:
+      experiment: The run.
+      evaluation: Its evaluators.
+      spent: FLOPs that selection has cost before the first update.
 
     Attributes:
       window: Updates in which selection is on; shrinks to the current update when it ends.
-      catch_up_count: Evaluations in a row with the online model at or above the reference.
+      reason: Why more than the unproven fraction may be spent; empty while there is none.
+      decisions: What was decided, when and why, for summary.json.
     """
 
-    def __init__(self, experiment: Experiment, evaluation: Evaluation):
-        self.experiment, self.evaluation = experiment, evaluation
-        self.window = experiment.steps.window
-        self.catch_up_count = 0
-        select = experiment.config.select
-        self.decides = select.until == "auto" and bool(experiment.steps.window)
+    def __init__(self, experiment: Experiment, evaluation: Evaluation, spent: float = 0.0):
+        self.experiment, self.evaluation, self.spent = experiment, evaluation, spent
+        self.latest = self.window = experiment.steps.window
+        self.reason = ""
+        self.decisions: list[dict[str, Any]] = []
+        config = experiment.config
+        self.decides = config.select.until == "auto" and bool(experiment.steps.window)
         self.watches = bool(
-            experiment.config.evaluate.gate and select.policy.uses_online_and_reference
+            config.evaluate.gate and config.select.policy.uses_online_and_reference
         )
+        uniform = total(dict(experiment.uniform_costs))
+        active = total(dict(experiment.costs))
+        without = active - config.batch_size * experiment.scorer_train_flops
+        self.comparisons = economics.Comparisons(without / uniform - 1.0)
+        self.trial = self.latest
+        if self.decides:
+            steps = economics.trial_steps(experiment.steps.total, uniform, active, spent)
+            self.trial = min(steps, self.latest)
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
-        return {"window": self.window, "catch_up_count": self.catch_up_count}
+        return {
+            "window": self.window,
+            "reason": self.reason,
+            "decisions": self.decisions,
+            "comparisons": self.comparisons.as_dict(),
+        }
 
     def restore(self, meta: dict[str, Any]) -> None:
         """Continues from what `state` gave."""
-        self.window, self.catch_up_count = meta["window"], meta["catch_up_count"]
+        self.window, self.reason = meta["window"], meta["reason"]
+        self.decisions = list(meta["decisions"])
+        self.comparisons.restore(meta["comparisons"])
 
     def warm_up(self, state: TrainState, step: int) -> None:
         """Compiles the comparison, so that no compilation is on the training clock."""
         if self.decides and step < self.window:
-            self.evaluation.gate(state)
+            self.evaluation.compare(state)
+
+    def open(self, state: TrainState, watch: Any) -> dict[str, float]:
+        """Before the first update: is there a reason to select, or one not to?
+
+        With until='auto' and a held-out reference the corrupted fraction of the labels is
+        estimated from it. Returns the FLOPs to charge by account.
+        """
+        if not self.decides:
+            return {}
+        with watch.running():
+            estimate, cost = self.evaluation.corrupted_fraction(state)
+        if estimate is None:
+            self._decide(0, "trial", "nothing is known of the labels", {})
+        else:
+            known = {"low": estimate.low, "value": estimate.value, "high": estimate.high}
+            said = f"{estimate.low:.0%} to {estimate.high:.0%} of the labels are corrupted"
+            if estimate.low > economics.NOISY:
+                self.reason = said
+                self._decide(0, "select", said, known)
+            elif estimate.high < economics.NOISY:
+                self.window = 0
+                self._decide(0, "no selection", said, known)
+            else:
+                self._decide(0, "trial", said, known)
+        if self.window and not self.reason:
+            self.window = self.trial
+        return cost
+
+    def due(self, step: int, evaluate: bool) -> bool:
+        """Whether to look after update `step`; `evaluate`: the learner is evaluated there."""
+        if not self.decides:
+            return evaluate
+        every = max(1, self.trial // economics.LOOKS)
+        inside = step <= self.window
+        return inside and (step == self.window or evaluate or step <= self.trial and not step % every)
 
     def look(self, state: TrainState, step: int, watch: Any) -> tuple[dict, dict, bool]:
         """Compares the models after update `step`.
 
-        With until='auto' the comparison is part of the method, so its time and FLOPs are charged;
-        otherwise they are not.
+        With until='auto' the comparison with the shadow is part of the method, so its time and
+        FLOPs are charged; what is only logged is not.
 
         Args:
           state: The train state.
@@ -55,19 +111,45 @@ class Gate:
           watch: The training stopwatch, paused.
 
         Returns:
-          Metrics for the log, FLOPs to charge by account, and whether the window has just ended.
+          Metrics for the log, FLOPs to charge by account, and whether the window has just ended
+          early.
         """
-        if not self.watches or step > self.window:
+        if step > self.window:
             return {}, {}, False
-        with watch.running() if self.decides else contextlib.nullcontext():
-            values, cost = self.evaluation.gate(state)
+        values = self.evaluation.gate(state) if self.watches else {}
         if not self.decides:
             return values, {}, False
-        caught_up = values["gate/online_metric"] >= values["gate/reference_metric"]
-        self.catch_up_count = self.catch_up_count + 1 if caught_up else 0
-        closes = self.catch_up_count >= CATCH_UPS
-        if closes:
-            self.window = step
-            name = self.experiment.config.name
-            LOG.info("%s: the online model has caught up, selection ends at update %d", name, step)
-        return values, cost, closes
+        with watch.running() if self.decides else contextlib.nullcontext():
+            online, shadow, cost = self.evaluation.compare(state)
+        verdict = self.comparisons.add(step, online, shadow)
+        values |= {
+            "gate/gain": verdict.gain,
+            "gate/gain_error": verdict.error,
+            "gate/price": verdict.price,
+        }
+        return values, cost, self._judge(step, verdict)
+
+    def _judge(self, step: int, verdict: economics.Verdict) -> bool:
+        """Acts on a comparison; returns whether selection ends before it would have."""
+        numbers = {"gain": verdict.gain, "error": verdict.error, "price": verdict.price}
+        said = (
+            f"the online model is {verdict.gain:+.3f} +- {verdict.error:.3f} from one trained "
+            f"uniformly, selection pays above {verdict.price:+.3f}"
+        )
+        if verdict.does_not_pay:
+            early, self.window = step < self.window, step
+            self._decide(step, "end", said, numbers)
+            return early
+        if verdict.pays and not self.reason:
+            self.reason, self.window = said, self.latest
+            self._decide(step, "select", said, numbers)
+        elif step == self.window and not self.reason:
+            spent = f"no evidence of a gain within {economics.UNPROVEN:.0%} of uniform's FLOPs"
+            self._decide(step, "end", f"{spent}: {said}", numbers)
+        elif step == self.window:
+            self._decide(step, "end", f"the latest update with selection: {said}", numbers)
+        return False
+
+    def _decide(self, step: int, what: str, why: str, numbers: dict[str, float]) -> None:
+        self.decisions.append({"step": step, "decision": what, "reason": why} | numbers)
+        LOG.info("%s: update %d: %s: %s", self.experiment.config.name, step, what, why)

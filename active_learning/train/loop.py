@@ -138,7 +138,7 @@ class Training:
         )
         self.ledger = _opening_ledger(experiment, reference, prefilter)
         self.evaluation = Evaluation(experiment)
-        self.gate = Gate(experiment, self.evaluation)
+        self.gate = Gate(experiment, self.evaluation, self.ledger.total)
         params = None if reference is None else reference.params
         self.state = with_pending(experiment, first_state(experiment, params))
         position = self._restore()
@@ -197,7 +197,7 @@ class Training:
                 closing.callback(trace.close, self.state)
         summary = run_folder.summarize(
             self.experiment, self.ledger, final, self.reference, complete
-        )
+        ) | {"selection": self.gate.decisions}
         if distributed.is_primary():
             metrics.write_summary(self.workdir, summary)
         distributed.barrier("summary")
@@ -217,6 +217,9 @@ class Training:
         steps = self.experiment.steps
         self.gate.warm_up(self.state, self.ledger.step)
         self.watch.start()
+        if not self.ledger.step:
+            with self.watch.paused():
+                self.ledger.charge(self.gate.open(self.state, self.watch))
         while self.ledger.step < steps.total and not self.guard.requested:
             active = self.ledger.step < self.gate.window
             if not self.updates.compiled(active):
@@ -250,7 +253,8 @@ class Training:
         steps, step = self.experiment.steps, self.ledger.step
         log, evaluate = self._due(steps.log), self._due(steps.evaluate)
         save = self.save_clock.due(step, self.watch.elapsed()) and step < steps.total
-        if not (log or evaluate or save):
+        look = self.gate.due(step, evaluate)
+        if not (log or evaluate or save or look):
             return
         self.delayed.fetch()
         with self.watch.paused():
@@ -258,6 +262,7 @@ class Training:
             values = self._logged() if log else {}
             if evaluate:
                 values |= self.evaluation.during(self.state)
+            if look:
                 values |= self._look_at_gate()
             if values:
                 self.writer.write(self.ledger.as_dict(), values)
@@ -267,7 +272,7 @@ class Training:
                 self._save()
 
     def _look_at_gate(self) -> dict[str, float]:
-        """Compares online and reference; charges for it, and for a choice that is discarded."""
+        """Watches the gate; charges for it, and for a choice that is discarded."""
         values, cost, closes = self.gate.look(self.state, self.ledger.step, self.watch)
         self.ledger.train_seconds = self.watch.seconds
         self.ledger.charge(cost)

@@ -138,29 +138,6 @@ def test_a_loaded_reference_can_be_off_the_bill(data, straight, tmp_path):
     )
 
 
-def test_the_window_closes_by_itself_when_the_online_model_has_caught_up(data, tmp_path):
-    config = world.config(
-        data,
-        select=Select(policy=policies.learnability, ratio=4, until="auto"),
-        reference=Trained(total="0 steps", batch_size=16),
-        scorer_optim=Optim(learning_rate=0.02),
-        evaluate=Evaluate(every="2 steps", subset=60, gate="gate"),
-        total="40 steps",
-    )
-    stopped = loop.run(config, tmp_path / "run", world.StopAfter(5))
-    assert not stopped["complete"]
-    summary = loop.run(config, tmp_path / "run")
-    gate = [row for row in lines(tmp_path / "run") if "gate/online_accuracy" in row]
-    behind = [row["gate/online_accuracy"] < row["gate/reference_accuracy"] for row in gate]
-    assert summary["window_steps"] < 24
-    assert summary["window_steps"] == gate[-1]["step"]
-    assert behind[-3:] == [False] * 3
-    assert all(any(behind[i : i + 3]) for i in range(len(behind) - 3))  # no earlier run of three
-    scored = len(gate) * 40 + summary["window_steps"] * 64
-    forward = dataclasses.replace(config.scorer, num_classes=world.CLASSES).cost((8, 8, 3)).forward
-    assert summary["flops"]["reference_score"] == scored * forward  # the gate's passes are charged
-
-
 def test_the_window_closes_by_itself_before_the_rate_has_decayed(data):
     config = world.config(
         data, select=Select(policy=policies.learnability, ratio=4, until="auto"), total="40 steps"
@@ -275,8 +252,8 @@ def test_there_must_be_a_complete_run_to_load(data, tmp_path):
             r"^config\.reference\.part='x': no part is named so; parts: pool, reference, gate",
         ),
         (
-            {"select": Select(policy=policies.hard, until="auto")},
-            r"config\.select\.until='auto' compares .* policy 'hard' has not both",
+            {"select": Select(policy=policies.rho, until="auto")},
+            r"config\.select\.until='auto' compares .* policy 'rho' has no online model",
         ),
         (
             {
