@@ -3,6 +3,7 @@
 What is at a position depends on (seed, position) only, never on the number of threads, processes or batches read ahead.
 """
 
+import math
 import threading
 import time
 from collections import deque
@@ -30,6 +31,8 @@ class Stream(Protocol):
     """An endless sequence of examples of a part, any position of which is reached at once, from any thread."""
 
     part: Any
+    # The first position that is not known yet; nothing is read ahead of it.
+    end: float
 
     def at(
         self, position: int, count: int
@@ -44,6 +47,8 @@ class Stream(Protocol):
 
 class Candidates:
     """The examples of a part, epoch after epoch, each in an order of its own."""
+
+    end = math.inf
 
     def __init__(self, part, seed: int):
         self.part, self.order, self._lock = part, part.order(seed), threading.Lock()
@@ -150,6 +155,8 @@ class Loader:
             self._coming.clear()
         for n in range(len(self._coming), size):
             what = (self.position + n * count, count, small)
+            if what[0] >= self.stream.end:
+                break
             self._coming.append((what, self._ahead.submit(self._load, *what)))
 
     def _load(self, position: int, count: int, small: bool) -> LoadedBatch:

@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from active_learning import checkpoint
 from active_learning.checks import StepCounts, resolve
 from active_learning.config import ConfigError
-from active_learning.core import sharding
+from active_learning.core import infobatch, sharding
 from active_learning.core.recipe import Batch, Model, Recipe, TrainState, init_state, unaugmented
 from active_learning.cost import flops, ledger
 from active_learning.data.augment import Augmentation, augmented, mixed
 from active_learning.data.loader import Candidates, Loader
 from active_learning.data.parts import Data
+from active_learning.data.pruned import Pruned
 from active_learning.data.sources.source import DataError
 from active_learning.models.layers import shared
 from active_learning.references import Reference, replay, score_file
@@ -86,8 +88,11 @@ class Experiment:
 
     def loader(self, position: int) -> Loader:
         """Feeds the run from `position` on: candidates, or another run's choices."""
-        train = self.data.train
-        if self.choices is None:
+        train, config, policy = self.data.train, self.config, self.config.select.policy
+        if policy.remember is not None:
+            fraction, b = policy.prune_fraction, config.batch_size
+            stream = Pruned(train, config.seed, fraction, b, self.steps.total)
+        elif self.choices is None:
             stream = Candidates(train, self.config.seed)
         else:
             stream = replay.Replay(train, self.choices)
@@ -124,7 +129,18 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Experiment
         name = score_file.view_name(scorer_view.image_shape)
         data, gate = config.reference.attach(config, data, name)
     experiment = assemble(given, steps, view, scorer_view, devices)
+    if config.select.policy.remember is not None:
+        data, experiment = _with_memory(data, experiment)
     return dataclasses.replace(experiment, data=data, choices=choices, stored_gate=gate)
+
+
+def _with_memory(data: Data, experiment: Experiment) -> tuple[Data, Experiment]:
+    """For a policy that remembers losses: rows in every batch, and room for each example."""
+    rows, recipe = np.arange(len(data.train), dtype=np.int32), experiment.recipe
+    data = dataclasses.replace(data, train=data.train.with_column("row", rows))
+    policy = dataclasses.replace(recipe.policy, init=partial(infobatch.init, len(rows)))
+    recipe = dataclasses.replace(recipe, policy=policy)
+    return data, dataclasses.replace(experiment, recipe=recipe)
 
 
 def assemble(

@@ -100,7 +100,8 @@ class Comparisons:
         self.steps.append(step)
         self.shadow.append(float(shadow.mean()))
         mean = self.sums / len(self.steps)
-        error = float(mean.std(ddof=1) / np.sqrt(len(mean))) if len(mean) > 1 else np.inf
+        # At least one example's worth: models that agree on few examples are not known to be equal.
+        error = max(float(mean.std(ddof=1) / np.sqrt(len(mean))), 1.0 / len(mean))
         price = learning_rate_of(self.steps, self.shadow) * float(np.log1p(self.overhead))
         return Verdict(float(mean.mean()), error, price)
 

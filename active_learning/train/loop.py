@@ -222,6 +222,7 @@ class Training:
                 self.ledger.charge(self.gate.open(self.state, self.watch))
         while self.ledger.step < steps.total and not self.guard.requested:
             active = self.ledger.step < self.gate.window
+            self.state = self.updates.begin_epoch(self.state)
             if not self.updates.compiled(active):
                 self.delayed.fetch()
                 with self.watch.paused():

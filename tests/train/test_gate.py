@@ -32,7 +32,7 @@ def config(data, tmp_path_factory):
         data,
         learner=dataclasses.replace(world.config(data).learner, width=128, depth=1),
         select=Select(policy=policies.learnability, ratio=4, temperature=0.5, until="auto"),
-        scorer_optim=Optim(learning_rate=0.02),
+        scorer_optim=Optim(learning_rate=1e-6),
         evaluate=Evaluate(every="10 steps", subset=60, batch_size=64, gate="gate"),
         total="40 steps",
     )
@@ -121,9 +121,9 @@ def test_gain_error_and_price_by_hand():
     assert (first.gain, first.price) == (0.5, 0.0)  # one point gives no slope
     # Differences 0, 1, 1, 0: standard deviation sqrt(1/3), over sqrt(4).
     assert first.error == pytest.approx(np.sqrt(1 / 3) / 2)
-    second = comparisons.add(np.e, np.ones(4), np.array([1.0, 1.0, 1.0, 1.0]))
-    # The shadow rises from 0.5 to 1 in one unit of log updates, and log(1 + overhead) = 1.
-    assert second.price == pytest.approx(0.5)
+    second = comparisons.add(3, np.ones(4), np.array([1.0, 1.0, 1.0, 1.0]))
+    # The shadow rises from 0.5 to 1 in log 3 units of log updates, and log(1 + overhead) = 1.
+    assert second.price == pytest.approx(0.5 / np.log(3))
     assert second.gain == 0.25  # the mean difference of each example over both: 0, .5, .5, 0
     assert not second.pays and not second.does_not_pay
     again = economics.Comparisons(np.e - 1.0)
