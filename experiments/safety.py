@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from active_learning.config import freeze
 from active_learning.core import policies
 from active_learning.data.order import hash64, permutation
 from active_learning.data.sources.arrays import Arrays
@@ -24,13 +25,13 @@ from active_learning.metrics import show_log
 from active_learning.models import MLP
 from active_learning.references import Trained
 from active_learning.report.runs import total_flops
-from active_learning.settings import Config, Evaluate, Log, Optim, Select, Split
+from active_learning.settings import Config, Evaluate, Log, Optim, Select
+from configs import arrays as own_data
 from experiments.arms import Arm, run_all, shared_by, show
 
 RESULTS = Path(__file__).parent / "results"
 CLASSES, TAIL = 10, 50
 LONGER = 1.25  # uniform's other budget: equal total FLOPs are interpolated between the two
-PARTS = {"pool": 0.65, "reference": 0.2, "gate": 0.1, "tune": 0.05}
 
 
 @dataclass(frozen=True)
@@ -124,13 +125,13 @@ def base(cell: Cell, scale: Scale, folder: Path) -> Config:
         data=Arrays(path=str(folder), name=cell.name, clean_label="clean"),
         learner=scale.learner,
         scorer=scale.scorer,
-        split=Split(parts=PARTS),
+        split=freeze(own_data.get_config()).split,
         batch_size=64,
         total=f"{scale.epochs:g} epochs",
         ema="5 %",
         optim=Optim(learning_rate=1e-3),
         scorer_optim=Optim(learning_rate=2e-3),
-        evaluate=Evaluate(every="10 %", subset=1000),
+        evaluate=Evaluate(every="5 %", subset=500),
         log=Log(every="10 %", snapshots=0),
     )
 
@@ -146,7 +147,7 @@ def arms(cell: Cell, scale: Scale, folder: Path, parts: bool) -> list[Arm]:
 
     Passes of a reference over its own part, a fifth of the data, are in multiples of the run's.
     """
-    plain = base(cell, scale, folder)
+    plain, default = base(cell, scale, folder), freeze(own_data.get_config()).select
 
     def selected(name: str, passes: float, **changes) -> Config:
         select = Select(policy=policies.cautious_learnability, ratio=4, temperature=0.5)
@@ -163,14 +164,16 @@ def arms(cell: Cell, scale: Scale, folder: Path, parts: bool) -> list[Arm]:
         (replace(plain, name="uniform", baseline=True), 1.0),
         (longer, LONGER),
         (selected("tuned recipe", 6.0, until="60 %"), 1.0),
-        (selected("safe default", 2.0, until="auto"), 1.0),
+        (replace(selected("safe default", 2.0), select=default), 1.0),
     ]
     if parts:
+        not_centred = replace(default, policy=policies.cautious_learnability)
         centred = policies.class_centred_learnability
         configs += [
             (selected("window 25 %", 2.0, until="25 %"), 1.0),
             (selected("window 25 %, class-centred", 2.0, until="25 %", policy=centred), 1.0),
             (selected("window 60 %, class-centred", 2.0, until="60 %", policy=centred), 1.0),
+            (replace(selected("default, not class-centred", 2.0), select=not_centred), 1.0),
         ]
     return [Arm(config, budget, scale.seeds) for config, budget in configs]
 

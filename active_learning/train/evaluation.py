@@ -71,6 +71,28 @@ class Evaluation:
         )
         return online, shadow, {"online_score": 2 * len(part) * self._forward}
 
+    def reference_on_gate(self, state: TrainState) -> tuple[float | None, dict[str, float]]:
+        """Mean value of the reference on the gate, as `compare` has it of the others, and its cost.
+
+        None where there is no reference, or where it changes in the course of the run.
+        """
+        experiment = self.experiment
+        if "reference" not in experiment.recipe.policy.needs or experiment.reference.trains_along:
+            return None, {}
+        if experiment.stored_gate is not None:
+            return experiment.task.gate_metric(experiment.stored_gate), {}
+        part, references = experiment.data.parts[self.settings.gate], self._references(state)
+        values = [self._scorer.per_example(params, part).mean() for params in references]
+        cost = len(part) * len(references) * self._forward
+        return float(np.mean(values)), {"reference_score": cost}
+
+    def learner_on_gate(self, state: TrainState) -> tuple[float, dict[str, float]]:
+        """Mean value of the learner on the gate, as `compare` has it of the others, and its cost."""
+        experiment, part = self.experiment, self.experiment.data.parts[self.settings.gate]
+        forward = experiment.learner.cost(experiment.view.image_shape).forward
+        value = float(self._learner.per_example(state.learner.params, part).mean())
+        return value, {"learner_train": len(part) * forward}
+
     def corrupted_fraction(self, state: TrainState) -> tuple[Estimate | None, dict[str, float]]:
         """Estimates how many labels of the pool are corrupted, from a held-out reference.
 

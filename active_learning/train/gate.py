@@ -1,10 +1,9 @@
 """`select.until='auto'`: selection goes on only while there is a reason to pay for it."""
 
-import contextlib
 from typing import Any
 
 from active_learning.core.recipe import TrainState
-from active_learning.cost.ledger import total
+from active_learning.cost.ledger import sum_flops, total
 from active_learning.metrics import LOG
 from active_learning.train import economics
 from active_learning.train.build import Experiment
@@ -22,6 +21,7 @@ class Gate:
     Attributes:
       window: Updates in which selection is on; shrinks to the current update when it ends.
       reason: Why more than the unproven fraction may be spent; empty while there is none.
+      reference: Mean value of a frozen reference on the gate.
       decisions: What was decided, when and why, for summary.json.
     """
 
@@ -29,6 +29,7 @@ class Gate:
         self.experiment, self.evaluation, self.spent = experiment, evaluation, spent
         self.latest = self.window = experiment.steps.window
         self.reason = ""
+        self.reference: float | None = None
         self.decisions: list[dict[str, Any]] = []
         config = experiment.config
         self.decides = config.select.until == "auto" and bool(experiment.steps.window)
@@ -49,6 +50,7 @@ class Gate:
         return {
             "window": self.window,
             "reason": self.reason,
+            "reference": self.reference,
             "decisions": self.decisions,
             "comparisons": self.comparisons.as_dict(),
         }
@@ -56,6 +58,7 @@ class Gate:
     def restore(self, meta: dict[str, Any]) -> None:
         """Continues from what `state` gave."""
         self.window, self.reason = meta["window"], meta["reason"]
+        self.reference = meta["reference"]
         self.decisions = list(meta["decisions"])
         self.comparisons.restore(meta["comparisons"])
 
@@ -63,6 +66,7 @@ class Gate:
         """Compiles the comparison, so that no compilation is on the training clock."""
         if self.decides and step < self.window:
             self.evaluation.compare(state)
+            self.evaluation.learner_on_gate(state)
 
     def open(self, state: TrainState, watch: Any) -> dict[str, float]:
         """Before the first update: is there a reason to select, or one not to?
@@ -74,6 +78,7 @@ class Gate:
             return {}
         with watch.running():
             estimate, cost = self.evaluation.corrupted_fraction(state)
+            self.reference, more = self.evaluation.reference_on_gate(state)
         if estimate is None:
             self._decide(0, "trial", "nothing is known of the labels", {})
         else:
@@ -89,7 +94,7 @@ class Gate:
                 self._decide(0, "trial", said, known)
         if self.window and not self.reason:
             self.window = self.trial
-        return cost
+        return sum_flops((cost, more))
 
     def due(self, step: int, evaluate: bool) -> bool:
         """Whether to look after update `step`; `evaluate`: the learner is evaluated there."""
@@ -99,15 +104,18 @@ class Gate:
         inside = step <= self.window
         return inside and (step == self.window or evaluate or step <= self.trial and not step % every)
 
-    def look(self, state: TrainState, step: int, watch: Any) -> tuple[dict, dict, bool]:
+    def look(
+        self, state: TrainState, step: int, evaluate: bool, watch: Any
+    ) -> tuple[dict, dict, bool]:
         """Compares the models after update `step`.
 
-        With until='auto' the comparison with the shadow is part of the method, so its time and
-        FLOPs are charged; what is only logged is not.
+        With until='auto' the comparisons are part of the method, so their time and FLOPs are
+        charged; what is only logged is not.
 
         Args:
           state: The train state.
           step: Updates done.
+          evaluate: Whether the learner is evaluated after this update.
           watch: The training stopwatch, paused.
 
         Returns:
@@ -119,7 +127,7 @@ class Gate:
         values = self.evaluation.gate(state) if self.watches else {}
         if not self.decides:
             return values, {}, False
-        with watch.running() if self.decides else contextlib.nullcontext():
+        with watch.running():
             online, shadow, cost = self.evaluation.compare(state)
         verdict = self.comparisons.add(step, online, shadow)
         values |= {
@@ -127,18 +135,30 @@ class Gate:
             "gate/gain_error": verdict.error,
             "gate/price": verdict.price,
         }
-        return values, cost, self._judge(step, verdict)
+        caught_up = ""
+        if evaluate and self.reference is not None:
+            with watch.running():
+                learner, more = self.evaluation.learner_on_gate(state)
+            values, cost = values | {"gate/learner": learner}, sum_flops((cost, more))
+            if learner >= self.reference:
+                caught_up = f"the learner ({learner:.3f}) has caught up with the reference "
+                caught_up += f"({self.reference:.3f})"
+        return values, cost, self._judge(step, verdict, caught_up)
 
-    def _judge(self, step: int, verdict: economics.Verdict) -> bool:
+    def _judge(self, step: int, verdict: economics.Verdict, caught_up: str) -> bool:
         """Acts on a comparison; returns whether selection ends before it would have."""
         numbers = {"gain": verdict.gain, "error": verdict.error, "price": verdict.price}
         said = (
             f"the online model is {verdict.gain:+.3f} +- {verdict.error:.3f} from one trained "
             f"uniformly, selection pays above {verdict.price:+.3f}"
         )
-        if verdict.does_not_pay:
+        if verdict.no_longer_pays or caught_up:
             early, self.window = step < self.window, step
-            self._decide(step, "end", said, numbers)
+            why = caught_up or (
+                f"it no longer pays ({verdict.recent:+.3f} +- {verdict.recent_error:.3f} in the "
+                f"last {economics.RECENT} comparisons)"
+            )
+            self._decide(step, "end", f"{why}: {said}", numbers)
             return early
         if verdict.pays and not self.reason:
             self.reason, self.window = said, self.latest

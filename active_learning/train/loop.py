@@ -264,7 +264,7 @@ class Training:
             if evaluate:
                 values |= self.evaluation.during(self.state)
             if look:
-                values |= self._look_at_gate()
+                values |= self._look_at_gate(evaluate)
             if values:
                 self.writer.write(self.ledger.as_dict(), values)
             if evaluate:
@@ -272,9 +272,11 @@ class Training:
             if save:
                 self._save()
 
-    def _look_at_gate(self) -> dict[str, float]:
+    def _look_at_gate(self, evaluate: bool) -> dict[str, float]:
         """Watches the gate; charges for it, and for a choice that is discarded."""
-        values, cost, closes = self.gate.look(self.state, self.ledger.step, self.watch)
+        values, cost, closes = self.gate.look(
+            self.state, self.ledger.step, evaluate, self.watch
+        )
         self.ledger.train_seconds = self.watch.seconds
         self.ledger.charge(cost)
         if closes and self.updates.discard_pending():

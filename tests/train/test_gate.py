@@ -14,6 +14,8 @@ from active_learning.settings import Evaluate, Optim, Select
 from active_learning.tasks import Labels
 from active_learning.train import economics, loop
 from active_learning.train.build import build
+from active_learning.train.evaluation import Evaluation
+from active_learning.train.gate import Gate
 from tests import world
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
@@ -48,7 +50,13 @@ def decisions(summary):
     return [(one["step"], one["decision"]) for one in summary["selection"]]
 
 
-def test_without_a_reason_no_more_than_the_unproven_fraction_is_spent(config, tmp_path):
+def test_without_a_reason_no_more_than_the_unproven_fraction_is_spent(
+    config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        economics.Comparisons, "add", lambda *_: economics.Verdict(0.0, 1.0, 0.0, 1.0, 0.0)
+    )
+    monkeypatch.setattr(Evaluation, "reference_on_gate", lambda *_: (1.0, {}))
     it = build(config)
     uniform, active = total(dict(it.uniform_costs)), total(dict(it.costs))
     trial = int(0.05 * 40 * uniform / (active - uniform))
@@ -76,14 +84,15 @@ def test_many_corrupted_labels_are_a_reason_and_few_one_against(config, tmp_path
     assert decisions(summary) == [(0, "no selection")]
     assert summary["window_steps"] == 0
     forward = build(held_out).scorer.cost((8, 8, 3)).forward
-    assert summary["flops"]["reference_score"] == 400 * forward  # the estimate, and nothing else
+    # The estimate from the pool, the reference on the gate, and nothing else.
+    assert summary["flops"]["reference_score"] == (400 + 40) * forward
     assert summary["flops"]["online_train"] == 0
 
 
 def test_evidence_opens_the_whole_window_and_harm_ends_it(config, tmp_path, monkeypatch):
     gains = iter([5.0, 5.0, 5.0, -9.0, -9.0, -9.0])
     monkeypatch.setattr(
-        economics.Comparisons, "add", lambda *_: economics.Verdict(next(gains), 1.0, 0.0)
+        economics.Comparisons, "add", lambda *_: economics.Verdict(g := next(gains), 1.0, g, 1.0, 0.0)
     )
     summary = loop.run(config, tmp_path / "run")
     assert [what for _, what in decisions(summary)] == ["trial", "select", "end"]
@@ -125,11 +134,42 @@ def test_gain_error_and_price_by_hand():
     # The shadow rises from 0.5 to 1 in log 3 units of log updates, and log(1 + overhead) = 1.
     assert second.price == pytest.approx(0.5 / np.log(3))
     assert second.gain == 0.25  # the mean difference of each example over both: 0, .5, .5, 0
-    assert not second.pays and not second.does_not_pay
+    assert not second.pays and not second.no_longer_pays
+    assert second.recent is None  # fewer than three
     again = economics.Comparisons(np.e - 1.0)
     again.restore(json.loads(json.dumps(comparisons.as_dict())))
     more = np.ones(4), np.zeros(4)
     assert again.add(9, *more) == comparisons.add(9, *more)
+
+
+def test_what_ends_selection_is_recent():
+    comparisons = economics.Comparisons(0.2)
+    good, bad = np.ones(100), np.zeros(100)
+    for step in range(1, 8):
+        assert not comparisons.add(step, good, bad).no_longer_pays
+    gains = [comparisons.add(step, bad, good) for step in range(8, 11)]
+    assert [v.no_longer_pays for v in gains] == [False, True, True]  # +1, -1, -1; their mean
+    assert gains[-1].recent == -1.0
+    assert gains[-1].gain == pytest.approx(0.4)  # of all ten
+
+
+def test_selection_ends_when_the_learner_is_as_good_as_the_reference(config, tmp_path, monkeypatch):
+    said(monkeypatch, Estimate(0.3, 0.2, 0.4))
+    level = iter([0.1, 0.9])
+    monkeypatch.setattr(
+        Evaluation, "learner_on_gate", lambda *_: (next(level), {"learner_train": 1.0})
+    )
+    monkeypatch.setattr(Evaluation, "reference_on_gate", lambda *_: (0.5, {}))
+    monkeypatch.setattr(
+        economics.Comparisons, "add", lambda *_: economics.Verdict(1.0, 1.0, 1.0, 1.0, 0.0)
+    )
+    monkeypatch.setattr(Gate, "warm_up", lambda *_: None)
+    held_out = dataclasses.replace(config, reference=Trained(total="0 steps", batch_size=16))
+    summary = loop.run(held_out, tmp_path / "run")
+    assert decisions(summary) == [(0, "select"), (20, "end")]
+    assert "the learner (0.900) has caught up" in summary["selection"][-1]["reason"]
+    uniform = 40 * 16 * build(config).learner.cost((8, 8, 3)).train
+    assert summary["flops"]["learner_train"] == uniform + 2
 
 
 def test_a_falling_learning_curve_costs_nothing():
