@@ -3,6 +3,7 @@
 Ranges of single keys are declared at the fields (`config.setting`); here is what relates keys.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from active_learning.config import ConfigError, check_ranges, to_steps
@@ -62,6 +63,16 @@ def resolve(config: Config, pool: int, devices: int) -> StepCounts:
             "config.select.policy must be uniform"
         )
     return _step_counts(config, pool)
+
+
+def check_values(config: Config) -> None:
+    """Checks that data and models are such. Raises ConfigError; comes before anything is opened."""
+    if not callable(getattr(config.data, "open", None)):
+        raise ConfigError(f"config.data={config.data!r:.60}: expected a source of examples")
+    for role in ("learner", "scorer"):
+        module = getattr(config, role)
+        if not (callable(getattr(module, "cost", None)) and dataclasses.is_dataclass(module)):
+            raise ConfigError(f"config.{role}={module!r:.60}: expected a model, e.g. a ViT")
 
 
 def _step_counts(config: Config, pool: int) -> StepCounts:
@@ -127,7 +138,6 @@ def _check_reuse(config: Config) -> None:
         )
     for key, value, only in (
         ("select.schedule", config.select.schedule, "exact"),
-        ("grad_accum_steps", config.grad_accum_steps, 1),
         ("data.small", config.data.small, 0),
     ):
         if value != only:

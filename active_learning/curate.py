@@ -1,6 +1,6 @@
 """Find wrong labels, copies, leaks and unreadable examples of a data set, and look at them.
 
-    python -m active_learning.curate SOURCE OUT [--minutes=20] [--folds=5] [--label=COLUMN]
+    python -m active_learning.curate SOURCE OUT [--minutes=20] [--folds=5] [--run=RUN]
     python -m active_learning.curate OUT --config=FILE [--config.data.x=...]
 
 SOURCE is anything `prepare` and `main` read; with --config it is the config's. Small models are
@@ -14,48 +14,33 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from active_learning.config import ConfigError, from_flags
 from active_learning.curation.crossfit import CrossFit
 from active_learning.curation.pipeline import Options, curate
+from active_learning.curation.progress import Bar
 from active_learning.curation.records import Summary
+from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.from_path import section_of
-from active_learning.data.sources.source import DataError
-
-
-class Bar:
-    """A progress bar with the time left, one for each part of the work."""
-
-    def __init__(self):
-        self.what, self.bar = "", None
-
-    def __call__(self, share: float, what: str) -> None:
-        part = what.partition(",")[0]
-        if self.bar is None or part != self.what:
-            self.close()
-            form = "{l_bar}{bar}| {elapsed} elapsed, {remaining} left"
-            self.what, self.bar = part, tqdm(total=1.0, desc=part, bar_format=form)
-        self.bar.update(max(0.0, min(share, 1.0) - self.bar.n))
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
 
 
 def parse(argv: list[str]) -> tuple[object, Path, Options, str]:
-    """The source's section, the results' folder, the options and the title. Raises DataError or ConfigError."""
+    """Section of the source, results' folder, options, title. Raises DataError or ConfigError."""
     parser = argparse.ArgumentParser(
         prog="python -m active_learning.curate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("paths", nargs="+", metavar="SOURCE OUT")
-    parser.add_argument("--minutes", type=float, default=20.0, help="repeats begin only within this time")
-    parser.add_argument("--folds", type=int, default=5, help="parts; one of them is judged at a time")
+    parser.add_argument(
+        "--minutes", type=float, default=20.0, help="repeats begin only within this time"
+    )
+    parser.add_argument(
+        "--folds", type=int, default=5, help="parts; one of them is judged at a time"
+    )
     parser.add_argument("--repeats", type=int, default=2, help="draws of the folds, at most")
     parser.add_argument("--label", default="", help="column of the labels")
     parser.add_argument("--text", default="", help="column of the captions of image-text pairs")
+    parser.add_argument("--run", type=Path, help="training run whose choices are shown beside")
     config, rest = from_flags(argv)
     args = parser.parse_args(rest)
     if len(args.paths) != (2 if config is None else 1):
@@ -69,7 +54,12 @@ def parse(argv: list[str]) -> tuple[object, Path, Options, str]:
         raise ConfigError(f"{out}: a file; give a folder for the results")
     fitted = dataclasses.replace(CrossFit(), folds=args.folds, repeats=args.repeats)
     name = Path(args.paths[0]).name if config is None else config.name
-    return section, out, Options(args.label, args.text, args.minutes, fitted), name or "data"
+    return (
+        section,
+        out,
+        Options(args.label, args.text, args.run, args.minutes, fitted),
+        name or "data",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,10 +79,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def report(summary: Summary, out: Path) -> list[str]:
     """What to print at the end."""
-    lines = [f"{summary.num_examples} examples: " + ", ".join(f"{n} {issue}" for issue, n in summary.counts.items())]
+    lines = [
+        f"{summary.num_examples} examples: "
+        + ", ".join(f"{n} {issue}" for issue, n in summary.counts.items())
+    ]
     if summary.corrupted is not None:
         found = summary.corrupted
-        lines.append(f"wrong labels: {found.value:.1%} (between {found.low:.1%} and {found.high:.1%})")
+        lines.append(
+            f"wrong labels: {found.value:.1%} (between {found.low:.1%} and {found.high:.1%})"
+        )
     return [*lines, *summary.notes, f"look at {out / 'index.html'}"]
 
 

@@ -55,7 +55,7 @@ def evaluate(
             numbers = tuple(str(k) for k in range(len(metrics["per_class"])))
             names = experiment.data.class_names or numbers
             out[name]["per_class"] = dict(zip(names, metrics["per_class"], strict=True))
-        out[name] |= config.task.extra_metrics(experiment, evaluator, params, name)
+        out[name] |= config.task.extra_metrics(experiment, evaluator, params, name, metrics)
     return out | config.task.flag_metrics(experiment, evaluator, params, args)
 
 

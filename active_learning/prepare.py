@@ -1,11 +1,13 @@
-"""`python -m active_learning.prepare SOURCE OUT [--small=64] [--size=256] [--holdout=0.1] [--format=array_record|tar]`
+"""Command `python -m active_learning.prepare SOURCE OUT [--small=64] [--size=256] ...`.
 
-Any source (a folder of images, a table, tars, Parquet files, arrays, original files of Fashion-MNIST or CIFAR-10) to shards with
-stable ids. Every image is decoded once; what cannot be is left out and listed. --size shrinks images to that shorter side,
---small stores a small view beside each, --holdout writes that fraction of the pictures as the test set. manifest.json says what
-was made, SHA256SUMS is for `sha256sum -c`. The same command again continues where it stopped.
-`prepare OUT --config=FILE [--config.data.x=...]` reads the source of a config instead. --tfds=NAME writes a TensorFlow Datasets
-set NAME under OUT (without TensorFlow), e.g. fashion_mnist from its original files.
+Any source (a folder of images, a table, tars, Parquet files, arrays, original files of
+Fashion-MNIST or CIFAR-10) to shards with stable ids. Every image is decoded once; what cannot be is
+left out and listed. --size shrinks images to that shorter side, --small stores a small view beside
+each, --holdout writes that fraction of the pictures as the test set. manifest.json says what was
+made, SHA256SUMS is for `sha256sum -c`. The same command again continues where it stopped. `prepare
+OUT --config=FILE [--config.data.x=...]` reads the source of a config instead. --tfds=NAME writes a
+TensorFlow Datasets set NAME under OUT (without TensorFlow), e.g. fashion_mnist from its original
+files.
 """
 
 import argparse
@@ -27,14 +29,31 @@ def _arguments(rest: list[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("paths", nargs="+", metavar="SOURCE OUT", help="where the data are, and a new folder")
+    parser.add_argument(
+        "paths", nargs="+", metavar="SOURCE OUT", help="where the data are, and a new folder"
+    )
     for f in dataclasses.fields(Options):
         kind, meaning = type(f.default), f"{f.metadata['help']} ({f.default})"
-        parser.add_argument(f"--{f.name}", type=kind, default=f.default, metavar=kind.__name__.upper(), help=meaning)
-    parser.add_argument("--image", default="", metavar="COLUMN", help="of a table or Parquet: the images, or their paths")
-    parser.add_argument("--tfds", default="", metavar="NAME", help="write a set of TensorFlow Datasets instead")
+        parser.add_argument(
+            f"--{f.name}", type=kind, default=f.default, metavar=kind.__name__.upper(), help=meaning
+        )
+    parser.add_argument(
+        "--image",
+        default="",
+        metavar="COLUMN",
+        help="of a table or Parquet: the images, or their paths",
+    )
+    parser.add_argument(
+        "--tfds", default="", metavar="NAME", help="write a set of TensorFlow Datasets instead"
+    )
     parser.add_argument("--threads", type=int, default=0, metavar="INT", help="0: one a core")
-    parser.add_argument("--limits", type=float, default=1.0, metavar="FACTOR", help="on the limits of data/limits.py")
+    parser.add_argument(
+        "--limits",
+        type=float,
+        default=1.0,
+        metavar="FACTOR",
+        help="on the limits of data/limits.py",
+    )
     return parser.parse_args(rest)
 
 
@@ -46,7 +65,10 @@ def run(argv: list[str]) -> str:
         expected = "SOURCE OUT" if config is None else "OUT"
         raise ConfigError(f"expected {expected}, got {' '.join(args.paths)}")
     if args.threads < 0 or not 0 < args.limits < float("inf"):
-        raise ConfigError(f"--threads={args.threads} --limits={args.limits}: expected threads >= 0 (0: one a core), limits > 0")
+        raise ConfigError(
+            f"--threads={args.threads} --limits={args.limits}: expected threads >= 0 (0: one a "
+            f"core), limits > 0"
+        )
     paths.check_kind(args.paths[-1], "OUT", write=True)
     given = vars(args)
     options = Options(**{f.name: given[f.name] for f in dataclasses.fields(Options)})
@@ -55,8 +77,12 @@ def run(argv: list[str]) -> str:
     changes = {"limits": args.limits} | ({"image": args.image} if args.image else {})
     known = {f.name for f in dataclasses.fields(section)}
     if args.image and "image" not in known:
-        raise ConfigError(f"--image={args.image}: {type(section).__name__} has no such column to name")
-    section = dataclasses.replace(section, **{name: value for name, value in changes.items() if name in known})
+        raise ConfigError(
+            f"--image={args.image}: {type(section).__name__} has no such column to name"
+        )
+    section = dataclasses.replace(
+        section, **{name: value for name, value in changes.items() if name in known}
+    )
     out = paths.local(args.paths[-1])
     if args.tfds:
         if options != Options():
@@ -65,7 +91,11 @@ def run(argv: list[str]) -> str:
         return f"{folder}\n  {next_command.for_tfds(out, args.tfds)}"
     train, test = listings_of(section)
     for listing in (train, test):
-        for line in [] if listing is None else [f"{n}: {note}" for n, note in listing.notes.items()] + listing.left_out.lines():
+        for line in (
+            []
+            if listing is None
+            else [f"{n}: {note}" for n, note in listing.notes.items()] + listing.left_out.lines()
+        ):
             print(line, file=sys.stderr)
     manifest = prepare(train, test, out, options, args.threads)
     limits.scaled(args.limits)
@@ -73,7 +103,9 @@ def run(argv: list[str]) -> str:
         print(f"left out: {name}: {reason}", file=sys.stderr)
     counts = ", ".join(f"{name} {count:,}" for name, count in manifest["examples"].items())
     left_out = len(manifest["unusable"]) + sum(manifest["left_out"].values())
-    return f"{out}: {counts} examples, {left_out} left out\n  {next_command.for_shards(out, options)}"
+    return (
+        f"{out}: {counts} examples, {left_out} left out\n  {next_command.for_shards(out, options)}"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,9 +13,9 @@ from active_learning.config import (
     setting,
 )
 from active_learning.core import pair_scores, policies, scores, select
+from active_learning.core.optim import Optim
 from active_learning.data import sources
 from active_learning.data.augment import Augmentation
-from active_learning.optim import Optim
 from active_learning.references import Reference, Trained
 from active_learning.tasks import Labels, Pairs, Task
 

@@ -1,13 +1,17 @@
-"""Your own image-text pairs: tars (as img2dataset writes them), a table of paths and captions (CSV, TSV, JSON lines, COCO's caption
-files; also open_clip's), a folder with metadata.jsonl or metadata.csv, Parquet, or what `prepare` wrote.
+"""Your own image-text pairs: tars (as img2dataset writes them), a table of paths and captions (CSV,
+TSV, JSON lines, COCO's caption files; also open_clip's), a folder with metadata.jsonl or
+metadata.csv, Parquet, or what `prepare` wrote.
 
-    python -m active_learning.main --config=configs/pairs.py --config.data.path=DIR_OR_TABLE --workdir=runs/mine
+    python -m active_learning.main --config=configs/pairs.py --config.data.path=DIR_OR_TABLE
+    --workdir=runs/mine
 
-Captions are the column `caption`, or where there is none the usual other names (captions, text, title, ...); another one:
-`--config.data.text=NAME --config.task.text=NAME`. They are never shuffled. A tenth of the pictures is held out as the test set where
-there is none, a fifth of the rest trains the reference; all rows of one picture stay together. Images are seen at 64 px; larger:
-`--config.data.size=224 --config.learner.image.patch=16 --config.scorer.image.patch=16`. Hardware: anything; as it is a laptop.
-Expected: `test/recall` above chance (1 / test pairs) within the first epochs. `configs/pairs.py:uniform` is the plain run beside it.
+Captions are the column `caption`, or where there is none the usual other names (captions, text,
+title, ...); another one: `--config.data.text=NAME --config.task.text=NAME`. They are never
+shuffled. A tenth of the pictures is held out as the test set where there is none, a fifth of the
+rest trains the reference; all rows of one picture stay together. Images are seen at 64 px; larger:
+`--config.data.size=224 --config.learner.image.patch=16 --config.scorer.image.patch=16`. Hardware:
+anything; as it is a laptop. Expected: `test/recall` above chance (1 / test pairs) within the first
+epochs. `configs/pairs.py:uniform` is the plain run beside it.
 """
 
 from active_learning.config import check_arm, section

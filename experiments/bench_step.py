@@ -138,7 +138,9 @@ def steps_of(it: Experiment) -> dict[str, Step]:
     online = replace(copy(), learner=copy().online, online=None, reference=None)
     scoring = jax.jit(partial(select_step, it.recipe)).lower(state, candidates).compile()
     return {
-        "uniform": step_on(aot_compile(partial(uniform_step, it.recipe), state, batch), copy(), batch),
+        "uniform": step_on(
+            aot_compile(partial(uniform_step, it.recipe), state, batch), copy(), batch
+        ),
         "active": step_on(
             aot_compile(partial(train_step, it.recipe), state, candidates), copy(), candidates
         ),

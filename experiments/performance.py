@@ -30,23 +30,23 @@ def fenced(text: str) -> str:
 
 
 def steps() -> str:
-    """What bench_step prints."""
+    """The table of bench_step."""
     return fenced("\n".join(bench_step.table(read("bench_step_cpu"))))
 
 
 def parts() -> str:
-    """What bench_parts found out."""
+    """The table of bench_parts."""
     return bench_parts.table(read("bench_parts_cpu"))
 
 
 def scaling() -> str:
-    """What bench_scaling prints."""
+    """The table of bench_scaling."""
     result = read("bench_scaling")
     return fenced("\n".join(bench_scaling.table(result["emulated"] + result["pods"])))
 
 
 def plan(ratio: int) -> str:
-    """What the compiler says of the paper's setting on 256 chips, from what `plan` printed."""
+    """The compiler's report of the paper's setting on 256 chips, from the output of `plan`."""
     text = (RESULTS / PLAN[ratio]).read_text()
     return text[text.index("compiled for") :]
 
@@ -64,33 +64,31 @@ def pods() -> dict[tuple[str, int], dict]:
 
 
 def shared() -> str:
-    """What a learner that 16 chips share saves."""
+    """Memory and traffic of a learner that is sharded over 16 chips."""
     whole, split = (pods()["v5e:4x4", fsdp] for fsdp in (1, 16))
     gib = lambda row, name: f"{row[name] / GIB:.2f}"
     return (
-        f"ViT-L/16 on 16 chips: a plain update with `fsdp=16` keeps "
-        f"{gib(split, 'stays_bytes')} GiB a chip and works in "
-        f"{gib(split, 'temporary_bytes')} GiB, where the whole learner takes "
-        f"{gib(whole, 'stays_bytes')} and "
-        f"{gib(whole, 'temporary_bytes')} GiB (ratio {whole['ratio']}); for that it "
-        f"sends {split['learner_moved_bytes'] / 1e9:.2f} GB an update "
-        f"instead of {whole['learner_moved_bytes'] / 1e9:.2f}."
+        f"ViT-L/16 on 16 chips: a uniform update with `fsdp=16` holds "
+        f"{gib(split, 'stays_bytes')} GiB a chip and needs "
+        f"{gib(split, 'temporary_bytes')} GiB of temporaries, against "
+        f"{gib(whole, 'stays_bytes')} and {gib(whole, 'temporary_bytes')} GiB for a replicated "
+        f"learner (ratio {whole['ratio']}). It sends {split['learner_moved_bytes'] / 1e9:.2f} GB "
+        f"an update instead of {whole['learner_moved_bytes'] / 1e9:.2f}."
     )
 
 
 def growth() -> str:
-    """16 against 256 chips."""
+    """How a chip's memory and traffic grow from 16 to 256 chips."""
     small, large = pods()["v5e:4x4", 1], pods()["v5e:16x16", 1]
     over = lambda name: f"{large[name] / small[name] - 1:+.1%}"
     selection = [row["selection_moved_bytes"] / 1e6 for row in (small, large)]
     return (
-        f"From 16 to 256 chips, of one chip: what the learner's collectives reduce "
-        f"{over('learner_payload_bytes')}; what a ring sends for it "
-        f"{over('learner_moved_bytes')}, all of it the (n - 1) / n of the ring "
-        f"({15 / 16:.3f} and {255 / 256:.3f}); state and batch "
-        f"{over('stays_bytes')}, temporary {over('temporary_bytes')}. What selection "
-        f"sends grows from {selection[0]:.1f} to "
-        f"{selection[1]:.1f} MB."
+        f"From 16 to 256 chips, for one chip: payload of the learner's collectives "
+        f"{over('learner_payload_bytes')}; bytes that a ring sends for it "
+        f"{over('learner_moved_bytes')}, all due to the ring's (n - 1) / n ({15 / 16:.3f} and "
+        f"{255 / 256:.3f}); state and batch {over('stays_bytes')}; temporaries "
+        f"{over('temporary_bytes')}. Selection sends {selection[0]:.1f} MB on 16 chips and "
+        f"{selection[1]:.1f} MB on 256."
     )
 
 
@@ -103,33 +101,33 @@ def quotients(result: dict) -> list[tuple[str, str, str, str]]:
             "integration quotient, two cores",
             "at most 1.05",
             f"{case['integration']:.3f} ({case['cpu']['integration']:.3f} in CPU time)",
-            "other load on the machine (spread below; CPU time is the steadier "
-            "figure); then the choice and the take",
+            "other load on the machine (spread below; CPU time is steadier); then selection "
+            "and the gather of the selected rows",
         ),
         (
             "efficiency quotient, two cores",
             "at most 1.25",
             f"{case['efficiency']:.3f} ({case['cpu']['efficiency']:.3f} in CPU time)",
-            "the scorers' width of 32: layer norms, GELU and residuals move memory for "
-            "few products; a wider scorer is nearer, and dearer",
+            "the scorers' width of 32: layer norms, GELU and residuals are bound by memory "
+            "bandwidth; a wider scorer comes closer but costs more",
         ),
         (
             "scoring's memory, ratio 10 over 2",
             "within 10 %",
             f"{memory['ratio 10'] / memory['ratio 2'] - 1:+.1%}",
-            "the scores and loop counters themselves",
+            "the scores and loop counters",
         ),
         (
             "selecting from 65,536",
             "20 ms",
             f"{result['selection_65536_ms']:.2f} ms",
-            "one sort of the candidates",
+            "one sort of the scores",
         ),
         (
-            "the same, of a ViT-B/16 update at b = 4,096",
+            "the same, as a fraction of a ViT-B/16 update at b = 4,096",
             "1 %",
             f"{result['selection_over_vit_b_step']:.1e}",
-            "analytic FLOPs at the rate that the learner reaches here",
+            "from analytic FLOPs at the learner's measured FLOP/s",
         ),
     ]
 
@@ -139,14 +137,14 @@ def big_vision(beside: dict) -> list[tuple[str, str, str, str]]:
         return []
     reached = f"{beside['ours_over_theirs']:.3f} ({beside['ours_over_theirs_cpu']:.3f} in CPU time)"
     why = (
-        "the products are the same; how attention and GELU are laid out differs, and what "
-        "of it costs this is not found yet"
+        "matrix products are the same; attention and GELU are written differently, and which "
+        "of these costs the difference is not known"
     )
     return [("uniform ViT-Ti/16 step, ours / big_vision's", "at most 1", reached, why)]
 
 
 def of_pods() -> list[tuple[str, str, str, str]]:
-    """Rows of the targets that the TPU compiler answers."""
+    """Rows of the targets that are read from the TPU compiler's report."""
     small, large = pods()["v5e:4x4", 1], pods()["v5e:16x16", 1]
     needs = [re.search(r"([\d.]+) of 16 GiB", plan(ratio))[1] for ratio in PLAN]
     cost = re.search(r"planned in (\d+) s of CPU time with ([\d.]+) GiB", plan(5))
@@ -158,43 +156,41 @@ def of_pods() -> list[tuple[str, str, str, str]]:
             "memory of a chip, 256 chips, ratio 2 and 5",
             "16 GB",
             f"{needs[0]} and {needs[1]} GiB",
-            "activations that `remat=dots` keeps, and gradients; the ratio costs the "
-            "uint8 candidates only",
+            "activations that `remat=dots` keeps, and gradients; a higher ratio adds only "
+            "uint8 candidates",
         ),
         (
-            "selection's traffic on 256 chips",
-            f"a round of all-to-all, {bound:.1f} MB",
+            "traffic of selection on 256 chips",
+            f"one round of all-to-all, {bound:.1f} MB",
             f"{large['selection_moved_bytes'] / 1e6:.1f} MB",
-            "a row for each other chip, whatever travels: it grows with the chips",
+            "one row for each other chip, however few move: it grows with the number of chips",
         ),
         (
-            "what the learner reduces, 256 over 16 chips",
+            "payload of the learner's collectives, 256 over 16 chips",
             "within 5 %",
-            f"{payload:+.1%} ({ring:+.1%} on the wire of a ring)",
+            f"{payload:+.1%} ({ring:+.1%} sent by a ring)",
             "the payload of a chip is the same; a ring of n sends (n - 1) / n of it, "
-            "so the wire misses 5 % by that alone",
+            "which alone exceeds 5 %",
         ),
         (
             "planning 256 chips",
             "8 minutes, 4 GB",
             f"{cost[1]} s of CPU time, {cost[2]} GiB",
-            "the compiler, which runs once for the step and twice for the count of layers",
+            "the compiler runs once for the step and twice to count layers",
         ),
     ]
 
 
 def of_noise(result: dict) -> list[tuple[str, str, str, str]]:
-    """Rows of the headline experiment: what its wall-clock is made of, and what choosing one update
-    ahead costs and gains.
-    """
+    """Rows of the headline experiment: wall-clock saved, and selecting one update ahead."""
     seconds, arms = result["step_seconds"], {arm["name"]: arm for arm in result["arms"]}
     selected, plain = arms["learnability"], arms[result["baseline"]]["budgets"][-1]
     budgets = {budget["updates"]: budget for budget in selected["budgets"]}
-    bill = budgets[selected["beta_budget_updates"]]
-    reference = bill["flops"]["reference_train"] / plain["total_flops"]
+    spent = budgets[selected["beta_budget_updates"]]
+    reference = spent["flops"]["reference_train"] / plain["total_flops"]
     # FLOP/s of the reference's updates over those of the learner's.
     slower = (
-        bill["flops"]["reference_train"]
+        spent["flops"]["reference_train"]
         / noise.SCALES["desk"].reference_steps
         / seconds["reference"]
     ) / (plain["total_flops"] / plain["updates"] / seconds["uniform"])
@@ -210,7 +206,7 @@ def of_noise(result: dict) -> list[tuple[str, str, str, str]]:
             "20 %",
             f"{selected['wall_clock_saved']:.1%}, where "
             f"{selected['total_flops_saved']:.1%} of the FLOPs are saved",
-            f"the reference's training: {reference:.0%} of uniform's FLOPs at "
+            f"training the reference: {reference:.0%} of uniform's FLOPs, at "
             f"{slower:.0%} of the learner's FLOP/s (narrow layers)",
         ),
         (
@@ -218,14 +214,13 @@ def of_noise(result: dict) -> list[tuple[str, str, str, str]]:
             "hides selection",
             f"{seconds['ahead'] / seconds['active']:.2f} of an update's time; "
             f"{100 * gap.mean:+.1f}{error} points of accuracy",
-            "two cores have nothing idle to hide behind; the choice is that of a model "
-            "one update older",
+            "two cores are never idle, so nothing is hidden; the scores are one update older",
         ),
     ]
 
 
 def targets() -> str:
-    """Each target, the figure, and what would have to change to go further."""
+    """Each target, what was reached, and what limits it."""
     result = read("bench_step_cpu")
     rows = [
         *quotients(result),
@@ -238,11 +233,29 @@ def targets() -> str:
             "quotients and MFU on a GPU",
             "1.03, 1.15 and 55 %",
             "not measured",
-            "no accelerator was at hand",
+            "no accelerator was available",
         )
     )
-    head = "| figure | target | reached | what limits it |\n| --- | --- | --- | --- |\n"
+    head = "| metric | target | reached | limited by |\n| --- | --- | --- | --- |\n"
     return head + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def evaluation() -> str:
+    """Peak memory of evaluating large sets."""
+    result = read("evaluation_memory")
+    head = (
+        "| evaluation | examples | decoded images | similarities | peak memory of the process |\n"
+        "| --- | --- | --- | --- | --- |\n"
+    )
+    rows = [
+        f"| {name} | {result['count']:,} at {result['size']} px | {result['decoded_gib']:.1f} GiB "
+        f"| {held} | {result[name]['peak_gib']:.2f} GiB |"
+        for name, held in (
+            ("accuracy", "-"),
+            ("retrieval", f"{result['similarities_gib']:.1f} GiB"),
+        )
+    ]
+    return head + "\n".join(rows)
 
 
 MAKE = {
@@ -253,11 +266,12 @@ MAKE = {
     "pod": pod,
     "scaling": scaling,
     "growth": growth,
+    "evaluation": evaluation,
 }
 
 
 def filled(text: str) -> str:
-    """`text` with every block between `<!-- made NAME -->` and `<!-- end -->` made anew."""
+    """The page with every block from `<!-- made NAME -->` to `<!-- end -->` made again."""
 
     def block(match: re.Match) -> str:
         try:
@@ -276,7 +290,7 @@ def main() -> None:
     text = PAGE.read_text()
     if args.check:
         sys.exit(
-            "docs/performance.md is not what the results say: python -m experiments.performance"
+            "docs/performance.md differs from the results; run python -m experiments.performance"
             if filled(text) != text
             else 0
         )

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from active_learning import prepare as module
 from active_learning.config import from_flags
 from active_learning.data import images
+from active_learning.data.sources import preparation as module
 from active_learning.data.sources.array_record import ArrayRecords
 from active_learning.data.sources.from_path import listings_of, section_of
 from active_learning.data.sources.image_folder import ImageFolder
+from active_learning.data.sources.preparation import Options, prepare
 from active_learning.data.sources.source import DataError
 from active_learning.data.sources.webdataset import WebDataset
-from active_learning.prepare import Options, main, prepare
+from active_learning.prepare import main
 from tests.data.photos import COLOURS, blob, write_folder
 from tests.world import write_arrays
 
@@ -178,7 +179,7 @@ def test_the_command(tmp_path, capsys):
     assert main([str(tmp_path / "two"), *config, "--format=tar"]) == 0
     for arguments, message in (
         ([str(root)], "expected SOURCE OUT"),
-        ([str(tmp_path / "nowhere"), str(tmp_path / "x")], "nowhere: no such file or folder"),
+        ([str(tmp_path / "nowhere"), str(tmp_path / "x")], "nowhere': no such file or folder"),
         ([str(root), str(root), "--size=20"], "photos: not empty"),
         ([str(root), str(tmp_path / "x"), "--small=3"], "--small=3: expected 4 .. 4096"),
         (

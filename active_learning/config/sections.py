@@ -6,6 +6,7 @@
 
 import dataclasses
 import math
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -170,7 +171,7 @@ def construct(cls: type, given: Mapping[str, Any], key: str, read: Callable) -> 
 
 def _checked(value: Any, f: dataclasses.Field, key: str) -> Any:
     """The value as the field's type, within its declared range."""
-    wanted = f.type if isinstance(f.type, type) else _PLAIN.get(str(f.type))
+    wanted: Any = _PLAIN.get(str(f.type), f.type)
     named = REGISTRY.values.get(wanted) if isinstance(wanted, type) else None
     if named is not None and isinstance(value, str):
         if value not in named:
@@ -185,9 +186,11 @@ def _checked(value: Any, f: dataclasses.Field, key: str) -> Any:
         raise ConfigError(
             f"{key}={value!r}: expected {wanted.__name__}, got {type(value).__name__}"
         )
-    section_type = isinstance(wanted, type) and issubclass(wanted, Section)
-    if section_type and not isinstance(value, wanted):
-        raise ConfigError(f"{key}={value!r}: expected a {wanted.__name__} section")
+    concrete = isinstance(wanted, type) and wanted is not Any
+    if concrete and not plain and not isinstance(value, wanted):
+        raise ConfigError(f"{key}={_short(value)}: expected a {wanted.__name__}")
+    if typing.get_origin(wanted) is Mapping and not isinstance(value, Mapping):
+        raise ConfigError(f"{key}={_short(value)}: expected values by name")
     _check_range(value, f.metadata, key)
     return value
 
@@ -206,6 +209,11 @@ def check_ranges(value: Any, key: str = "config") -> None:
             item = getattr(value, name)
             _check_range(item, f.metadata, f"{key}.{name}")
             check_ranges(item, f"{key}.{name}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _check_range(value: Any, metadata: Mapping[str, Any], key: str) -> None:

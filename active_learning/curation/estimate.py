@@ -53,7 +53,7 @@ class Agreement:
 def agreement(
     probabilities: Float[np.ndarray, "n C"], labels: Integer[np.ndarray, "n"]
 ) -> Agreement:
-    """Measures out-of-fold predictions. Raises ValueError for no examples or labels of one class."""
+    """Measures out-of-fold predictions. Raises ValueError for fewer than two labels."""
     n, classes = probabilities.shape
     frequency = np.bincount(labels, minlength=classes) / max(n, 1)
     chance = 1.0 - float((frequency**2).sum())
@@ -67,7 +67,12 @@ def agreement(
     if not top.any():
         top = np.ones(n, bool)
     return Agreement(
-        float(wrong[top].mean()), float(wrong[rest].mean()), float(wrong.mean()), chance, n, int(top.sum())
+        float(wrong[top].mean()),
+        float(wrong[rest].mean()),
+        float(wrong.mean()),
+        chance,
+        n,
+        int(top.sum()),
     )
 
 
@@ -91,7 +96,12 @@ def corrupted_fraction(measured: Agreement) -> Estimate:
     labels: then noise and ignorance look the same.
     """
     low, value, high = _bounds(
-        measured.top, measured.top_count, measured.all, measured.count, measured.chance, measured.steadiness
+        measured.top,
+        measured.top_count,
+        measured.all,
+        measured.count,
+        measured.chance,
+        measured.steadiness,
     )
     return Estimate(value, low, high)
 
@@ -101,7 +111,7 @@ def per_class(
     labels: Integer[np.ndarray, "n"],
     names: tuple[str, ...],
 ) -> tuple[ClassSummary, ...]:
-    """Size and fraction of wrong labels of every given class; no fraction below SMALL_CLASS examples."""
+    """Size and fraction of wrong labels of each given class; none below SMALL_CLASS examples."""
     steadiness = agreement(probabilities, labels).steadiness
     predicted = probabilities.argmax(axis=1)
     top = confidence_position(probabilities) < MOST_CONFIDENT
@@ -217,9 +227,7 @@ def cuts(
     for k in taken.tolist():
         means = [total[k - 1] / k for total in sums]
         shares = [total[k - 1] / max(total[-1], 1e-12) for total in sums]
-        out.append(
-            Cut(float(score[order[k - 1]]), k, _estimate(means), _estimate(shares))
-        )
+        out.append(Cut(float(score[order[k - 1]]), k, _estimate(means), _estimate(shares)))
     return tuple(out)
 
 

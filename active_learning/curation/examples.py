@@ -1,4 +1,4 @@
-"""The examples of any source as curation sees them: small pictures, labels by name, keys by content."""
+"""Examples of any source for curation: small pictures, labels by name, keys by content."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+import active_learning.data.sources  # noqa: F401  first: data.classes and it import each other
 from active_learning.curation.duplicates import digest
-from active_learning.data import images
-from active_learning.data.sources.disk_section import DiskSection, Listing, found_size
-from active_learning.data.sources.source import DataError, Source
+from active_learning.data import classes, images
+from active_learning.data import text as texts
+from active_learning.data.sources.disk_section import DiskSection
+from active_learning.data.sources.errors import DataError
+from active_learning.data.sources.files import Listing
+from active_learning.data.sources.on_disk import found_size
+from active_learning.data.sources.source import Source
 
-UNLABELED = -1
+UNLABELED = classes.MISSING
 SIDE = 64  # px: largest side that pictures are read at; the models see 32
 Progress = Callable[[float, str], None]
 
@@ -58,7 +63,7 @@ class Loaded:
 
 
 def content_keys(digests: Sequence[str], paths: Sequence[str]) -> tuple[str, ...]:
-    """A unique key for every example: the digest, with .1, .2 ... for further copies in order of paths.
+    """A unique key for each example: the digest, with .1, .2 ... for copies in order of paths.
 
     Unreadable examples (no digest) are known by their path.
     """
@@ -92,18 +97,17 @@ def load(
     if isinstance(section, DiskSection):
         train, test = section.checked_listings()
         if label and label not in train.columns:
-            there = ", ".join(train.columns) or "none"
-            raise DataError(f"{train.where}: no column {label!r}; there are: {there}")
-        names = class_names(train, column)
+            raise train.missing(label)
+        known = classes_of(train, column, section.classes)
         rows = np.arange(len(train.files))
         if not len(rows):
             raise DataError(f"{train.where}: no examples")
         side = min(section.size or SIDE, found_size(train.files, rows, train.where, SIDE))
         whole = len(train.files) + (0 if test is None else len(test.files))
-        first = _listed(train, column, text, names, side, tell, 0, whole)
+        first = _listed(train, column, text, known, side, tell, 0, whole)
         if test is None:
             return first, None
-        return first, _listed(test, column, text, names, side, tell, len(first), whole)
+        return first, _listed(test, column, text, known, side, tell, len(first), whole)
     opened = section.open()
     return (
         _gathered(opened.train, column, tell, "training"),
@@ -111,41 +115,21 @@ def load(
     )
 
 
-def class_names(listing: Listing, column: str) -> tuple[str, ...]:
-    """Names given with the data, or the labels in sorted order, by number where all are numbers."""
+def classes_of(listing: Listing, column: str, count: int = 0) -> classes.Classes:
+    """The classes by the rule of data/classes.py; none where the column is not there."""
     if column not in listing.columns:
-        return ()
-    values = {str(v).strip() for v in listing.columns[column] if v is not None and str(v).strip()}
-    if listing.class_names and all(
-        v in listing.class_names or _is_place(v, len(listing.class_names)) for v in values
-    ):
-        return tuple(listing.class_names)
-    if all(v.isdigit() and len(v) < 10 for v in values):
-        return tuple(sorted(values, key=int))
-    return tuple(sorted(values))
-
-
-def _is_place(value: str, classes: int) -> bool:
-    return value.isdigit() and len(value) < 10 and int(value) < classes
-
-
-def _numbers(values: Sequence[Any], names: tuple[str, ...]) -> Int64[np.ndarray, "n"]:
-    place = {name: number for number, name in enumerate(names)}
-    out = np.full(len(values), UNLABELED, np.int64)
-    for row, value in enumerate(values):
-        text = "" if value is None else str(value).strip()
-        if text in place:
-            out[row] = place[text]
-        elif _is_place(text, len(names)):  # a number into names that came with the data
-            out[row] = int(text)
-    return out
+        return classes.Classes(())
+    if names := listing.names_of([column]):
+        return classes.Classes(names, given=True)
+    where = f"{listing.where}: column {column!r}"
+    return classes.of_labels(listing.columns[column], count, where)
 
 
 def _listed(
     listing: Listing,
     column: str,
     text: str,
-    names: tuple[str, ...],
+    known: classes.Classes,
     side: int,
     tell: Progress,
     before: int,
@@ -157,6 +141,9 @@ def _listed(
     paths = tuple(listing.files.name(row) for row in range(n))
 
     def one(row: int) -> None:
+        if row in listing.bad:
+            problems[row] = listing.bad[row]
+            return
         try:
             blob = listing.files.read(row)
             pictures[row] = images.decode_view(blob, side)
@@ -169,20 +156,25 @@ def _listed(
             list(pool.map(one, range(start, min(start + 512, n))))
             tell((before + min(start + 512, n)) / whole, "reading pictures")
     given = listing.columns.get(column)
-    labels = np.full(n, UNLABELED, np.int64) if given is None else _numbers(given, names)
-    captions = None
-    if text and text in listing.columns:
-        captions = tuple(map(_texts, listing.columns[text]))
+    labels = np.full(n, UNLABELED, np.int64)
+    if given is not None:
+        labels = known.numbers(given, f"{listing.where}: column {column!r}").astype(np.int64)
     ids = np.arange(n) if listing.ids is None else np.asarray(listing.ids)
     return Loaded(
-        pictures, digests, content_keys(digests, paths), paths, tuple(problems), labels, names, captions, ids,
+        pictures, digests, content_keys(digests.tolist(), paths), paths, tuple(problems),
+        labels, known.names, _captions(listing, text), ids,
         lambda row: images.decode(listing.files.read(row)),
     )  # fmt: skip
 
 
-def _texts(value: Any) -> tuple[str, ...]:
-    texts = (value,) if isinstance(value, str) else tuple(str(v) for v in value or ())
-    return tuple(one.strip() for one in texts if one.strip())
+def _captions(listing: Listing, column: str) -> tuple[tuple[str, ...], ...] | None:
+    """All captions of each example; None where no column was asked for."""
+    if not column:
+        return None
+    there = texts.column_of(tuple(listing.columns), column)
+    if there is None:
+        raise listing.missing(column)
+    return tuple(tuple(texts.captions(v)) for v in texts.values_of(listing.columns, there))
 
 
 def _gathered(source: Source, column: str, tell: Progress, what: str) -> Loaded:
@@ -202,9 +194,10 @@ def _gathered(source: Source, column: str, tell: Progress, what: str) -> Loaded:
     labels = source.labels(column).astype(np.int64)
     names = source.class_names or tuple(str(number) for number in range(source.num_classes))
     paths = tuple(f"{what} {row}" for row in range(n))
-    texts = np.array(digests)
+    hashes = np.array(digests)
     return Loaded(
-        np.concatenate(parts), texts, content_keys(digests, paths), paths, tuple(problems), labels, names, None,
+        np.concatenate(parts), hashes, content_keys(digests, paths), paths, tuple(problems),
+        labels, names, None,
         np.asarray(source.ids), lambda row: source.gather(np.array([row]))["image"][0],
     )  # fmt: skip
 
@@ -214,4 +207,3 @@ def _view(batch: UInt8[np.ndarray, "b H W C"]) -> UInt8[np.ndarray, "b s s 3"]:
     if max(color.shape[1:3]) <= SIDE and color.shape[1] == color.shape[2]:
         return color
     return np.stack([images.cover(one, SIDE) for one in color])
-

@@ -77,7 +77,10 @@ def fit_filters(
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(images))[:4000])
     small = np.concatenate(
-        [np.asarray(resize(images[chosen[i : i + 500]], settings.size)) for i in range(0, len(chosen), 500)]
+        [
+            np.asarray(resize(images[chosen[i : i + 500]], settings.size))
+            for i in range(0, len(chosen), 500)
+        ]
     )
     side, room = settings.patch, settings.size - settings.patch + 1
     which = rng.integers(0, len(small), SAMPLED)
@@ -117,7 +120,7 @@ def _responses(
     images: UInt8[Array, "b s s C"],
     filters: Float[Array, "p k"],
     mean: Float[Array, "p"],
-) -> Float[Array, "b 8k"]:
+) -> Float[Array, "b r"]:
     """Mean of both signs' thresholded responses over the four quarters of each image."""
     side, channels = settings.patch, images.shape[-1]
     patches = jax.lax.conv_general_dilated_patches(

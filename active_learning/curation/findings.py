@@ -117,8 +117,9 @@ def label_records(
     ]
     if fraction.high - fraction.low > 0.15:
         notes.append(
-            "The models are too weak, or the classes too alike, to tell wrong labels from their own "
-            "errors: read the fraction of wrong labels as its interval, and the list from the top."
+            "The models are too weak, or the classes too alike, to tell wrong labels from their "
+            "own errors: read the fraction of wrong labels as its interval, "
+            "and the list from the top."
         )
     return out, {
         "corrupted": fraction,
@@ -136,7 +137,7 @@ def caption_records(
     normalized: Float[np.ndarray, "m"],
     fold: Int64[np.ndarray, "m"],
 ) -> tuple[list[Record], dict]:
-    """A record for every pair; the tenth that fits worst is marked, for nothing says how many are wrong."""
+    """A record for every pair. How many are wrong is unknown: the worst tenth is marked."""
     score = scores.ranks(-normalized)
     out = [
         Record(

@@ -34,7 +34,9 @@ def assign_folds(
     """
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
     if folds < 2 or len(first) < folds:
-        raise ValueError(f"{folds} folds of {len(first)} different examples: give 2 .. {len(first)}")
+        raise ValueError(
+            f"{folds} folds of {len(first)} different examples: give 2 .. {len(first)}"
+        )
     drawn = hash64(seed, repeat, np.arange(len(first)))
     order = np.lexsort((drawn, labels[first]))  # by label, within it at random
     of_group = np.empty(len(first), np.int64)
@@ -76,7 +78,7 @@ class Pieces:
 
 
 def signature(*parts: object) -> str:
-    """Ten hex digits over arrays (bytes, type and shape) and other values (their representation)."""
+    """Ten hex digits over arrays (bytes, type, shape) and other values (their representation)."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):

@@ -1,4 +1,4 @@
-"""A cross-fitted kernel ridge classifier on frozen features: accurate on small data, in closed form.
+"""A cross-fitted kernel ridge classifier on frozen features, in closed form.
 
 The kernel exp((cosine similarity - 1) / width) is approximated by `landmarks` examples (Nystrom;
 exact where all examples are landmarks). The product of all mapped examples with themselves is
@@ -58,7 +58,7 @@ def kernel_map(features: Float[np.ndarray, "n d"], settings: KernelSettings, see
 
 
 @jax.jit
-def _map_block(rows: Array, landmarks: Array, root: Array, width: float) -> Array:
+def _map_block(rows: Array, landmarks: Array, root: Array, width: Float[Array, ""]) -> Array:
     kernel = jnp.exp((rows @ landmarks.T - 1.0) / width)
     return solve_triangular(root, kernel.T, lower=True).T
 
@@ -90,7 +90,7 @@ def _solve(
     gram: Float[Array, "m m"],
     targets: Float[Array, "n C"],
     rows: Int[Array, "h"],
-    ridge: float,
+    ridge: float | Float[Array, ""],
 ) -> Float[Array, "h C"]:
     own, own_targets = phi[rows], targets[rows]
     left = gram - own.T @ own + ridge * jnp.eye(gram.shape[0])

@@ -77,10 +77,11 @@ def image_embeddings(
 def similarities(
     images: Float[np.ndarray, "n e"], texts: Float[np.ndarray, "n e"], block: int = 1024
 ) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
-    """Cosine of each pair, and the same less the mean of both log-mean-exponentials over all others.
+    """Cosine of each pair, and the same less the mean of both log-mean-exponentials.
 
     Args:
-      images, texts: Unit vectors; row i of both is a pair.
+      images: Unit vectors.
+      texts: Unit vectors; row i of both is a pair.
       block: Rows at a time; memory is block x n floats.
 
     Returns:

@@ -1,14 +1,15 @@
 """Curation from a source to its results: read, find copies, cross-fit, estimate, write."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from active_learning.curation import duplicates, pairs, tables
+from active_learning.curation.chosen import remarks
 from active_learning.curation.crossfit import CrossFit, Evidence, Examples, cross_fit, suspicion
 from active_learning.curation.examples import UNLABELED, Loaded, Progress, load
 from active_learning.curation.features import PatchFeatures, patch_features
@@ -27,6 +28,7 @@ class Options:
     Attributes:
       label: Column of the labels, "": the source's own.
       text: Column of the captions, "": the source's own.
+      run: Folder of a training run on the same source, whose choices are shown.
       minutes: Further repeats of cross-fitting begin only within this time.
       cross_fit: Models and folds.
       features: Of the frozen features.
@@ -34,6 +36,7 @@ class Options:
 
     label: str = ""
     text: str = ""
+    run: Path | None = None
     minutes: float = 20.0
     cross_fit: CrossFit = field(default_factory=CrossFit)
     features: PatchFeatures = field(default_factory=PatchFeatures)
@@ -83,7 +86,10 @@ def curate(
             judge = _captions if captioned else _labels
             found, described = judge(train, rows, groups, options, out / WORK, tell, seconds)
             records += found
-    records = tables.ranked(_complete(train, records))
+    records = _complete(train, records)
+    if options.run is not None:
+        records = _with_remarks(train, records, remarks(options.run, train.ids))
+    records = tables.ranked(records)
     summary = tables.summarize(name, train, test, records, described)
     tables.write_scores(out, records)
     write_page(out, records, _pictures(train, records), summary)
@@ -156,6 +162,15 @@ def _complete(train: Loaded, records: list[Record]) -> list[Record]:
         Record(train.paths[row], key, train.given(row), "", 0.0, 1, "ok")
         for row, key in enumerate(train.keys)
         if key not in seen
+    ]
+
+
+def _with_remarks(train: Loaded, records: list[Record], lines: Mapping[int, str]) -> list[Record]:
+    """Records whose detail says how a run treated the example."""
+    line_of = {train.keys[row]: line for row, line in lines.items()}
+    return [
+        replace(r, detail="; ".join(filter(None, (r.detail, line_of.get(r.key, "")))))
+        for r in records
     ]
 
 

@@ -1,4 +1,4 @@
-"""Scores of suspicion: for every example a number that is higher the more likely its label is wrong.
+"""Scores of suspicion: a number per example, higher the more likely its label is wrong.
 
 All functions are pure NumPy and take out-of-fold predictions (of models that did not train on the
 example) or what was recorded while models trained. None of them reads a clean label.
@@ -29,14 +29,14 @@ def self_confidence(
 def normalized_margin(
     probabilities: Float[np.ndarray, "n C"], labels: Integer[np.ndarray, "n"]
 ) -> Float[np.ndarray, "n"]:
-    """Largest probability of another label minus that of the given one, mapped from [-1, 1] to [0, 1]."""
+    """Largest probability of another label minus that of the given one, mapped to [0, 1]."""
     return (1.0 - _margin(probabilities, labels)) / 2.0
 
 
 def mean_loss(
     probabilities: Float[np.ndarray, "models n C"], labels: Integer[np.ndarray, "n"]
 ) -> Float[np.ndarray, "n"]:
-    """Cross-entropy of the given label in nats, averaged over models: repeats, checkpoints or both."""
+    """Cross-entropy of the given label in nats, averaged over repeats, checkpoints or both."""
     rows = np.arange(len(labels))
     return -np.mean([np.log(np.maximum(p[rows, labels], FLOOR)) for p in probabilities], axis=0)
 
@@ -47,7 +47,7 @@ def lift(
     sharpen: float = 1.5,
     prior: float = 0.25,
 ) -> Float[np.ndarray, "n"]:
-    """Minus the logarithm of the given label's sharpened probability over its class's mean to a power.
+    """Minus the logarithm of the label's sharpened probability over its class's frequency.
 
     Models that fit noisy labels are less sure of the *true* label than the data warrant: their
     probabilities are raised to the power `sharpen` and normalized again. Label noise also makes
@@ -70,7 +70,7 @@ def lift(
 def class_thresholds(
     probabilities: Float[np.ndarray, "n C"], labels: Integer[np.ndarray, "n"]
 ) -> Float[np.ndarray, "C"]:
-    """Mean probability of class c over the examples labeled c; infinite for a class without examples."""
+    """Mean probability of class c over the examples labeled c; infinite without any."""
     classes = probabilities.shape[1]
     totals = np.bincount(labels, label_probability(probabilities, labels), minlength=classes)
     counts = np.bincount(labels, minlength=classes)
@@ -89,7 +89,7 @@ def confident_class(
 def confident_joint(
     probabilities: Float[np.ndarray, "n C"], labels: Integer[np.ndarray, "n"]
 ) -> Int64[np.ndarray, "C C"]:
-    """Numbers of examples with given label (row) and confident class (column), Northcutt et al. 2021.
+    """Examples by given label (row) and confident class (column), Northcutt et al. 2021.
 
     Examples that are confidently in no class are not counted.
     """
@@ -103,12 +103,12 @@ def confident_joint(
 def margin(
     logits: Float[np.ndarray, "n C"], labels: Integer[np.ndarray, "n"]
 ) -> Float[np.ndarray, "n"]:
-    """Logit of the given label minus the largest other logit: what the area under the margin sums."""
+    """Logit of the given label minus the largest other logit."""
     return _margin(logits, labels)
 
 
 def area_under_margin(margins: Float[np.ndarray, "checkpoints n"]) -> Float[np.ndarray, "n"]:
-    """Minus the mean margin over the checkpoints of models that trained on the example (Pleiss et al. 2020).
+    """Minus the mean margin during training on the example (Pleiss et al. 2020).
 
     NaN marks checkpoints of models that did not train on it; an example without any gets the mean
     of the others.
@@ -181,7 +181,7 @@ def neighbor_votes(
 
 
 def ranks(values: Num[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-    """Ranks scaled to (0, 1), (rank - 1/2) / n from the smallest; equal values share their mean rank."""
+    """Ranks as (rank - 1/2) / n from the smallest; equal values share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return ((last - (counts - 1) / 2.0)[inverse] - 0.5) / len(values)
@@ -199,16 +199,14 @@ def rank_average(
 def combine(
     probabilities: Sequence[Float[np.ndarray, "n C"]], weights: Sequence[float] | None = None
 ) -> Float[np.ndarray, "n C"]:
-    """Normalized geometric mean of several models' probabilities: the mean of their log-probabilities."""
+    """Normalized geometric mean of several models' probabilities."""
     logs = [np.log(np.maximum(p, FLOOR)) for p in probabilities]
     mean = np.average(logs, axis=0, weights=weights)
     out = np.exp(mean - mean.max(axis=1, keepdims=True))
     return out / out.sum(axis=1, keepdims=True)
 
 
-def area_under_roc(
-    scores: Num[np.ndarray, "n"], positive: Bool[np.ndarray, "n"]
-) -> float:
+def area_under_roc(scores: Num[np.ndarray, "n"], positive: Bool[np.ndarray, "n"]) -> float:
     """Probability that a positive example scores above a negative one, ties counted half.
 
     Raises ValueError unless there are both.

@@ -73,7 +73,12 @@ def write_scores(out: Path, records: Sequence[Record]) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     columns = {name: [vars(record)[name] for record in records] for name in FIELDS}
-    kinds = {"score": pa.float64(), "probability": pa.float64(), "rank": pa.int64(), "fold": pa.int32()}
+    kinds = {
+        "score": pa.float64(),
+        "probability": pa.float64(),
+        "rank": pa.int64(),
+        "fold": pa.int32(),
+    }
     table = pa.table({n: pa.array(v, kinds.get(n, pa.string())) for n, v in columns.items()})
     with _replacing(out / "scores.parquet") as partial:
         parquet.write_table(table, partial)

@@ -1,1 +1,1 @@
-"""Where examples come from, how they are split and ordered, and what is done to them on the device."""
+"""Sources of examples, their splits and order, and the transforms on the device."""

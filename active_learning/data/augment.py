@@ -1,4 +1,7 @@
-"""Augmentation on the device. What is drawn for an example depends on (key, id, epoch): its place in the batch changes nothing."""
+"""Augmentation on the device.
+
+What is drawn for an example depends on (key, id, epoch): its place in the batch changes nothing.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,24 +15,24 @@ from active_learning.data.transforms import augment, example_keys
 
 RATIO = (3 / 4, 4 / 3)  # width to height of a random part
 KINDS = (
-    "identity", "autocontrast", "brightness", "contrast", "colour", "posterize", "solarize",
+    "identity", "autocontrast", "brightness", "contrast", "color", "posterize", "solarize",
     "rotate", "shear x", "shear y", "shift x", "shift y",
 )  # fmt: skip
 _GEOMETRIC = KINDS.index("rotate")  # and all after it
-GREY = 128.0  # what comes in from outside
+GRAY = 128.0  # what comes in from outside
 
 
 @dataclass(frozen=True)
 class Augmentation(Section):
-    """What `config.augment` does to the sub-batch that is trained on; scorers and evaluation always see the plain view."""
+    """Augmentation of the sub-batch; scorers and evaluation always see the unaugmented view."""
 
     crop: str = (
         "pad"  # 'pad': shifted within a border of zeros; 'resized': a random part, resized; 'none'
     )
     padding: int = 4  # px of that border
-    area: tuple = (0.25, 1.0)  # share of the picture that a random part has, least and most
+    area: tuple = (0.25, 1.0)  # fraction of the picture that a random part has, least and most
     flip: bool = True  # left to right, for half of the examples
-    operations: int = 0  # random operations on each picture (RandAugment), 0: none
+    num_ops: int = 0  # random operations on each picture (RandAugment), 0: none
     magnitude: float = 0.5  # how strong they are, 0 .. 1
     mixup: float = (
         0.0  # pictures and labels are mixed with shares from Beta(mixup, mixup), 0: never
@@ -43,9 +46,9 @@ class Augmentation(Section):
             )
         if len(self.area) != 2 or not 0 < self.area[0] <= self.area[1] <= 1:
             raise ConfigError(
-                f"config.augmentation.area={self.area}: expected two shares in (0, 1], ascending"
+                f"config.augmentation.area={self.area}: expected two fractions in (0, 1], ascending"
             )
-        for key, most in (("padding", 4096), ("operations", 16), ("magnitude", 1), ("mixup", 1e3)):
+        for key, most in (("padding", 4096), ("num_ops", 16), ("magnitude", 1), ("mixup", 1e3)):
             if not 0 <= getattr(self, key) <= most:
                 raise ConfigError(
                     f"config.augmentation.{key}={getattr(self, key)}: expected 0 .. {most}"
@@ -68,10 +71,10 @@ def augmented(
     else:
         padding = settings.padding if settings.crop == "pad" else 0
         image = augment(image, ids, epoch, key, crop_padding=padding, flip=settings.flip)
-    if settings.operations:
+    if settings.num_ops:
         keys = example_keys(jax.random.fold_in(key, 2), ids, epoch)
         image = jax.vmap(
-            lambda one, key: random_operations(one, key, settings.operations, settings.magnitude)
+            lambda one, key: random_operations(one, key, settings.num_ops, settings.magnitude)
         )(image, keys)
     return image
 
@@ -79,7 +82,10 @@ def augmented(
 def resized_crop(
     image: UInt8[Array, "H W C"], key: Key[Array, ""], area: tuple[float, float], flip: bool
 ) -> UInt8[Array, "H W C"]:
-    """A part of `area` times the picture, of a ratio in RATIO, anywhere in it, resized (bilinear) to the picture's size."""
+    """Cuts out a random part of `area` times the picture and resizes it (bilinear) to full size.
+
+    Its aspect ratio is in RATIO, its place anywhere.
+    """
     height, width, channels = image.shape
     share, ratio, place, mirror = jax.random.split(key, 4)
     share = jax.random.uniform(share, (), minval=area[0], maxval=area[1])
@@ -107,7 +113,10 @@ def resized_crop(
 def random_operations(
     image: UInt8[Array, "H W C"], key: Key[Array, ""], count: int, magnitude: float
 ) -> UInt8[Array, "H W C"]:
-    """`count` operations one after the other, each drawn from KINDS, its direction at random (Cubuk et al. 2020, without its equalize)."""
+    """Applies `count` operations one after the other, each drawn from KINDS.
+
+    As in Cubuk et al. 2020, without its equalize.
+    """
     out = image.astype(jnp.float32)
     for turn in range(count):
         kind, sign = jax.random.split(jax.random.fold_in(key, turn))
@@ -123,14 +132,14 @@ def operate(
     """One operation of KINDS on values 0 .. 255, at `level` -1 .. 1 (its size is the strength)."""
     strength = jnp.abs(level)
     low, high = jnp.min(image, (0, 1), keepdims=True), jnp.max(image, (0, 1), keepdims=True)
-    grey = jnp.mean(image, axis=2, keepdims=True)
-    step = jnp.exp2(jnp.round(4.0 * strength))  # grey levels that become one
+    gray = jnp.mean(image, axis=2, keepdims=True)
+    step = jnp.exp2(jnp.round(4.0 * strength))  # gray levels that become one
     photometric = [
         image,
         (image - low) * (255.0 / jnp.maximum(high - low, 1.0)),
         image * (1.0 + 0.9 * level),
-        jnp.mean(grey) + (image - jnp.mean(grey)) * (1.0 + 0.9 * level),
-        grey + (image - grey) * (1.0 + 0.9 * level),
+        jnp.mean(gray) + (image - jnp.mean(gray)) * (1.0 + 0.9 * level),
+        gray + (image - gray) * (1.0 + 0.9 * level),
         jnp.floor(image / step) * step,
         jnp.where(image >= 256.0 * (1.0 - strength), 255.0 - image, image),
     ]
@@ -141,7 +150,7 @@ def operate(
 def _moved(
     image: Float[Array, "H W C"], kind: Int[Array, ""], level: Float[Array, ""]
 ) -> Float[Array, "H W C"]:
-    """Turned by up to 30 degrees, sheared by up to 0.3, or shifted by up to 0.3 of the size; bilinear."""
+    """Rotates by up to 30 degrees, shears or shifts by up to 0.3 of the size (bilinear)."""
     height, width, _ = image.shape
     on = lambda name: jnp.where(kind == KINDS.index(name), level, 0.0)
     angle = on("rotate") * (jnp.pi / 6)
@@ -159,16 +168,21 @@ def _moved(
         + 0.3 * width * on("shift x")
     )
     at = [from_y + (height - 1) / 2, from_x + (width - 1) / 2]
-    sample = lambda plane: jax.scipy.ndimage.map_coordinates(plane, at, 1, "constant", GREY)
+
+    def sample(plane: Float[Array, "H W"]) -> Float[Array, "H W"]:
+        return jax.scipy.ndimage.map_coordinates(plane, at, 1, "constant", GRAY)
+
     return jax.vmap(sample, in_axes=2, out_axes=2)(image)
 
 
 def mixed(batch: dict, name: str, key: Key[Array, ""], alpha: float, take: Callable) -> dict:
-    """MixUp: each picture (column `name`) is mixed with that of a partner; `mixed_label` is the partner's label, `mix` (B,) the share of its
-    own, at least 1/2.
+    """Mixes each picture (column `name`) with that of a partner.
 
-    Partners follow each other in an order that is drawn by (key, id, epoch), so the pairs depend on the set of examples alone.
-    `take(rows, indices)` takes rows of a pytree.
+    Adds `mixed_label`, the partner's label, and `mix` (B,), the fraction of the example's own
+    picture, at least 1/2.
+
+    Partners follow each other in an order that is drawn by (key, id, epoch), so the pairs depend on
+    the set of examples alone. `take(rows, indices)` takes rows of a pytree.
     """
     keys = example_keys(jax.random.fold_in(key, 3), batch["id"], batch["epoch"])
     drawn = jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, 0)))(keys)

@@ -1,4 +1,4 @@
-"""Captions beside images: tokenized once on the host; of several an image has, one is drawn by (id, epoch)."""
+"""Captions beside images: tokenized once on the host, one of an image's drawn by (id, epoch)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,10 @@ from active_learning.data.tokenizer import Tokenizer
 
 @dataclass(frozen=True, eq=False)
 class Captions:
-    """All captions of a source. The first `counts[i]` places of row i of `tokens` are its captions, `texts` their text."""
+    """All captions of a source.
+
+    The first `counts[i]` places of row i of `tokens` are its captions, `texts` their text.
+    """
 
     tokens: Integer[np.ndarray, "n k context"]
     counts: Int64[np.ndarray, "n"]
@@ -55,19 +58,23 @@ def texts_of(source: Source, column: str) -> list[list[str]]:
       column: Column with a caption, or a list of captions; 'COLUMN.KEY' for a column of objects.
 
     Raises:
-      DataError: The source has no such column, its values are objects, or an example has no caption.
+      DataError: The source has no such column, its values are objects, or an example has no
+      caption.
     """
     texts = []
     for index, value in enumerate(source.texts(column)):
         try:
             texts.append(text.captions(value))
         except DataError as error:
-            raise DataError(f"config.data: column {column!r} of {source.name(index)} holds {error}") from error
+            raise DataError(
+                f"config.data: column {column!r} of {source.name(index)} holds {error}"
+            ) from error
     empty = [index for index, captions in enumerate(texts) if not captions]
     if empty:
         first = f"{source.name(empty[0])} and {len(empty) - 1} more"
         raise DataError(
-            f"config.data: {first} have no caption in column {column!r}; config.data.text={column!r} leaves them out"
+            f"config.data: {first} have no caption in column {column!r}; "
+            f"config.data.text={column!r} leaves them out"
         )
     return texts
 
@@ -83,7 +90,9 @@ def tokenize(texts: Sequence[Sequence[str]], tokenizer: Tokenizer, context: int)
 
 
 def shuffled(ids: Int64[np.ndarray, "n"], fraction: float, seed: int = 0) -> Int64[np.ndarray, "n"]:
-    """Caption row of each example: a fraction of the examples, drawn by id, is permuted in a circle, the rest is unchanged.
+    """Returns the caption row of each example after shuffling a fraction of them, drawn by id.
+
+    The shuffled ones are permuted in a circle, the rest is unchanged.
 
     No example of the circle keeps its own caption; a circle of one would, so there is none.
     """
@@ -95,8 +104,16 @@ def shuffled(ids: Int64[np.ndarray, "n"], fraction: float, seed: int = 0) -> Int
 
 
 def mentioned(texts: Sequence[Sequence[str]], words: Sequence[str]) -> Int64[np.ndarray, "n"]:
-    """The class of each example: the one word that most of its captions mention while fewer than half mention any other; -1: none."""
-    hits = np.array([[sum(_mentions(caption, word) for caption in captions) for word in words] for captions in texts])
+    """Returns the word that most of an example's captions mention, as a number; -1 for none.
+
+    Fewer than half of the captions may mention any other word.
+    """
+    hits = np.array(
+        [
+            [sum(_mentions(caption, word) for caption in captions) for word in words]
+            for captions in texts
+        ]
+    )
     half = np.array([len(captions) for captions in texts])[:, None] / 2
     most: Bool[np.ndarray, "n c"] = hits > half
     clear = (most.sum(axis=1) == 1) & ((hits >= half).sum(axis=1) == 1)

@@ -1,16 +1,18 @@
 """The one rule by which labels become classes, for every source and for `prepare`.
 
-Values. A label is a whole number, a text or a truth value. `3`, `3.0`, `"3"`, `" 3.0"` and `"003"` are the number 3;
-`true` and `false` count in any case; None, not-a-number and empty text are missing; -1 (any negative number) says
-"no label". Lists, objects and other fractions are refused.
+Values. A label is a whole number, a text or a truth value. `3`, `3.0`, `"3"`, `" 3.0"` and `"003"`
+are the number 3; `true` and `false` count in any case; None, not-a-number and empty text are
+missing; -1 (any negative number) says "no label". Lists, objects and other fractions are refused.
 
-Names given with the data (class folders, ClassLabel features, `class_names`): a text is looked up among the names, also
-where it looks like a number; a number that is no text is a place in the list of names.
+Names given with the data (class folders, ClassLabel features, `class_names`): a text is looked up
+among the names, also where it looks like a number; a number that is no text is a place in the list
+of names.
 
-No names: the classes are those of the training examples' labels. Where all are whole numbers, they are in numerical order
-(0, 1, 2, 10): every number from the lowest to the highest where at least half of these occur, else (numbers that are far
-apart) those that do. Otherwise they are the different texts in alphabetical order. `data.classes=N` says that the classes are
-the numbers 0 .. N-1, whether they occur or not.
+No names: the classes are those of the training examples' labels. Where all are whole numbers, they
+are in numerical order (0, 1, 2, 10): every number from the lowest to the highest where at least
+half of these occur, else (numbers that are far apart) those that do. Otherwise they are the
+different texts in alphabetical order. `data.classes=N` says that the classes are the numbers 0 ..
+N-1, whether they occur or not.
 """
 
 import re
@@ -78,7 +80,10 @@ def ordered(names: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a data set. `given`: the names came with the data, so that a number is a place among them."""
+    """The classes of a data set.
+
+    `given`: the names came with the data, so that a number is a place among them.
+    """
 
     names: tuple[str, ...]
     given: bool = False
@@ -108,17 +113,27 @@ class Classes:
             return self._by_name[name]
         if self._are_bools:
             wanted = _BOOLS.get(name.casefold(), place)
-            return next((k for k, n in enumerate(self.names) if _BOOLS[n.casefold()] == wanted), MISSING)
+            return next(
+                (k for k, n in enumerate(self.names) if _BOOLS[n.casefold()] == wanted), MISSING
+            )
         if isinstance(value, bool | np.bool_):
             name, place = str(int(value)), int(value)
         if place in self._by_number:
             return self._by_number[place]
-        if self.given and not self._by_number and place is not None and 0 <= place < len(self.names):
+        if (
+            self.given
+            and not self._by_number
+            and place is not None
+            and 0 <= place < len(self.names)
+        ):
             return place
         return MISSING
 
     def numbers(self, values: Sequence[Any], where: str) -> Int32[np.ndarray, "n"]:
-        """The class of each label, MISSING where it is none. DataError naming `where` for a label that cannot be one."""
+        """The class of each label, MISSING where it is none.
+
+        DataError naming `where` for a label that cannot be one.
+        """
         known: dict[Any, int] = {}
         out = np.empty(len(values), np.int32)
         for row, value in enumerate(values):
@@ -143,7 +158,10 @@ def _reason(error: Exception, value: Any) -> str:
 
 
 def of_labels(values: Iterable[Any], count: int, where: str) -> Classes:
-    """The classes of labels without names. `count` (0: unknown) is `data.classes`. Raises DataError naming `where`."""
+    """The classes of labels without names.
+
+    `count` (0: unknown) is `data.classes`. Raises DataError naming `where`.
+    """
     distinct: dict[Any, Any] = {}
     for value in values:
         try:
@@ -175,12 +193,15 @@ def check_several(names: Sequence[str], where: str) -> None:
     if len(names) < 2:
         there = f"one class, {names[0]!r}" if names else "no class at all"
         raise DataError(
-            f"{where}: {there}; two or more are needed: give the folder that holds the class folders, or another label column"
+            f"{where}: {there}; two or more are needed: give the folder that holds the class "
+            f"folders, or another label column"
         )
 
 
-def matched(labels: Integer[np.ndarray, "n"], theirs: Sequence[str], ours: Sequence[str]) -> Int32[np.ndarray, "n"]:
-    """Labels of a set with the class names `theirs` as numbers among `ours`, matched by name; MISSING where there is none."""
+def matched(
+    labels: Integer[np.ndarray, "n"], theirs: Sequence[str], ours: Sequence[str]
+) -> Int32[np.ndarray, "n"]:
+    """Renumbers labels from the class names `theirs` to `ours`; MISSING where there is none."""
     classes = Classes(tuple(ours))
     table = np.array([classes.number(name) for name in theirs] + [MISSING], np.int32)
     return table[labels]
@@ -194,6 +215,8 @@ def counts(labels: Integer[np.ndarray, "n"], names: Sequence[str]) -> dict[str, 
 
 def line(by_name: Mapping[str, int], most: int = 10) -> str:
     """'3 classes: 0 = cat (20), 1 = dog (20), ...', with at most `most` names."""
-    shown = [f"{k} = {text.printable(n)} ({c:,})" for k, (n, c) in enumerate(by_name.items()) if k < most]
+    shown = [
+        f"{k} = {text.printable(n)} ({c:,})" for k, (n, c) in enumerate(by_name.items()) if k < most
+    ]
     more = f" and {len(by_name) - most} more" if len(by_name) > most else ""
     return f"{len(by_name)} classes: {', '.join(shown)}{more}"

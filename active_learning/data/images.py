@@ -1,4 +1,7 @@
-"""Encoded images to uint8 RGB and back, and the views cut from them: whatever cannot be decoded fully and safely is a BadImage."""
+"""Encoded images to uint8 RGB and back, and the views cut from them.
+
+Whatever cannot be decoded fully and safely is a BadImage.
+"""
 
 import functools
 import io
@@ -33,7 +36,20 @@ FORMATS = (
     *(("HEIF",) if pillow_heif is not None else ()),
 )
 SUFFIXES = (
-    *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
+    *(
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".jpe",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+    ),
     *((".avif",) if _AVIF else ()),
     *((".heic", ".heif") if pillow_heif is not None else ()),
 )
@@ -55,28 +71,41 @@ class BadImage(ValueError):
 
 
 def decode(blob: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """An upright RGB image: EXIF rotation applied, gray repeated, CMYK converted, transparency on white, 16 bits cut to the high 8.
+    """Decodes an image to upright RGB.
 
-    Of an animation the first frame. Raises BadImage for anything damaged, truncated, of another kind or above the limit of pixels.
+    EXIF rotation is applied, gray repeated, CMYK converted, transparency laid on white, 16 bits cut
+    to the high 8.
+
+    Of an animation the first frame. Raises BadImage for anything damaged, truncated, of another
+    kind or above the limit of pixels.
     """
     return _decode(blob, 0)
 
 
 def decode_view(blob: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """The evaluation view: the full image, resized until it covers size x size, the centre cut out. Raises BadImage."""
+    """The evaluation view: the full image, resized until it covers size x size, the centre cut out.
+
+    Raises BadImage.
+    """
     return cover(_decode(blob, 0), size)
 
 
 def decode_small(blob: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """The same view from a JPEG decoded at the smallest DCT scale (1/8 .. 1) that still covers it: cheaper, not bit for bit `decode_view`.
+    """The same view from a JPEG decoded at the smallest DCT scale (1/8 ..
 
-    Entropy decoding is paid in full, so this saves about half; a prepared small view saves far more. Raises BadImage.
+    1) that still covers it: cheaper, not bit for bit `decode_view`.
+
+    Entropy decoding is paid in full, so this saves about half; a prepared small view saves far
+    more. Raises BadImage.
     """
     return cover(_decode(blob, size), size)
 
 
 def cover(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """Resizes until the shorter side is `size` px (area mean when shrinking, cubic when growing) and cuts the centre."""
+    """Resizes until the shorter side is `size` px and cuts out the center.
+
+    Area mean when shrinking, cubic when growing.
+    """
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image
@@ -145,8 +174,12 @@ def shrink(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "h
 
 
 def decoders() -> str:
-    """What decodes and resizes here, for provenance: pixels may differ by a gray level between libraries."""
-    return f"{'simplejpeg' if simplejpeg is not None else 'Pillow'}, {'OpenCV' if cv2 is not None else 'Pillow'}"
+    """Names the libraries that decode and resize here, for provenance.
+
+    Pixels may differ by a gray level between libraries.
+    """
+    decoder = "simplejpeg" if simplejpeg is not None else "Pillow"
+    return f"{decoder}, {'OpenCV' if cv2 is not None else 'Pillow'}"
 
 
 def _decode(blob: bytes, least: int) -> np.ndarray:
@@ -175,12 +208,18 @@ def _jpeg(blob: bytes, least: int) -> np.ndarray:
 
 
 def _ends(blob: bytes) -> bool:
-    """Whether the end-of-image marker is there (padding may follow): without it the decoder would paint the missing rows gray."""
+    """Whether the end-of-image marker is there (padding may follow).
+
+    Without it the decoder would paint the missing rows gray.
+    """
     return b"\xff\xd9" in blob[-64:] or blob.rstrip(b"\x00").endswith(b"\xff\xd9")
 
 
 def _orientation(blob: bytes) -> int:
-    """The EXIF orientation (1 .. 8) of a JPEG, 1 where there is none; reads only the header's segments."""
+    """The EXIF orientation (1 ..
+
+    8) of a JPEG, 1 where there is none; reads only the header's segments.
+    """
     at = 2
     while blob[at : at + 1] == b"\xff" and at + 4 <= len(blob):
         marker, size = struct.unpack(">BH", blob[at + 1 : at + 4])

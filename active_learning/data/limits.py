@@ -1,7 +1,7 @@
-"""Limits on what a data file may ask of this machine: sizes that headers declare and decompressed sizes.
+"""Limits on what data files may ask for: sizes that headers declare, and decompressed sizes.
 
-A file above a limit is refused in one line that names `RAISE`. `scaled(factor)` raises all limits for the
-process; the config key `data.limits` and `prepare --limits` call it.
+A file above a limit is refused in one line that names `RAISE`. `scaled(factor)` raises all limits
+for the process; the config key `data.limits` and `prepare --limits` call it.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ def current() -> Limits:
     return _current
 
 
-def scaled(factor: float) -> None:
+def scaled(factor: int | float) -> None:
     """Sets all limits to `factor` times their defaults (but `ratio_from`)."""
     global _current
     default = Limits()

@@ -1,6 +1,7 @@
 """From a position to a batch on the devices: read ahead in a thread, each process its own rows.
 
-What is at a position depends on (seed, position) only, never on the number of threads, processes or batches read ahead.
+What is at a position depends on (seed, position) only, never on the number of threads, processes or
+batches read ahead.
 """
 
 import math
@@ -19,7 +20,9 @@ PREFETCH = 2  # batches that are read (and placed on the devices) before they ar
 
 
 class LoadedBatch(NamedTuple):
-    """A batch on the devices; on the host the row numbers within the part, and the epochs, of all its examples."""
+    """A batch on the devices; on the host the row numbers within the part, and the epochs, of all
+    its examples.
+    """
 
     batch: dict[str, jax.Array]
     rows: Int64[np.ndarray, "k"]
@@ -28,7 +31,9 @@ class LoadedBatch(NamedTuple):
 
 @runtime_checkable
 class Stream(Protocol):
-    """An endless sequence of examples of a part, any position of which is reached at once, from any thread."""
+    """An endless sequence of examples of a part, any position of which is reached at once, from any
+    thread.
+    """
 
     part: Any
     # The first position that is not known yet; nothing is read ahead of it.
@@ -40,8 +45,10 @@ class Stream(Protocol):
         """Row numbers and epochs of the `count` examples from `position` on."""
         ...
 
-    def read(self, position: int, count: int, local_rows: Any, small: bool) -> dict[str, np.ndarray]:
-        """The examples of `at(position, count)` that `local_rows` (what indexes an array) picks; `small`: in their small view."""
+    def read(self, position: int, count: int, mine: Any, small: bool) -> dict[str, np.ndarray]:
+        """The examples of `at(position, count)` that `local` (what indexes an array) picks; `small`:
+        in their small view.
+        """
         ...
 
 
@@ -59,13 +66,15 @@ class Candidates:
         with self._lock:  # an order keeps tables
             return self.order.positions(position, count)
 
-    def read(self, position: int, count: int, local_rows: Any, small: bool) -> dict[str, np.ndarray]:
+    def read(self, position: int, count: int, mine: Any, small: bool) -> dict[str, np.ndarray]:
         rows, epochs = self.at(position, count)
-        return self.part.batch(rows[local_rows], epochs[local_rows], small)
+        return self.part.batch(rows[mine], epochs[mine], small)
 
 
 def local_rows(placement: jax.sharding.Sharding | None, count: int) -> Any:
-    """What this process reads of `count` rows: an index of the rows that its devices hold, in their order."""
+    """What this process reads of `count` rows: an index of the rows that its devices hold, in their
+    order.
+    """
     if jax.process_count() == 1 or placement is None:
         return slice(None)
     spans = {
@@ -78,7 +87,9 @@ def local_rows(placement: jax.sharding.Sharding | None, count: int) -> Any:
 def to_global_array(
     batch: dict[str, np.ndarray], placement: jax.sharding.Sharding | None, count: int
 ) -> dict[str, jax.Array]:
-    """The global batch of `count` rows on the devices, of which this process brings those that are `local_rows`."""
+    """The global batch of `count` rows on the devices, of which this process brings those that are
+    `local`.
+    """
     if jax.process_count() == 1 or placement is None:
         return jax.device_put(batch, placement)
     place = jax.make_array_from_process_local_data
@@ -86,10 +97,12 @@ def to_global_array(
 
 
 class Loader:
-    """The batches of a stream, one after the other, `ahead` of them read before they are asked for (0: none).
+    """The batches of a stream, one after the other, `ahead` of them read before they are asked for
+    (0: none).
 
-    `position` counts the examples handed out, not those read ahead, and is all there is to save. It may be set: what was read for other
-    positions, or at another size, is dropped. `stall_seconds`: seconds in which neither a batch nor, so says `busy`, the devices were ready.
+    `position` counts the examples handed out, not those read ahead, and is all there is to save. It
+    may be set: what was read for other positions, or at another size, is dropped. `stall_seconds`: seconds
+    in which neither a batch nor, so says `busy`, the devices were ready.
     """
 
     def __init__(
@@ -102,7 +115,8 @@ class Loader:
         self.stream, self.placement, self.position, self.ahead = stream, placement, position, ahead
         self.stall_seconds = 0.0
         self.busy: Callable[[], bool] = lambda: False
-        # Two batches are read at a time: while the last images of one are decoded, the other's keep all decoding threads busy.
+        # Two batches are read at a time: while the last images of one are decoded, the other's keep
+        # all decoding threads busy.
         self._ahead, self._second = (
             ThreadPoolExecutor(2, "loader-ahead"),
             ThreadPoolExecutor(1, "loader-second"),
@@ -126,7 +140,9 @@ class Loader:
         return self._coming[0][1].result()
 
     def fetch(self, find: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Future:
-        """A second look: the full batch of the rows (of the part) and epochs that `find`, called in a thread of its own, returns."""
+        """A second look: the full batch of the rows (of the part) and epochs that `find`, called in
+        a thread of its own, returns.
+        """
 
         def read() -> dict[str, jax.Array]:
             rows, epochs = find()

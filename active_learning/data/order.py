@@ -1,4 +1,7 @@
-"""The order of examples as a function of (seed, position): nothing to save but a position, and any position is reached at once."""
+"""The order of examples as a function of (seed, position).
+
+There is nothing to save but a position, and any position is reached at once.
+"""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,9 +21,10 @@ def _mix(x: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
 
 
 def hash64(*words) -> UInt64[np.ndarray, "*shape"]:
-    """A pseudo-random 64-bit word for each tuple of integers (broadcast); the same on every machine and with every NumPy.
+    """Hashes each tuple of integers (broadcast) to a 64-bit word, equally on every machine.
 
-    With all but the last word fixed it is a bijection of the last one, so that sorting by it has no ties.
+    With all but the last word fixed it is a bijection of the last one, so that sorting by it has no
+    ties.
     """
     state = np.zeros((), np.uint64)
     for word in words:
@@ -36,7 +40,9 @@ def permutation(n: int, *words: int) -> Int64[np.ndarray, "n"]:
 
 
 class Order:
-    """Position p of an endless stream over n examples: epoch p // n, and in it the permutation of (seed, epoch).
+    """Position p of an endless stream over n examples.
+
+    The epoch is p // n, and within it examples follow the permutation of (seed, epoch).
 
     Tables of at most two epochs are kept up to 2^24 examples; above that nothing is, whatever n.
     """
@@ -72,7 +78,10 @@ class Order:
         return self._tables[epoch][first : first + size]
 
     def _walk(self, epoch: int, x: np.ndarray) -> np.ndarray:
-        """A Feistel network permutes the next power of 4; what falls outside n goes round again (Black and Rogaway 2002)."""
+        """Permutes the next power of 4 by a Feistel network and cycles until inside n.
+
+        Black and Rogaway 2002.
+        """
         half = ((self.n - 1).bit_length() + 1) // 2
         todo = np.arange(len(x))
         while len(todo):
@@ -92,10 +101,12 @@ BLOCK = 1024  # positions in which every source of a mixture has exactly its sha
 
 
 class Interleaved:
-    """Several groups of rows in one stream, each with its share of every BLOCK positions and an endless order of its own.
+    """Several groups of rows in one stream, each with a fixed fraction of every BLOCK positions.
 
-    Shares are rounded to 1 / BLOCK. The epoch of a position is that of its group. Raises ValueError for a share that rounds to no place, or
-    a group without rows.
+    Each has an endless order of its own.
+
+    Shares are rounded to 1 / BLOCK. The epoch of a position is that of its group. Raises ValueError
+    for a share that rounds to no place, or a group without rows.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Disjoint parts of a source, stratified by label, with all examples of a picture in one part; and the check for leaks."""
+"""Disjoint parts of a source, stratified by label, with each picture in one part."""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -16,17 +16,21 @@ def split(
     seed: int = 0,
     groups: Integer[np.ndarray, "n"] | None = None,
 ) -> dict[str, Int64[np.ndarray, "_"]]:
-    """Splits examples into disjoint parts, in each of which every label has its fraction of the examples not yet taken.
+    """Splits examples into disjoint parts, stratified by label.
 
-    The result depends on the arguments only, on every machine; the order of `parts` has no influence, and examples beyond
-    their sum stay unused. Seats are given by largest remainder, ties to the lower label. Linear in examples, up to sorting.
+    In each part every label has its fraction of the examples not yet taken.
+
+    The result depends on the arguments only, on every machine; the order of `parts` has no
+    influence, and examples beyond their sum stay unused. Seats are given by largest remainder, ties
+    to the lower label. Linear in examples, up to sorting.
 
     Args:
       labels_for_strata: Label of each example.
       parts: Examples of each part, by name.
       seed: Seed of the draw.
-      groups: Examples of one group (rows of one picture) stay together, in the stratum of their first row. Sizes are then
-        met on average over strata; without groups of several rows they are exact.
+      groups: Examples of one group (rows of one picture) stay together, in the stratum of their
+        first row. Sizes are then met on average over strata; without groups of several rows they
+        are exact.
 
     Returns:
       Ascending indices of each part.
@@ -50,9 +54,12 @@ def split(
     values, stratum = np.unique(labels_for_strata[first], return_inverse=True)
     order = np.lexsort((hash64(seed, first), stratum)) if n else first
     middle, counts = _middles(weight[order], stratum[order], len(values))
-    if len(first) < n:  # where a group falls depends on where it starts: an offset a stratum keeps small parts from staying empty
+    if n > 1.1 * len(first):
+        # Where a group falls depends on where it starts on its stratum's axis; another start in
+        # each stratum keeps small parts from staying empty. A few repeats move few examples.
         offset = hash64(0x0FF5, seed, np.arange(len(values))) % counts.astype(np.uint64)
-        middle = (middle + 2 * offset.astype(np.int64)[stratum[order]]) % (2 * counts[stratum[order]])
+        at = stratum[order]
+        middle = (middle + 2 * offset.astype(np.int64)[at]) % (2 * counts[at])
     used = np.zeros(len(values), np.int64)
     part_of = np.full(len(first), -1)
     for number, name in enumerate(sorted(parts)):
@@ -67,7 +74,10 @@ def split(
 
 
 def _middles(weight: np.ndarray, stratum: np.ndarray, strata: int) -> tuple[np.ndarray, np.ndarray]:
-    """Twice the middle of each unit on the axis of its stratum's rows, and the rows of each stratum; units are sorted."""
+    """Returns twice the middle of each unit on its stratum's axis, and the rows of each stratum.
+
+    Units are sorted by stratum.
+    """
     counts = np.bincount(stratum, weights=weight, minlength=strata).astype(np.int64)
     start = np.cumsum(counts) - counts
     ends = np.cumsum(weight)
@@ -87,17 +97,17 @@ FOLDS = 2
 
 
 def fold_of(ids: Integer[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
-    """The half, 0 or 1, that an example belongs to: a function of its id alone (give `Source.picture_ids`)."""
+    """Returns the half, 0 or 1, of each example, by its id alone (pass `Source.picture_ids`)."""
     return (hash64(0xF01D, ids) % np.uint64(FOLDS)).astype(np.int64)
 
 
 def held_out(ids: Integer[np.ndarray, "n"], fraction: float) -> Bool[np.ndarray, "n"]:
-    """Whether an example is held out: a function of its id alone, so that a set that grows keeps what it held out."""
+    """Whether an example is held out, by its id alone: a growing set keeps what it held out."""
     return hash64(0x401D, ids) < np.uint64(round(fraction * 2.0**64))
 
 
 def check_disjoint(parts: Mapping[str, Integer[np.ndarray, "_"]]) -> None:
-    """Raises DataError naming the first two parts that share ids, and how many; ids twice in one part count as a leak too."""
+    """Raises DataError naming two parts that share ids, or one with an id twice."""
     for name, ids in parts.items():
         if (twice := len(ids) - len(np.unique(ids))) > 0:
             raise DataError(f"split: part {name!r} holds {twice} ids more than once")

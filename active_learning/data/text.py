@@ -1,4 +1,4 @@
-"""Text from files of any origin: what can be encoded, what can be printed, and the captions in a value."""
+"""Text from files of any origin: what can be encoded and printed, and captions in values."""
 
 import math
 import unicodedata
@@ -11,7 +11,7 @@ CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "txt", "title", "sent
 
 
 def clean(text: str) -> str:
-    """Text that UTF-8 can encode: lone surrogates become U+FFFD, NUL is dropped, the form is NFC."""
+    """Makes text encodable: lone surrogates become U+FFFD, NUL is dropped, the form is NFC."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -51,14 +51,16 @@ def is_missing(value: Any) -> bool:
 
 
 def captions(value: Any) -> list[str]:
-    """The captions in one value: a text, a number (as its text), or a list of those; empty ones are dropped.
+    """Returns the captions in a value: a text, a number, or a list of those, without empty ones.
 
     Raises:
       DataError: The value holds objects, e.g. a caption for each language.
     """
     if isinstance(value, Mapping):
         keys = ", ".join(str(key) for key in value)
-        raise DataError(f"objects with the keys {keys}: name one, e.g. 'COLUMN.{next(iter(value), 'key')}'")
+        raise DataError(
+            f"objects with the keys {keys}: name one, e.g. 'COLUMN.{next(iter(value), 'key')}'"
+        )
     if isinstance(value, list | tuple):
         return [text for one in value for text in captions(one)]
     if is_missing(value):
@@ -68,8 +70,10 @@ def captions(value: Any) -> list[str]:
 
 
 def column_of(names: Sequence[str], wanted: str) -> str | None:
-    """The column that `wanted` means: that name, 'COLUMN.KEY' of a column of objects, or, where `wanted` is a usual name
-    of a caption column, the first other usual name that is there. None where there is none.
+    """Returns the column that `wanted` means, None where there is none.
+
+    That is a column of this name, 'COLUMN.KEY' of a column of objects, or, where `wanted` is a
+    usual name of a caption column, the first other usual name that is there.
     """
     if wanted in names:
         return wanted

@@ -1,4 +1,6 @@
-"""Captions to token ids: a Hugging Face tokenizer.json, a SentencePiece model, or a byte-level BPE trained on the captions themselves."""
+"""Captions to token ids: a Hugging Face tokenizer.json, a SentencePiece model, or a byte-level BPE
+trained on the captions themselves.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +18,9 @@ PAD, END = "<pad>", "<end>"
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """ids: texts -> lists of token ids without end; end closes each text and pad fills it up (SentencePiece models fill up with the end)."""
+    """ids: texts -> lists of token ids without end; end closes each text and pad fills it up
+    (SentencePiece models fill up with the end).
+    """
 
     ids: Callable[[Sequence[str]], list[list[int]]]
     size: int  # of the vocabulary
@@ -27,7 +31,9 @@ class Tokenizer:
     def encode(
         self, texts: Sequence[str], context: int
     ) -> tuple[Int32[np.ndarray, "n context"], int]:
-        """Token ids, cut to `context` with the end in the last place where a text is too long, and how many were cut."""
+        """Token ids, cut to `context` with the end in the last place where a text is too long, and
+        how many were cut.
+        """
         out, cut = np.full((len(texts), context), self.pad, np.int32), 0
         for row, ids in enumerate(self.ids(texts)):
             cut += len(ids) + 1 > context
@@ -37,7 +43,8 @@ class Tokenizer:
 
 
 def train(texts: Iterable[str], size: int) -> bytes:
-    """A byte-level BPE of at most `size` tokens on lower-cased texts, as the content of a tokenizer.json; the same texts give the same bytes.
+    """A byte-level BPE of at most `size` tokens on lower-cased texts, as the content of a
+    tokenizer.json; the same texts give the same bytes.
 
     Needs no vocabulary: every byte is a token, so that no text is unknown.
     """
@@ -55,7 +62,10 @@ def train(texts: Iterable[str], size: int) -> bytes:
 
 
 def load(path: str) -> Tokenizer:
-    """The tokenizer of a file NAME.json or NAME.model. Raises DataError naming it when it is neither or cannot be read."""
+    """The tokenizer of a file NAME.json or NAME.model.
+
+    Raises DataError naming it when it is neither or cannot be read.
+    """
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f"{KEY}={path!r}: no such file")
@@ -73,7 +83,11 @@ def load(path: str) -> Tokenizer:
 
 
 def of_json(blob: bytes) -> Tokenizer:
-    """A tokenizer.json. Its end is the token that CLIP, T5 or `train` close a text with; without a padding token the end pads."""
+    """A tokenizer.json.
+
+    Its end is the token that CLIP, T5 or `train` close a text with; without a padding token the end
+    pads.
+    """
     made = _library("tokenizers").Tokenizer.from_str(blob.decode())
     made.no_truncation()
     made.no_padding()

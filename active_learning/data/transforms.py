@@ -1,4 +1,7 @@
-"""Image transforms on the device. What is random about an example depends on (key, id, epoch), never on its place in the batch."""
+"""Image transforms on the device.
+
+What is random about an example depends on (key, id, epoch), never on its place in the batch.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +22,8 @@ def normalize(
     channels = image.shape[-1]
     if len(mean) != channels or len(std) != channels:
         raise ValueError(
-            f"normalize: {len(mean)} means and {len(std)} deviations for images of {channels} channels"
+            f"normalize: {len(mean)} means and {len(std)} deviations for images of {channels} "
+            f"channels"
         )
     scale = 1.0 / (255.0 * jnp.asarray(std, jnp.float32))
     shift = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
@@ -50,7 +54,7 @@ def augment(
     crop_padding: int = 4,
     flip: bool = True,
 ) -> UInt8[Array, "B H W C"]:
-    """Random crop after padding with `crop_padding` px of zeros, then a horizontal flip with probability 1/2.
+    """Crops at random after padding with zeros, then flips with probability 1/2.
 
     Both are drawn from (key, id, epoch).
     """
@@ -65,16 +69,20 @@ def augment(
             columns = jnp.where(jax.random.bernoulli(mirror), width - 1 - columns, columns)
         return jnp.pad(image, (pad, pad, (0, 0)))[rows[:, None], left + columns[None]]
 
-    # vmap, not a gather over the batch axis: the partitioner answers that one with an all-gather of the images
+    # vmap, not a gather over the batch axis: the partitioner answers that one with an all-gather of
+    # the images
     return jax.vmap(one)(image, example_keys(key, ids, epoch))
 
 
 def resize(
     image: UInt8[Array | np.ndarray, "B H W C"], size: int
 ) -> UInt8[Array | np.ndarray, "B size size C"]:
-    """Square images of `size` px, the small view that scorers can read; anti-aliased. Raises ValueError for a size below 1.
+    """Square images of `size` px, the small view that scorers can read; anti-aliased.
 
-    The exact mean of each block (halves up) where `size` divides height and width, else a triangle filter.
+    Raises ValueError for a size below 1.
+
+    The exact mean of each block (halves up) where `size` divides height and width, else a triangle
+    filter.
     """
     if size < 1:
         raise ValueError(f"resize: size={size}, expected at least 1")
@@ -92,7 +100,10 @@ def resize(
 
 
 def view(batch: dict, shape: tuple[int, int, int]) -> UInt8[Array, "B H W C"]:
-    """The batch's images at `shape` (height, width, channels): `image` or `image_small` as it is where its size fits, else `image` resized."""
+    """Returns the batch's images at `shape` (height, width, channels).
+
+    `image` or `image_small` as it is where its size fits, else `image` resized.
+    """
     for name in ("image_small", "image"):
         if name in batch and batch[name].shape[1:3] == tuple(shape[:2]):
             return batch[name]

@@ -54,7 +54,9 @@ def agreement(
     Returns:
       tau_b, tau_c, and the number of judgements.
     """
-    tau = {
-        kind: float(kendalltau(similarity, judged, variant=kind).statistic) for kind in ("b", "c")
+    tau_b, tau_c = (np.asarray(kendalltau(similarity, judged, variant=kind)) for kind in "bc")
+    return {
+        "tau_b": float(tau_b[0]),
+        "tau_c": float(tau_c[0]),
+        "judgements": float(len(judged)),
     }
-    return {"tau_b": tau["b"], "tau_c": tau["c"], "judgements": float(len(judged))}

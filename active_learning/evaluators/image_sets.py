@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int32, Int64, UInt8
 
-from active_learning.data import images
+from active_learning.data import classes, images
+from active_learning.data.sources.files import Listing
 from active_learning.data.sources.from_path import listings_of, section_of
 from active_learning.data.sources.source import DataError
+
+LABEL = "label"  # column that holds the classes
 
 
 @runtime_checkable
@@ -76,14 +79,15 @@ class LabelledSet:
     """Images with class numbers; `class_names` are those of the data, in order."""
 
     images: ImageSet
-    labels: Int64[np.ndarray, "n"]
+    labels: Int32[np.ndarray, "n"]
     class_names: tuple[str, ...]
 
 
 def open_labelled(path: str, size: int) -> tuple[LabelledSet | None, LabelledSet]:
     """Training and test images with labels at a path, in any form that a run can read.
 
-    Classes are numbered as everywhere: folders in sorted order, labels by number or sorted name.
+    Classes are numbered as in a run (data/classes.py): folders in sorted order, labels by number
+    or sorted name.
 
     Args:
       path: Folder of class folders, table, shards, or a folder with train and test of those.
@@ -95,34 +99,29 @@ def open_labelled(path: str, size: int) -> tuple[LabelledSet | None, LabelledSet
     Raises:
       DataError: Naming the path, where there are no labels.
     """
-    section = section_of(path)
-    train, test = listings_of(section)
+    train, test = listings_of(section_of(path))
     listings = [one for one in (train, test) if one is not None]
     for one in listings:
-        if "label" not in one.columns:
-            there = ", ".join(one.columns) or "none"
-            raise DataError(f"{one.where}: no column 'label'; there are: {there}")
-    values = [str(v).strip() for v in listings[0].columns["label"]]
-    names = listings[0].class_names or _names(values)
-    sets = [LabelledSet(ImageSet(one.files, size), _numbers(one, names), names) for one in listings]
+        if LABEL not in one.columns:
+            raise one.missing(LABEL)
+    if names := listings[0].names_of([LABEL]):
+        known = classes.Classes(names, given=True)
+    else:
+        known = classes.of_labels(listings[0].columns[LABEL], 0, f"{path}: column {LABEL!r}")
+    sets = [
+        LabelledSet(ImageSet(one.files, size), _numbers(one, known), known.names)
+        for one in listings
+    ]
     return (sets[0], sets[1]) if len(sets) == 2 else (None, sets[0])
 
 
-def _names(values: list[str]) -> tuple[str, ...]:
-    if all(value.isdigit() for value in values):
-        return tuple(str(n) for n in range(1 + max(map(int, values))))
-    return tuple(sorted(set(values)))
-
-
-def _numbers(listing, names: tuple[str, ...]) -> Int64[np.ndarray, "n"]:
-    known = {name: number for number, name in enumerate(names)}
-    out = np.empty(len(listing.files), np.int64)
-    for row, value in enumerate(listing.columns["label"]):
-        text = str(value).strip()
-        if text not in known and text.isdigit() and int(text) < len(names):
-            out[row] = int(text)
-        elif text in known:
-            out[row] = known[text]
-        else:
-            raise DataError(f"{listing.files.name(row)}: label {value!r} is no class of the data")
-    return out
+def _numbers(listing: Listing, known: classes.Classes) -> Int32[np.ndarray, "n"]:
+    labels = known.numbers(listing.columns[LABEL], f"{listing.where}: column {LABEL!r}")
+    none = np.flatnonzero(labels == classes.MISSING)
+    if len(none):
+        row = int(none[0])
+        raise DataError(
+            f"{listing.files.name(row)}: label {listing.columns[LABEL][row]!r} is no class of the "
+            f"data ({len(none)} of {len(labels)} images)"
+        )
+    return labels

@@ -72,12 +72,11 @@ def _reference_advice(
             "  the effective sample is smaller than the sub-batch, so selection is nearly top-k; "
             "raise select.temperature"
         )
-    if reference.corrupted_pool is not None and reference.corrupted_pool > 0.02:
-        avoids = reference.corrupted_selected < 0.9 * reference.corrupted_pool
+    pool, selected = reference.corrupted_pool, reference.corrupted_selected
+    if pool is not None and selected is not None and pool > 0.02:
         yield (
-            f"  the first selection {'avoids' if avoids else 'does not avoid'} corrupted labels "
-            f"({reference.corrupted_selected:.0%} of the selected, "
-            f"{reference.corrupted_pool:.0%} of the pool)"
+            f"  the first selection {'avoids' if selected < 0.9 * pool else 'does not avoid'} "
+            f"corrupted labels ({selected:.0%} of the selected, {pool:.0%} of the pool)"
         )
     yield (
         "  the gain lasts while the reference beats the online model; "

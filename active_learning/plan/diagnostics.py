@@ -46,7 +46,10 @@ def diagnose_reference(
     """
     like = jax.eval_shape(experiment.init_scorer, jax.random.key(0))
     params = check_param_shapes(checkpoint.load_params(folder), like, f"--reference={folder}")
-    model, pool = experiment.recipe.scorer, experiment.data.train
+    model, data = experiment.recipe.scorer, experiment.data
+    if model is None or data is None:
+        raise ValueError("the experiment has no scorer or was assembled without data")
+    pool = data.train
     rows = np.arange(min(examples, len(pool)))
     sample = dataclasses.replace(pool.small_view().select(rows), columns={})
     agreement, clean_agreement = score_all(model, params, sample)[1].mean(), None
@@ -55,7 +58,7 @@ def diagnose_reference(
         clean_agreement = float(score_all(model, params, clean)[1].mean())
     gate, accuracy = experiment.config.evaluate.gate, None
     if gate:
-        accuracy = float(score_all(model, params, experiment.data.parts[gate])[1].mean())
+        accuracy = float(score_all(model, params, data.parts[gate])[1].mean())
     rows, ess = _first_selection(experiment, params)
     corrupted = pool.is_corrupted
     return ReferenceDiagnostics(

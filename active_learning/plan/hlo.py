@@ -87,13 +87,10 @@ def _length(rest: str, condition: str, body: str) -> int:
     compared = re.search(
         r"ROOT [^\n]* compare\(%([\w.\-]+), %([\w.\-]+)\), direction=LT", condition
     )
-    bound = compared and _constant(compared[2], condition)
-    if not bound:
+    if compared is None or not (bound := _constant(compared[2], condition)):
         return 0
-    return -(
-        -bound
-        // (_step(re.search(rf"%{re.escape(compared[1])} = .*index=(\d+)", condition), body) or 1)
-    )
+    counter = re.search(rf"%{re.escape(compared[1])} = .*index=(\d+)", condition)
+    return math.ceil(bound / (_step(counter, body) or 1))
 
 
 def _constant(name: str, computation: str) -> int:
@@ -143,10 +140,10 @@ def collectives(text: str) -> Iterator[Collective]:
     for name, body in bodies.items():
         for result, kind, started, rest in _LINE.findall(body):
             if "chain_id=" in rest:  # one collective, executed in several fusions
-                channel = re.search(r"channel_id=\d+", rest)[0]
-                if channel in chained:
+                channel = re.search(r"channel_id=\d+", rest)
+                if channel and channel[0] in chained:
                     continue
-                chained.add(channel)
+                chained.add(channel[0] if channel else "")
             op_name = re.search(r'op_name="([^"]*)"', rest)
             scopes = [
                 part

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from active_learning.config import ConfigError
@@ -79,7 +80,9 @@ def compile_step(experiment: Experiment) -> CompiledStep:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise ConfigError(_too_large(experiment, str(error))) from error
-    memory = done.memory_analysis()
+    memory, text = done.memory_analysis(), done.as_text()
+    if memory is None or text is None:
+        raise ConfigError(f"the compiler for {kind} reports neither memory nor its program")
     compiled = CompiledStep(
         chips=experiment.mesh.size,
         device_kind=kind,
@@ -87,7 +90,7 @@ def compile_step(experiment: Experiment) -> CompiledStep:
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
-        collectives=tuple(collectives(done.as_text())),
+        collectives=tuple(collectives(text)),
         seconds=time.monotonic() - began,
     )
     if kind in CHIPS and compiled.memory > (has := CHIPS[kind].memory * GIB):
@@ -123,7 +126,7 @@ def _bytes_on_a_chip(tree) -> int:
     return sum(
         leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(tree)
-        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     )
 
 
@@ -251,9 +254,10 @@ def count_update(experiment: Experiment) -> UpdateCounts | None:
         device = experiment.mesh.devices.flat[0]
         alone = assemble(config, steps, experiment.view, experiment.scorer_view, [device])
         step = partial(uniform_step, alone.recipe)
-        cost = sharding.aot_compile(
-            step, abstract_state(alone), abstract_batch(alone)
-        ).cost_analysis()
+        done = sharding.aot_compile(step, abstract_state(alone), abstract_batch(alone))
+        cost = done.cost_analysis()
+        if cost is None:
+            return None
         counts.append(np.array([cost["flops"], cost["bytes accessed"]]))
     one, two = counts
     return UpdateCounts(*map(float, one + (learner.depth - 1) * (two - one)))

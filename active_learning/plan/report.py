@@ -59,7 +59,7 @@ def plan_lines(
         if reference:
             raise
         shape, classes, examples = (
-            (assumed.image_size,) * 2 + (3,),
+            (assumed.image_size, assumed.image_size, 3),
             assumed.classes,
             assumed.examples,
         )
@@ -71,8 +71,9 @@ def plan_lines(
         learner = config.task.specialize(config.learner, view)
         scorer = config.task.specialize(config.scorer, view)
     else:
-        shape, classes = experiment.view.image_shape, experiment.data.num_classes
-        examples = len(experiment.data.train)
+        data = experiment.data
+        assert data is not None  # `build` opened them
+        shape, classes, examples = experiment.view.image_shape, data.num_classes, len(data.train)
         learner, scorer = experiment.learner, experiment.scorer
     model = cost_model_of(config, learner, scorer, examples, shape)
     small = scorer_image_shape(config, shape)

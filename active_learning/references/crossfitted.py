@@ -13,10 +13,10 @@ from jaxtyping import PyTree
 
 from active_learning import checkpoint
 from active_learning.config import ConfigError, setting
+from active_learning.core.optim import Optim
 from active_learning.cost.ledger import sum_flops
 from active_learning.data import splits
 from active_learning.data.parts import Data
-from active_learning.optim import Optim
 from active_learning.references.base import Obtained, Reference, TrainRun, single
 from active_learning.references.trained import own_run_config
 

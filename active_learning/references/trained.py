@@ -8,8 +8,8 @@ from typing import Any
 
 from active_learning import checkpoint
 from active_learning.config import ConfigError, setting
+from active_learning.core.optim import Optim
 from active_learning.data.parts import Data
-from active_learning.optim import Optim
 from active_learning.references.base import Obtained, Reference, TrainRun
 
 

@@ -4,6 +4,7 @@ Matplotlib's Agg backend only.
 """
 
 import io
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,8 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 
+# A notebook's kernel exports a backend that may not be installed here; importing would fail on it.
+os.environ["MPLBACKEND"] = "agg"
 import matplotlib
 
 matplotlib.use("Agg")

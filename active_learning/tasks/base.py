@@ -134,9 +134,11 @@ class Task(Section):
         del evaluator, params, part, rows
         return None
 
-    def extra_metrics(self, experiment: Any, evaluator: Any, params: PyTree, name: str) -> dict:
-        """More metrics of a finished run on the set `name`, for the command `evaluate`."""
-        del experiment, evaluator, params, name
+    def extra_metrics(
+        self, experiment: Any, evaluator: Any, params: PyTree, name: str, metrics: dict
+    ) -> dict:
+        """More metrics of a finished run on the set `name`, beside the evaluator's `metrics`."""
+        del experiment, evaluator, params, name, metrics
         return {}
 
     def flag_metrics(

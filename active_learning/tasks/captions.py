@@ -153,9 +153,10 @@ class Pairs(Task):
         """A finer metric than recall."""
         return -metrics["log_rank"]
 
-    def extra_metrics(self, experiment: Any, evaluator: Any, params: PyTree, name: str) -> dict:
+    def extra_metrics(
+        self, experiment: Any, evaluator: Any, params: PyTree, name: str, metrics: dict
+    ) -> dict:
         towers = self._towers(experiment, evaluator, params)
-        metrics = evaluator(params, experiment.data.parts[name])
         named = clip_benchmark_names(metrics)
         return named | image_text.classification(towers, self, experiment.data, name)
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from active_learning import checkpoint
-from active_learning.checks import StepCounts, resolve
+from active_learning.checks import StepCounts, check_values, resolve
 from active_learning.config import ConfigError
 from active_learning.core import infobatch, sharding
 from active_learning.core.recipe import Batch, Model, Recipe, TrainState, init_state, unaugmented
@@ -107,6 +107,7 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Experiment
       DataError: A file or value of the data that cannot be used.
     """
     given, (config, starts) = config, open_models(config)
+    check_values(config)
     data = open_data(config)
     train_on, processes = config.split.train_on, jax.process_count()
     if not len(data.train):
@@ -152,6 +153,7 @@ def assemble(
 ) -> Experiment:
     """Builds a run without its data: the models, the recipe and the cost of an update."""
     given, (config, starts) = config, open_models(config)
+    check_values(config)
     mesh, task = sharding.make_mesh(devices, config.fsdp), config.task
     view, scorer_view = view.on(mesh), scorer_view.on(mesh)
     learner = task.specialize(config.learner, view)
@@ -195,7 +197,9 @@ def _costs(
 ) -> tuple[dict[str, float], dict[str, float], float]:
     """FLOPs of an update inside the window and after it, and of a scorer's on one example."""
     costs = [_cost("learner", *learner), _cost("scorer", *scorer)]
-    if config.grad_accum_steps > 1 and recipe.learner.pairwise:  # A second forward pass.
+    if config.grad_accum_steps > 1 and (
+        recipe.learner.pairwise or config.select.policy.reuse_forward
+    ):  # A second forward pass.
         costs = [cost + flops.Cost(recompute=cost.forward) for cost in costs]
     policy, reference = config.select.policy, config.reference
     b, ratio = config.batch_size, config.select.ratio

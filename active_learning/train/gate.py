@@ -33,9 +33,7 @@ class Gate:
         self.decisions: list[dict[str, Any]] = []
         config = experiment.config
         self.decides = config.select.until == "auto" and bool(experiment.steps.window)
-        self.watches = bool(
-            config.evaluate.gate and config.select.policy.uses_online_and_reference
-        )
+        self.watches = bool(config.evaluate.gate and config.select.policy.uses_online_and_reference)
         uniform = total(dict(experiment.uniform_costs))
         active = total(dict(experiment.costs))
         without = active - config.batch_size * experiment.scorer_train_flops
@@ -102,7 +100,9 @@ class Gate:
             return evaluate
         every = max(1, self.trial // economics.LOOKS)
         inside = step <= self.window
-        return inside and (step == self.window or evaluate or step <= self.trial and not step % every)
+        return inside and (
+            step == self.window or evaluate or step <= self.trial and not step % every
+        )
 
     def look(
         self, state: TrainState, step: int, evaluate: bool, watch: Any

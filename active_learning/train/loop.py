@@ -67,7 +67,9 @@ def run(
     for line in overview.lines(experiment):
         LOG.info("%s: %s", config.name, line)
     for role, report in about["weights"].items():
-        LOG.info("%s starts from %s weights:\n%s", role, report["layout"], "\n".join(report["table"]))
+        LOG.info(
+            "%s starts from %s weights:\n%s", role, report["layout"], "\n".join(report["table"])
+        )
     with contextlib.nullcontext(guard) if guard else PreemptionGuard() as guard:
         reference, prefilter = None, (0.0, 0.0)
         if config.select.policy.reads_reference:
@@ -274,9 +276,7 @@ class Training:
 
     def _look_at_gate(self, evaluate: bool) -> dict[str, float]:
         """Watches the gate; charges for it, and for a choice that is discarded."""
-        values, cost, closes = self.gate.look(
-            self.state, self.ledger.step, evaluate, self.watch
-        )
+        values, cost, closes = self.gate.look(self.state, self.ledger.step, evaluate, self.watch)
         self.ledger.train_seconds = self.watch.seconds
         self.ledger.charge(cost)
         if closes and self.updates.discard_pending():

@@ -203,7 +203,7 @@ def test_the_ledger_charges_jest_what_it_runs():
     text = jax.jit(partial(al.train_step, of)).lower(state, batch).compile().as_text()
     costs = ledger.step_costs(cost, cost, of.policy.needs, 4, 5, reuse=True)
     assert product_flops(text) == pytest.approx(sum(costs.values()), rel=0.01)
-    stored = ledger.step_costs(cost, cost, of.policy.needs, 4, 5, "stored", reuse=True)
+    stored = ledger.step_costs(cost, cost, of.policy.needs, 4, 5, references=0, reuse=True)
     uniform = ledger.step_costs(cost, cost, (), 4, 5)
     first = 4 * cost.first
     assert sum(stored.values()) + first == pytest.approx(7 * 4 * cost.forward)

@@ -48,7 +48,7 @@ def test_the_interval_contains_the_truth_for_weak_and_strong_models(fraction, st
 
 
 def test_a_model_that_knows_nothing_proves_no_noise():
-    truth, given = noisy(3000, 0.0, 0)
+    _, given = noisy(3000, 0.0, 0)
     p = np.random.default_rng(1).dirichlet(np.ones(CLASSES), 3000)
     found = estimate.corrupted_fraction(estimate.agreement(p, given))
     assert found.low == 0.0 and found.high > 0.85

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from active_learning.config import ConfigError, config_hash, to_json
+from active_learning.config import ConfigError, config_hash
 from active_learning.core import losses, sharding
 from active_learning.data.augment import (
     KINDS,
@@ -25,7 +25,7 @@ RNG = np.random.default_rng(0)
 IMAGE = jnp.asarray(RNG.integers(0, 256, (24, 12, 12, 3), dtype=np.uint8))
 IDS = jnp.asarray(RNG.integers(0, 2**32, (24, 2), dtype=np.uint32))
 EPOCH = jnp.zeros(24, jnp.int32)
-ALL = Augmentation(crop="resized", operations=2)
+ALL = Augmentation(crop="resized", num_ops=2)
 every = jax.jit(lambda *batch: augmented(ALL, *batch, KEY))
 
 
@@ -83,14 +83,14 @@ def test_operations_against_their_definitions(kind):
     for level in (0.0, 0.5, -0.5):
         out = np.asarray(operate(jnp.asarray(image), jnp.int32(kind), jnp.float32(level)))
         assert out.shape == image.shape and 0 <= out.min() <= out.max() <= 255
-        grey, flat = image.mean(2, keepdims=True), image.mean()
+        gray, flat = image.mean(2, keepdims=True), image.mean()
         low, high = image.min((0, 1)), image.max((0, 1))
         want = {
             "identity": image,
             "autocontrast": (image - low) * 255 / (high - low),
             "brightness": image * (1 + 0.9 * level),
             "contrast": flat + (image - flat) * (1 + 0.9 * level),
-            "colour": grey + (image - grey) * (1 + 0.9 * level),
+            "color": gray + (image - gray) * (1 + 0.9 * level),
             "posterize": image // 2 ** (4 * abs(level)) * 2 ** (4 * abs(level)),
             "solarize": np.where(image >= 256 * (1 - abs(level)), 255 - image, image),
         }.get(KINDS[kind])
@@ -175,7 +175,6 @@ def test_the_pairs_are_the_same_on_one_and_on_two_devices(tmp_path):
 def test_the_keys_and_the_hash(tmp_path):
     config = world.config(world.write_arrays(tmp_path))
     assert config_hash(dataclasses.replace(config, augmentation=ALL)) != config_hash(config)
-    assert "augmentation" not in to_json(config)
     for wrong, key in (
         ({"crop": "cut"}, "crop='cut'"),
         ({"area": (0.5, 0.2)}, r"area=\(0.5, 0.2\)"),

@@ -1,4 +1,6 @@
-"""A thousand damaged inputs, by every way in: each is used or reported, none stops the process or hangs it."""
+"""A thousand damaged inputs, by every way in: each is used or reported, none stops the process or
+hangs it.
+"""
 
 import struct
 import time
@@ -7,9 +9,9 @@ import zlib
 import numpy as np
 import pytest
 
+from active_learning.data.sources import problems
 from active_learning.data.sources.array_record import ArrayRecords
 from active_learning.data.sources.arrays import Arrays
-from active_learning.data.sources import problems
 from active_learning.data.sources.image_folder import ImageFolder
 from active_learning.data.sources.source import DataError
 from active_learning.data.sources.webdataset import WebDataset
@@ -39,7 +41,7 @@ def bomb(width: int, height: int) -> bytes:
     """A PNG of a few bytes that claims a picture of this size."""
     chunk = lambda name, data: (
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-    )  # noqa: E731
+    )
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -82,14 +84,14 @@ def test_damaged_files(tmp_path):
     used, _ = counted(source.train)
     more, reported = counted(source.test)  # one count for both
     assert used + more + reported == 791 and reported > 300
-    assert set(source.train.problems.bad) >= {f"a/{n}.jpg" for n in range(780, 790)} | {
-        "a/790.jpg"
-    }
+    assert set(source.train.problems.bad) >= {f"a/{n}.jpg" for n in range(780, 790)} | {"a/790.jpg"}
     assert time.perf_counter() - began < 60
 
 
 def opened(section, total: int) -> bool:
-    """Whether a damaged data set opens; if so everything in it is accounted for, else one line says why not."""
+    """Whether a damaged data set opens; if so everything in it is accounted for, else one line says
+    why not.
+    """
     try:
         found = section.open()
     except DataError as error:

@@ -17,8 +17,7 @@ from tests.data.sources.test_image_folder import settings, write_folder
 
 
 class Numbers:
-    """A stream whose example at position p is p; reading is recorded, and fails from `broken`
-    on.
+    """A stream whose example at position p is p; reading is recorded, and fails from `broken` on.
     """
 
     part = None
@@ -29,11 +28,11 @@ class Numbers:
     def at(self, position, count):
         return np.arange(position, position + count), np.zeros(count, np.int32)
 
-    def read(self, position, count, mine, small):
+    def read(self, position, count, local_rows, small):
         self.read_at.append((position, count))
         if position >= self.broken:
             raise OSError(f"position {position} is gone")
-        return {"x": np.arange(position, position + count)[mine]}
+        return {"x": np.arange(position, position + count)[local_rows]}
 
 
 def drawn(loader: Loader, counts) -> list[list[int]]:
@@ -96,7 +95,7 @@ def test_waiting_is_counted():
     ready = Loader(Slow(), None, ahead=1)
     ready.peek(1)
     drawn(ready, [1])
-    assert ready.waited < 0.04
+    assert ready.stall_seconds < 0.04
 
 
 @pytest.fixture(scope="module")

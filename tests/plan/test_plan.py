@@ -131,3 +131,22 @@ def test_what_cannot_be_planned_is_one_line(capsys):
     assert capsys.readouterr().err == "error: --config=FILE is missing: the config to plan\n"
     assert plan.main(["--config=configs/shapes.py", "--config.batchsize=3"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "rematerializes"),
+    [
+        ("activeclip_vit_b.py", True),
+        ("activesiglip_vit_b.py:published", True),
+        ("jest_vit_b.py", True),
+        ("jest_vit_b.py:cheap", True),
+        ("classact_vit_l.py:mu", False),
+    ],
+)
+def test_pod_configs_are_planned_without_data(config, rematerializes, capsys, monkeypatch):
+    monkeypatch.delenv("ACTIVE_LEARNING_DATA", raising=False)
+    assert plan.main([f"--config=configs/{config}", "--examples=1000000000"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "recompute" in line]
+    # Two-towers compute the whole forward pass of the learner again: a third of an update.
+    fraction = float(line.split()[-4].rstrip("%")) / 100
+    assert (fraction > 0.3) == rematerializes

@@ -1,7 +1,10 @@
 """Figures, and the bill at the levels of amortisation."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from matplotlib.figure import Figure
@@ -140,3 +143,10 @@ def test_a_figure_written_twice_is_the_same_file(tmp_path):
     assert (tmp_path / "first" / "figure.svg").read_bytes() == (
         tmp_path / "second" / "figure.svg"
     ).read_bytes()
+
+
+def test_a_backend_of_a_notebook_that_is_not_installed_is_no_error():
+    command = [sys.executable, "-c", "import active_learning.report.charts"]
+    environment = os.environ | {"MPLBACKEND": "module://of_some_notebook.backend"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

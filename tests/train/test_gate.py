@@ -65,8 +65,12 @@ def test_without_a_reason_no_more_than_the_unproven_fraction_is_spent(
     assert summary["window_steps"] == trial
     assert decisions(summary) == [(0, "trial"), (trial, "end")]
     assert "no evidence of a gain within 5%" in summary["selection"][-1]["reason"]
-    looks = min(trial, economics.LOOKS) if trial < economics.LOOKS else len(
-        {s for s in range(1, trial + 1) if s % (trial // 5) == 0 or s % 10 == 0 or s == trial}
+    looks = (
+        min(trial, economics.LOOKS)
+        if trial < economics.LOOKS
+        else len(
+            {s for s in range(1, trial + 1) if s % (trial // 5) == 0 or s % 10 == 0 or s == trial}
+        )
     )
     b, scorer = 16, it.scorer.cost((8, 8, 3))
     assert summary["flops"]["online_train"] == trial * 2 * b * scorer.train
@@ -92,7 +96,9 @@ def test_many_corrupted_labels_are_a_reason_and_few_one_against(config, tmp_path
 def test_evidence_opens_the_whole_window_and_harm_ends_it(config, tmp_path, monkeypatch):
     gains = iter([5.0, 5.0, 5.0, -9.0, -9.0, -9.0])
     monkeypatch.setattr(
-        economics.Comparisons, "add", lambda *_: economics.Verdict(g := next(gains), 1.0, g, 1.0, 0.0)
+        economics.Comparisons,
+        "add",
+        lambda *_: economics.Verdict(g := next(gains), 1.0, g, 1.0, 0.0),
     )
     summary = loop.run(config, tmp_path / "run")
     assert [what for _, what in decisions(summary)] == ["trial", "select", "end"]

@@ -1,8 +1,8 @@
-"""ArrayRecord shards of our own: one record an example, with everything about it in plain bytes; small views in a file beside.
+"""ArrayRecord shards of our own: one record an example, small views in a file beside.
 
-A record is the four bytes `ALR1`, the length of its header as a little-endian uint32, the header (JSON: `id` and the columns)
-and the encoded image. NAME.array_record.small holds the small views, record for record, so that reading candidates touches no
-large image.
+A record is the four bytes `ALR1`, the length of its header as a little-endian uint32, the header
+(JSON: `id` and the columns) and the encoded image. NAME.array_record.small holds the small views,
+record for record, so that reading candidates touches no large image.
 """
 
 import hashlib
@@ -33,9 +33,12 @@ _MAGIC = b"ALR1"
 
 @dataclass(frozen=True)
 class ArrayRecords(ShardSection):
-    """`path`: a folder that `python -m active_learning.prepare` wrote (train*.array_record, and test*), or a pattern of such files.
+    """Shards that `python -m active_learning.prepare` wrote.
 
-    Columns and ids are those of the prepared source. The index is kept beside each shard, or in `cache`.
+    `path`: their folder (train*.array_record, and test*), or a pattern of such files.
+
+    Columns and ids are those of the prepared source. The index is kept beside each shard, or in
+    `cache`.
     """
 
     suffix = SUFFIX
@@ -46,7 +49,9 @@ class ArrayRecords(ShardSection):
 
     def listing(self, files: Sequence[str], notes: dict[str, str]) -> Listing:
         def opened(path: str) -> Index:
-            return open_index(path, _stamp(path), self.cache, lambda: make_index(path), columns=2, size=0)
+            return open_index(
+                path, _stamp(path), self.cache, lambda: make_index(path), columns=2, size=0
+            )
 
         indices = shards.each(files, opened)
         shard, index = shards.join(indices)
@@ -62,7 +67,7 @@ def _stamp(path: str) -> str:
 
 
 class Readers:
-    """Readers of several files, opened at first use, at most OPEN at a time; reading is safe from any thread."""
+    """Readers of several files, at most OPEN at a time; reading is safe from any thread."""
 
     def __init__(self, paths: Sequence[str]):
         self.paths, self._lock = paths, threading.Lock()
@@ -73,7 +78,9 @@ class Readers:
             if number not in self._open:
                 self._open[number] = open_reader(self.paths[number])
                 if len(self._open) > OPEN:
-                    self._open.popitem(last=False)  # closed when the last thread that reads it is done
+                    self._open.popitem(
+                        last=False
+                    )  # closed when the last thread that reads it is done
             self._open.move_to_end(number)
             return self._open[number]
 
@@ -101,9 +108,14 @@ def open_reader(path: str):
 
 
 class Records(Files):
-    """Examples in record files, and their small views where there are some. `places`: record, and a hash of its image."""
+    """Examples in record files, and their small views where there are some.
 
-    def __init__(self, paths: Sequence[str], shard: np.ndarray, places: np.ndarray, ids: np.ndarray):
+    `places`: record, and a hash of its image.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], shard: np.ndarray, places: np.ndarray, ids: np.ndarray
+    ):
         self.paths, self.shard, self.places, self.ids = paths, shard, places, ids
         self._large = Readers(paths)
         small = [path + SMALL.removeprefix(SUFFIX) for path in paths]
@@ -129,7 +141,9 @@ class Records(Files):
 
 def pack(fields: dict[str, Any], image: bytes) -> bytes:
     """A record: `fields` are what JSON can hold."""
-    header = json.dumps(text.clean_value(fields), ensure_ascii=False, separators=(",", ":")).encode()
+    header = json.dumps(
+        text.clean_value(fields), ensure_ascii=False, separators=(",", ":")
+    ).encode()
     return _MAGIC + struct.pack("<I", len(header)) + header + image
 
 
@@ -150,7 +164,10 @@ def unpack(record: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def make_index(path: str) -> Index:
-    """Reads every record of a shard once. Raises DataError naming it when it is truncated or not one of ours."""
+    """Reads every record of a shard once.
+
+    Raises DataError naming it when it is truncated or not one of ours.
+    """
     reader = open_reader(path)
     count = reader.num_records()
     if count == 0:
@@ -159,11 +176,17 @@ def make_index(path: str) -> Index:
     for place in range(count):
         try:
             fields, image = unpack(reader.read([place])[0])
-            hashes.append(int.from_bytes(hashlib.blake2b(image, digest_size=8).digest(), "big", signed=True))
+            hashes.append(
+                int.from_bytes(hashlib.blake2b(image, digest_size=8).digest(), "big", signed=True)
+            )
         except (RuntimeError, OSError, IndexError):
             fields = {}  # counted by name when a column is asked for, or its image is
             hashes.append(-1 - place)
         rows.append(fields)
     if not any(rows):
-        raise DataError(f"{path}: none of its {count} records was written by active_learning.prepare")
-    return Index([], shards.columns_of(rows), np.stack([np.arange(count), np.array(hashes, np.int64)], 1))
+        raise DataError(
+            f"{path}: none of its {count} records was written by active_learning.prepare"
+        )
+    return Index(
+        [], shards.columns_of(rows), np.stack([np.arange(count), np.array(hashes, np.int64)], 1)
+    )

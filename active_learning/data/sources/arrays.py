@@ -1,4 +1,6 @@
-"""A data set as NumPy arrays: two archives, train.npz and test.npz, or two folders of .npy files that are mapped, not read."""
+"""A data set as NumPy arrays: two archives, train.npz and test.npz, or two folders of .npy files
+that are mapped, not read.
+"""
 
 import math
 import os
@@ -28,21 +30,26 @@ _CHANNELS = (1, 3)
 
 @dataclass(frozen=True)
 class Arrays(SourceSection):
-    """train.npz and test.npz in one folder, uncompressed for speed, read fully into memory; or folders train and test with
-    image.npy, label.npy and so on, of which the images are mapped into memory, so that they may exceed it.
+    """train.npz and test.npz in one folder, uncompressed for speed, read fully into memory; or
+    folders train and test with image.npy, label.npy and so on, of which the images are mapped into
+    memory, so that they may exceed it.
 
-    Each holds `image` uint8 (n, height, width, channels), or (n, height, width) for gray, and label columns (n,) or (n, 1).
-    Channels first, and fractions 0 .. 1 instead of 0 .. 255, are understood where they are unambiguous. Labels become
-    classes by the rule of data/classes.py; a column `class_names` (strings) names them.
+    Each holds `image` uint8 (n, height, width, channels), or (n, height, width) for gray, and label
+    columns (n,) or (n, 1). Channels first, and fractions 0 .. 1 instead of 0 .. 255, are understood
+    where they are unambiguous. Labels become classes by the rule of data/classes.py; a column
+    `class_names` (strings) names them.
     """
 
     # The folder; '': the folder `name` in that of the environment variable ACTIVE_LEARNING_DATA.
-    # Where the data lie is no part of a run's identity; their content hash is compared instead.
+    # Where data lie is no part of a run's identity; their content hash is compared instead.
     path: str = setting("", hashed=False)
-    name: str = ""  # e.g. 'cifar10n'
-    label: str = "label"  # column trained on
-    clean_label: str = "label"  # column with the true labels, for reports and the test set; '': unknown
-    # px of the view that scorers see, 0: the same view
+    # A folder of ACTIVE_LEARNING_DATA, e.g. 'cifar10n'.
+    name: str = ""
+    # Column trained on.
+    label: str = "label"
+    # Column with the true labels, for reports and the test set; '': unknown.
+    clean_label: str = "label"
+    # px of the view that scorers see; 0: the same view.
     small: int = setting(0, at_least=0)
     # Factor on the limits of data/limits.py.
     limits: float = setting(1.0, above=0.0, hashed=False)
@@ -55,7 +62,9 @@ class Arrays(SourceSection):
         root = os.environ.get(ENVIRONMENT, "")
         if not root or not self.name:
             missing = f"{ENVIRONMENT} is not set" if not root else "config.data.name is empty"
-            raise DataError(f"config.data.path='': give a folder, or ${ENVIRONMENT} and a name ({missing})")
+            raise DataError(
+                f"config.data.path='': give a folder, or ${ENVIRONMENT} and a name ({missing})"
+            )
         return paths.local(root) / self.name
 
     def open(self) -> Opened:
@@ -67,30 +76,52 @@ class Arrays(SourceSection):
         train, test = (_read(file, _mapped if mapped else _archive) for file in files.values())
         for key, column in (("label", self.label), ("clean_label", self.clean_label)):
             if column not in train.columns and (column or key == "label"):
-                raise DataError(f"config.data.{key}={column!r}: {files['train']} has no such column; {train.listed()}")
+                raise DataError(
+                    f"config.data.{key}={column!r}: {files['train']} has no such column; "
+                    f"{train.listed()}"
+                )
         if test.image.shape[1:] != train.image.shape[1:]:
             raise DataError(
-                f"{files['test']}: images are {test.image.shape[1:]}, those of train.npz {train.image.shape[1:]}"
+                f"{files['test']}: images are {test.image.shape[1:]}, those of train.npz "
+                f"{train.image.shape[1:]}"
             )
         check_small(self.small, min(train.image.shape[1:3]))
         test_label = self.clean_label if self.clean_label in test.columns else self.label
         if test_label not in test.columns:
-            raise DataError(f"{files['test']}: no column {test_label!r} to judge by; {test.listed()}")
+            raise DataError(
+                f"{files['test']}: no column {test_label!r} to judge by; {test.listed()}"
+            )
         wanted = tuple(dict.fromkeys((self.label, self.clean_label or self.label)))
         known = self._classes(train, wanted, str(files["train"]))
         sample = SAMPLE if mapped else 0
         about = {"kind": "arrays", "name": self.name}
-        sources = [
-            Memory(
-                read.image, _numbered(read.columns, known, {*wanted, test_label}, str(files[part])), len(known.names),
-                self.clean_label if self.clean_label in read.columns else "", known.names if train.names or _are_mapped(known) else (),
-                about | {"file": files[part].name}, str(files[part]), self.small, sample, Problems(str(files[part]), len(read.image), notes=read.notes),
+        names = known.names if train.names or _are_mapped(known) else ()
+
+        def source_of(part: str, read: _Read) -> Memory:
+            where = str(files[part])
+            return Memory(
+                image=read.image,
+                label_columns=_numbered(read.columns, known, {*wanted, test_label}, where),
+                num_classes=len(known.names),
+                clean_column=self.clean_label if self.clean_label in read.columns else "",
+                class_names=names,
+                about=about | {"file": files[part].name},
+                location=where,
+                small=self.small,
+                sample=sample,
+                problems=Problems(where, len(read.image), notes=read.notes),
             )
-            for part, read in (("train", train), ("test", test))
-        ]  # fmt: skip
-        for source, column in ((sources[0], self.label), (sources[0], self.clean_label), (sources[1], test_label)):
+
+        sources = source_of("train", train), source_of("test", test)
+        for source, column in (
+            (sources[0], self.label),
+            (sources[0], self.clean_label),
+            (sources[1], test_label),
+        ):
             if column:
-                source.labels(column)  # checks the range now; columns nobody asked for may be anything
+                source.labels(
+                    column
+                )  # checks the range now; columns nobody asked for may be anything
         return Opened(*sources, test_label)
 
     def _classes(self, train: "_Read", wanted: tuple[str, ...], where: str) -> Classes:
@@ -103,12 +134,17 @@ class Arrays(SourceSection):
 
 
 def _are_mapped(known: Classes) -> bool:
-    """Whether class numbers differ from the labels in the file, so that names are needed to tell."""
+    """Whether class numbers differ from the labels in the file."""
     return list(known.names) != [str(k) for k in range(len(known.names))]
 
 
-def _numbered(columns: dict[str, np.ndarray], known: Classes, wanted: set[str], where: str) -> dict[str, np.ndarray]:
-    """Columns as integers; the wanted ones as class numbers. Labels that are class numbers already stay as they are."""
+def _numbered(
+    columns: dict[str, np.ndarray], known: Classes, wanted: set[str], where: str
+) -> dict[str, np.ndarray]:
+    """Columns as integers; the wanted ones as class numbers.
+
+    Labels that are class numbers already stay as they are.
+    """
     out = {}
     for name, values in columns.items():
         is_whole = values.dtype.kind in "iu"
@@ -119,8 +155,10 @@ def _numbered(columns: dict[str, np.ndarray], known: Classes, wanted: set[str], 
                 first = int(np.flatnonzero(numbers[place] < 0)[0])
                 label, count = values[first].item(), int((numbers[place] < 0).sum())
                 raise DataError(
-                    f"{where}: column {name!r} has label {label!r} at index {first} ({count} of {len(values)} such), which is no "
-                    f"class of the training set ({', '.join(known.names[:10])}); leave these rows out of the file"
+                    f"{where}: column {name!r} has label {label!r} at index {first} ({count} of "
+                    f"{len(values)} such), which is no "
+                    f"class of the training set ({', '.join(known.names[:10])}); leave these rows "
+                    f"out of the file"
                 )
             out[name] = numbers[place]
         elif is_whole:
@@ -130,7 +168,10 @@ def _numbered(columns: dict[str, np.ndarray], known: Classes, wanted: set[str], 
 
 @dataclass(frozen=True)
 class _Read:
-    """What one archive or folder holds. `unfit`: arrays that are no label columns, with type and shape."""
+    """What one archive or folder holds.
+
+    `unfit`: arrays that are no label columns, with type and shape.
+    """
 
     image: UInt8[np.ndarray, "n H W C"]
     columns: dict[str, np.ndarray]
@@ -145,27 +186,44 @@ class _Read:
 
 
 def _check_header(file: Any, held: int, where: str) -> None:
-    """DataError unless a .npy file's header declares what it holds; before any memory is taken for it."""
+    """DataError unless a .npy file's header declares what it holds; before any memory is taken for
+    it.
+    """
     version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
     shape, _, kind = read(file)
     if kind.hasobject:
-        raise DataError(f"{where}: not a readable array (it holds Python objects, which are not read)")
+        raise DataError(
+            f"{where}: not a readable array (it holds Python objects, which are not read)"
+        )
     declared = math.prod(shape) * kind.itemsize if all(n >= 0 for n in shape) else -1
     if declared != held - file.tell():
-        raise DataError(f"{where}: not a readable array (declares {kind} {shape}, holds {held - file.tell():,} bytes)")
+        raise DataError(
+            f"{where}: not a readable array (declares {kind} {shape}, holds {held - file.tell():,} "
+            f"bytes)"
+        )
 
 
 def _archive(file: Path) -> dict[str, np.ndarray]:
     limit = limits.current()
-    with open(open_regular(str(file)), "rb") as opened, np.load(opened, allow_pickle=False) as archive:
+    with (
+        open(open_regular(str(file)), "rb") as opened,
+        np.load(opened, allow_pickle=False) as archive,
+    ):
         for info in archive.zip.infolist():
             if info.file_size > max(limit.ratio_from, limit.ratio * info.compress_size):
                 raise DataError(
-                    f"{file}: {info.filename} declares {info.file_size:,} bytes in {info.compress_size:,}; {limits.RAISE}"
+                    f"{file}: {info.filename} declares {info.file_size:,} bytes in "
+                    f"{info.compress_size:,}; {limits.RAISE}"
                 )
             with archive.zip.open(info) as member:
-                _check_header(member, info.file_size, f"{file}: not a readable .npz archive: {info.filename}")
+                _check_header(
+                    member, info.file_size, f"{file}: not a readable .npz archive: {info.filename}"
+                )
         return {name: archive[name] for name in archive.files}
 
 
@@ -176,7 +234,11 @@ def _mapped(folder: Path) -> dict[str, np.ndarray]:
     out = {}
     for file in sorted(folder.glob("*.npy")):
         with open(open_regular(str(file)), "rb") as opened:
-            _check_header(opened, file.stat().st_size, f"{folder}: not a readable folder of .npy files: {file.name}")
+            _check_header(
+                opened,
+                file.stat().st_size,
+                f"{folder}: not a readable folder of .npy files: {file.name}",
+            )
         out[file.stem] = np.load(file, "r" if file.stem == "image" else None, allow_pickle=False)
     return out
 
@@ -186,12 +248,24 @@ def _read(file: Path, load: Callable[[Path], dict[str, np.ndarray]]) -> _Read:
     try:
         content = load(file)
     except FileNotFoundError as error:
-        raise DataError(f"{file}: no such file{'' if file.suffix else ', or no image.npy in it'}") from error
+        raise DataError(
+            f"{file}: no such file{'' if file.suffix else ', or no image.npy in it'}"
+        ) from error
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, AttributeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        AttributeError,
+        NotImplementedError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
         kind = ".npz archive" if file.suffix else "folder of .npy files"
-        raise DataError(f"{file}: not a readable {kind} ({' '.join(str(error).split())})") from error
+        raise DataError(
+            f"{file}: not a readable {kind} ({' '.join(str(error).split())})"
+        ) from error
     image = content.pop("image", None)
     if image is None:
         there = ", ".join(content) or "none"
@@ -199,7 +273,9 @@ def _read(file: Path, load: Callable[[Path], dict[str, np.ndarray]]) -> _Read:
     image, notes = _as_images(image, file)
     names = content.pop("class_names", np.zeros(0, "U1"))
     if names.ndim != 1 or (names.size and names.dtype.kind != "U"):
-        raise DataError(f"{file}: 'class_names' is {names.dtype} {names.shape}, expected strings (classes,)")
+        raise DataError(
+            f"{file}: 'class_names' is {names.dtype} {names.shape}, expected strings (classes,)"
+        )
     columns, unfit = {}, []
     for name, values in content.items():
         if values.ndim == 2 and values.shape[1] == 1:
@@ -208,27 +284,35 @@ def _read(file: Path, load: Callable[[Path], dict[str, np.ndarray]]) -> _Read:
             unfit.append(f"{name} {values.dtype} {values.shape}")
             continue
         if len(values) != len(image):
-            raise DataError(f"{file}: column {name!r} has {len(values)} values for {len(image)} images")
+            raise DataError(
+                f"{file}: column {name!r} has {len(values)} values for {len(image)} images"
+            )
         columns[name] = values
     return _Read(image, columns, tuple(names.tolist()), tuple(unfit), notes)
 
 
 def _as_images(image: np.ndarray, file: Path) -> tuple[np.ndarray, dict[str, str]]:
-    """uint8 (n, height, width, channels), with a note on what was converted. Raises DataError where it is ambiguous."""
+    """uint8 (n, height, width, channels), with a note on what was converted.
+
+    Raises DataError where it is ambiguous.
+    """
     notes = {}
     refused = DataError(
-        f"{file}: 'image' is {image.dtype} {image.shape}, expected uint8 (n, height, width[, channels]), n > 0"
+        f"{file}: 'image' is {image.dtype} {image.shape}, expected uint8 (n, height, width[, "
+        f"channels]), n > 0"
     )
     if image.ndim not in (3, 4) or 0 in image.shape:
         raise refused
-    if image.dtype != np.uint8:
+    if (dtype := image.dtype) != np.uint8:
         image = _as_bytes(image, refused)
-        notes[str(file)] = f"'image' was {refused.args[0].split(' is ')[1].split(',')[0].split(' (')[0]}, converted to uint8"
+        notes[str(file)] = f"'image' was {dtype}, converted to uint8"
     if image.ndim == 3:
         return image[..., None], notes
     if image.shape[3] not in _CHANNELS and image.shape[1] in _CHANNELS:
         image = image.transpose(0, 2, 3, 1)
-        notes[f"{file} (order)"] = "'image' has its channels first; read as (n, height, width, channels)"
+        notes[f"{file} (order)"] = (
+            "'image' has its channels first; read as (n, height, width, channels)"
+        )
         image = image if isinstance(image.base, np.memmap) else np.ascontiguousarray(image)
     return image, notes
 

@@ -1,4 +1,6 @@
-"""From a listing of encoded images to the training and test sources: which rows are used, their classes, what is held out."""
+"""From a listing of encoded images to the training and test sources: which rows are used, their
+classes, what is held out.
+"""
 
 import dataclasses
 import os
@@ -23,17 +25,24 @@ from active_learning.data.sources.source import Opened, SourceSection, check_sma
 class DiskSection(SourceSection):
     """Keys that all sources on disk share."""
 
-    # Where the data lie is no part of a run's identity; their content hash is compared instead.
+    # Where data lie is no part of a run's identity; their content hash is compared instead.
     path: str = setting("", hashed=False)
-    # px: images are resized to cover size x size, and the center is cut out; 0: their own size, at most LARGEST.
-    size: int = 64
-    small: int = 0  # px of the view that scorers see, 0: the same view (see docs/data.md)
-    label: str = "label"  # column trained on; '': there is none (captions only)
-    clean_label: str = ""  # column with the true labels, for reports and the test set; '': unknown
-    text: str = ""  # column that must hold a caption; '': captions may be missing
-    classes: int = 0  # 0: found from the data
-    # Fraction that becomes the test set, stratified, by picture, where the data bring none of their own.
-    holdout: float = 0.1
+    # px: images are resized to cover size x size, and the center is cut out; 0: their own size, at
+    # most LARGEST.
+    size: int = setting(64, at_least=0, at_most=4096)
+    # px of the view that scorers see; 0: the same view (see docs/data.md).
+    small: int = setting(0, at_least=0)
+    # Column trained on; '': there is none (captions only).
+    label: str = "label"
+    # Column with the true labels, for reports and the test set; '': unknown.
+    clean_label: str = ""
+    # Column that must hold a caption; '': captions may be missing.
+    text: str = ""
+    # Number of classes; 0: found from the data.
+    classes: int = setting(0, at_least=0)
+    # Fraction that becomes the test set, stratified, by picture, where the data bring none of their
+    # own.
+    holdout: float = setting(0.1, above=0.0, below=1.0)
     # Decoding threads; 0: one a core.
     threads: int = setting(0, at_least=0, hashed=False)
     # Factor on all limits of data/limits.py.
@@ -45,10 +54,14 @@ class DiskSection(SourceSection):
             raise DataError("config.data.path='': give the path of your data")
         paths.check_kind(self.path, "config.data.path")
         if self.size and not 8 <= self.size <= 4096:
-            raise DataError(f"config.data.size={self.size}: expected 8 .. 4096 px, or 0 (found from the images)")
+            raise DataError(
+                f"config.data.size={self.size}: expected 8 .. 4096 px, or 0 (found from the images)"
+            )
         check_small(self.small, self.size or LARGEST)
         if not 0 < self.holdout < 1:
-            raise DataError(f"config.data.holdout={self.holdout}: expected a fraction between 0 and 1")
+            raise DataError(
+                f"config.data.holdout={self.holdout}: expected a fraction between 0 and 1"
+            )
         for key, least in (("threads", self.threads), ("classes", self.classes)):
             if least < 0:
                 raise DataError(f"config.data.{key}={least}: expected 0 or more")
@@ -56,22 +69,32 @@ class DiskSection(SourceSection):
             raise DataError(f"config.data.limits={self.limits}: expected a factor above 0")
 
     def listings(self) -> tuple[Listing, Listing | None]:
-        """The training examples, and the test examples where the data bring some. Raises DataError or OSError."""
+        """The training examples, and the test examples where the data bring some.
+
+        Raises DataError or OSError.
+        """
         raise NotImplementedError
 
     def checked_listings(self) -> tuple[Listing, Listing | None]:
-        """`listings` after checking the keys; whatever cannot be read is a DataError naming key, file or folder."""
+        """`listings` after checking the keys; whatever cannot be read is a DataError naming key,
+        file or folder.
+        """
         self.check()
         limits.scaled(self.limits)
         try:
             return self.listings()
         except OSError as error:
-            why = "no permission to read it" if isinstance(error, PermissionError) else error.strerror
+            why = (
+                "no permission to read it" if isinstance(error, PermissionError) else error.strerror
+            )
             where = text.printable(str(error.filename or self.path))
             raise DataError(f"{where}: {why or error}") from error
 
     def open(self) -> Opened:
-        """Lists and checks; of images only a few are read, to find their size. Raises DataError naming key, file or folder."""
+        """Lists and checks; of images only a few are read, to find their size.
+
+        Raises DataError naming key, file or folder.
+        """
         return self._opened(*self.checked_listings())
 
     def with_text(self, column: str) -> "DiskSection":
@@ -88,7 +111,10 @@ class DiskSection(SourceSection):
         check_small(self.small, size)
         test_label = self.clean_label or self.label
         if test is not None and (why := self._unlabeled(test)):
-            made.problems.notes = {**made.problems.notes, test.where: f"{why}; {self.holdout:.0%} of the training set is held out instead"}
+            made.problems.notes = {
+                **made.problems.notes,
+                test.where: f"{why}; {self.holdout:.0%} of the training set is held out instead",
+            }
             test = None
         if test is not None:
             judged = dataclasses.replace(self._source(test, known, is_test=True), size=size)
@@ -96,12 +122,18 @@ class DiskSection(SourceSection):
         count = max(1, round(self.holdout * len(made)))
         if count >= len(made):
             raise DataError(
-                f"{train.where}: {len(made)} examples are too few to hold out {self.holdout:.0%} as a test set"
+                f"{train.where}: {len(made)} examples are too few to hold out {self.holdout:.0%} "
+                f"as a test set"
             )
         strata = made.labels(self.label) if self.label else np.zeros(len(made), np.int32)
-        held = splits.split(strata, {"test": count, "train": len(made) - count}, groups=made.picture_ids)
+        held = splits.split(
+            strata, {"test": count, "train": len(made) - count}, groups=made.picture_ids
+        )
         if not len(held["test"]) or not len(held["train"]):
-            raise DataError(f"{train.where}: too few different pictures to hold some out as a test set; give one by data.test_path, or a folder named test")
+            raise DataError(
+                f"{train.where}: too few different pictures to hold some out as a test set; give "
+                f"one by data.test_path, or a folder named test"
+            )
         return Opened(take(made, held["train"]), take(made, held["test"]), test_label)
 
     @property
@@ -114,7 +146,9 @@ class DiskSection(SourceSection):
             return classes.Classes(names, given=True)
         wanted = [c for c in self._label_columns if c in train.columns]
         values = (value for column in wanted for value in train.columns[column])
-        return classes.of_labels(values, self.classes, f"{train.where}: column {' and '.join(wanted)!r}")
+        return classes.of_labels(
+            values, self.classes, f"{train.where}: column {' and '.join(wanted)!r}"
+        )
 
     def _unlabeled(self, test: Listing) -> str:
         """Why a test set cannot judge: none of its examples has a label; '' when it can."""
@@ -139,7 +173,10 @@ class DiskSection(SourceSection):
         ids = unique_ids(listing, keep, problems)
         rows = np.flatnonzero(keep)
         texts = {c: [v[i] for i in rows] for c, v in listing.columns.items() if c not in labels}
-        about = {"kind": listing.kind, "where": text.printable(os.path.basename(listing.where.rstrip("/")))}
+        about = {
+            "kind": listing.kind,
+            "where": text.printable(os.path.basename(listing.where.rstrip("/"))),
+        }
         kept = {column: values[rows] for column, values in labels.items()}
         return Disk(
             listing.files, rows, ids[rows], kept, texts, len(known.names), known.names, self.size,
@@ -147,30 +184,46 @@ class DiskSection(SourceSection):
         )  # fmt: skip
 
     def _labels(
-        self, listing: Listing, known: Classes, keep: Bool[np.ndarray, "n"], problems: Problems, is_test: bool
+        self,
+        listing: Listing,
+        known: Classes,
+        keep: Bool[np.ndarray, "n"],
+        problems: Problems,
+        is_test: bool,
     ) -> dict[str, Int32[np.ndarray, "n"]]:
-        """Class numbers of each label column; rows without one are dropped from `keep` and counted."""
+        """Class numbers of each label column; rows without one are dropped from `keep` and counted.
+        """
         wanted = self._label_columns
-        if is_test and self.clean_label:  # the test set is judged by the true labels alone, where it has no others
+        if (
+            is_test and self.clean_label
+        ):  # the test set is judged by the true labels alone, where it has no others
             wanted = [c for c in wanted if c in listing.columns or c == self.clean_label]
         labels = {}
         for column in wanted:
             if column not in listing.columns:
                 raise listing.missing(column)
-            labels[column] = known.numbers(listing.columns[column], f"{listing.where}: column {column!r}")
+            labels[column] = known.numbers(
+                listing.columns[column], f"{listing.where}: column {column!r}"
+            )
             for row in np.flatnonzero((labels[column] == classes.MISSING) & keep):
                 keep[row] = False
                 value, name = listing.columns[column][row], listing.files.name(int(row))
                 number = classes.whole(value)
                 if is_test and number is not None and number < 0:
-                    problems.left_out.add(f"test examples with {column} {number}, which says 'no label'", name)
+                    problems.left_out.add(
+                        f"test examples with {column} {number}, which says 'no label'", name
+                    )
                 elif number is not None and number < 0:
-                    problems.add(name, f"{column} {value!r} is no class: negative numbers say 'no label'")
+                    problems.add(
+                        name, f"{column} {value!r} is no class: negative numbers say 'no label'"
+                    )
                 else:
                     problems.add(name, f"{column} {_short(value)} is no class")
         return labels
 
-    def _drop_textless(self, listing: Listing, keep: Bool[np.ndarray, "n"], problems: Problems) -> None:
+    def _drop_textless(
+        self, listing: Listing, keep: Bool[np.ndarray, "n"], problems: Problems
+    ) -> None:
         """Drops rows without a caption from `keep`, and counts them."""
         if not self.text:
             return
@@ -178,7 +231,10 @@ class DiskSection(SourceSection):
         if column is None:
             raise listing.missing(self.text)
         if column != self.text:
-            problems.notes = {**problems.notes, listing.where: f"captions are those of column {column!r}"}
+            problems.notes = {
+                **problems.notes,
+                listing.where: f"captions are those of column {column!r}",
+            }
         for row, value in enumerate(text.values_of(listing.columns, column)):
             try:
                 empty = not text.captions(value)
@@ -201,4 +257,6 @@ def _short(value: object) -> str:
 
 def listed(names: Sequence[str], most: int = 10) -> str:
     """Names for an error, at most `most` of them."""
-    return ", ".join(text.printable(n) for n in names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(text.printable(n) for n in names[:most]) + (
+        f" and {len(names) - most} more" if len(names) > most else ""
+    )

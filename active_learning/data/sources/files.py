@@ -1,4 +1,4 @@
-"""Encoded images wherever they are: one listing of them with its columns, safe reads, and which rows show the same picture."""
+"""Encoded images wherever they are: listings, safe reads, and rows of the same picture."""
 
 import errno
 import hashlib
@@ -42,7 +42,10 @@ class Files:
         return index
 
     def size(self, index: int) -> int:
-        """Bytes of the image; -1 where finding out would be expensive, and pictures are then told apart by place alone."""
+        """Returns the bytes of the image; -1 where finding out would be expensive.
+
+        Pictures of unknown size are told apart by place alone.
+        """
         return -1
 
     def tail(self, index: int, size: int) -> bytes:
@@ -58,15 +61,21 @@ class Listing:
     columns: Mapping[str, Sequence[Any]]  # one value an example; None: missing
     where: str
     kind: str
-    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by column; '': any other column
+    class_names: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # by column; '': any other column
     ids: Int64[np.ndarray, "n"] | None = None  # None: 0 .. n-1
-    notes: Mapping[str, str] = field(default_factory=dict)  # what concerns no example, e.g. an empty class
+    notes: Mapping[str, str] = field(
+        default_factory=dict
+    )  # what concerns no example, e.g. an empty class
     left_out: LeftOut = field(default_factory=LeftOut)
-    bad: Mapping[int, str] = field(default_factory=dict)  # rows that cannot be used, with the reason
+    bad: Mapping[int, str] = field(
+        default_factory=dict
+    )  # rows that cannot be used, with the reason
     hint: str = ""  # added to the error for a column that is not there
 
     def names_of(self, columns: Sequence[str]) -> tuple[str, ...]:
-        """Class names that came with the data for the first of `columns` that has some; () where none has."""
+        """Returns the class names given for the first of `columns` that has some; () for none."""
         for column in (*columns, ""):
             if self.class_names.get(column):
                 return tuple(self.class_names[column])
@@ -79,7 +88,10 @@ class Listing:
 
 
 def open_regular(path: str) -> int:
-    """A descriptor of a regular file. Raises OSError for a pipe, device or folder instead of waiting for it."""
+    """A descriptor of a regular file.
+
+    Raises OSError for a pipe, device or folder instead of waiting for it.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -88,7 +100,10 @@ def open_regular(path: str) -> int:
 
 
 def read_file(path: str, most: int | None = None) -> bytes:
-    """A whole regular file of at most `most` bytes (default: the limit of an image). Raises OSError."""
+    """A whole regular file of at most `most` bytes (default: the limit of an image).
+
+    Raises OSError.
+    """
     most = limits.current().image_bytes if most is None else most
     with open(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -105,7 +120,10 @@ def read_tail(path: str, size: int) -> bytes:
 
 
 def unique_ids(listing: Listing, keep: np.ndarray, problems: Problems) -> Int64[np.ndarray, "n"]:
-    """Ids of the rows. Of several examples with one id the first stays; `keep` becomes False for the others."""
+    """Ids of the rows.
+
+    Of several examples with one id the first stays; `keep` becomes False for the others.
+    """
     if listing.ids is None:
         return np.arange(len(listing.files), dtype=np.int64)
     _, first = np.unique(listing.ids, return_index=True)
@@ -128,13 +146,18 @@ def drop_bad(listing: Listing, keep: np.ndarray, problems: Problems) -> None:
 def picture_ids(
     files: Files, rows: Integer[np.ndarray, "k"], ids: Int64[np.ndarray, "k"]
 ) -> Int64[np.ndarray, "k"]:
-    """The lowest id among the rows of the same picture: one place, or, up to COMPARED rows, the same content.
+    """Returns the lowest id among the rows of the same picture.
 
-    Only images of equal size are compared, and only those of equal last bytes are read in full. What cannot be read is
-    a picture of its own, and so is each row of a picture that more than half of the rows show (a placeholder).
+    Rows are of one picture where they share a place or, up to COMPARED rows, their content.
+
+    Only images of equal size are compared, and only those of equal last bytes are read in full.
+    What cannot be read is a picture of its own, and so is each row of a picture that more than half
+    of the rows show (a placeholder).
     """
     places: dict[Hashable, int] = {}
-    group = np.array([places.setdefault(files.place(row), n) for n, row in enumerate(rows.tolist())], np.int64)
+    group = np.array(
+        [places.setdefault(files.place(row), n) for n, row in enumerate(rows.tolist())], np.int64
+    )
     if len(rows) <= COMPARED:
         group = _same_content(files, rows, group)
     count = np.bincount(group, minlength=len(rows))[group]
@@ -147,7 +170,11 @@ def picture_ids(
 def _same_content(files: Files, rows: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Joins groups of equal content; a group is the number of its first row."""
     alike: list[list[int]] = [np.unique(group).tolist()]
-    for key in (files.size, lambda row: files.tail(row, _TAIL), lambda row: _digest(files.read(row))):
+    for key in (
+        files.size,
+        lambda row: files.tail(row, _TAIL),
+        lambda row: _digest(files.read(row)),
+    ):
         alike = [part for members in alike for part in _parted(members, rows, key)]
     joined = np.arange(len(rows))
     for members in alike:

@@ -1,4 +1,4 @@
-"""What lies at a path: from a path to the source that reads it, and from any source to encoded images for `prepare`."""
+"""From a path to the source that reads it, and from any source to encoded images."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from active_learning.config import setting
 from active_learning.data import images
 from active_learning.data.sources import layouts, originals, paths
 from active_learning.data.sources.array_record import ArrayRecords
@@ -23,12 +24,17 @@ BY_SUFFIX = {".array_record": ArrayRecords, ".tar": WebDataset, ".parquet": Parq
 
 @dataclass(frozen=True)
 class FromPath(DiskSection):
-    """Whatever `path` is: tars, a table, a folder, Parquet, prepared shards. Its keys are those of these sources."""
+    """Whatever `path` is: tars, a table, a folder, Parquet, prepared shards.
 
-    test_path: str = ""  # shards of the test set, as in WebDataset
+    Its keys are those of these sources.
+    """
+
+    # Shards of the test set, as in WebDataset.
+    test_path: str = setting("", hashed=False)
     image: str = ""  # column with the images, or their paths; '': one of the usual names
-    root: str = ""  # folder that a table's paths are relative to
-    cache: str = ""  # folder for the indices of shards
+    # Folder that a table's paths are relative to.
+    root: str = setting("", hashed=False)
+    cache: str = setting("", hashed=False)  # folder for the indices of shards
 
     def listings(self) -> tuple[Listing, Listing | None]:
         return self._meant().listings()
@@ -42,15 +48,20 @@ class FromPath(DiskSection):
         found = section_of(self.path)
         if not isinstance(found, DiskSection):
             raise DataError(
-                f"config.data.path={self.path!r}: {type(found).__name__} in memory; use configs/arrays.py, or prepare it first: "
+                f"config.data.path={self.path!r}: {type(found).__name__} in memory; use "
+                f"configs/arrays.py, or prepare it first: "
                 f"python -m active_learning.prepare {self.path} OUT"
             )
         known = {f.name for f in dataclasses.fields(found)}
         ours = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for name in ("test_path", "image", "root"):
             if ours[name] and name not in known:
-                raise DataError(f"config.data.{name}={ours[name]!r}: {type(found).__name__} has no such key")
-        return dataclasses.replace(found, **{name: value for name, value in ours.items() if name in known})
+                raise DataError(
+                    f"config.data.{name}={ours[name]!r}: {type(found).__name__} has no such key"
+                )
+        return dataclasses.replace(
+            found, **{name: value for name, value in ours.items() if name in known}
+        )
 
 
 def section_of(path: str) -> SourceSection:
@@ -117,9 +128,15 @@ class _Encoded(Files):
 
 
 def encoded(source: Memory) -> Listing:
-    """A source in memory, all its label columns included. Raises DataError for another kind of source."""
+    """A source in memory, all its label columns included.
+
+    Raises DataError for another kind of source.
+    """
     if not isinstance(source, Memory):
-        raise DataError(f"config.data: {type(source).__name__} cannot be prepared; prepare its sources one by one")
+        raise DataError(
+            f"config.data: {type(source).__name__} cannot be prepared; prepare its sources one by "
+            f"one"
+        )
     columns = {name: values.tolist() for name, values in source.label_columns.items()}
     kind = (source.about or {}).get("kind", "arrays")
     names = {"": source.class_names} if source.class_names else {}

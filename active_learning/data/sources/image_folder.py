@@ -1,10 +1,11 @@
-"""Your own images: a folder for each class, or a table with a path and a label or caption an image."""
+"""Images in a folder for each class, or in a table with a path and a label or caption an image."""
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from active_learning.config import setting
 from active_learning.data import classes, images, text
 from active_learning.data.sources import layouts, paths, tables
 from active_learning.data.sources.disk_section import DiskSection
@@ -13,30 +14,41 @@ from active_learning.data.sources.files import Listing, open_regular
 from active_learning.data.sources.problems import LeftOut
 from active_learning.data.sources.tables import Paths, read_table
 
-METADATA = ("metadata.jsonl", "metadata.csv")  # that Hugging Face's imagefolder has beside the pictures
-_USUAL = tuple(s for s in images.SUFFIXES if s not in (".jfif", ".jpe", ".avif", ".heic", ".heif"))  # taken at their word
+METADATA = (
+    "metadata.jsonl",
+    "metadata.csv",
+)  # that Hugging Face's imagefolder has beside the pictures
+_USUAL = tuple(
+    s for s in images.SUFFIXES if s not in (".jfif", ".jpe", ".avif", ".heic", ".heif")
+)  # taken at their word
 _NESTED = 3  # folders in a row that hold nothing but another folder
 _DECODER = {".heic": "pillow-heif", ".heif": "pillow-heif", ".avif": "pillow-avif-plugin"}
 
 
 @dataclass(frozen=True)
 class ImageFolder(DiskSection):
-    """`path`: a folder of class folders, a folder with `train` and `test` (or `val`) of those, in any usual spelling, a table, or
-    a folder of train and test tables.
+    """Images in class folders, or listed by a table.
 
-    Classes are the folders' names, or the labels of the table, by the rule of data/classes.py. Paths in a table are relative
-    to it. ids are places in the sorted list of paths (in a table: its row), so they stay while the files stay.
+    `path`: a folder of class folders, a folder with `train` and `test` (or `val`) of those in any
+    usual spelling, a table, or a folder of train and test tables.
+
+    Classes are the folders' names, or the labels of the table, by the rule of data/classes.py.
+    Paths in a table are relative to it. ids are places in the sorted list of paths (in a table: its
+    row), so they stay while the files stay.
     """
 
     image: str = ""  # column of a table with the images' paths; '': one of the usual names
-    root: str = ""  # folder that a table's paths are relative to; '': the table's, or one in it that holds them
+    # Folder that a table's paths are relative to; '': the table's, or one in it that holds them.
+    root: str = setting("", hashed=False)
 
     def listings(self) -> tuple[Listing, Listing | None]:
         root = paths.local(self.path)
         if root.is_file():
             return self._table(root), None
         if not root.is_dir():
-            what = "neither a file nor a folder" if os.path.lexists(root) else "no such file or folder"
+            what = (
+                "neither a file nor a folder" if os.path.lexists(root) else "no such file or folder"
+            )
             raise DataError(f"config.data.path={self.path!r}: {what}{paths.hint(root)}")
         return self._folder(_inside(root))
 
@@ -69,7 +81,7 @@ def _metadata(folder: Path) -> Path | None:
 
 
 def _inside(root: Path) -> Path:
-    """`root`, or the folder in it that is all it holds (an archive's own folder), as deep as that goes."""
+    """Returns `root`, or the folder in it that is all it holds, as deep as that goes."""
     for _ in range(_NESTED):
         names = layouts.folders_in(root)
         if len(names) != 1 or layouts.part_of(names[0]) or _metadata(root) or _tables(root):
@@ -103,7 +115,10 @@ def _parts(root: Path) -> tuple[dict[str, Path], dict[str, str]]:
         if len(flat) >= 2 and _is_flat(root / name):
             continue  # a class beside other classes that happens to be called 'train'
         if part in found:
-            raise DataError(f"{root}: {found[part].name!r} and {name!r} are both named as the {part} set; give one of them")
+            raise DataError(
+                f"{root}: {found[part].name!r} and {name!r} are both named as the {part} set; give "
+                f"one of them"
+            )
         found[part] = root / name
     for part, table in _tables(root).items():
         if part in found:
@@ -112,19 +127,31 @@ def _parts(root: Path) -> tuple[dict[str, Path], dict[str, str]]:
     if "train" in found:
         rest = [name for name in folders if name not in named and name not in ("images", "Images")]
         if rest:
-            notes[str(root)] = f"folders beside the parts are not used: {', '.join(map(text.printable, rest[:5]))}"
+            notes[str(root)] = (
+                f"folders beside the parts are not used: {', '.join(map(text.printable, rest[:5]))}"
+            )
         if "test" in found and "val" in found:
-            notes[text.printable(found["val"].name)] = "a validation set beside the test set is not used"
+            notes[text.printable(found["val"].name)] = (
+                "a validation set beside the test set is not used"
+            )
     elif found and not flat:
         names = ", ".join(there.name for there in found.values())
-        raise DataError(f"{root}: {names} but no training set (train, training); give the folder of the training set as data.path")
+        raise DataError(
+            f"{root}: {names} but no training set (train, training); give the folder of the "
+            f"training set as data.path"
+        )
     return found, notes
 
 
 def _has_images(folder: Path) -> bool:
     """Whether there is an image directly in a folder."""
     with os.scandir(folder) as entries:
-        return any(e.name.lower().endswith(images.SUFFIXES) and not layouts.is_ignored(e.name) and e.is_file() for e in entries)
+        return any(
+            e.name.lower().endswith(images.SUFFIXES)
+            and not layouts.is_ignored(e.name)
+            and e.is_file()
+            for e in entries
+        )
 
 
 def _is_flat(folder: Path) -> bool:
@@ -133,13 +160,18 @@ def _is_flat(folder: Path) -> bool:
 
 
 def list_classes(root: Path) -> Listing:
-    """One class a folder; images at any depth below it. Raises DataError where the folders are no classes."""
+    """One class a folder; images at any depth below it.
+
+    Raises DataError where the folders are no classes.
+    """
     folders = [name for name in layouts.folders_in(root)]
     if not folders:
         flat = " but images" if _has_images(root) else ""
         raise DataError(
-            f"{root}: no class folders in it{flat} (and no train, train.csv, train.jsonl or metadata.csv): put the images of each "
-            f"class in a folder of their own, or give a table (.csv, .jsonl) with a path and a label an image"
+            f"{root}: no class folders in it{flat} (and no train, train.csv, train.jsonl or "
+            f"metadata.csv): put the images of each "
+            f"class in a folder of their own, or give a table (.csv, .jsonl) with a path and a "
+            f"label an image"
         )
     _refuse_parts(root, folders)
     names = classes.ordered({text.printable(classes.name_of(name) or name) for name in folders})
@@ -152,9 +184,21 @@ def list_classes(root: Path) -> Listing:
         total += len(listed)
         if not listed:
             notes[f"{text.printable(name)}/"] = "class without images"
-    if skipped := [e.name for e in os.scandir(root) if e.is_dir() and not layouts.is_ignored(e.name) and layouts.is_output(e.path)]:
+    if skipped := [
+        e.name
+        for e in os.scandir(root)
+        if e.is_dir() and not layouts.is_ignored(e.name) and layouts.is_output(e.path)
+    ]:
         notes[str(root)] = f"not read, written by this program: {', '.join(sorted(skipped))}"
-    return Listing(Paths(str(root), found), {"label": labels}, str(root), "image_folder", {"label": names}, notes=notes, left_out=left_out)
+    return Listing(
+        Paths(str(root), found),
+        {"label": labels},
+        str(root),
+        "image_folder",
+        {"label": names},
+        notes=notes,
+        left_out=left_out,
+    )
 
 
 def _refuse_parts(root: Path, folders: list[str]) -> None:
@@ -162,13 +206,17 @@ def _refuse_parts(root: Path, folders: list[str]) -> None:
     parts = [name for name in folders if layouts.part_of_shard(name)]
     if parts and (len(parts) == len(folders) or any(not _is_flat(root / name) for name in parts)):
         raise DataError(
-            f"{root}: {', '.join(map(text.printable, parts[:3]))} would be a class, but looks like a part of a data set: "
+            f"{root}: {', '.join(map(text.printable, parts[:3]))} would be a class, but looks like "
+            f"a part of a data set: "
             "give its folder as data.path, or name the parts train and test"
         )
 
 
 def _images_below(root: str, folder: str, left_out: LeftOut) -> Iterator[str]:
-    """Paths relative to `root` of the images below `folder`; what is no image by its suffix (without one: by its content) is counted."""
+    """Yields the images below `folder`, as paths relative to `root`, and counts other files.
+
+    A file is an image by its suffix; without a usual suffix by its first bytes.
+    """
     with os.scandir(os.path.join(root, folder)) as entries:
         for entry in entries:
             below = f"{folder}/{entry.name}"
@@ -178,11 +226,11 @@ def _images_below(root: str, folder: str, left_out: LeftOut) -> Iterator[str]:
             if entry.is_dir():
                 if not layouts.is_output(entry.path):
                     yield from _images_below(root, below, left_out)
-            elif suffix in _USUAL:
-                yield below
-            elif not entry.is_file():
+            elif not entry.is_file() and os.path.exists(entry.path):
                 left_out.add("entries are no regular files", below)
-            elif (suffix in images.SUFFIXES or not 2 <= len(suffix) <= 5) and _is_image(entry.path):
+            elif suffix in _USUAL or (
+                (suffix in images.SUFFIXES or not 2 <= len(suffix) <= 5) and _is_image(entry.path)
+            ):  # also a link to a file that is gone: a bad example
                 yield below
             else:
                 left_out.add(_kind(suffix), below)
@@ -193,7 +241,11 @@ def _kind(suffix: str) -> str:
         return f"files named {suffix} are ignored, they are no images by their content"
     if suffix in _DECODER:
         return f"files are {suffix} (pip install {_DECODER[suffix]} to read them)"
-    return f"files are {suffix}, no kind of image that is read" if suffix else "files without a suffix are no images"
+    return (
+        f"files are {suffix}, no kind of image that is read"
+        if suffix
+        else "files without a suffix are no images"
+    )
 
 
 def _is_image(path: str) -> bool:

@@ -1,4 +1,7 @@
-"""The index of a shard: what is in it and where. Made once, kept beside the shard, and made anew when it is damaged or old."""
+"""The index of a shard: what is in it and where.
+
+Made once, kept beside the shard, and made anew when it is damaged or old.
+"""
 
 import hashlib
 import json
@@ -21,7 +24,19 @@ from active_learning.data.sources.paths import is_url, local
 
 LOG = logging.getLogger("active_learning")
 FORMAT = 3
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zipfile.BadZipFile, zlib.error, SystemError)
+_DAMAGED = (
+    *(
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        RecursionError,
+        SystemError,
+    ),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -31,12 +46,18 @@ class Index:
     keys: list[str]
     columns: dict[str, list[Any]]  # None: missing
     places: np.ndarray  # (n, k) int64, whatever the reader needs to find the bytes
-    bad: dict[int, str] = field(default_factory=dict)  # examples that cannot be used, with the reason
-    left_out: dict[str, int] = field(default_factory=dict)  # members that are no examples, by reason
+    bad: dict[int, str] = field(
+        default_factory=dict
+    )  # examples that cannot be used, with the reason
+    left_out: dict[str, int] = field(
+        default_factory=dict
+    )  # members that are no examples, by reason
     names: dict[str, list[str]] = field(default_factory=dict)  # the first of them, by reason
 
 
-def open_index(shard: str, stamp: str, cache: str, make: Callable[[], Index], columns: int, size: int) -> Index:
+def open_index(
+    shard: str, stamp: str, cache: str, make: Callable[[], Index], columns: int, size: int
+) -> Index:
     """The stored index of a shard, made and stored where there is none that fits.
 
     Args:
@@ -60,10 +81,17 @@ def open_index(shard: str, stamp: str, cache: str, make: Callable[[], Index], co
             return found
         LOG.info("%s: has changed since %s was made; it is indexed anew", shard, file.name)
     index = make()
-    about = {"keys": index.keys, "columns": index.columns, "left_out": index.left_out, "names": index.names}
+    about = {
+        "keys": index.keys,
+        "columns": index.columns,
+        "left_out": index.left_out,
+        "names": index.names,
+    }
     text = json.dumps(about | {"bad": {str(row): why for row, why in index.bad.items()}})
     for file in _files(shard, cache):
-        if _write(file, stamp=_bytes(stamp.encode()), text=_bytes(text.encode()), places=index.places):
+        if _write(
+            file, stamp=_bytes(stamp.encode()), text=_bytes(text.encode()), places=index.places
+        ):
             break
     return index
 
@@ -89,8 +117,15 @@ def _load(file: Path, stamp: str, columns: int, size: int) -> Index | None:
         about["left_out"], about["names"],
     )  # fmt: skip
     n = len(places)
-    lengths = {len(values) for values in index.columns.values()} | ({len(index.keys)} if index.keys else set())
-    if places.dtype != np.int64 or places.ndim != 2 or places.shape[1] != columns or not lengths <= {n}:
+    lengths = {len(values) for values in index.columns.values()} | (
+        {len(index.keys)} if index.keys else set()
+    )
+    if (
+        places.dtype != np.int64
+        or places.ndim != 2
+        or places.shape[1] != columns
+        or not lengths <= {n}
+    ):
         raise ValueError("columns of different lengths")
     if n and size and (places[:, 0].min() < 0 or places[:, 0].max() > size):
         raise ValueError("places outside the shard")
@@ -98,19 +133,26 @@ def _load(file: Path, stamp: str, columns: int, size: int) -> Index | None:
 
 
 def _files(shard: str, cache: str) -> list[Path]:
-    """Where the index of a shard may be: beside it, and where that cannot be written to in the user's cache."""
+    """Returns where the index of a shard may be: beside it, else in the user's cache."""
     if cache:
         where = shard if is_url(shard) else os.path.abspath(shard)
         base = re.sub(r"[^\w.-]", "_", where.rpartition("/")[2])[-60:]
         digest = hashlib.sha256(where.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         return [local(cache) / f"{base}.{digest}.index.npz"]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "active_learning"
-    beside = [Path(f"{shard}.index.npz")] if not is_url(shard) and _writable(Path(shard).parent) else []
+    home = (
+        Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "active_learning"
+    )
+    beside = (
+        [Path(f"{shard}.index.npz")] if not is_url(shard) and _writable(Path(shard).parent) else []
+    )
     return [*beside, *_files(shard, str(home))]
 
 
 def _writable(folder: Path) -> bool:
-    """Whether somebody may write there by its mode: a folder that is read-only for all stays as it is, also for root."""
+    """Whether somebody may write there by its mode.
+
+    A folder that is read-only for all stays as it is, also for root.
+    """
     return bool(folder.stat().st_mode & 0o222)
 
 

@@ -10,13 +10,31 @@ TRAIN = ("train", "training", "trn")
 TEST = ("test", "testing", "tst")
 VALIDATION = ("val", "valid", "validation", "validate", "dev", "eval")
 _ENDINGS = ("set", "split", "data", "images", "image", "imgs", "img", "folder")
-IGNORED = ("__MACOSX", "@eaDir", "lost+found", "System Volume Information", "$RECYCLE.BIN", "__pycache__")
-_RUN = ("metrics.jsonl", "checkpoints", "summary.json", "reference", "chosen", "snapshots", "seconds.json")
+IGNORED = (
+    "__MACOSX",
+    "@eaDir",
+    "lost+found",
+    "System Volume Information",
+    "$RECYCLE.BIN",
+    "__pycache__",
+)
+_RUN = (
+    "metrics.jsonl",
+    "checkpoints",
+    "summary.json",
+    "reference",
+    "chosen",
+    "snapshots",
+    "seconds.json",
+)
 _REPORT = ("report.html", "index.html")
 
 
 def part_of(name: str) -> str:
-    """'train', 'test' or 'val' where a whole name says so in any case and spelling ('Training_Set', 'val2017'); else ''."""
+    """Returns 'train', 'test' or 'val' where a whole name says so in any spelling, else ''.
+
+    For example 'Training_Set' and 'val2017'.
+    """
     words = "".join(re.findall(r"[^\W\d_]+", name.casefold()))
     for _ in range(2):
         for part, known in (("train", TRAIN), ("test", TEST), ("val", VALIDATION)):
@@ -27,7 +45,7 @@ def part_of(name: str) -> str:
 
 
 def part_of_shard(name: str) -> str:
-    """The part that a shard's file name begins with ('train-00000-of-00002.tar'), or else names anywhere; else ''."""
+    """Returns the part that a shard's name begins with, or else mentions anywhere; '' for none."""
     words = re.findall(r"[^\W\d_]+", name.casefold())
     found = [part for word in words if (part := part_of(word))]
     return found[0] if found else ""
@@ -42,14 +60,16 @@ def is_output(folder: str) -> bool:
     """Whether a folder is a run, a report or prepared shards of this program."""
     if os.path.isfile(os.path.join(folder, "config.json")):
         return any(os.path.exists(os.path.join(folder, name)) for name in _RUN)
-    if os.path.isfile(os.path.join(folder, "SHA256SUMS")) and os.path.isfile(os.path.join(folder, "manifest.json")):
+    if os.path.isfile(os.path.join(folder, "SHA256SUMS")) and os.path.isfile(
+        os.path.join(folder, "manifest.json")
+    ):
         return True
     return os.path.isfile(os.path.join(folder, "prepare.jsonl"))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a folder holds, by part: paths of its folders, tables or shards; `notes`: what is not used, with the reason."""
+    """Paths of the folders, tables or shards of each part, and notes on what is not used."""
 
     train: tuple[str, ...]
     test: tuple[str, ...]
@@ -57,7 +77,7 @@ class Layout:
 
 
 def by_part(names: Iterable[str], where: str) -> Layout:
-    """Shards by part: training is what is named so, or else what is named neither test nor validation.
+    """Sorts shards by part; training is what is named so, else what is named for no part.
 
     The test set is what is named test, else validation.
     """
@@ -67,10 +87,15 @@ def by_part(names: Iterable[str], where: str) -> Layout:
     notes = {}
     train = parts["train"] or parts[""]
     if parts["train"] and parts[""]:
-        notes[where] = f"{len(parts[''])} shards named neither train nor test are not used: {_first(parts[''])}"
+        notes[where] = (
+            f"{len(parts[''])} shards named neither train nor test are not used: "
+            f"{_first(parts[''])}"
+        )
     test = parts["test"] or parts["val"]
     if parts["test"] and parts["val"]:
-        notes[f"{where} (validation)"] = f"{len(parts['val'])} validation shards are not used: {_first(parts['val'])}"
+        notes[f"{where} (validation)"] = (
+            f"{len(parts['val'])} validation shards are not used: {_first(parts['val'])}"
+        )
     if not train:  # only test or validation shards: they are the data
         train, test = test, []
     return Layout(tuple(train), tuple(test), notes)
@@ -84,21 +109,30 @@ def _first(names: list[str], most: int = 5) -> str:
 def folders_in(root: Path) -> list[str]:
     """Names of the folders in `root` that may hold data, sorted. Raises OSError."""
     with os.scandir(root) as entries:
-        return sorted(e.name for e in entries if not is_ignored(e.name) and e.is_dir() and not is_output(e.path))
+        return sorted(
+            e.name
+            for e in entries
+            if not is_ignored(e.name) and e.is_dir() and not is_output(e.path)
+        )
 
 
 def files_in(root: Path, suffix: str) -> list[str]:
     """Paths of the visible files in `root` with a suffix (in any case), sorted. Raises OSError."""
     with os.scandir(root) as entries:
         return sorted(
-            e.path for e in entries if e.name.lower().endswith(suffix) and not is_ignored(e.name) and e.is_file()
+            e.path
+            for e in entries
+            if e.name.lower().endswith(suffix) and not is_ignored(e.name) and e.is_file()
         )
 
 
 def shard_layout(root: Path, suffix: str, depth: int = 3) -> Layout | None:
-    """Shards in a folder, in its folders named by part, or one folder further down ('data', 'default'). None: there are none.
+    """Finds shards in a folder, in its folders named by part, or one folder further down.
 
-    Of several folders that all hold shards (the configurations of a data set) none is chosen; their names are in the notes.
+    None where there are none.
+
+    Of several folders that all hold shards (the configurations of a data set) none is chosen; their
+    names are in the notes.
     """
     if found := files_in(root, suffix):
         return by_part(found, str(root))
@@ -115,7 +149,17 @@ def shard_layout(root: Path, suffix: str, depth: int = 3) -> Layout | None:
         return Layout(tuple(train or test), tuple(test if train else ()), notes)
     if depth == 0:
         return None
-    below = {name: layout for name in folders if (layout := shard_layout(root / name, suffix, depth - 1))}
+    below = {
+        name: layout for name in folders if (layout := shard_layout(root / name, suffix, depth - 1))
+    }
     if len(below) > 1:
-        return Layout((), (), {str(root): f"several folders hold {suffix} files, give one of them: {', '.join(below)}"})
+        return Layout(
+            (),
+            (),
+            {
+                str(
+                    root
+                ): f"several folders hold {suffix} files, give one of them: {', '.join(below)}"
+            },
+        )
     return next(iter(below.values()), None)

@@ -20,11 +20,13 @@ INDEX_BITS = 48  # of an id; what is above is the number of the source
 
 @dataclass(frozen=True)
 class Mixture(SourceSection):
-    """`sources` by name, and their `weights`: proportions of the candidates, e.g. {"photos": 3, "drawings": 1}; none:
-    by size.
+    """Several sources by name, with their proportions of the candidates.
 
-    All must have images of one size. Classes are matched by name. An id is source_index << 48 | the source's own id,
-    source_index being the place of its name among the sorted ones. The test set is all test sets together.
+    `weights`: e.g. {"photos": 3, "drawings": 1}; none: by size.
+
+    All must have images of one size. Classes are matched by name. An id is source_index << 48 | the
+    source's own id, source_index being the place of its name among the sorted ones. The test set is
+    all test sets together.
     """
 
     sources: Mapping[str, Any] = field(default_factory=dict)
@@ -41,13 +43,15 @@ class Mixture(SourceSection):
         names = sorted(self.sources)
         if len(names) < 2:
             raise DataError(
-                f"config.data.sources: {len(names)} sources ({', '.join(names)}), expected two or more"
+                f"config.data.sources: {len(names)} sources ({', '.join(names)}), expected two or "
+                f"more"
             )
         if self.weights and (
             sorted(self.weights) != names or not all(_positive(w) for w in self.weights.values())
         ):
             raise DataError(
-                f"config.data.weights={dict(self.weights)}: expected a number > 0 for each of {', '.join(names)}"
+                f"config.data.weights={dict(self.weights)}: expected a number > 0 for each of "
+                f"{', '.join(names)}"
             )
         opened = {name: self.sources[name].open() for name in names}
         columns = {name: self.sources[name].label if self.label else "" for name in names}
@@ -110,7 +114,9 @@ class Mixed(Source):
 
     @property
     def picture_ids(self) -> Int64[np.ndarray, "n"]:
-        return np.concatenate([one.picture_ids | np.int64(n << INDEX_BITS) for n, one in enumerate(self.sources)])
+        return np.concatenate(
+            [one.picture_ids | np.int64(n << INDEX_BITS) for n, one in enumerate(self.sources)]
+        )
 
     def problems_of(self) -> tuple[Problems, ...]:
         return tuple(problems for source in self.sources for problems in source.problems_of())
@@ -161,7 +167,8 @@ class Mixed(Source):
     def labels(self, column: str) -> Int32[np.ndarray, "n"]:
         if column not in self.label_columns:
             raise DataError(
-                f"mixture: no label column {column!r}; there are: {', '.join(self.columns) or 'none'}"
+                f"mixture: no label column {column!r}; there are: "
+                f"{', '.join(self.columns) or 'none'}"
             )
         return self.label_columns[column]
 
@@ -174,22 +181,34 @@ class Mixed(Source):
 
     def describe(self) -> dict:
         """Provenance of every source, the hash over theirs."""
-        about = {name: source.describe() for name, source in zip(self.names, self.sources, strict=True)}
+        about = {
+            name: source.describe() for name, source in zip(self.names, self.sources, strict=True)
+        }
         hashes = json.dumps([about[name]["hash"] for name in self.names])
         digest = hashlib.sha256(hashes.encode()).hexdigest()[:16]
-        return {"kind": "mixture", "sources": about, "weights": list(self.weights), **size_of(self), "hash": digest}
+        return {
+            "kind": "mixture",
+            "sources": about,
+            "weights": list(self.weights),
+            **size_of(self),
+            "hash": digest,
+        }
 
 
 def mixed(
     sources: Mapping[str, Source], columns: Mapping[str, str], weights: tuple[float, ...]
 ) -> Mixed:
-    """Sources with the label column of each ('' : none) as one. Raises DataError where they do not fit together."""
+    """Sources with the label column of each ('' : none) as one.
+
+    Raises DataError where they do not fit together.
+    """
     first, *_ = sources
     for name, source in sources.items():
         if source.image_shape != sources[first].image_shape:
             shapes = f"{first} {sources[first].image_shape}, {name} {source.image_shape}"
             raise DataError(
-                f"config.data.sources: images of one size are needed (config.data.sources.*.size): {shapes}"
+                f"config.data.sources: images of one size are needed (config.data.sources.*.size): "
+                f"{shapes}"
             )
         if len(source) and not 0 <= source.ids.min() <= source.ids.max() < 1 << INDEX_BITS:
             raise DataError(
@@ -213,17 +232,25 @@ def mixed(
     )
     classes = len(class_names) or (max(len(m) for m in maps.values()) if maps else 0)
     return Mixed(
-        tuple(sources), tuple(sources.values()), np.concatenate(ids), labels, joined(true) if known else None, class_names, classes, weights
-    )  # fmt: skip
+        names=tuple(sources),
+        sources=tuple(sources.values()),
+        ids=np.concatenate(ids),
+        label_columns=labels,
+        true_labels=joined(true) if known else None,
+        class_names=class_names,
+        num_classes=classes,
+        weights=weights,
+    )
 
 
 def _classes(sources: Mapping[str, Source]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Names of all classes in their order of appearance, and for each source the number of each of its classes among them."""
+    """Returns all class names, and for each source the numbers of its classes among them."""
     if not all(source.class_names for source in sources.values()):
         counts = {name: source.num_classes for name, source in sources.items()}
         if len(set(counts.values())) > 1 or any(source.class_names for source in sources.values()):
             raise DataError(
-                f"config.data.sources: without class names in all, the classes cannot be matched: {counts}"
+                f"config.data.sources: without class names in all, the classes cannot be matched: "
+                f"{counts}"
             )
         return (), {name: np.arange(count) for name, count in counts.items()}
     names = list(dict.fromkeys(name for source in sources.values() for name in source.class_names))

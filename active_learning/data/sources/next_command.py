@@ -1,4 +1,4 @@
-"""The command that trains on what `prepare` wrote: labels or pairs, by the columns, and the views that fit the images."""
+"""The command that trains on what `prepare` wrote, for labels or pairs."""
 
 import shlex
 from pathlib import Path
@@ -21,23 +21,38 @@ def for_tfds(root: Path, name: str) -> str:
 
 
 def for_shards(out: Path, options: Options) -> str:
-    """The command for prepared shards; makes their indices. A remark where there is nothing to learn."""
+    """The command for prepared shards; makes their indices.
+
+    A remark where there is nothing to learn.
+    """
     train, _ = listings_of(section_of(str(out)))
     label, caption = label_column(train), text.column_of(tuple(train.columns), "caption")
     flags = [f"--config.data.path={out}"]
     if label is None and caption is None:
         there = ", ".join(train.columns) or "none"
-        return f"no column of labels or captions (columns: {there}): name one by --config.data.label"
+        return (
+            f"no column of labels or captions (columns: {there}): name one by --config.data.label"
+        )
     if label is None:
-        named = [] if caption == "caption" else [f"--config.task.text={caption}", f"--config.data.text={caption}"]
-        return _command("pairs", *flags, *named, *views(train, options.small, "learner.image.patch"))
+        named = (
+            []
+            if caption == "caption"
+            else [f"--config.task.text={caption}", f"--config.data.text={caption}"]
+        )
+        return _command(
+            "pairs", *flags, *named, *views(train, options.small, "learner.image.patch")
+        )
     named = [] if label == "label" else [f"--config.data.label={label}"]
-    return _command(_CONFIGS[options.format], *flags, *named, *views(train, options.small, "learner.patch"))
+    return _command(
+        _CONFIGS[options.format], *flags, *named, *views(train, options.small, "learner.patch")
+    )
 
 
 def _command(config: str, *flags: str) -> str:
     quoted = " ".join(shlex.quote(flag) for flag in flags)
-    return f"python -m active_learning.main --config=configs/{config}.py {quoted} --workdir=runs/mine"
+    return (
+        f"python -m active_learning.main --config=configs/{config}.py {quoted} --workdir=runs/mine"
+    )
 
 
 def label_column(listing: Listing) -> str | None:
@@ -48,10 +63,15 @@ def label_column(listing: Listing) -> str | None:
 
 
 def views(listing: Listing, small: int, patch: str) -> list[str]:
-    """Flags with which scorers see the small views and the learner sees more; none where there are no smaller views."""
+    """Returns flags by which scorers see the small views and the learner larger ones.
+
+    None where there are no smaller views.
+    """
     files = listing.files
     size = found_size(files, np.arange(len(files)), listing.where, _USUAL) if small else 0
     if size <= small:
         return []
-    large = [f"--config.data.size={size}", f"--config.{patch}=16"] if size > LARGEST else []  # smaller ones are found
+    large = (
+        [f"--config.data.size={size}", f"--config.{patch}=16"] if size > LARGEST else []
+    )  # smaller ones are found
     return [f"--config.data.small={small}", *large]

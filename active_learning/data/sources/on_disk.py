@@ -1,4 +1,4 @@
-"""The source whose images stay on disk: read and decoded when asked for, at one size, by a pool of threads."""
+"""The source whose images stay on disk, read and decoded by a pool of threads when asked for."""
 
 import dataclasses
 import functools
@@ -102,7 +102,7 @@ class Disk(Source):
         return {"image": image, "bad": bad}
 
     def gather_small(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
-        """image_small uint8 (k, small, small, 3), from the prepared view or by DCT scale, and `bad`."""
+        """Reads small views (prepared, or by DCT scale) as `image_small`, and `bad`."""
         image, bad = self._decode(indices, self.small, self._small)
         return {"image_small": image, "bad": bad}
 
@@ -129,7 +129,9 @@ class Disk(Source):
 
     def small_view(self) -> "Disk":
         """The same examples, whose images are the small views."""
-        return dataclasses.replace(self, size=self.small, small=0, scaled=True) if self.small else self
+        return (
+            dataclasses.replace(self, size=self.small, small=0, scaled=True) if self.small else self
+        )
 
     def _image(self, row: int, size: int) -> np.ndarray:
         return images.decode_view(self.files.read(row), size)
@@ -145,11 +147,16 @@ class Disk(Source):
             return np.zeros(len(self), np.int32)
         if column not in self.label_columns:
             there = ", ".join(self.columns) or "none"
-            raise DataError(f"{self.problems.where}: no label column {column!r}; there are: {there}")
+            raise DataError(
+                f"{self.problems.where}: no label column {column!r}; there are: {there}"
+            )
         return self.label_columns[column]
 
     def texts(self, column: str) -> Sequence[Any]:
-        """The values of one column that is no label. Raises DataError when there is no such column."""
+        """The values of one column that is no label.
+
+        Raises DataError when there is no such column.
+        """
         name = text.column_of(tuple(self.text_columns), column)
         if name is None:
             there = ", ".join(self.text_columns) or "none"
@@ -169,7 +176,10 @@ class Disk(Source):
         return digest.hexdigest()[:16]
 
     def describe(self) -> dict:
-        """Provenance; the hash covers names, ids and labels, not pixels (`prepare` writes checksums of those)."""
+        """Provenance; the hash covers names, ids and labels, not pixels.
+
+        `prepare` writes checksums of pixels.
+        """
         return {**self.about, "decoder": images.decoders(), **size_of(self), "hash": self._hash}
 
 
@@ -181,7 +191,7 @@ def reason_of(error: Exception) -> str:
 
 
 def take(source: Disk, indices: Integer[np.ndarray, "k"]) -> Disk:
-    """The examples at `indices` as a source of their own; ids and the count of problems stay those of the whole."""
+    """Returns the examples at `indices` as a source; ids and the count of problems stay."""
     texts = {name: [values[i] for i in indices] for name, values in source.text_columns.items()}
     return dataclasses.replace(
         source,
@@ -193,13 +203,21 @@ def take(source: Disk, indices: Integer[np.ndarray, "k"]) -> Disk:
 
 
 def stand_in(labels: Int32[np.ndarray, "n"], row: int, attempt: int) -> int:
-    """The row that replaces an unreadable one: of the same label, a function of (row, attempt) only, so a restart replaces alike."""
+    """Returns the row that replaces an unreadable one: of the same label.
+
+    It is a function of (row, attempt) only, so that a restart replaces alike.
+    """
     alike = np.flatnonzero(labels == labels[row])
     return int(alike[int(hash64(row, attempt)[0] % np.uint64(len(alike)))])
 
 
-def found_size(files: Files, rows: Integer[np.ndarray, "n"], where: str, largest: int = LARGEST) -> int:
-    """The median shorter side of 32 images, to the nearest multiple of 16 from 16 to `largest`. DataError when none can be read."""
+def found_size(
+    files: Files, rows: Integer[np.ndarray, "n"], where: str, largest: int = LARGEST
+) -> int:
+    """The median shorter side of 32 images, to the nearest multiple of 16 from 16 to `largest`.
+
+    DataError when none can be read.
+    """
     sides, reason = [], None
     for row in rows[np.unique(np.linspace(0, len(rows) - 1, 32).astype(int))].tolist():
         try:

@@ -1,4 +1,4 @@
-"""The original files of two well-known sets, as their authors publish them: Fashion-MNIST (idx) and CIFAR-10 (binary version)."""
+"""Fashion-MNIST (idx) and CIFAR-10 (binary version) as their authors publish them."""
 
 import gzip
 import io
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from active_learning.config import setting
 from active_learning.data.sources import paths
 from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import open_regular
@@ -36,12 +37,15 @@ _MOST = 1 << 28  # bytes of an idx file or of the archive, decompressed
 
 @dataclass(frozen=True)
 class Originals(SourceSection):
-    """`path`: a folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz, or with cifar-10-binary.tar.gz.
+    """Original files of Fashion-MNIST or CIFAR-10.
+
+    `path`: a folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz, or with
+    cifar-10-binary.tar.gz.
 
     ids are places in the files.
     """
 
-    path: str = ""
+    path: str = setting("", hashed=False)
     label: str = "label"
 
     def open(self) -> Opened:
@@ -79,12 +83,17 @@ def _idx(folder: Path, part: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 def read_idx(file: Path) -> np.ndarray:
-    """A gzipped idx file of uint8: zeros, type and rank in four bytes, a big-endian size an axis, the values.
+    """Reads a gzipped idx file of uint8.
+
+    It holds zeros, type and rank in four bytes, a big-endian size an axis, and the values.
 
     Raises DataError naming the file.
     """
     try:
-        with open(open_regular(str(file)), "rb") as opened, gzip.GzipFile(fileobj=opened) as unpacked:
+        with (
+            open(open_regular(str(file)), "rb") as opened,
+            gzip.GzipFile(fileobj=opened) as unpacked,
+        ):
             content = unpacked.read(_MOST + 1)
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file") from error
@@ -92,13 +101,17 @@ def read_idx(file: Path) -> np.ndarray:
         raise DataError(f"{file}: not a readable gzip file ({error})") from error
     rank = content[3] if content[:3] == b"\x00\x00\x08" and len(content) > 3 else 0
     shape = tuple(int.from_bytes(content[4 + 4 * k : 8 + 4 * k], "big") for k in range(rank))
-    if not 1 <= rank <= 3 or len(content) > _MOST or len(content) != 4 + 4 * rank + math.prod(shape):
+    if (
+        not 1 <= rank <= 3
+        or len(content) > _MOST
+        or len(content) != 4 + 4 * rank + math.prod(shape)
+    ):
         raise DataError(f"{file}: no idx file of unsigned bytes")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
 class _Bounded:
-    """A stream that ends with an error after _MOST bytes, so that a small file cannot decompress without end."""
+    """A stream that raises after _MOST bytes, against files that decompress without end."""
 
     def __init__(self, stream: gzip.GzipFile):
         self.stream, self.left = stream, _MOST
@@ -115,12 +128,15 @@ def _cifar(folder: Path, part: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     names = [f"data_batch_{n}.bin" for n in range(1, 6)] if part == "train" else ["test_batch.bin"]
     file, found = folder / ARCHIVE, {}
     try:
-        with open(open_regular(str(file)), "rb") as opened, gzip.GzipFile(fileobj=opened) as unpacked:
-            with tarfile.open(fileobj=_Bounded(unpacked), mode="r|") as archive:
-                for member in archive:
-                    name = member.name.rpartition("/")[2]
-                    if name in names and member.isfile() and member.size <= _CIFAR_BYTES:
-                        found[name] = archive.extractfile(member).read()
+        with (
+            open(open_regular(str(file)), "rb") as opened,
+            gzip.GzipFile(fileobj=opened) as unpacked,
+            tarfile.open(fileobj=_Bounded(unpacked), mode="r|") as archive,
+        ):
+            for member in archive:
+                name = member.name.rpartition("/")[2]
+                if name in names and member.isfile() and member.size <= _CIFAR_BYTES:
+                    found[name] = archive.extractfile(member).read()
     except (OSError, EOFError, zlib.error, tarfile.TarError, AttributeError) as error:
         raise DataError(f"{file}: not a readable archive ({error})") from error
     out = io.BytesIO()

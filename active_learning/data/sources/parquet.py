@@ -1,4 +1,7 @@
-"""Parquet files as Hugging Face stores images. They are read row group by row group: small sets directly, large ones by `prepare`."""
+"""Parquet files as Hugging Face stores images.
+
+They are read row group by row group: small sets directly, large ones by `prepare`.
+"""
 
 import json
 import os
@@ -21,18 +24,23 @@ from active_learning.data.sources.source import Opened
 
 # Names of an image column where the files do not say which it is.
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "picture", "photo")
-DIRECT = 1 << 30  # bytes up to which files are trained on as they are, with all row groups in memory
+DIRECT = (
+    1 << 30
+)  # bytes up to which files are trained on as they are, with all row groups in memory
 _GROUPS = 4  # row groups in memory while `prepare` reads in order
 _ROW_BYTES = 8  # a row with an image takes more than this; fewer is no set of images
 
 
 @dataclass(frozen=True)
 class Parquet(ShardSection):
-    """`path`: a folder with train*.parquet (and test*), or with data/*.parquet or default/train/*.parquet in it, or a pattern.
+    """Parquet files with an image column.
 
-    The image column holds bytes, or a struct with `bytes`; numbers, truth values, texts, lists of texts and structs of texts
-    are columns. Class names are those of the Hugging Face features. ids are shard << 32 | row, or the column `id`. Above
-    DIRECT bytes the files must be prepared first.
+    `path`: a folder with train*.parquet (and test*), or with data/*.parquet or
+    default/train/*.parquet in it, or a pattern.
+
+    The image column holds bytes, or a struct with `bytes`; numbers, truth values, texts, lists of
+    texts and structs of texts are columns. Class names are those of the Hugging Face features. ids
+    are shard << 32 | row, or the column `id`. Above DIRECT bytes the files must be prepared first.
     """
 
     image: str = ""  # the image column; '': the one that the files name, or a usual name
@@ -40,10 +48,16 @@ class Parquet(ShardSection):
 
     def open(self) -> Opened:
         train, test = self.checked_listings()
-        size = sum(Path(path).stat().st_size for one in (train, test) if one is not None for path in one.files.paths)
+        size = sum(
+            Path(path).stat().st_size
+            for one in (train, test)
+            if one is not None
+            for path in one.files.paths
+        )
         if size > DIRECT:
             raise DataError(
-                f"config.data.path={self.path!r}: {size / 1e9:.1f} GB of Parquet cannot be read at random; prepare it first: "
+                f"config.data.path={self.path!r}: {size / 1e9:.1f} GB of Parquet cannot be read at "
+                f"random; prepare it first: "
                 f"python -m active_learning.prepare {self.path} OUT"
             )
         for one in (train, test):
@@ -55,7 +69,9 @@ class Parquet(ShardSection):
         tables = [_open(path) for path in paths]
         image, names = _features(tables[0], paths[0], self.image)
         notes = dict(notes)
-        indices = [_index(table, path, image, notes) for table, path in zip(tables, paths, strict=True)]
+        indices = [
+            _index(table, path, image, notes) for table, path in zip(tables, paths, strict=True)
+        ]
         shard, index = shards.join(indices)
         ids = shards.ids_of(shard, index.columns)
         columns = {name: values for name, values in index.columns.items() if name != "id"}
@@ -76,7 +92,9 @@ def _open(path: str) -> Any:
         raise DataError(f"{path}: not a readable Parquet file ({_reason(error)})") from error
     size = Path(path).stat().st_size
     if table.metadata.num_rows * _ROW_BYTES > size:
-        raise DataError(f"{path}: declares {table.metadata.num_rows:,} rows in {size:,} bytes; no set of images")
+        raise DataError(
+            f"{path}: declares {table.metadata.num_rows:,} rows in {size:,} bytes; no set of images"
+        )
     return table
 
 
@@ -91,13 +109,22 @@ def _features(table: Any, path: str, wanted: str) -> tuple[str, dict[str, tuple[
         said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError, RecursionError):
         said = {}
-    features = {name: f for name, f in said.items() if isinstance(f, dict)} if isinstance(said, dict) else {}
-    marked = [name for name, f in features.items() if f.get("_type") == "Image" and name in schema.names]
+    features = (
+        {name: f for name, f in said.items() if isinstance(f, dict)}
+        if isinstance(said, dict)
+        else {}
+    )
+    marked = [
+        name for name, f in features.items() if f.get("_type") == "Image" and name in schema.names
+    ]
     usual = {name.casefold(): name for name in reversed(schema.names)}
     candidates = [wanted] if wanted else marked + [usual[name] for name in IMAGES if name in usual]
     if not candidates or candidates[0] not in schema.names:
         there = ", ".join(schema.names)
-        raise DataError(f"{path}: no image column ({wanted or ', '.join(IMAGES)}); there are: {there}; name it by config.data.image")
+        raise DataError(
+            f"{path}: no image column ({wanted or ', '.join(IMAGES)}); there are: {there}; name it "
+            f"by config.data.image"
+        )
     names = {}
     for name, feature in features.items():
         if feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list):
@@ -106,14 +133,19 @@ def _features(table: Any, path: str, wanted: str) -> tuple[str, dict[str, tuple[
 
 
 def _is_kept(kind: Any) -> bool:
-    """Whether values of an Arrow type are labels or texts: numbers, truth values, texts, and lists and structs of texts."""
+    """Whether an Arrow type is kept: numbers, booleans, texts, lists and structs of texts."""
     from pyarrow import types
 
     if types.is_dictionary(kind):
         return _is_kept(kind.value_type)
     if types.is_struct(kind):
         return all(_is_text_or_list(kind.field(n).type) for n in range(kind.num_fields))
-    return types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or _is_text_or_list(kind)
+    return (
+        types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_boolean(kind)
+        or _is_text_or_list(kind)
+    )
 
 
 def _is_text_or_list(kind: Any) -> bool:
@@ -121,18 +153,31 @@ def _is_text_or_list(kind: Any) -> bool:
 
     if types.is_dictionary(kind):
         return _is_text_or_list(kind.value_type)
-    lists = (types.is_list, types.is_large_list, types.is_list_view, types.is_large_list_view, types.is_fixed_size_list)
+    lists = (
+        types.is_list,
+        types.is_large_list,
+        types.is_list_view,
+        types.is_large_list_view,
+        types.is_fixed_size_list,
+    )
     if any(is_list(kind) for is_list in lists):
         return _is_text_or_list(kind.value_type)
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def _index(table: Any, path: str, image: str, notes: dict[str, str]) -> Index:
-    """All columns but the image that can be kept; places are (row group, row in it). The others are named in `notes`."""
+    """All columns but the image that can be kept; places are (row group, row in it).
+
+    The others are named in `notes`.
+    """
     import pyarrow
 
     wanted = [f.name for f in table.schema_arrow if f.name != image and _is_kept(f.type)]
-    dropped = [f"{f.name} ({f.type})" for f in table.schema_arrow if f.name != image and f.name not in wanted]
+    dropped = [
+        f"{f.name} ({f.type})"
+        for f in table.schema_arrow
+        if f.name != image and f.name not in wanted
+    ]
     if dropped:
         notes["columns that are not kept"] = ", ".join(dropped)[:500]
     counts = [table.metadata.row_group(k).num_rows for k in range(table.num_row_groups)]
@@ -149,8 +194,21 @@ def _index(table: Any, path: str, image: str, notes: dict[str, str]) -> Index:
 class Rows(Files):
     """Encoded images; `groups` row groups are held, so that reading in order reads each once."""
 
-    def __init__(self, paths: Sequence[str], tables: list[Any], shard: np.ndarray, places: np.ndarray, image: str):
-        self.paths, self.tables, self.shard, self.places, self.image = paths, tables, shard, places, image
+    def __init__(
+        self,
+        paths: Sequence[str],
+        tables: list[Any],
+        shard: np.ndarray,
+        places: np.ndarray,
+        image: str,
+    ):
+        self.paths, self.tables, self.shard, self.places, self.image = (
+            paths,
+            tables,
+            shard,
+            places,
+            image,
+        )
         self.groups = _GROUPS
         self._held: OrderedDict[tuple[int, int], list[Any]] = OrderedDict()
         self._lock = threading.Lock()
@@ -184,4 +242,5 @@ class Rows(Files):
             return self._held[shard, group]
 
     def name(self, row: int) -> str:
-        return f"{Path(self.paths[self.shard[row]]).name}/{row - np.searchsorted(self.shard, self.shard[row])}"
+        shard = self.shard[row]
+        return f"{Path(self.paths[shard]).name}/{row - np.searchsorted(self.shard, shard)}"

@@ -1,4 +1,4 @@
-"""Paths as people give them: '~', 'file:', brackets, braces and backslashes; what is no local path is named as such."""
+"""Paths as people type them: '~', 'file:', brackets, braces and backslashes."""
 
 import glob
 import os
@@ -27,14 +27,28 @@ def check_kind(path: str, key: str, *, write: bool = False) -> None:
         return
     if "://" not in path and os.path.lexists(path):
         return  # a local name with a colon
-    if "://" not in path and found[1].lower() not in ("gs", "s3", "hf", "az", "hdfs", "memory", "gcs"):
+    if "://" not in path and found[1].lower() not in (
+        "gs",
+        "s3",
+        "hf",
+        "az",
+        "hdfs",
+        "memory",
+        "gcs",
+    ):
         return
     kinds = "a local folder" if write else "a local path, or http(s):// for tars"
-    raise DataError(f"{key}={path!r}: {found[1]}: addresses are not supported; expected {kinds}; copy or mount it first")
+    raise DataError(
+        f"{key}={path!r}: {found[1]}: addresses are not supported; expected {kinds}; copy or mount "
+        f"it first"
+    )
 
 
 def local(path: str) -> Path:
-    """The local path that is meant: 'file:' and '~' resolved; backslashes are separators where only that exists."""
+    """Returns the local path that is meant, with 'file:' and '~' resolved.
+
+    Backslashes are separators where only that path exists.
+    """
     if path.lower().startswith("file:"):
         path = unquote(urlparse(path).path)
     if path.startswith("~"):
@@ -45,7 +59,7 @@ def local(path: str) -> Path:
 
 
 def expand(path: str, key: str) -> list[str]:
-    """Braces written out: 'train-{000..015}.tar' and '{train,test}.tar'; without braces the path alone."""
+    """Writes out braces: 'train-{000..015}.tar' and '{train,test}.tar'."""
     head, opening, rest = path.partition("{")
     inside, closing, tail = rest.partition("}")
     if not opening:
@@ -59,14 +73,19 @@ def expand(path: str, key: str) -> list[str]:
     else:
         closing = ""
     if not closing:
-        raise DataError(f"{key}={path!r}: expected a range such as {{000..015}} or {{a,b}} in the braces")
+        raise DataError(
+            f"{key}={path!r}: expected a range such as {{000..015}} or {{a,b}} in the braces"
+        )
     tails = expand(tail, key)
     return [f"{head}{choice}{end}" for choice in choices for end in tails]
 
 
 def files_of(path: str, key: str) -> list[str]:
-    """The local files that a path stands for: itself where it exists, else those of its braces, each of which must exist or be
-    a pattern with '*', '?' or '[...]' of some. Sorted by name where it is a pattern. Raises DataError naming what is not there.
+    """Returns the local files that a path stands for.
+
+    A path that exists stands for itself. Otherwise braces are written out, and each result must
+    exist or be a pattern ('*', '?', '[...]') of files that do, sorted by name. Raises DataError
+    naming what is not there.
     """
     there = local(path)
     if there.exists():

@@ -1,4 +1,4 @@
-"""Shards from any listing of encoded images: decoded once, written in a fixed order, continued where it was stopped."""
+"""Writes shards from any listing: decoded once, in a fixed order, resumable."""
 
 import dataclasses
 import hashlib
@@ -35,11 +35,20 @@ def _option(default: Any, meaning: str, least: int | float, most: int | float) -
 
 @dataclass(frozen=True)
 class Options:
-    """What is made of each example. Each number has its range; 0 stands for 'no' where the text says so."""
+    """What is made of each example.
 
-    format: str = field(default="array_record", metadata={"help": "array_record, or tar in the WebDataset layout"})
-    size: int = _option(0, "px of the shorter side of images that are larger; 0: all as they are", 8, 4096)
-    small: int = _option(0, "px of the small view that is stored beside each image; 0: none", 4, 4096)
+    Each number has its range; 0 stands for 'no' where the text says so.
+    """
+
+    format: str = field(
+        default="array_record", metadata={"help": "array_record, or tar in the WebDataset layout"}
+    )
+    size: int = _option(
+        0, "px of the shorter side of images that are larger; 0: all as they are", 8, 4096
+    )
+    small: int = _option(
+        0, "px of the small view that is stored beside each image; 0: none", 4, 4096
+    )
     quality: int = _option(90, "of JPEGs that shrink", 1, 100)
     shard: int = _option(1000, "examples a file", 1, 10**7)
     holdout: float = _option(0.0, "fraction of the pictures that becomes the test set", 0, 0.999)
@@ -82,7 +91,9 @@ def parts_of(train: Listing, test: Listing | None, options: Options) -> list[Par
         if n == 0:
             raise DataError(f"{listing.where}: no examples")
         keep = np.ones(n, bool)
-        problems = Problems(listing.where, n, notes=listing.notes, left_out=listing.left_out, limit=options.unusable)
+        problems = Problems(
+            listing.where, n, notes=listing.notes, left_out=listing.left_out, limit=options.unusable
+        )
         drop_bad(listing, keep, problems)
         ids = unique_ids(listing, keep, problems)
         held = np.zeros(n, bool)
@@ -118,8 +129,13 @@ def convert(blob: bytes, options: Options) -> tuple[bytes, bytes | None]:
     return images.encode(image, options.quality), small
 
 
-def write_shard(path: Path, part: Part, rows: np.ndarray, options: Options, pool: ThreadPoolExecutor, bar) -> dict:
-    """Writes one shard, in the order of `rows`; returns its line of the journal. DataError when too many cannot be used."""
+def write_shard(
+    path: Path, part: Part, rows: np.ndarray, options: Options, pool: ThreadPoolExecutor, bar
+) -> dict:
+    """Writes one shard, in the order of `rows`; returns its line of the journal.
+
+    DataError when too many cannot be used.
+    """
     files, columns, bad, written = part.listing.files, part.listing.columns, {}, 0
 
     def one(row: int):
@@ -142,7 +158,13 @@ def write_shard(path: Path, part: Part, rows: np.ndarray, options: Options, pool
             bar.update(len(block))
         publish(shard)
     sums = {file.name: sha256(file) for file in shard.files}
-    return {"shard": path.name, "part": part.name, "examples": written, "unusable": bad, "sha256": sums}
+    return {
+        "shard": path.name,
+        "part": part.name,
+        "examples": written,
+        "unusable": bad,
+        "sha256": sums,
+    }
 
 
 def sha256(file: Path) -> str:
@@ -160,7 +182,9 @@ def shards_of(parts: Sequence[Part], options: Options) -> Iterator[tuple[str, Pa
             yield name, part, part.rows[number * options.shard : (number + 1) * options.shard]
 
 
-def prepare(train: Listing, test: Listing | None, out: Path, options: Options, threads: int = 0) -> dict:
+def prepare(
+    train: Listing, test: Listing | None, out: Path, options: Options, threads: int = 0
+) -> dict:
     """Writes the shards; called again it continues.
 
     Args:
@@ -184,7 +208,9 @@ def prepare(train: Listing, test: Listing | None, out: Path, options: Options, t
     try:
         return _prepare(out, plan, parts, options, threads)
     except OSError as error:
-        raise DataError(f"{error.filename or out}: cannot be written ({error.strerror or error})") from error
+        raise DataError(
+            f"{error.filename or out}: cannot be written ({error.strerror or error})"
+        ) from error
 
 
 def _prepare(out: Path, plan: dict, parts: list[Part], options: Options, threads: int) -> dict:
@@ -220,18 +246,28 @@ def manifest_of(out: Path) -> dict:
     try:
         found = json.loads(read_file(str(out / shards.MANIFEST), _JOURNAL_BYTES))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{out / shards.MANIFEST}: damaged ({error}); delete the folder and prepare it again") from error
+        raise DataError(
+            f"{out / shards.MANIFEST}: damaged ({error}); delete the folder and prepare it again"
+        ) from error
     if not isinstance(found, dict):
-        raise DataError(f"{out / shards.MANIFEST}: no manifest of a preparation; choose another folder")
+        raise DataError(
+            f"{out / shards.MANIFEST}: no manifest of a preparation; choose another folder"
+        )
     return found
 
 
 def _resume(out: Path, plan: dict) -> list[dict]:
-    """Lines of the shards that are finished. Raises DataError when the folder holds something else."""
+    """Lines of the shards that are finished.
+
+    Raises DataError when the folder holds something else.
+    """
     journal = out / JOURNAL
     if not journal.exists():
         if out.is_dir() and any(out.iterdir()):
-            raise DataError(f"{out}: not empty, and no preparation that was begun (no {JOURNAL}); choose another folder")
+            raise DataError(
+                f"{out}: not empty, and no preparation that was begun (no {JOURNAL}); choose "
+                f"another folder"
+            )
         out.mkdir(parents=True, exist_ok=True)
         journal.write_text(json.dumps(plan) + "\n")
         return []
@@ -246,7 +282,9 @@ def _resume(out: Path, plan: dict) -> list[dict]:
     if lines[0] != plan:
         before = lines[0] if isinstance(lines[0], dict) else {}
         what = "; ".join(differences(plan, before, "plan")[:3])
-        raise DataError(f"{out}: another preparation was begun there ({what}); choose another folder")
+        raise DataError(
+            f"{out}: another preparation was begun there ({what}); choose another folder"
+        )
     journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return [line for line in lines[1:] if all((out / name).exists() for name in line["sha256"])]
 
@@ -255,13 +293,17 @@ def _finish(out: Path, plan: dict, parts: Sequence[Part], finished: list[dict]) 
     """Writes checksums and manifest, each complete or not at all, and removes the journal."""
     sums = {name: digest for line in finished for name, digest in line["sha256"].items()}
     problems = {id(part.problems): part.problems for part in parts}.values()
-    counts = {p.name: sum(line["examples"] for line in finished if line["part"] == p.name) for p in parts}
+    counts = {
+        p.name: sum(line["examples"] for line in finished if line["part"] == p.name) for p in parts
+    }
     left_out: dict[str, int] = {}
     for one in problems:
         for reason, count in one.left_out.counts.items():
             left_out[reason] = left_out.get(reason, 0) + count
     manifest = plan | {
-        "class_names": {column: list(names) for column, names in parts[0].listing.class_names.items()},
+        "class_names": {
+            column: list(names) for column, names in parts[0].listing.class_names.items()
+        },
         "examples": counts,
         "unusable": {name: reason for one in problems for name, reason in one.bad.items()},
         "left_out": left_out,
@@ -269,7 +311,10 @@ def _finish(out: Path, plan: dict, parts: Sequence[Part], finished: list[dict]) 
         "sha256": sums,
     }
     _write(out / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
-    _write(out / shards.MANIFEST, json.dumps(text.clean_value(manifest), indent=1, ensure_ascii=False) + "\n")
+    _write(
+        out / shards.MANIFEST,
+        json.dumps(text.clean_value(manifest), indent=1, ensure_ascii=False) + "\n",
+    )
     (out / JOURNAL).unlink()
     return manifest
 

@@ -1,4 +1,4 @@
-"""The count of what is not used: bad examples by name, and everything else that was left out, by reason."""
+"""Counts of what is not used: bad examples by name, everything else by reason."""
 
 import threading
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _NAMES = 10  # examples of a reason that are kept by name
 
 
 class LeftOut:
-    """Files, rows or members that are not examples of this source: a count and the first names, by reason."""
+    """Files, rows or members that are no examples: a count and the first names by reason."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
@@ -34,23 +34,30 @@ class LeftOut:
         return self
 
     def lines(self) -> list[str]:
-        """One line a reason: 'left out: 60 files of the kind .heic (pip install ...): a/1.heic, a/2.heic, ...'."""
+        """Returns one line a reason, e.g. 'left out: 60 files are .heic: a/1.heic, ...'."""
         out = []
         for reason, count in self.counts.items():
             names = self.names[reason]
             more = ", ..." if count > len(names) and names else ""
-            out.append(f"left out: {count:,} {reason}" + (f": {', '.join(names)}{more}" if names else ""))
+            out.append(
+                f"left out: {count:,} {reason}" + (f": {', '.join(names)}{more}" if names else "")
+            )
         return out
 
 
 @dataclass
 class Problems:
-    """Bad examples of a source, by name with the reason. More than `limit` (None: LIMIT) of `total` raise DataError."""
+    """Bad examples of a source, by name with the reason.
+
+    More than `limit` (None: LIMIT) of `total` raise DataError.
+    """
 
     where: str
     total: int
     bad: dict[str, str] = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)  # what concerns no example, e.g. an empty class
+    notes: Mapping[str, str] = field(
+        default_factory=dict
+    )  # what concerns no example, e.g. an empty class
     left_out: LeftOut = field(default_factory=LeftOut)
     limit: float | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -67,7 +74,7 @@ class Problems:
         raise DataError(f"{self.where}: {count}, more than {limit:.0%}: {first}")
 
     def lines(self, most: int = 10) -> list[str]:
-        """What to tell a person: notes, what was left out by reason, the number of bad examples and the first by name."""
+        """Returns what to print: notes, counts by reason, and the first bad examples by name."""
         out = [f"{name}: {reason}" for name, reason in self.notes.items()]
         out += [f"{self.where}: {line}" for line in self.left_out.lines()]
         if self.bad:

@@ -1,7 +1,8 @@
-"""Drawn shapes: ten classes in many colors, sizes, rotations, textures and amounts of clutter; nothing to download.
+"""Drawn shapes of ten classes, varied in color, size, rotation, texture and clutter.
 
-Every image is a pure function of (seed, split, index), so the set is a finite pool with ids. A known fraction of the training labels is
-corrupted, each of the other classes being equally likely (symmetric label noise).
+Every image is a pure function of (seed, split, index), so the set is a finite pool with ids. A
+known fraction of the training labels is corrupted, each of the other classes being equally likely
+(symmetric label noise).
 """
 
 import functools
@@ -33,7 +34,10 @@ _CHUNK = 1000
 
 @dataclass(frozen=True)
 class Shapes(SourceSection):
-    """A set of `train` + `test` images of `size` px; `noise`: fraction of corrupted labels in training, columns `label` and `clean`."""
+    """A set of `train` + `test` images of `size` px with columns `label` and `clean`.
+
+    `noise`: fraction of corrupted labels in training.
+    """
 
     seed: int = 0
     size: int = 32
@@ -47,7 +51,11 @@ class Shapes(SourceSection):
 
     def open(self) -> Opened:
         """Draws both splits. Raises DataError naming the key."""
-        for key, value, least in (("size", self.size, 16), ("train", self.train, 1), ("test", self.test, 1)):
+        for key, value, least in (
+            ("size", self.size, 16),
+            ("train", self.train, 1),
+            ("test", self.test, 1),
+        ):
             if value < least:
                 raise DataError(f"config.data.{key}={value}: must be at least {least}")
         check_small(self.small, self.size)
@@ -114,7 +122,7 @@ def draw(
     u: Float[np.ndarray, "k n"],
     grain: Float[np.ndarray, "k s s"],
 ) -> UInt8[np.ndarray, "k s s 3"]:
-    """Images of the classes from uniform numbers: background, clutter, the shape, an occluding bar, light and grain."""
+    """Draws images from uniform numbers: background, clutter, shape, a bar, light and grain."""
     size = grain.shape[1]
     take = iter(u.T[:, :, None, None])
     y, x = np.meshgrid(np.linspace(-1, 1, size), np.linspace(-1, 1, size), indexing="ij")

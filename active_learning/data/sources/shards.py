@@ -45,12 +45,17 @@ class ShardSection(DiskSection):
             judged = find(self.test_path, "config.data.test_path", self.suffix)
             test = judged.test or judged.train
         if twice := sorted(set(train) & set(test)):
-            raise DataError(f"config.data.test_path={self.test_path!r}: {twice[0]} is also a shard of the training set")
+            raise DataError(
+                f"config.data.test_path={self.test_path!r}: {twice[0]} is also a shard of the "
+                f"training set"
+            )
         return self.listing(train, notes), self.listing(test, {}) if test else None
 
 
 def find(path: str, key: str, suffix: str) -> layouts.Layout:
-    """Shards by part. A folder is searched (see `layouts.shard_layout`); a pattern or URL is all training examples.
+    """Shards by part.
+
+    A folder is searched (see `layouts.shard_layout`); a pattern or URL is all training examples.
 
     Raises:
       DataError: There are none, or several sets of them.
@@ -78,7 +83,8 @@ def _refuse_compressed(found: Sequence[str], path: str, key: str, suffix: str) -
     if packed and suffix == ".tar":
         name = Path(packed[0]).name
         raise DataError(
-            f"{key}={path!r}: {len(packed)} compressed tars ({name}), which cannot be read at random; decompress them once, "
+            f"{key}={path!r}: {len(packed)} compressed tars ({name}), which cannot be read at "
+            f"random; decompress them once, "
             f"e.g. gunzip {name}"
         )
 
@@ -106,11 +112,17 @@ def join(indices: Sequence[Index]) -> tuple[np.ndarray, Index]:
     names = dict.fromkeys(name for index in indices for name in index.columns)
 
     def values(name: str) -> list[Any]:
-        return [v for index, n in zip(indices, counts, strict=True) for v in index.columns.get(name, [None] * n)]
+        return [
+            v
+            for index, n in zip(indices, counts, strict=True)
+            for v in index.columns.get(name, [None] * n)
+        ]
 
     keys = [key for index in indices for key in index.keys]
     places = np.concatenate([index.places for index in indices])
-    return np.repeat(np.arange(len(indices)), counts), Index(keys, {name: values(name) for name in names}, places)
+    return np.repeat(np.arange(len(indices)), counts), Index(
+        keys, {name: values(name) for name in names}, places
+    )
 
 
 def accounts(indices: Sequence[Index]) -> tuple[dict[int, str], LeftOut]:
@@ -120,13 +132,18 @@ def accounts(indices: Sequence[Index]) -> tuple[dict[int, str], LeftOut]:
         bad |= {start + row: why for row, why in index.bad.items()}
         for reason, count in index.left_out.items():
             left_out.add(reason, count=count)
-            left_out.names[reason] += index.names.get(reason, [])[: 10 - len(left_out.names[reason])]
+            left_out.names[reason] += index.names.get(reason, [])[
+                : 10 - len(left_out.names[reason])
+            ]
         start += len(index.places)
     return bad, left_out
 
 
 def ids_of(shard: np.ndarray, columns: dict[str, list[Any]]) -> np.ndarray:
-    """Shard << 32 | place in the shard, or the stored ids where there are some (an example without one then gets 1 << 47 | the former)."""
+    """Returns the stored ids, or shard << 32 | place in the shard where there are none.
+
+    Where some examples have a stored id, the others get 1 << 47 | that number.
+    """
     place = np.arange(len(shard)) - np.searchsorted(shard, shard)
     counted = (shard.astype(np.int64) << np.int64(32)) | place
     has = np.array([type(i) is int and -(2**63) <= i < 2**63 for i in columns.get("id", [])], bool)
@@ -138,6 +155,6 @@ def ids_of(shard: np.ndarray, columns: dict[str, list[Any]]) -> np.ndarray:
 
 
 def each(of: Sequence[T], one: Callable[[T], U]) -> list[U]:
-    """`one` of each shard, several at a time (their headers are read, perhaps over a network), in their order."""
+    """Applies `one` to each shard, several at a time, and keeps their order."""
     with ThreadPoolExecutor(16, "index") as pool:
         return list(pool.map(one, of))

@@ -1,4 +1,4 @@
-"""What a data source is and may be able to do, with defaults for what is optional; and the source that lives in memory."""
+"""The interface of data sources with defaults for optional abilities, and the one in memory."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,10 @@ from active_learning.data.transforms import resize
 
 
 class Source:
-    """Examples by index. Subclasses give the attributes and methods up to `describe`; the rest is optional and has defaults.
+    """Examples by index.
+
+    Subclasses give the attributes and methods up to `describe`; the rest is optional and has
+    defaults.
 
     Attributes:
       ids: (n,) int64, unique within the source. A mixture adds source_index << 48.
@@ -28,10 +31,11 @@ class Source:
       image_shape: (height, width, channels) of every image.
       columns: Names that `labels` takes.
       small: px of the small view that scorers may see; 0: there is none.
-      reads_small: Whether `gather_small` is cheaper than `gather`, so that candidates are read small and only the selected
-        ones in full.
+      reads_small: Whether `gather_small` is cheaper than `gather`, so that candidates are read
+        small and only the selected ones in full.
       prepared: Whether small views are stored with the data.
-      weights: Fractions of a mixture's sources in the stream of candidates; (): one stream over all examples.
+      weights: Fractions of a mixture's sources in the stream of candidates; (): one stream over all
+      examples.
     """
 
     ids: np.ndarray
@@ -51,12 +55,16 @@ class Source:
         """Reads the examples at `indices`.
 
         Returns:
-          image: uint8 (k, height, width, channels), a copy; and where images can be damaged `bad`: bool (k,).
+          image: uint8 (k, height, width, channels), a copy; and where images can be damaged `bad`:
+          bool (k,).
         """
         raise NotImplementedError
 
     def labels(self, column: str) -> Int32[np.ndarray, "n"]:
-        """All class numbers of one column. Raises DataError for an unknown column, or a label that is no class."""
+        """All class numbers of one column.
+
+        Raises DataError for an unknown column, or a label that is no class.
+        """
         raise NotImplementedError
 
     def describe(self) -> dict:
@@ -80,18 +88,25 @@ class Source:
         return None
 
     def small_view(self) -> "Source":
-        """The same examples with their small views as images; the source itself where there are none."""
+        """Returns the source with its small views as images; itself where there are none."""
         return self
 
     def gather_small(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
-        """Reads small views. Returns `image_small`: uint8 (k, small, small, channels), and `bad` where `gather` has it."""
+        """Reads small views.
+
+        Returns `image_small`: uint8 (k, small, small, channels), and `bad` where `gather` has it.
+        """
         seen = self.gather(indices)
         return {"image_small": np.asarray(resize(seen.pop("image"), self.small))} | seen
 
     def texts(self, column: str) -> Sequence[Any]:
-        """The captions (a text or a list of texts) of every example. Raises DataError where there are none."""
+        """The captions (a text or a list of texts) of every example.
+
+        Raises DataError where there are none.
+        """
         raise DataError(
-            f"config.data: a source of kind {type(self).__name__} has no captions (column {column!r}); "
+            f"config.data: a source of kind {type(self).__name__} has no captions (column "
+            f"{column!r}); "
             "image-text pairs come from tars, tables, Parquet or prepared shards"
         )
 
@@ -114,7 +129,10 @@ class Source:
 
 
 class SourceSection(Section):
-    """Base of the config values that open a source; its keys are the fields of the subclass. `small` and `label` as there."""
+    """Base of the config values that open a source; its keys are the fields of the subclass.
+
+    `small` and `label` as there.
+    """
 
     small: int = 0
     label: str = "label"
@@ -124,7 +142,7 @@ class SourceSection(Section):
         raise NotImplementedError
 
     def folder(self) -> Path | None:
-        """A folder beside the data in which files about them (stored scores) may be kept; None: there is none."""
+        """Returns a folder beside the data for files about them (stored scores), or None."""
         return None
 
     def with_text(self, column: str) -> "SourceSection":
@@ -135,7 +153,9 @@ class SourceSection(Section):
 def check_small(small: int, size: int) -> None:
     """DataError unless a small view of `small` px (0: none) can be made of images of `size` px."""
     if small and not 4 <= small <= size:
-        raise DataError(f"config.data.small={small}: expected 0, or 4 .. {size} px, the size of the images")
+        raise DataError(
+            f"config.data.small={small}: expected 0, or 4 .. {size} px, the size of the images"
+        )
 
 
 @dataclass(frozen=True)
@@ -195,7 +215,10 @@ class Memory(Source):
         """The same examples, resized to `small` px."""
         if not self.small:
             return self
-        resized = [np.asarray(resize(self.image[i : i + 1000], self.small)) for i in range(0, len(self), 1000)]
+        resized = [
+            np.asarray(resize(self.image[i : i + 1000], self.small))
+            for i in range(0, len(self), 1000)
+        ]
         return dataclasses.replace(self, image=np.concatenate(resized), small=0)
 
     def labels(self, column: str) -> Int32[np.ndarray, "n"]:
@@ -241,9 +264,10 @@ def size_of(source: Source) -> dict:
 def channel_stats(
     source: Source, indices: Integer[np.ndarray, "k"]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of image / 255 over the examples at `indices`, exact up to float64.
+    """Returns mean and standard deviation of each channel of image / 255, exact up to float64.
 
-    A deviation is at least one gray level (1 / 255), so that dividing by it is safe. Raises DataError for no indices.
+    A deviation is at least one gray level (1 / 255), so that dividing by it is safe. Raises
+    DataError for no indices.
     """
     if len(indices) == 0:
         raise DataError("channel_stats: no examples, so no mean and deviation of the channels")
@@ -264,7 +288,9 @@ def channel_stats(
 def split_id(ids: Int64[np.ndarray, "n"]) -> UInt32[np.ndarray, "n 2"]:
     """Ids as two words, [high, low]: what a device without 64-bit integers can carry."""
     words = ids.astype(np.uint64)
-    return np.stack([words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)], axis=1).astype(np.uint32)
+    return np.stack([words >> np.uint64(32), words & np.uint64(0xFFFFFFFF)], axis=1).astype(
+        np.uint32
+    )
 
 
 def join_id(words: UInt32[np.ndarray, "n 2"]) -> Int64[np.ndarray, "n"]:

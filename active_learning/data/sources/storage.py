@@ -35,12 +35,18 @@ class Stored(Protocol):
 
 
 def open_file(path: str) -> Stored:
-    """A local path, or a URL whose server answers range requests. Raises OSError or DataError naming it."""
+    """A local path, or a URL whose server answers range requests.
+
+    Raises OSError or DataError naming it.
+    """
     return open_url(path) if is_url(path) else Local(path)
 
 
 class _Descriptors:
-    """Descriptors of at most `most` files; the one that was not used for longest is closed, never one that is being read."""
+    """Descriptors of at most `most` files.
+
+    The least recently used one is closed, never one that is being read.
+    """
 
     def __init__(self, most: int):
         self.most, self._lock = most, threading.Lock()
@@ -114,7 +120,7 @@ def _connections():
 
 @dataclass(eq=False)
 class Remote:
-    """A file behind `name`, a URL: every read is one range request over a connection that is kept open."""
+    """A file behind the URL `name`; every read is one range request on a kept connection."""
 
     name: str
     size: int
@@ -142,7 +148,10 @@ class Remote:
 
 
 def open_url(url: str) -> Remote:
-    """Asks for the first byte: whether it is there, its size and version. DataError when ranges are not answered, OSError when nothing is."""
+    """Asks for the first byte: whether it is there, its size and version.
+
+    DataError when ranges are not answered, OSError when nothing is.
+    """
     status, _, headers = _get(url, 0, 1)
     total = headers.get("Content-Range", "").rpartition("/")[2]
     if status == 200:

@@ -1,4 +1,4 @@
-"""Tables with a row an image: CSV and its kin, JSON lines, a JSON list, COCO's caption files; plain or gzipped."""
+"""Tables with a row an image: CSV, TSV, JSON lines or lists, COCO captions; also gzipped."""
 
 import csv
 import gzip
@@ -19,10 +19,12 @@ from active_learning.data.sources.files import Files, Listing, read_file, read_t
 
 SEPARATED, JSON_LINES, JSON = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".json",)
 SUFFIXES = (*SEPARATED, *JSON_LINES, *JSON)
-KINDS = ".csv, .tsv, .jsonl, .ndjson and .json (a list of objects, or COCO's captions), also with .gz"
+KINDS = (
+    ".csv, .tsv, .jsonl, .ndjson and .json (a list of objects, or COCO's captions), also with .gz"
+)
 PATH_COLUMNS = (
-    "path", "file_name", "filename", "filepath", "file_path", "file", "image", "image_path", "imagepath", "image_file",
-    "image_name", "img", "img_path", "image_id", "id_code", "name",
+    "path", "file_name", "filename", "filepath", "file_path", "file", "image", "image_path",
+    "imagepath", "image_file", "image_name", "img", "img_path", "image_id", "id_code", "name",
 )  # fmt: skip
 _SEPARATORS = ",\t;|"
 _TRIED = 50  # rows by which the folder of the images is found
@@ -71,7 +73,10 @@ class Paths(Files):
 
 
 def resolve(root: str, path: str, ending: str = "") -> str:
-    """The file that a table's path means. Paths of Windows are understood where the literal one does not exist."""
+    """The file that a table's path means.
+
+    Paths of Windows are understood where the literal one does not exist.
+    """
     if "\0" in path:
         raise OSError(None, "a NUL character in the path", path.replace("\0", "?"))
     if path.lower().startswith("file:"):
@@ -111,13 +116,23 @@ def read_table(file: Path, image: str = "", root: str = "") -> Listing:
         wanted = f"config.data.image={image!r}" if image else f"none of {', '.join(PATH_COLUMNS)}"
         raise DataError(
             f"{file}: no column with the images' paths ({wanted}); there are: {', '.join(names)}; "
-            f"name it by config.data.image, and check the separator (comma, tab, semicolon and | are found)"
+            f"name it by config.data.image, and check the separator (comma, tab, semicolon and | "
+            f"are found)"
         )
     listed = [row.get(column) for row in rows]
-    images = [text.clean(str(path)) if not isinstance(path, str) else path for path in ("" if p is None else p for p in listed)]
-    bad |= {row: f"no {column}" for row, path in enumerate(images) if not path.strip() and row not in bad}
+    images = [
+        text.clean(str(path)) if not isinstance(path, str) else path
+        for path in ("" if p is None else p for p in listed)
+    ]
+    bad |= {
+        row: f"no {column}"
+        for row, path in enumerate(images)
+        if not path.strip() and row not in bad
+    }
     _refuse_urls(file, column, images)
-    columns = {text.clean(name): [row.get(name) for row in rows] for name in names if name != column}
+    columns = {
+        text.clean(name): [row.get(name) for row in rows] for name in names if name != column
+    }
     where, ending = _root(file, root, images)
     return Listing(Paths(where, images, ending), columns, str(file), "table", bad=bad, hint=hint)
 
@@ -134,7 +149,8 @@ def _refuse_urls(file: Path, column: str, images: Sequence[str]) -> None:
     first = next((path for path in images if path), "")
     if paths.is_url(first) or first.startswith(("s3://", "gs://")):
         raise DataError(
-            f"{file}: column {column!r} holds addresses ({first[:80]}), expected files; download them, e.g. with img2dataset"
+            f"{file}: column {column!r} holds addresses ({first[:80]}), expected files; download "
+            f"them, e.g. with img2dataset"
         )
 
 
@@ -146,12 +162,25 @@ def _root(file: Path, root: str, images: Sequence[str]) -> tuple[str, str]:
     if root:
         folders = [paths.local(root)]
     else:
-        folders = [below, *(below / name for name in (stem, "images", "Images", "imgs", stem.rpartition("_")[2])), below.parent]
+        folders = [
+            below,
+            *(below / name for name in (stem, "images", "Images", "imgs", stem.rpartition("_")[2])),
+            below.parent,
+        ]
 
     def hits(folder: Path, ending: str) -> int:
-        return sum(os.path.isfile(resolve(str(folder), path, ending)) for path in tried if "\0" not in path)
+        return sum(
+            os.path.isfile(resolve(str(folder), path, ending)) for path in tried if "\0" not in path
+        )
 
-    best = max(((hits(folder, ending), -n, folder, ending) for ending in _ENDINGS for n, folder in enumerate(folders)), key=_rank)
+    best = max(
+        (
+            (hits(folder, ending), -n, folder, ending)
+            for ending in _ENDINGS
+            for n, folder in enumerate(folders)
+        ),
+        key=_rank,
+    )
     return (str(best[2]), best[3]) if best[0] else (str(folders[0]), "")
 
 
@@ -169,11 +198,15 @@ def _content(file: Path) -> str:
             with gzip.GzipFile(fileobj=io.BytesIO(blob)) as opened:
                 blob = opened.read(most + 1)
             if len(blob) > most:
-                raise DataError(f"{file}: more than {most:,} bytes after decompression; {limits.RAISE}")
+                raise DataError(
+                    f"{file}: more than {most:,} bytes after decompression; {limits.RAISE}"
+                )
         encoding = "utf-16" if blob[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
         return blob.decode(encoding)
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8") from error
+        raise DataError(
+            f"{file}: not UTF-8 (byte {error.start}: {error.reason}); save it as UTF-8"
+        ) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{file}: not a readable gzip file ({error})") from error
 
@@ -204,7 +237,9 @@ def _json(file: Path, content: str) -> list[dict[str, Any]]:
     if isinstance(found, dict) and isinstance(found.get("data"), list):
         found = found["data"]
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise DataError(f"{file}: expected a list of objects, one an image; tables are read as {KINDS}")
+        raise DataError(
+            f"{file}: expected a list of objects, one an image; tables are read as {KINDS}"
+        )
     return found
 
 
@@ -215,12 +250,18 @@ def _coco(file: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
         for one in content["annotations"]:
             if "caption" in one:
                 captions.setdefault(one["image_id"], []).append(one["caption"])
-        rows = [{"path": str(one["file_name"]), "caption": captions.get(one["id"], [])} for one in content["images"]]
+        rows = [
+            {"path": str(one["file_name"]), "caption": captions.get(one["id"], [])}
+            for one in content["images"]
+        ]
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file}: a COCO file with a damaged entry ({type(error).__name__}: {error})") from error
+        raise DataError(
+            f"{file}: a COCO file with a damaged entry ({type(error).__name__}: {error})"
+        ) from error
     if not captions:
         raise DataError(
-            f"{file}: a COCO annotation file without captions; of COCO's files only captions are read, "
+            f"{file}: a COCO annotation file without captions; of COCO's files only captions are "
+            f"read, "
             f"labels come from a table ({KINDS})"
         )
     return rows
@@ -241,7 +282,10 @@ def _separated(file: Path, content: str, image: str) -> tuple[list[dict[str, Any
             if not any(field.strip() for field in fields):
                 continue
             if len(fields) > len(header):
-                bad[len(rows)] = f"line {reader.line_num} has {len(fields)} fields, the header {len(header)}: quote the text"
+                bad[len(rows)] = (
+                    f"line {reader.line_num} has {len(fields)} fields, the header {len(header)}: "
+                    f"quote the text"
+                )
             rows.append(dict(zip(header, fields, strict=False)))
         return rows, bad
     except csv.Error as error:
@@ -249,7 +293,7 @@ def _separated(file: Path, content: str, image: str) -> tuple[list[dict[str, Any
 
 
 def _delimiter(header: str, image: str, usual: str) -> str:
-    """The separator by which the header has a column with paths, else the one that gives most columns."""
+    """Returns the separator that gives the header a path column, else most columns."""
 
     def names(mark: str) -> list[str]:
         return [name.strip() for name in next(csv.reader([header], delimiter=mark), [])]

@@ -9,12 +9,20 @@ from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.storage import Stored
 
 _BLOCK = 512
-_COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
+_COMPRESSED = {
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ": "unxz",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+}
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a tar. `link`: what a hard or symbolic link points at, as a name within the archive; '' for a file."""
+    """A file in a tar.
+
+    `link`: what a hard or symbolic link points at, as a name within the archive; '' for a file.
+    """
 
     name: str
     offset: int
@@ -23,7 +31,9 @@ class Member:
 
 
 def members(file: Stored) -> Iterator[Member]:
-    """Files and links of a tar (ustar, GNU and pax long names), to the last of several archives in a row.
+    """Yields the files and links of a tar, to the last of several archives in a row.
+
+    ustar, GNU and pax long names are understood.
 
     Raises:
       DataError: Naming tar and byte, where it is compressed, truncated or damaged.
@@ -45,14 +55,25 @@ def members(file: Stored) -> Iterator[Member]:
         if "size" in longer and kind not in b"Lxg":
             size = longer["size"]
         if body + size > end:
-            raise DataError(f"{tar}: truncated, the member at byte {at} ends at byte {body + size}, the file at {end}")
+            raise DataError(
+                f"{tar}: truncated, the member at byte {at} ends at byte {body + size}, the file "
+                f"at {end}"
+            )
         at = body + (size + _BLOCK - 1) // _BLOCK * _BLOCK
         if kind in (b"L", b"K", b"x"):
             blob = _header(file, size, body)
-            longer |= _pax(blob) if kind == b"x" else {"path" if kind == b"L" else "linkpath": _text(blob.rstrip(b"\0"))}
+            longer |= (
+                _pax(blob)
+                if kind == b"x"
+                else {"path" if kind == b"L" else "linkpath": _text(blob.rstrip(b"\0"))}
+            )
         elif kind in (b"0", b"\0", b"1", b"2", b"7"):
             name = longer.get("path") or _name(head)
-            link = (longer.get("linkpath") or _text(head[157:257].split(b"\0")[0])) if kind in b"12" else ""
+            link = (
+                (longer.get("linkpath") or _text(head[157:257].split(b"\0")[0]))
+                if kind in b"12"
+                else ""
+            )
             yield Member(name, body, size, _target(name, link, kind))
             longer = {}
         elif kind != b"g":
@@ -65,13 +86,19 @@ def _refuse_compressed(file: Stored) -> None:
     head = file.scan(min(8, file.size), 0)
     for magic, command in _COMPRESSED.items():
         if head.startswith(magic):
-            raise DataError(f"{file.name}: a compressed tar cannot be read at random; decompress it once: {command} {file.name}")
+            raise DataError(
+                f"{file.name}: a compressed tar cannot be read at random; decompress it once: "
+                f"{command} {file.name}"
+            )
 
 
 def _header(file: Stored, size: int, offset: int) -> bytes:
     most = limits.current().header_bytes
     if size > most:
-        raise DataError(f"{file.name}: the header at byte {offset} has {size:,} bytes, more than {most:,}; {limits.RAISE}")
+        raise DataError(
+            f"{file.name}: the header at byte {offset} has {size:,} bytes, more than {most:,}; "
+            f"{limits.RAISE}"
+        )
     return file.scan(size, offset)
 
 
@@ -85,25 +112,32 @@ def _name(head: bytes) -> str:
 
 
 def _target(name: str, link: str, kind: bytes) -> str:
-    """The name within the archive that a link means: a symbolic one is relative to its own folder."""
+    """Returns the name in the archive that a link means; a symbolic one is relative."""
     if kind == b"2" and link:
         return posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
     return link
 
 
 def _checked_size(head: bytes, tar: str, at: int) -> int:
-    """The member's size. Raises DataError when the header's checksum is wrong or the size negative."""
+    """The member's size.
+
+    Raises DataError when the header's checksum is wrong or the size negative.
+    """
     try:
         checksum = _octal(head[148:156])
-        if head[124] & 0x80:
-            size = int.from_bytes(bytes([head[124] & 0x7F]) + head[125:136], "big")
-        else:
-            size = _octal(head[124:136])
+        size = _number(head[124:136])
     except ValueError as error:
         raise DataError(f"{tar}: no tar header at byte {at}") from error
     if checksum != sum(head) - sum(head[148:156]) + 8 * 32:
         raise DataError(f"{tar}: no tar header at byte {at} (checksum)")
     return size
+
+
+def _number(field: bytes) -> int:
+    """A size: octal digits, or GNU's binary form, whose sign bit is refused by its length alone."""
+    if field[0] & 0x80:
+        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+    return _octal(field)
 
 
 def _octal(field: bytes) -> int:
@@ -130,12 +164,10 @@ def _pax(blob: bytes) -> dict:
 
 
 def resolved(found: dict[str, Member], link: Member) -> Member | None:
-    """The file that a link leads to within the archive, through other links; None where it leads nowhere."""
+    """Follows a link, and links it leads to, within the archive; None where it leads nowhere."""
     for _ in range(16):
         target = found.get(link.link) or found.get(posixpath.normpath(link.link))
         if target is None or not target.link:
             return target
         link = target
     return None
-
-

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets in the ArrayRecord format, read (and, from any of our sources, written) without TensorFlow."""
+"""TensorFlow Datasets in the ArrayRecord format, read and written without TensorFlow."""
 
 import contextlib
 import itertools
@@ -26,9 +26,10 @@ INFO = "dataset_info.json"
 
 @dataclass(frozen=True)
 class Tfds(DiskSection):
-    """The set `name` (NAME or NAME/CONFIG) prepared under `path`, its newest version unless `version` is given.
+    """The set `name` (NAME or NAME/CONFIG) prepared under `path`; '' as `version`: the newest.
 
-    Columns are its class labels, integers and texts. ids are the feature `id` where there is one, else places in the split.
+    Columns are its class labels, integers and texts. ids are the feature `id` where there is one,
+    else places in the split.
     """
 
     path: str = setting("~/tensorflow_datasets", hashed=False)
@@ -73,12 +74,15 @@ class Tfds(DiskSection):
             )
         found = [info.parent for info in (root / self.name).glob(f"{self.version or '*'}/{INFO}")]
         if not found:
-            how = f"python -m active_learning.prepare FOLDER_OF_ITS_ORIGINAL_FILES {root} --tfds={self.name}"
+            folder = "FOLDER_OF_ITS_ORIGINAL_FILES"
+            how = f"python -m active_learning.prepare {folder} {root} --tfds={self.name}"
             if self.name not in VERSIONS:
-                how = f"tfds.builder({self.name!r}, data_dir={str(root)!r}, file_format='array_record').download_and_prepare()"
+                make = f"tfds.builder({self.name!r}, data_dir={str(root)!r}"
+                how = f"{make}, file_format='array_record').download_and_prepare()"
                 how += " where TensorFlow is installed"
             raise DataError(
-                f"config.data.name={self.name!r}: not prepared in {root} (there are: {_listed(root)}); run {how}"
+                f"config.data.name={self.name!r}: not prepared in {root} (there are: "
+                f"{_listed(root)}); run {how}"
             )
         return max(
             found,
@@ -97,7 +101,8 @@ class Tfds(DiskSection):
                 or "none"
             )
             raise DataError(
-                f"config.data.image={self.image!r}: no image feature of {folder}; there are: {there}"
+                f"config.data.image={self.image!r}: no image feature of {folder}; there are: "
+                f"{there}"
             )
         records = builder.as_data_source(split, decoders={self.image: decode.SkipDecoding()})
         stamp = " ".join(
@@ -106,10 +111,19 @@ class Tfds(DiskSection):
         )
         wanted = [n for n, kind in known.items() if n != self.image and _is_column(kind)]
         index = open_index(
-            f"{folder / split}", stamp, self.cache, lambda: _make_index(records, wanted), columns=1, size=0
+            f"{folder / split}",
+            stamp,
+            self.cache,
+            lambda: _make_index(records, wanted),
+            columns=1,
+            size=0,
         )
         ids = shards.ids_of(np.zeros(len(index.places), np.int64), index.columns)
-        names = {n: tuple(kind.names) for n, kind in known.items() if isinstance(kind, features.ClassLabel)}
+        names = {
+            n: tuple(kind.names)
+            for n, kind in known.items()
+            if isinstance(kind, features.ClassLabel)
+        }
         columns = {name: values for name, values in index.columns.items() if name != "id"}
         where = f"{self.name}:{split}"
         return Listing(_Records(records, self.image, where), columns, where, "tfds", names, ids)
@@ -142,7 +156,7 @@ def _make_index(records: Any, wanted: list[str]) -> Index:
     for place in range(len(records)):
         try:
             said = records[place]
-        except Exception:  # a damaged record costs one example: counted by name when its label or image is asked for
+        except Exception:  # of several libraries; counted by name when label or image is read
             said = {}
         rows.append({name: _plain(said[name]) for name in wanted if name in said})
     return Index([], shards.columns_of(rows), np.arange(len(rows))[:, None])
@@ -180,7 +194,9 @@ class _Records(Files):
 
 
 def write(name: str, train: Listing, test: Listing | None, root: Path) -> Path:
-    """A TFDS set of ours under `root`, as ArrayRecord files with encoded images: what `tfds.data_source(NAME, data_dir=ROOT)` reads.
+    """Writes a TFDS set under `root`, as ArrayRecord files with encoded images.
+
+    `tfds.data_source(NAME, data_dir=ROOT)` reads it.
 
     Raises DataError for an image that cannot be decoded.
     """
@@ -253,4 +269,6 @@ def _label_names(listing: Listing) -> list[str]:
     """Class names by the rule of data/classes.py."""
     if names := listing.names_of(["label"]):
         return list(names)
-    return list(classes.of_labels(listing.columns["label"], 0, f"{listing.where}: column 'label'").names)
+    return list(
+        classes.of_labels(listing.columns["label"], 0, f"{listing.where}: column 'label'").names
+    )

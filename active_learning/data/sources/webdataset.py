@@ -1,6 +1,7 @@
-"""Tar shards (KEY.jpg, KEY.cls, KEY.json, KEY.txt side by side), read at random: an index of places in each tar, made once.
+"""Tar shards (KEY.jpg, KEY.cls, KEY.json, KEY.txt side by side) with random access by an index.
 
-Nothing is extracted: members are read where they lie, so that no path in an archive ever reaches the disk.
+Nothing is extracted: members are read where they lie, so that no path in an archive ever reaches
+the disk.
 """
 
 import json
@@ -26,12 +27,15 @@ _TEXTS = (".cls", ".txt", ".json")
 
 @dataclass(frozen=True)
 class WebDataset(ShardSection):
-    """`path`: a folder with tars named train*.tar and test*.tar (or val*.tar), or in folders of these names, or any tars, or a
-    pattern such as 'DIR/train-*.tar' or 'DIR/train-{000..015}.tar', or such a URL whose server answers range requests.
+    """Tar shards in the WebDataset layout.
 
-    Columns: `label` from .cls, `caption` from .txt, and every field of .json. ids are shard << 32 | place in the shard, shards
-    in sorted order of their names, or the field `id` where every example has one. The index is kept beside each tar
-    (TAR.index.npz), or in `cache`.
+    `path`: a folder with tars named train*.tar and test*.tar (or val*.tar), or in folders of these
+    names, or any tars; or a pattern such as 'DIR/train-*.tar' or 'DIR/train-{000..015}.tar'; or
+    such a URL whose server answers range requests.
+
+    Columns: `label` from .cls, `caption` from .txt, and every field of .json. ids are shard << 32 |
+    place in the shard, shards in sorted order of their names, or the field `id` where every example
+    has one. The index is kept beside each tar (TAR.index.npz), or in `cache`.
     """
 
     suffix = ".tar"
@@ -40,7 +44,14 @@ class WebDataset(ShardSection):
         files = shards.each(paths, open_file)
 
         def opened(file: Stored) -> Index:
-            return open_index(file.name, file.stamp, self.cache, lambda: make_index(file), columns=4, size=file.size)
+            return open_index(
+                file.name,
+                file.stamp,
+                self.cache,
+                lambda: make_index(file),
+                columns=4,
+                size=file.size,
+            )
 
         indices = shards.each(files, opened)
         shard, index = shards.join(indices)
@@ -53,7 +64,7 @@ class WebDataset(ShardSection):
 
 @dataclass(frozen=True, eq=False)
 class _Members(Files):
-    """Places of images in tars: offset and size of the image, and of its small view (size 0: none)."""
+    """Offset and size of each image in its tar, and of its small view (size 0: none)."""
 
     files: Sequence[Stored]
     shard: np.ndarray  # (n,)
@@ -94,10 +105,11 @@ class _Sample:
 
 
 def make_index(file: Stored) -> Index:
-    """The index of a tar, from one pass over its headers; of the bodies only .cls, .txt and .json are read.
+    """Indexes a tar in one pass over its headers; only .cls, .txt and .json bodies are read.
 
-    A key ends at the first dot of the file name. Where that leaves a sample without an image, its members' names are cut at
-    their last dot instead. What is not used is counted by reason. Raises DataError naming tar and byte.
+    A key ends at the first dot of the file name. Where that leaves a sample without an image, its
+    members' names are cut at their last dot instead. What is not used is counted by reason. Raises
+    DataError naming tar and byte.
     """
     left_out, samples = LeftOut(), _samples(file)
     keys, fields, places, bad = [], [], [], {}
@@ -112,9 +124,13 @@ def make_index(file: Stored) -> Index:
             fields.append({})
             places.append([0, 0, 0, 0])
         keys.append(key)
-        fields.append(_fields({s: _text_of(file, m) for s, m in sample.parts.items() if s in _TEXTS}))
+        fields.append(
+            _fields({s: _text_of(file, m) for s, m in sample.parts.items() if s in _TEXTS})
+        )
         member = sample.parts[image]
-        places.append([member.offset, member.size, *((small.offset, small.size) if small else (0, 0))])
+        places.append(
+            [member.offset, member.size, *((small.offset, small.size) if small else (0, 0))]
+        )
     table = np.asarray(places, np.int64).reshape(-1, 4)
     return Index(keys, shards.columns_of(fields), table, bad, left_out.counts, left_out.names)
 
@@ -155,7 +171,11 @@ def _with_images(samples: dict[str, _Sample], left_out: LeftOut):
     for key, sample in samples.items():
         if any(suffix in SUFFIXES for suffix in sample.parts):
             for suffix in sample.parts:
-                if suffix.endswith(SUFFIXES) and suffix not in SUFFIXES and not suffix.startswith(SMALL + "."):
+                if (
+                    suffix.endswith(SUFFIXES)
+                    and suffix not in SUFFIXES
+                    and not suffix.startswith(SMALL + ".")
+                ):
                     left_out.add("images beside another one of the same key", key + suffix)
             yield key, sample
             continue
@@ -176,12 +196,17 @@ def _with_images(samples: dict[str, _Sample], left_out: LeftOut):
 
 def _text_of(file: Stored, member: Member) -> bytes:
     """A text member; one above the limit counts as missing."""
-    return b"" if member.size > limits.current().text_bytes else file.scan(member.size, member.offset)
+    return (
+        b"" if member.size > limits.current().text_bytes else file.scan(member.size, member.offset)
+    )
 
 
 def _fields(parts: dict[str, bytes]) -> dict[str, Any]:
     out: dict[str, Any] = {}
-    texts = {suffix: blob.decode("utf-8", "replace").strip("\ufeff \t\r\n") for suffix, blob in parts.items()}
+    texts = {
+        suffix: blob.decode("utf-8", "replace").strip("\ufeff \t\r\n")
+        for suffix, blob in parts.items()
+    }
     if ".json" in texts:
         try:
             found = json.loads(texts[".json"])

@@ -1,4 +1,4 @@
-"""Writes examples into one shard, a tar or an ArrayRecord file: the same examples give the same bytes."""
+"""Writers of tar and ArrayRecord shards; the same examples give the same bytes."""
 
 import io
 import json
@@ -38,7 +38,7 @@ class RecordShard:
 
 
 class TarShard:
-    """NAME.tar in the WebDataset layout: ID.jpg (or the image's own suffix), ID.json, ID.small.jpg."""
+    """NAME.tar in the WebDataset layout: ID.jpg (or another suffix), ID.json, ID.small.jpg."""
 
     suffix = ".tar"
 
@@ -64,7 +64,7 @@ class TarShard:
 
 
 def publish(shard: RecordShard | TarShard) -> None:
-    """Closes a shard and gives its files their names, the first one last: where it is, everything is."""
+    """Closes a shard and renames its files, the first one last: where it is, everything is."""
     shard.close()
     for file in reversed(shard.files):
         with open(f"{file}.part", "rb") as written:

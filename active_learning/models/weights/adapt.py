@@ -121,7 +121,7 @@ def adapt(weights: Weights, module: Any, image_shape: tuple[int, int, int]) -> A
             lines.append(Line("left", "", r.theirs, (), shape_there))
             continue
         status = "taken" if same else "resized"
-        lines.append(Line(status, " + ".join(ours), r.theirs, wanted[ours[0]], shape_there))
+        lines.append(Line(status, _joined(ours), r.theirs, wanted[ours[0]], shape_there))
         rows.append(r)
         filled |= set(ours)
     for name in weights.left:
@@ -133,6 +133,13 @@ def adapt(weights: Weights, module: Any, image_shape: tuple[int, int, int]) -> A
             raise ConfigError(f"{path}: has nothing for our parameter {name} of shape {shape}")
         lines.append(Line("new", name, "", shape))
     return Adaptation(weights, module, image_shape, tuple(lines), tuple(rows), wanted)
+
+
+def _joined(paths: list[str]) -> str:
+    """Several paths as one, the names in which they differ in brackets."""
+    columns = zip(*(path.split("/") for path in paths), strict=True)
+    names = [list(dict.fromkeys(column)) for column in columns]
+    return "/".join(n[0] if len(n) == 1 else f"({', '.join(n)})" for n in names)
 
 
 def _resizable(path: str) -> bool:

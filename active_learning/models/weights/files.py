@@ -181,11 +181,30 @@ def load_into(
         raise ConfigError(
             f"{key}={str(path)!r}: {len(wrong)} parameters do not fit this config: {listed}"
         )
+    if different := _different_fields(weights.module, module):
+        raise ConfigError(f"{key}={str(path)!r}: its model has {'; '.join(different[:3])} here")
     assembly = Assembly(module, image_shape)
     for name, values in weights.read():
         if name not in extra:
             assembly.fill(name, values)
     return assembly.params
+
+
+# Fields that change how a module runs or begins, not the function of its parameters.
+_HABITS = ("qkv_bias", "scan", "remat", "dtype", "attention", "num_classes", "pad", "end")
+_HABITS += ("scale", "bias", "mlp_dim", "parent", "name")
+
+
+def _different_fields(theirs: Any, ours: Any, prefix: str = "") -> list[str]:
+    """Fields in which two modules of the same parameters compute another function."""
+    out = []
+    for name in (f.name for f in dataclasses.fields(ours) if f.name not in _HABITS):
+        here, there = vars(ours)[name], vars(theirs)[name]
+        if dataclasses.is_dataclass(here):
+            out += _different_fields(there, here, f"{name}.")
+        elif here != there:
+            out.append(f"{prefix}{name}={there!r}, not {here!r} as")
+    return out
 
 
 def layout_for(module: Any, fmt: str) -> Layout:
@@ -223,7 +242,8 @@ def complete(module: Any, params: dict[str, np.ndarray], layout: Layout) -> tupl
     if has_two_towers(module):
         towers = {}
         for name in ("image", "text"):
-            inner = {p.removeprefix(f"{name}/"): v for p, v in params.items()}
+            own_params = {p: v for p, v in params.items() if p.startswith(f"{name}/")}
+            inner = {p.removeprefix(f"{name}/"): v for p, v in own_params.items()}
             tower, new = _complete_tower(getattr(module, name), inner, layout)
             towers[name] = tower
             params = params | {f"{name}/{p}": v for p, v in new.items()}

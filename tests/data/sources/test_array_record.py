@@ -42,7 +42,8 @@ def test_ids_columns_and_views(tmp_path):
     train = opened.train
     assert sorted([*train.ids, *opened.test.ids]) == list(range(1000, 1030))
     assert train.labels("label").tolist() == [(i - 1000) % 3 for i in train.ids]
-    assert train.texts("caption")[0] == f"ein {list(COLOURS)[(train.ids[0] - 1000) % 3]}er Fleck, ü"
+    color = list(COLOURS)[(train.ids[0] - 1000) % 3]
+    assert train.texts("caption")[0] == f"ein {color}er Fleck, ü"
     small = train.gather_small(np.arange(4))["image_small"]
     assert (
         small[..., 0].mean((1, 2)) > small[..., 2].mean((1, 2)) + 60

@@ -110,7 +110,7 @@ def test_small_views_of_files_and_arrays_together(tmp_path):
     write_folder(tmp_path / "a", each=4)
     (tmp_path / "b").mkdir()
     write_arrays(tmp_path / "b", 20, 8)
-    labels = {"label": "", "truth": ""}
+    labels = {"label": "", "clean_label": ""}
     folder = ImageFolder(path=str(tmp_path / "a"), size=8, small=4, **labels)
     mixture = Mixture(
         sources={"a": folder, "b": Arrays(path=str(tmp_path / "b"), small=4)}, label=""

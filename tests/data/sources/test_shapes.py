@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from active_learning.data.sources import shapes
-from active_learning.data.sources.shapes import CLASSES, Shapes, draw, uniform, corrupted_labels
+from active_learning.data.sources.shapes import CLASSES, Shapes, corrupted_labels, draw, uniform
 from active_learning.data.sources.source import DataError
 
 SMALL = Shapes(train=300, test=50)
@@ -85,7 +85,7 @@ def test_the_shape_stands_out():
     [
         ({"size": 8}, r"config\.data\.size=8: must be at least 16"),
         ({"train": 0}, r"config\.data\.train=0"),
-        ({"noise": 1.0}, r"config\.data\.noise=1\.0: expected a share"),
+        ({"noise": 1.0}, r"config\.data\.noise=1\.0: expected a fraction"),
     ],
 )
 def test_refusals(change, pattern):

@@ -58,7 +58,7 @@ def test_labels_that_are_no_class_are_refused():
         memory().labels("labels")
     image = np.zeros((3, 2, 2, 1), np.uint8)
     for bad in (7, -1):
-        source = Memory(image, {"label": np.array([0, bad, bad])}, 3, name="there.npz")
+        source = Memory(image, {"label": np.array([0, bad, bad])}, 3, location="there.npz")
         with pytest.raises(
             DataError,
             match=rf"^there.npz: column 'label' has label {bad} at index 1, outside \[0, 3\)$",

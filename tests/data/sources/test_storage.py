@@ -109,14 +109,3 @@ def test_a_read_is_whole_or_an_error(tmp_path):
     assert file.pread(3, 97) == b"abc"
     with pytest.raises(OSError, match="ends before byte 101"):
         file.pread(4, 97)
-
-
-def test_ranges_in_braces():
-    assert storage.expand("http://h/a-{08..11}.tar") == [
-        f"http://h/a-{n}.tar" for n in ("08", "09", "10", "11")
-    ]
-    assert len(storage.expand("http://h/{0..1}-{0..2}.tar")) == 6
-    assert storage.expand("http://h/a.tar") == ["http://h/a.tar"]
-    for wrong in ("http://h/{a..b}", "http://h/{1..", "http://h/{3..1}"):
-        with pytest.raises(DataError, match="expected a range"):
-            storage.expand(wrong)

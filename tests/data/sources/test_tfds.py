@@ -17,9 +17,10 @@ from active_learning.config import freeze
 from active_learning.data.images import encode_png
 from active_learning.data.sources.from_path import listings_of, section_of
 from active_learning.data.sources.originals import CIFAR, FASHION
+from active_learning.data.sources.preparation import Options, prepare
 from active_learning.data.sources.source import DataError
 from active_learning.data.sources.tfds import Tfds
-from active_learning.prepare import Options, main, prepare
+from active_learning.prepare import main
 from configs import cifar10n
 from tests.data.photos import COLOURS, blob
 
@@ -175,7 +176,7 @@ def test_idx_files_that_are_damaged(tmp_path):
             section_of(str(tmp_path)).open()
 
 
-def test_parquet_as_hugging_face_writes_it(tmp_path):
+def test_parquet_as_hugging_face_writes_it(tmp_path, monkeypatch):
     import json
 
     import pyarrow as pa
@@ -199,11 +200,16 @@ def test_parquet_as_hugging_face_writes_it(tmp_path):
     for part in ("train-00000-of-00001", "test-00000-of-00001"):
         parquet.write_table(table, tmp_path / f"{part}.parquet", row_group_size=6)
     train, test = listings_of(section_of(str(tmp_path)))
-    assert train.class_names == tuple(names) and len(test.files) == 20
+    assert train.class_names == {"label": tuple(names)} and len(test.files) == 20
     assert [train.files.read(n) for n in (0, 19, 7)] == [images[n] for n in (0, 19, 7)]
     prepare(train, test, tmp_path / "out", Options())
     made = section_of(str(tmp_path / "out")).open()
     assert made.train.class_names == tuple(names) and made.train.texts("texts")[4] == ["a4", "ß"]
+    direct = section_of(str(tmp_path)).open()  # small enough to train on as it is
+    assert direct.train.texts("texts")[4] == ["a4", "ß"] and direct.train.ids.tolist() == list(
+        range(20)
+    )
+    monkeypatch.setattr("active_learning.data.sources.parquet.DIRECT", 100)
     with pytest.raises(DataError, match="prepare it first"):
         section_of(str(tmp_path)).open()
     (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"no parquet")

@@ -1,6 +1,4 @@
-"""Published weights: the committed list of names, a forward pass in NumPy from them, round trips,
-and what does not fit.
-"""
+"""big_vision's SigLIP: the committed list of names, and a forward pass in NumPy from the weights."""
 
 import json
 from pathlib import Path
@@ -9,36 +7,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
-from active_learning.config import ConfigError
 from active_learning.models import VARIANTS, Text, TwoTower, ViT
-from active_learning.models.weights import siglip
+from active_learning.models.weights import open_weights
+from active_learning.models.weights.big_vision import LAYOUT
+from active_learning.models.weights.table import expand, expected_shape, leaves_of
 
-LAYOUT = json.loads((Path(__file__).parents[3] / "docs" / "siglip_layout.json").read_text())[
-    "models"
-]
+LISTED = json.loads((Path(__file__).parents[3] / "docs" / "siglip_layout.json").read_text())
 SHAPE = (16, 16, 3)
 
 
 def published(variant: str, patch: int, context: int) -> TwoTower:
-    size = VARIANTS[variant]
+    size = VARIANTS[variant] | {"qkv_bias": "qkv"}
     text = Text(vocab=32_000, context=context, pool="last", pad=1, **size)
     return TwoTower(ViT(patch=patch, pool="map", **size), text, image_out=0, text_out=size["width"])
 
 
-def small(**image) -> TwoTower:
-    size = {"width": 8, "depth": 2, "heads": 2, "mlp_dim": 12}
-    text = Text(vocab=20, context=5, pool="last", pad=1, scan=bool(image.get("scan")), **size)
-    return TwoTower(ViT(patch=8, pool="map", **size, **image), text, image_out=0, text_out=8)
+def small() -> TwoTower:
+    size = {"width": 8, "depth": 2, "heads": 2, "mlp_dim": 12, "qkv_bias": "qkv"}
+    text = Text(vocab=20, context=5, pool="last", pad=1, **size)
+    return TwoTower(ViT(patch=8, pool="map", **size), text, image_out=0, text_out=8)
 
 
-def weights_like(module, seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {
-        name: rng.normal(0, 0.5, shape).astype(np.float32)
-        for name, shape in siglip.layout(module, SHAPE).items()
-    }
+def shapes(module, image_shape) -> dict[str, tuple[int, ...]]:
+    leaves = leaves_of(module, image_shape)
+    rows = expand(LAYOUT.table(module, "params/"), module, leaves)
+    return {r.theirs: expected_shape(r, module, leaves) for r in rows}
 
 
 @pytest.mark.parametrize(
@@ -46,12 +40,29 @@ def weights_like(module, seed: int = 0) -> dict[str, np.ndarray]:
     [("B/16", published("B", 16, 64)), ("So400m/14", published("So400m", 14, 16))],
 )
 def test_the_layout_is_the_committed_list(name, module):
-    listed = next(found for key, found in LAYOUT.items() if key.startswith(name))
+    listed = next(found for key, found in LISTED["models"].items() if key.startswith(name))
     expected = {}
     for pattern, shape in listed["arrays"].items():
         blocks = range(listed["depth"]) if "*" in pattern else (0,)
         expected |= {pattern.replace("*", str(k)): tuple(shape) for k in blocks}
-    assert siglip.layout(module, (224, 224, 3)) == expected
+    assert shapes(module, (224, 224, 3)) == expected
+
+
+def write(folder, stacked: bool = False, seed: int = 0) -> dict[str, np.ndarray]:
+    """An .npz of random weights, the blocks one by one or stacked as a scan stores them."""
+    rng = np.random.default_rng(seed)
+    weights = {
+        name: rng.normal(0, 0.5, shape).astype(np.float32)
+        for name, shape in shapes(small(), SHAPE).items()
+    }
+    stored = dict(weights)
+    if stacked:
+        for name in [n for n in weights if "encoderblock_0/" in n]:
+            both = [stored.pop(name.replace("block_0/", f"block_{k}/")) for k in (0, 1)]
+            stored[name.replace("block_0/", "block/")] = np.stack(both)
+    np.savez(folder / "weights.npz", **stored)
+    (folder / "about.json").write_text(json.dumps({"image_size": SHAPE[0]}))
+    return weights
 
 
 def norm(x, w, at):
@@ -113,56 +124,19 @@ def numpy_forward(w, image, tokens):
     )
 
 
-@pytest.mark.parametrize("scan", [False, True])
-def test_loaded_weights_give_what_numpy_computes_from_them(scan):
-    module, rng = small(scan=scan), np.random.default_rng(1)
-    weights = weights_like(module)
-    image, tokens = (
-        rng.normal(size=(3, *SHAPE)).astype(np.float32),
-        rng.integers(0, 20, (3, 5)).astype(np.int32),
+@pytest.mark.parametrize("stacked", [False, True])
+def test_read_weights_give_what_numpy_computes_from_them(tmp_path, stacked):
+    rng = np.random.default_rng(1)
+    weights = write(tmp_path, stacked)
+    image = rng.normal(size=(3, *SHAPE)).astype(np.float32)
+    tokens = rng.integers(0, 20, (3, 5)).astype(np.int32)
+    read = open_weights(tmp_path)
+    assert read.module == small()
+    made = jax.jit(read.module.apply)(
+        {"params": read.params()}, jnp.asarray(image), jnp.asarray(tokens)
     )
-    params = siglip.from_weights(weights, module, SHAPE)
-    said = jax.jit(module.apply)({"params": params}, jnp.asarray(image), jnp.asarray(tokens))
     images, texts, scale, bias = numpy_forward(weights, image, tokens)
-    np.testing.assert_allclose(said.image, images, rtol=2e-4, atol=2e-5)
-    np.testing.assert_allclose(said.text, texts, rtol=2e-4, atol=2e-5)
-    np.testing.assert_allclose(said.scale, np.repeat(scale, 3), rtol=1e-5)
-    np.testing.assert_allclose(said.bias, np.repeat(bias, 3), rtol=1e-6)
-
-
-def test_a_round_trip_keeps_every_number_but_the_key_biases(tmp_path):
-    weights = weights_like(small())
-    siglip.save(tmp_path / "w.npz", weights)
-    params = siglip.load(tmp_path / "w.npz", small(), SHAPE, "config.reference.path")
-    again = siglip.to_weights(params, small())
-    assert again.keys() == weights.keys()
-    for name, values in again.items():
-        np.testing.assert_array_equal(values, 0 if name.endswith("key/bias") else weights[name])
-
-
-def test_weights_that_do_not_fit_are_named(tmp_path):
-    weights = weights_like(small())
-    del weights["params/t"]
-    weights["params/img/extra"] = np.zeros(2)
-    weights["params/txt/Embed_0/embedding"] = np.zeros((21, 8))
-    with pytest.raises(
-        ConfigError,
-        match=r"3 weights do not fit.*img/extra is \(2,\), expected nothing; "
-        r"params/t is missing, expected \(1,\)",
-    ):
-        siglip.from_weights(weights, small(), SHAPE)
-    (tmp_path / "w.npz").write_bytes(b"no")
-    with pytest.raises(ConfigError, match=r"config.reference.path=.*no readable .npz"):
-        siglip.load(tmp_path / "w.npz", small(), SHAPE, "config.reference.path")
-    with pytest.raises(ConfigError, match=r"expected NAME.npz or NAME.safetensors"):
-        siglip.save(tmp_path / "w.bin", {})
-
-
-def test_safetensors_hold_the_same_names_and_numbers(tmp_path):
-    weights = weights_like(small())
-    weights["params/img/turned"] = np.arange(6, dtype=np.float32).reshape(2, 3).T
-    siglip.save(tmp_path / "w.safetensors", weights)
-    found = load_file(tmp_path / "w.safetensors")
-    assert found.keys() == weights.keys()
-    for name, values in weights.items():
-        np.testing.assert_array_equal(found[name], values)
+    np.testing.assert_allclose(made.image, images, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(made.text, texts, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(made.scale, np.repeat(scale, 3), rtol=1e-5)
+    np.testing.assert_allclose(made.bias, np.repeat(bias, 3), rtol=1e-6)

@@ -1,5 +1,6 @@
 """Weights of every layout: what is written is read again, and publishers' files give their outputs."""
 
+import dataclasses
 import json
 
 import jax
@@ -273,7 +274,7 @@ def test_names_and_metadata_are_the_publishers(tmp_path):
 def test_weights_that_must_fit_a_given_module(tmp_path):
     folder = write(tmp_path, "big_vision")
     ours = TwoTower(
-        tiny.vit(pool="map", qkv_bias="qv"),
+        tiny.vit(pool="map", qkv_bias="qv", activation="gelu_tanh"),
         Text(vocab=20, context=5, pool="last", pad=1, **tiny.SIZE | {"qkv_bias": "qv"}),
         0,
         8,
@@ -289,3 +290,10 @@ def test_weights_that_must_fit_a_given_module(tmp_path):
     ):
         text = Text(vocab=21, context=6, pool="last", pad=1, **tiny.SIZE)
         load_into(folder, TwoTower(tiny.vit(pool="map"), text, 0, 8), tiny.SHAPE, "config.reference.path")
+
+
+def test_a_model_of_another_function_is_refused_though_its_parameters_fit(tmp_path):
+    folder = write(tmp_path, "big_vision")
+    other = dataclasses.replace(tiny.siglip(), image=tiny.vit(pool="map", activation="gelu"))
+    with pytest.raises(ConfigError, match=r"its model has image.activation='gelu_tanh', not 'gelu'"):
+        load_into(folder, other, tiny.SHAPE, "config.reference.path")

@@ -1,0 +1,1 @@
+"""Faults on purpose: `python -m tests.drill` kills, damages and misleads the public commands."""

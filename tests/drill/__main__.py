@@ -1,0 +1,71 @@
+"""`python -m tests.drill [--part=NAME ...] [--count=N] [--seed=N] [--jobs=2] [--out=FOLDER]`.
+
+Faults on purpose, through the public commands only. Prints one table; exits with 1 when anything
+was not as promised (docs/reliability.md), after a line for each such case.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.drill import bad_configs, bad_inputs, commands, damage, injections, kills
+from tests.drill.table import Result, drill, table
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the drill: how many cases, what is right, and what makes the cases."""
+
+    count: int
+    promise: str
+    cases: Callable
+
+
+PARTS = {
+    "kills": Part(50, "SIGKILL at any moment, nine kinds of runs: the same bits", kills.kills),
+    "damage": Part(200, "damaged files: noticed, and repaired or named", damage.files),
+    "stops": Part(12, "SIGTERM and Ctrl-C, two processes: saved, the same bits", kills.stops),
+    "configs": Part(500, "bad values: one line that names the key", bad_configs.configs),
+    "inputs": Part(1000, "damaged data: left out and counted, or one line", bad_inputs.inputs),
+    "injections": Part(150, "mischief in a run folder: text in the report", injections.injections),
+}
+
+
+def parts(
+    names: list[str], folder: Path, count: int = 0, seed: int = 0, jobs: int = 2
+) -> list[Result]:
+    """Runs parts of the drill in `folder`; `count` cases of each (0: all of them)."""
+    straight = kills.Straight(folder)
+    results = []
+    for name in names:
+        part = PARTS[name]
+        where = {"configs": straight.data, "inputs": folder / "inputs"}.get(name, straight)
+        cases = part.cases(count or part.count, seed, where)
+        results.append(drill(name, part.promise, cases, jobs, commands.close))
+    return results
+
+
+def main() -> int:
+    """Prints the table and what went wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.drill", description=__doc__)
+    parser.add_argument("--part", action="append", choices=PARTS, default=[])
+    parser.add_argument("--count", type=int, default=0, help="cases a part (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="folder to work in; kept (default: a temporary)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.out or Path(temporary)
+        results = parts(args.part or list(PARTS), folder, args.count, args.seed, args.jobs)
+    for result in results:
+        for problem in result.faults:
+            print(problem)
+    print(table(results))
+    return int(any(result.faults for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Nine kinds of small runs, and everything of a run folder that must be the same to the bit."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tests import world
+from tests.data.photos import write_folder
+from tests.drill import commands
+
+_SHARED = (
+    "--config.batch_size=16",
+    "--config.total=16 steps",
+    "--config.learner.width=16",
+    "--config.learner.depth=1",
+    "--config.learner.heads=1",
+    "--config.scorer.width=8",
+    "--config.scorer.depth=1",
+    "--config.evaluate.every=25 %",
+    "--config.evaluate.subset=60",
+    "--config.log.every=1 steps",
+    "--config.log.chosen=true",
+    "--config.checkpoint.every=3 steps",
+)
+_REFERENCE = ("--config.reference.total=6 steps", "--config.reference.batch_size=16")
+_TRAINED = _SHARED + _REFERENCE
+_SMALL = (
+    "--config.data.size=16",
+    "--config.data.small=8",
+    "--config.learner.patch=8",
+    "--config.scorer.patch=4",
+)
+KINDS = {
+    "uniform": ("arrays.py:uniform", _SHARED),
+    "trained reference": ("arrays.py", _TRAINED),
+    "cross-fitted": ("arrays.py", (*_SHARED, "--config.reference.kind=crossfitted", *_REFERENCE)),
+    "co-trained": ("arrays.py", (*_SHARED, "--config.reference.kind=cotrained")),
+    "online reference": ("arrays.py", (*_SHARED, "--config.reference.kind=online")),
+    "filtered pool": ("arrays.py", (*_TRAINED, "--config.select.policy=offline_filter")),
+    "selecting ahead": ("arrays.py", (*_TRAINED, "--config.select.schedule=ahead")),
+    "window by the gate": (
+        "arrays.py",
+        (*_TRAINED, "--config.select.until=auto", "--config.evaluate.gate=tune"),
+    ),
+    "small views": ("folder.py", (*_TRAINED, *_SMALL, "--config.select.schedule=ahead")),
+}
+
+
+def write_data(folder: Path) -> Path:
+    """Arrays, and a folder of pictures, for all kinds."""
+    (folder / "arrays").mkdir(parents=True)
+    world.write_arrays(folder / "arrays")
+    write_folder(folder / "pictures", each=60)
+    return folder
+
+
+def arguments(kind: str, data: Path, workdir: Path) -> list[str]:
+    """The arguments of `main` for a run of this kind."""
+    name, flags = KINDS[kind]
+    place = data / ("pictures" if name.startswith("folder") else "arrays")
+    config = [f"--config=configs/{name}", f"--config.data.path={place}"]
+    return [*config, f"--workdir={workdir}", *flags]
+
+
+def train(kind: str, data: Path, workdir: Path, **options) -> commands.Done:
+    """Trains or continues a run of this kind."""
+    return commands.run("main", *arguments(kind, data, workdir), **options)
+
+
+def content(workdir: Path) -> dict[str, str]:
+    """Hashes of what a run computed, by name; seconds and other habits are left out."""
+    from active_learning.checkpoint import load_params
+    from active_learning.config import ConfigError
+
+    hashes = {}
+    for model in ("learner", "online", "reference"):
+        try:
+            hashes[model] = _digest(load_params(workdir, model))
+        except ConfigError:
+            hashes[model] = "none"
+    summary = json.loads((workdir / "summary.json").read_text())
+    hashes["summary"] = _json({k: summary[k] for k in ("complete", "step", "final", "flops")})
+    hashes["metrics"] = _json([_timeless(row) for row in _rows(workdir)])
+    hashes["chosen"] = _digest(_chosen(workdir))
+    return hashes
+
+
+def difference(workdir: Path, expected: dict[str, str], names: tuple[str, ...] = ()) -> str:
+    """The first part of a run that is not what it must be; empty when all are."""
+    found = content(workdir)
+    names = names or tuple(expected)
+    return next((f"other {name}" for name in names if found[name] != expected[name]), "")
+
+
+def _rows(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def _timeless(row: dict) -> dict:
+    """A row without times, nor means over what was logged since a restart."""
+    return {k: v for k, v in row.items() if "seconds" not in k and not k.startswith("data/")}
+
+
+def _chosen(workdir: Path) -> list[np.ndarray]:
+    """The ids of each update; a run that was killed has written some of them twice."""
+    rows: list[np.ndarray] = []
+    for path in sorted((workdir / "chosen").glob("*.npy")):
+        rows[int(path.stem) :] = list(np.load(path))
+    return rows
+
+
+def chosen_sets(workdir: Path) -> list[list[int]]:
+    """The ids of each update in ascending order."""
+    return [sorted(row.tolist()) for row in _chosen(workdir)]
+
+
+def _json(value) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _digest(tree) -> str:
+    import jax
+
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
