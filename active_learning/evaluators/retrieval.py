@@ -34,18 +34,14 @@ class Retrieval:
         return retrieval_metrics(images, self.embed.texts(params, tokens), owner)
 
 
-<<<<<<< HEAD
     def per_example(self, params: PyTree, part) -> Float[np.ndarray, "n"]:
         """Minus log(1 + rank) of each image: what two models are compared by."""
         return -np.asarray(self(params, part)["per_image"], np.float64)
 
 
-def captions_of(part, rows: np.ndarray) -> tuple[Integer[np.ndarray, "m L"], Integer[np.ndarray, "m"]]:
-=======
 def captions_of(
     part, rows: np.ndarray
 ) -> tuple[Integer[np.ndarray, "m L"], Integer[np.ndarray, "m"]]:
->>>>>>> main
     """Token ids of all captions of these rows, and the place in `rows` of each one's image."""
     given, table = part.caption_of[rows], part.captions
     exists = np.arange(table.tokens.shape[1])[None] < table.counts[given][:, None]
