@@ -7,7 +7,7 @@ export MALLOC_TRIM_THRESHOLD_ := 10000000000
 export MALLOC_TOP_PAD_ := 268435456
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint docs lock bench experiments mutants
+.PHONY: demo test lint docs lock bench experiments mutants drill
 
 demo: .venv/ready
 	$(PY) -m experiments.demo
@@ -31,6 +31,9 @@ lock:
 
 mutants: .venv/ready
 	$(PY) -m tests.mutants
+
+drill: .venv/ready
+	$(PY) -m tests.drill
 
 bench: .venv/ready
 	$(PY) -m experiments.bench_step

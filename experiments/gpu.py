@@ -33,7 +33,7 @@ from active_learning.core import sharding
 from active_learning.core.recipe import init_state
 from active_learning.core.step import uniform_step
 from active_learning.models import ViT
-from active_learning.models.vit import stack_blocks, unstack_blocks
+from active_learning.models.transformer import stack_blocks, unstack_blocks
 from active_learning.plan.abstract import build_abstract
 from active_learning.settings import Optim, Select
 from experiments.bench_step import case, table

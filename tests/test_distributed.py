@@ -17,6 +17,8 @@ import pytest
 from active_learning import distributed
 from active_learning.config import ConfigError
 from active_learning.data.sources.source import DataError
+from active_learning.distributed import launchers, processes
+from active_learning.distributed.exchange import _difference
 from active_learning.metrics import StorageError
 from active_learning.train import loop
 from active_learning.train.build import build
@@ -241,8 +243,8 @@ class Metadata(BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize(("hosts", "method"), [(b"10.0.0.1,10.0.0.2", "gcetpu"), (b"a", None)])
 def test_a_tpu_pod_without_variables_asks_the_metadata_server(joined, monkeypatch, hosts, method):
-    monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: name == "libtpu")
-    monkeypatch.setattr(distributed.glob, "glob", lambda _: ["/dev/vfio/0"])
+    monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: name == "libtpu")
+    monkeypatch.setattr(launchers.glob, "glob", lambda _: ["/dev/vfio/0"])
     monkeypatch.setattr(Metadata, "hosts", hosts)
     with HTTPServer(("127.0.0.1", 0), Metadata) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -253,7 +255,7 @@ def test_a_tpu_pod_without_variables_asks_the_metadata_server(joined, monkeypatc
         [] if method is None else [{"cluster_detection_method": method}]
     )
     monkeypatch.setenv("GCE_METADATA_IP", "127.0.0.1:1")  # nobody answers there
-    assert not distributed._in_tpu_pod()
+    assert not launchers._in_tpu_pod()
 
 
 @pytest.mark.parametrize(
@@ -308,7 +310,7 @@ def test_others_that_cannot_be_reached_are_one_line(joined, monkeypatch):
 )
 def test_the_minority_is_what_differs(values, message):
     reports = [{"values": {"config": v}, "host": f"h{n}"} for n, v in enumerate(values)]
-    line = distributed._difference(reports)
+    line = _difference(reports)
     assert line is None if message is None else re.match(message, line)
 
 
@@ -327,7 +329,7 @@ def test_the_code_version_is_that_of_the_source_files():
 
 def test_a_home_that_cannot_be_written_means_no_cache(monkeypatch):
     warned = []
-    monkeypatch.setattr(distributed.LOG, "warning", lambda *args: warned.append(args[0] % args[1:]))
+    monkeypatch.setattr(processes.LOG, "warning", lambda *args: warned.append(args[0] % args[1:]))
     monkeypatch.setenv("HOME", "/proc/nobody")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     before = jax.config.jax_compilation_cache_dir

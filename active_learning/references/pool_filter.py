@@ -1,7 +1,10 @@
 """Offline filtering: the reference scores the pool once, and training sees what it keeps."""
 
 import dataclasses
+import io
 import time
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from jaxtyping import Float32, Int64, PyTree
 
 from active_learning import distributed
 from active_learning.data.parts import Part
+from active_learning.metrics import write_atomic
 from active_learning.references import score_file
 
 
@@ -58,12 +62,22 @@ def filter_pool(experiment: Any, params: PyTree | None, workdir: Path) -> tuple[
             cost = experiment.scorer.cost(experiment.scorer_view.image_shape)
             flops = len(train) * cost.forward
         ids, seconds = kept_ids(train, fraction, losses), time.monotonic() - began
-        np.savez(file, id=ids, flops=flops, seconds=seconds)
+        content = io.BytesIO()
+        np.savez(content, id=ids, flops=flops, seconds=seconds)
+        write_atomic(file, content.getvalue())
 
-    distributed.run_on_primary(lambda: None if file.exists() else choose())
-    with np.load(file) as saved:
-        ids, flops, seconds = saved["id"], float(saved["flops"]), float(saved["seconds"])
+    distributed.run_on_primary(lambda: choose() if _read(file) is None else None)
+    ids, flops, seconds = _read(file)
     kept = train.select(np.flatnonzero(np.isin(train.ids, ids)))
     kept = dataclasses.replace(kept, columns={})
     data = dataclasses.replace(experiment.data, train=kept)
     return dataclasses.replace(experiment, data=data), flops, seconds
+
+
+def _read(file: Path) -> tuple[Int64[np.ndarray, "k"], float, float] | None:
+    """What `filter_pool` has written; None where it is missing or damaged, and chosen again."""
+    try:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:
+            return saved["id"], float(saved["flops"]), float(saved["seconds"])
+    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error):
+        return None

@@ -5,6 +5,7 @@ bool; NAME.json its sha256, the hashes of data and model, the view and the compu
 """
 
 import hashlib
+import io
 import json
 import zipfile
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from active_learning.core.recipe import Model
 from active_learning.data.parts import Part, rows_of_ids
 from active_learning.data.sources.source import DataError
 from active_learning.evaluators.batches import map_batches
+from active_learning.metrics import write_atomic
 
 COLUMN = "reference_loss"  # of a batch
 KEY = "config.reference.path"
@@ -66,10 +68,11 @@ def view_name(image_shape: tuple[int, int, int]) -> str:
 
 def write(path: Path, scores: Scores) -> dict:
     """Writes NAME.npz and then NAME.json, which is returned."""
-    with path.open("wb") as file:
-        np.savez(file, id=scores.ids, label=scores.labels, loss=scores.loss, hit=scores.hit)
+    content = io.BytesIO()
+    np.savez(content, id=scores.ids, label=scores.labels, loss=scores.loss, hit=scores.hit)
+    write_atomic(path, content.getvalue())
     about = scores.about | {"examples": len(scores.ids), "sha256": _sha256(path)}
-    path.with_suffix(".json").write_text(json.dumps(about, indent=1))
+    write_atomic(path.with_suffix(".json"), json.dumps(about, indent=1))
     return about
 
 
@@ -92,7 +95,11 @@ def read(path: Path, data_hash: str, view: str, model: str = "") -> Scores:
                 f"{KEY}={str(path)!r}: no {file.name} there; `python -m "
                 "active_learning.store_scores` writes it"
             )
-    about = json.loads(beside.read_text())
+    try:
+        about = json.loads(beside.read_bytes())
+        [about[name] for name in ("sha256", "data", "view", "model")]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{beside}: unreadable ({error})") from error
     if about["sha256"] != _sha256(path):
         raise DataError(f"{path}: its sha256 is not the one in {beside.name}: damaged or replaced")
     for name, ours in (("data", data_hash), ("view", view), ("model", model or about["model"])):
@@ -102,9 +109,14 @@ def read(path: Path, data_hash: str, view: str, model: str = "") -> Scores:
             )
     try:
         with np.load(path) as found:
-            return Scores(found["id"], found["label"], found["loss"], found["hit"], about)
+            scores = Scores(found["id"], found["label"], found["loss"], found["hit"], about)
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: no stored scores ({error})") from error
+    if len(bad := np.flatnonzero(~np.isfinite(scores.loss))):
+        raise DataError(
+            f"{path}: {len(bad)} losses are not finite, the first of id {scores.ids[bad[0]]}"
+        )
+    return scores
 
 
 def rows_for(scores: Scores, part: Part) -> Int64[np.ndarray, "n"]:

@@ -41,8 +41,8 @@ class Pairs(Task):
     score_scale: float = setting(10.0, above=0.0)
     # Column of the data with a caption, or a list of them.
     text: str = "captions"
-    # tokenizer.json or NAME.model; '': a byte-level BPE as large as the text tower's vocabulary,
-    # trained on these captions.
+    # tokenizer.json, vocab.json, NAME.model or a folder with one; '': a byte-level BPE as large as
+    # the text tower's vocabulary, trained on these captions.
     tokenizer: str = ""
     # Pixels normalized by the statistics of the 'data', or to (-1, 1) as published SigLIP models
     # do: 'symmetric'.
@@ -260,3 +260,5 @@ def _check_tower(key: str, tower: Any, tok: tokenizer.Tokenizer) -> None:
         raise ConfigError(f"{key}.vocab={tower.vocab}: the tokenizer has {tok.size} tokens")
     if tower.pool == "mean" and tower.pad != tok.pad:
         raise ConfigError(f"{key}.pad={tower.pad}: the tokenizer pads with {tok.pad}")
+    if tower.pool == "end" and tower.end not in (-1, tok.end):
+        raise ConfigError(f"{key}.end={tower.end}: the tokenizer ends texts with {tok.end}")

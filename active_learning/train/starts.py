@@ -8,8 +8,10 @@ import jax
 import optax
 from jaxtyping import PyTree
 
+from active_learning.config import ConfigError
 from active_learning.core.recipe import Model
 from active_learning.cost import flops
+from active_learning.data import tokenizer
 from active_learning.models.frozen import scale_rates, stop_frozen, trained_cost, trained_only
 from active_learning.models.published import Published, Resolved, open_published
 from active_learning.models.weights.adapt import format_lines
@@ -94,4 +96,19 @@ def open_models(config: Config) -> tuple[Config, Starts]:
             resolved = open_published(value, bool(config.task.text), f"config.{role}")
             config = dataclasses.replace(config, **{role: resolved.module})
             starts[role] = Start(resolved)
+            if config.task.text:
+                _check_tokenizer(config, role, resolved)
     return config, Starts(**starts)
+
+
+def _check_tokenizer(config: Config, role: str, resolved: Resolved) -> None:
+    """Refuses a tokenizer of one's own for a text tower that was trained with another."""
+    if config.task.tokenizer:
+        return
+    folder = resolved.weights.tensors.path.parent
+    there = tokenizer.find(folder)
+    where = f"; there is one beside the weights: {there}" if there else ""
+    raise ConfigError(
+        f"config.task.tokenizer='': config.{role} has a text tower that was trained with its own "
+        f"tokenizer, give its file or folder{where}"
+    )

@@ -49,7 +49,7 @@ def parts(
 
 
 def main() -> int:
-    """Prints the table and what went wrong."""
+    """Prints what went wrong as it happens, and the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.drill", description=__doc__)
     parser.add_argument("--part", action="append", choices=PARTS, default=[])
     parser.add_argument("--count", type=int, default=0, help="cases a part (default: all)")
@@ -60,9 +60,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.out or Path(temporary)
         results = parts(args.part or list(PARTS), folder, args.count, args.seed, args.jobs)
-    for result in results:
-        for problem in result.faults:
-            print(problem)
     print(table(results))
     return int(any(result.faults for result in results))
 

@@ -34,7 +34,10 @@ def drill(part: str, promise: str, cases: Iterable[Case], jobs: int, close: Call
             problem = case.check()
         except Exception as error:  # a fault of the drill or of a file that it reads
             problem = f"{type(error).__name__}: {str(error)[:300]}"
-        return f"{part}: {case.name}: {problem}" if problem else ""
+        line = f"{part}: {case.name}: {problem}" if problem else ""
+        if line:
+            print(line, flush=True)
+        return line
 
     with ThreadPoolExecutor(jobs) as pool:
         for problem in pool.map(one, cases):

@@ -9,15 +9,18 @@ import pytest
 
 from active_learning import checkpoint
 from active_learning.config import ConfigError, config_hash
-from active_learning.models import Published, ViT
+from active_learning.data import tokenizer
+from active_learning.export import main
+from active_learning.models import Published, Text, TwoTower, ViT
 from active_learning.models.frozen import frozen_mask
 from active_learning.models.weights import open_weights, write_weights
-from active_learning.settings import Select
+from active_learning.settings import Pairs, Select
 from active_learning.train import loop
 from active_learning.train.build import abstract_state, build, first_state
-from tests import world
+from tests import pairs_world, world
 from tests.models.weights import tiny
 
+TEXT = Text(vocab=300, context=8, width=8, depth=1, heads=2)
 MODULE = tiny.vit(num_classes=7, patch=4, **tiny.CLS)
 
 
@@ -106,8 +109,6 @@ def test_keys_that_change_numbers_are_a_part_of_the_identity(config):
 
 
 def test_a_run_is_exported_and_is_a_start_again(config, tmp_path):
-    from active_learning.export import main
-
     config = dataclasses.replace(config, select=Select(), total="3 steps")
     assert loop.run(config, tmp_path / "run")["complete"]
     trained = checkpoint.load_params(tmp_path / "run")
@@ -121,3 +122,33 @@ def test_a_run_is_exported_and_is_a_start_again(config, tmp_path):
     assert_same(jax.device_get(first_state(build(again)).learner.params), trained)
     assert main([str(tmp_path / "run"), str(tmp_path / "timm")]) == 2
     assert isinstance(read.module, ViT)
+
+
+def test_two_towers_start_from_clip_with_its_tokenizer(tmp_path):
+    """Locked-image tuning: the image tower stays, the text tower learns."""
+    folder = tmp_path / "clip"
+    tokens = tokenizer.of_json(tokenizer.train(["a red square"], 300))
+    image = tiny.vit(pool="cls", prefix_positions=1, embed_bias=False, pre_norm=True, patch=4)
+    module = tiny.clip(vocab=tokens.size, context=8, end=tokens.end)
+    module = dataclasses.replace(module, image=image)
+    write_weights(folder, module, tiny.params_of(module), tiny.ABOUT, "hf")
+    scorer = TwoTower(ViT(width=8, depth=1, heads=2, patch=4), TEXT, 4, 4)
+    config = pairs_world.config(
+        pairs_world.write_tars(tmp_path),
+        learner=Published(path=str(folder), freeze="image"),
+        scorer=scorer,
+        select=Select(),
+        total="2 steps",
+    )
+    config = dataclasses.replace(config, task=Pairs(loss="softmax"))
+    with pytest.raises(ConfigError, match=r"config.task.tokenizer='': config.learner has a text"):
+        build(config)
+    (folder / "tokenizer.json").write_bytes(tokenizer.train(["a red square"], 300))
+    with pytest.raises(ConfigError, match=r"there is one beside the weights: .*tokenizer.json"):
+        build(config)
+    config = dataclasses.replace(config, task=Pairs(loss="softmax", tokenizer=str(folder)))
+    assert loop.run(config, tmp_path / "run")["complete"]
+    trained, begin = checkpoint.load_params(tmp_path / "run"), tiny.params_of(module)
+    assert_same(trained["image"]["block_0"], begin["image"]["block_0"])
+    assert_same(trained["image_head"], begin["image_head"])
+    assert (trained["text"]["embed"] != begin["text"]["embed"]).any()

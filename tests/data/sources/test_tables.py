@@ -42,7 +42,7 @@ LINES = "\n".join(map(json.dumps, ROWS)).encode()
         ("f.csv", separated(",").decode().encode("utf-16")),
         ("g.jsonl", LINES),
         ("h.ndjson", LINES),
-        ("i.jsonl.gz", gzip.compress(LINES)),
+        ("i.jsonl.gz", gzip.compress(LINES, mtime=0)),
         ("j.json", json.dumps(ROWS).encode()),
         ("k.csv", separated(",", ("FilePath", "label", "caption"))),
     ],
@@ -86,7 +86,7 @@ def test_paths_of_windows_of_a_folder_below_and_without_suffix(tmp_path):
         ("a.csv", b"path,label\n\xff,1\n", "not UTF-8"),
         ("a.jsonl", b"[" * 100_000, "no JSON"),
         ("a.json", b'{"a": 1}', "tables are read as"),
-        ("a.jsonl.gz", gzip.compress(LINES)[:40], "not a readable gzip"),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0)[:40], "not a readable gzip"),
     ],
 )
 def test_one_line_for_what_cannot_be_read(tmp_path, name, content, message):

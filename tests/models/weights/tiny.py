@@ -36,7 +36,7 @@ def vit(**fields) -> ViT:
 def clip(**text) -> TwoTower:
     fields = {"activation": "quick_gelu", "epsilon": 1e-5}
     image = vit(pool="cls", prefix_positions=1, embed_bias=False, pre_norm=True, **fields)
-    words = Text(vocab=20, context=5, pool="end", causal=True, **SIZE | fields | text)
+    words = Text(pool="end", causal=True, **{"vocab": 20, "context": 5} | SIZE | fields | text)
     return TwoTower(image, words, 6, 6, head_bias=False, logit_bias=False)
 
 

@@ -1,0 +1,34 @@
+"""Several processes that run one program: how they find each other and what the primary one does.
+
+All call the same functions in the same order. Files, on a file system that all see, are written by
+the primary process (rank 0) alone. What could make them wait for each other for ever is exchanged
+before the first collective: `check_same` compares what they are about to run, and `agreement` lets
+an error of one process end all.
+"""
+
+from active_learning.distributed.exchange import agreement, check_same, code_version
+from active_learning.distributed.launchers import ENVIRONMENT, start
+from active_learning.distributed.processes import (
+    barrier,
+    default_cache,
+    enable_compilation_cache,
+    is_primary,
+    leave,
+    preemption_reached,
+    run_on_primary,
+)
+
+__all__ = [
+    "ENVIRONMENT",
+    "agreement",
+    "barrier",
+    "check_same",
+    "code_version",
+    "default_cache",
+    "enable_compilation_cache",
+    "is_primary",
+    "leave",
+    "preemption_reached",
+    "run_on_primary",
+    "start",
+]
