@@ -92,7 +92,7 @@ ROOMS = {
     "data": {"config"},
     "models": {"config", "core", "cost", "data"},
     "evaluators": {"core", "data", "config"},
-    "tasks": {"config", "core", "data", "evaluators", "checkpoint"},
+    "tasks": {"config", "core", "data", "evaluators", "checkpoint", "curation"},
     "references": {
         *("config", "core", "cost", "data", "models", "evaluators"),
         *("checkpoint", "distributed", "metrics"),
