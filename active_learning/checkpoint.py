@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -134,14 +135,14 @@ class Checkpoints:
           DamagedError: Steps exist but none is intact; names the broken file.
           ConfigError: An intact step does not fit `target`.
         """
-        steps, damages = _steps(self._folder), []
+        steps, damages, restored = _steps(self._folder), [], None
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
         for step in steps:
             folder = self._folder / str(step)
             damage = distributed.run_on_primary(partial(find_damage, folder))
             if damage is None:
                 restored, damage = self._read(step, abstract)
-            if damage is None:
+            if damage is None and restored is not None:
                 for newer in steps[: steps.index(step)]:
                     self._manager.delete(newer)
                 return restored.state, restored.meta
@@ -365,15 +366,17 @@ def _damaged(step: Path, damage: str) -> DamagedError:
 
 def _read_params(run: Path, step: Path, which: str) -> PyTree:
     reader = ocp.PyTreeCheckpointHandler()
+    # Orbax declares the path class of its own dependency, and takes any.
+    folder = cast("Any", step / "state")
     try:
-        tree = reader.metadata(step / "state").tree
+        tree = reader.metadata(folder).tree
         if tree.get(which) is None:
             raise ConfigError(f"{run}: its state has no {which!r}")
         wanted = {which: {"params": tree[which]["params"]}}
         # As plain arrays: the devices it was saved on may not be here.
         plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         args = ocp.args.PyTreeRestore(wanted, restore_args=plain, partial_restore=True)
-        return reader.restore(step / "state", args=args)[which]["params"]
+        return reader.restore(folder, args=args)[which]["params"]
     except ConfigError:
         raise
     except Exception as error:  # Orbax raises many kinds for a damaged file

@@ -19,7 +19,7 @@ from active_learning.curation.crossfit import CrossFit
 from active_learning.curation.pipeline import Options, curate
 from active_learning.curation.progress import Bar
 from active_learning.curation.records import Summary
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 from active_learning.data.sources.from_path import section_of
 
 

@@ -1,8 +1,9 @@
-"""`python -m active_learning.evaluate DIR [--set NAME] [--model learner|online|reference]`
+"""Evaluate the newest checkpoint of a run on whole sets.
 
-Metrics of a run's newest checkpoint on whole sets. For image-text models also zero-shot and
-few-shot classification, retrieval on a caption file, and with `--judgements=FILE` (Flickr8k's
-expert or crowd file) the agreement with people.
+    python -m active_learning.evaluate DIR [--set NAME] [--model learner|online|reference]
+
+For image-text models also zero-shot and few-shot classification, retrieval on a caption file, and
+with --judgements=FILE (Flickr8k's expert or crowd file) the agreement with people.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def evaluate(
     experiment = build(config)
     params = checkpoint.load_params(workdir, which)
     learner = which in ("learner", "ema")
-    model = experiment.recipe.learner if learner else experiment.recipe.scorer
+    model = experiment.recipe.model("learner" if learner else which)
     view = experiment.view if learner else experiment.scorer_view
     evaluator, out = config.task.evaluator(model, view, config.evaluate.batch_size), {}
     for name in config.evaluate.sets:
@@ -61,7 +62,11 @@ def evaluate(
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the metrics as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m active_learning.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m active_learning.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--set", dest="sets", action="append", default=[])
     parser.add_argument(

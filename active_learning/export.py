@@ -1,8 +1,10 @@
-"""`python -m active_learning.export RUN OUT [--format=own|timm|hf|open_clip|npz]`
+"""Write the weights of a run's model in the layout of a public library.
 
-Writes the weights of a run's model into the folder OUT, with names, shapes and config of the
-publisher's library, class names and normalization included. RUN may also be published weights,
-which are converted. `Published` and `reference.kind='loaded'` read what is written.
+    python -m active_learning.export RUN OUT [--format=own|timm|hf|open_clip|npz]
+
+The folder OUT gets names, shapes and config of the publisher's library, class names and
+normalization included. RUN may also be published weights, which are converted. `Published` and
+`reference.kind='loaded'` read what is written.
 """
 
 import argparse
@@ -56,7 +58,11 @@ def _model_of(run: Path, which: str) -> tuple[Any, Any, About]:
 
 def main(argv: list[str] | None = None) -> int:
     """Prints what was written."""
-    parser = argparse.ArgumentParser(prog="python -m active_learning.export", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m active_learning.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("run", type=Path, help="run folder, or published weights to convert")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--format", choices=tuple(FORMATS), default="own")

@@ -1,6 +1,6 @@
-"""`python -m active_learning.main --config=configs/NAME.py --workdir=DIR [--config.x.y=...]`
+"""Train a run to its end; the same command again continues it.
 
-Trains a run to its end. The same command again continues it.
+python -m active_learning.main --config=configs/NAME.py --workdir=DIR [--config.x.y=...]
 """
 
 import sys
@@ -13,6 +13,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder; the same folder again continues the run."
+)
+_IMPORTS = flags.DEFINE_multi_string(
+    "import", [], "Module or FILE.py of your own whose classes and functions the config names."
 )
 _PROFILE = flags.DEFINE_string(
     "profile", None, "START:STOP, the updates of which a trace is written to WORKDIR/profile."
@@ -39,7 +42,8 @@ def main(argv: list[str]) -> None:
     def command() -> None:
         if argv[1:]:
             raise ConfigError(_stray_word(argv[1]))
-        workdir = checked_folder(_WORKDIR.value, "--workdir", checkpoints=True)
+        cli.import_modules(_IMPORTS.value)
+        workdir = checked_folder(_WORKDIR.value or "", "--workdir", checkpoints=True)
         config, profile = freeze(_CONFIG.value), span(_PROFILE.value)
         distributed.enable_compilation_cache(_CACHE.value)
         distributed.start(

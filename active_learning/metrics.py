@@ -273,10 +273,10 @@ class NoWriter:
     """Stands in for the writer on processes that write nothing."""
 
     def write(self, clocks: dict, values: dict) -> None:
-        pass
+        """Drops a line."""
 
     def close(self) -> None:
-        pass
+        """Does nothing."""
 
 
 def _flat(row: dict) -> dict:
@@ -293,9 +293,11 @@ class Stopwatch:
         self._since: float | None = None
 
     def start(self) -> None:
+        """Starts counting."""
         self._since = time.perf_counter()
 
     def stop(self) -> None:
+        """Stops counting; nothing happens where the watch is stopped already."""
         if self._since is not None:
             self.seconds += time.perf_counter() - self._since
             self._since = None

@@ -14,10 +14,10 @@ import argparse
 import dataclasses
 import sys
 
-from active_learning.config import ConfigError, from_flags
+from active_learning.config import ConfigError, changed, fields_of, from_flags
 from active_learning.data import limits
+from active_learning.data.errors import DataError
 from active_learning.data.sources import next_command, paths, tfds
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.from_path import listings_of, section_of
 from active_learning.data.sources.preparation import Options, prepare
 
@@ -75,14 +75,12 @@ def run(argv: list[str]) -> str:
     options.check()
     section = section_of(args.paths[0]) if config is None else config.data
     changes = {"limits": args.limits} | ({"image": args.image} if args.image else {})
-    known = {f.name for f in dataclasses.fields(section)}
+    known = fields_of(type(section))
     if args.image and "image" not in known:
         raise ConfigError(
             f"--image={args.image}: {type(section).__name__} has no such column to name"
         )
-    section = dataclasses.replace(
-        section, **{name: value for name, value in changes.items() if name in known}
-    )
+    section = changed(section, {name: value for name, value in changes.items() if name in known})
     out = paths.local(args.paths[-1])
     if args.tfds:
         if options != Options():

@@ -1,9 +1,10 @@
-"""`python -m active_learning.store_scores RUN [--config=FILE [--config.x=...]] [--out FILE.npz]`
+"""Score every example of the training source once with a model of a run.
 
-Scores every example of the training source with a model of a run, once, and writes the losses by
-id beside the data; a config with `reference.kind='stored'` and `reference.path=FILE.npz` then
-selects without running a reference. `--config` is the config that will read them (the labels of
-its parts and its normalization are used); without it the run's own.
+    python -m active_learning.store_scores RUN [--config=FILE [--config.x=...]] [--out FILE.npz]
+
+Writes the losses by id beside the data; a config with `reference.kind='stored'` and
+`reference.path=FILE.npz` then selects without running a reference. --config is the config that
+will read them (the labels of its parts and its normalization are used); without it, the run's own.
 """
 
 import argparse
@@ -94,7 +95,9 @@ def default_file(config: Config, run: Path, model: str) -> Path:
 def main(argv: list[str] | None = None) -> int:
     """Prints where the scores are."""
     parser = argparse.ArgumentParser(
-        prog="python -m active_learning.store_scores", description=__doc__
+        prog="python -m active_learning.store_scores",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path)
     parser.add_argument(

@@ -1,8 +1,9 @@
-"""`python -m active_learning.weights PATH [--check=io.npz] [--heads=N]`
+"""Print what a weights file holds: its layout, the sizes of its model, and its tensors.
 
-What a weights file holds: its layout, the sizes of its model, and a table of the tensors that are
-taken, new and left. With --check the model runs on the inputs in a file and its outputs are
-compared with those in the file; docs/weights.md has their names.
+    python -m active_learning.weights PATH [--check=io.npz] [--heads=N]
+
+The table lists the tensors that are taken, new and left. With --check the model runs on the inputs
+in a file and its outputs are compared with those in the file; docs/weights.md has their names.
 """
 
 import argparse
@@ -42,7 +43,11 @@ def check(weights: Weights, path: Path) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Exits with 1 when an output differs."""
-    parser = argparse.ArgumentParser(prog="python -m active_learning.weights", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m active_learning.weights",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("path", type=Path, help=".safetensors or .npz file, or a folder with one")
     parser.add_argument("--check", type=Path, help=".npz file of inputs and expected outputs")
     parser.add_argument("--heads", type=int, default=0, help="where the file does not say")

@@ -37,7 +37,8 @@ def get_config(arm: str = "learnability"):
         scorer=section(ViT, width=64, depth=4, heads=2, patch=16),
         batch_size=64,
         total="10 epochs",
-        # Published values for fine-tuning a ViT with layer-wise decay (arXiv 2106.08254, 2111.06377).
+        # Published values for fine-tuning a ViT with layer-wise decay (arXiv 2106.08254 and
+        # 2111.06377).
         optim=section(
             Optim,
             learning_rate=5e-4,

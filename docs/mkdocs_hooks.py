@@ -15,8 +15,8 @@ PACKAGE = ROOT / "active_learning"
 PICTURES = {".png", ".svg"}
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
 GUIDES = (  # in reading order; pages that are not listed follow in alphabetical order
-    "choosing.md", "data.md", "running.md", "own_loop.md", "results.md", "image_text.md",
-    "weights.md", "curate.md", "performance.md",
+    "choosing.md", "data.md", "running.md", "reports.md", "curate.md", "weights.md",
+    "own_loop.md", "image_text.md", "results.md", "performance.md", "reliability.md",
 )  # fmt: skip
 
 

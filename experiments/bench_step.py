@@ -190,10 +190,8 @@ def quotients(seconds: dict[str, list[float]], flop_ratio: float) -> dict[str, f
 def scoring_memory(it: Experiment, ratio: int) -> int:
     """Temporary bytes of `select_step` at a ratio, from the compiler."""
     config = replace(it.config, select=replace(it.config.select, ratio=ratio))
-    task = it.task
-    it = build_abstract(
-        config, task.image_shape, task.num_classes, 10**6, list(it.mesh.devices.flat)
-    )
+    view, devices = it.view, list(it.mesh.devices.flat)
+    it = build_abstract(config, view.image_shape, view.num_classes, 10**6, devices)
     step = jax.jit(partial(select_step, it.recipe)).lower(abstract_state(it), abstract_batch(it))
     return step.compile().memory_analysis().temp_size_in_bytes
 

@@ -1,170 +1,189 @@
-"""All that is measured on an accelerator, correctness first: one command, a short table last.
+"""All that is measured on one GPU, in parts that save their results as they go.
 
-    python -m experiments.gpu [--scale=gpu|smoke] [--minutes 28] [--out runs/gpu]
+    python -m experiments.gpu [--minutes 9] [--parts correctness,regime,...] [--data DIR]
+    python -m experiments.gpu --scale=smoke      # everything in miniature, on any device
+    python -m experiments.gpu --list             # the plan, with expected seconds
+    python -m experiments.gpu --pack FOLDER      # the data as files small enough to copy
 
-1. correctness: the options that only an accelerator has (bf16, fused attention) and those that save
-   memory (remat, scan) against the plain float32 step on the same batch, within stated tolerances;
-   what fails is said, and fused attention is then left out;
-2. `bench_step --preset=gpu`, about 15 minutes of which most is compilation; 3. `noise --scale=gpu`
-   in what is left: it is hours, so it is stopped in time, keeps what it has, and the same command
-   goes on with it. JSON and run folders go to a folder of OUT named after the device; the report of
-   `noise --scale=gpu` also to experiments/results/noise_gpu_final.json (with the finished runs,
-   packed, in a folder of that name) and docs/noise_gpu_final.png.
+correctness  the options of the step against plain float32; a wrong step ends the run
+regime       ResNet-18 on CIFAR-10 with 40 % wrong human labels, data and augmentation on the
+             device: uniform training, the recipe, filtering first, controls; raw and averaged
+             weights
+quotients    time of an update with selection over one without, ViT-B/16 and L/16 at 224 px, MFU
+pairs        the same for image-text pairs: ActiveCLIP and JEST
+
+Each part has a share of `--minutes`; time that one part does not use goes to the next, and what no
+longer fits is skipped and listed as skipped. Results: OUT/<part>.json and OUT/summary.txt.
 """
 
 import argparse
 import json
 import os
-import re
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
-import optax
 
-from active_learning.core import sharding
-from active_learning.core.recipe import init_state
-from active_learning.core.step import uniform_step
-from active_learning.models import ViT
-from active_learning.models.transformer import stack_blocks, unstack_blocks
-from active_learning.plan.abstract import build_abstract
-from active_learning.settings import Optim, Select
-from experiments.bench_step import case, table
-
-LEAST = 60  # seconds: with less left nothing is started
-PLAIN = ViT(width=32, depth=2, heads=2, patch=16)
-B, SIZE, CLASSES, STEPS = 8, 32, 10, 3
+from active_learning.distributed import enable_compilation_cache
+from experiments.gpu_parts import arms, correctness, packed, regime, steps, table
 
 
 @dataclass(frozen=True)
-class Option:
-    """A way to run the step that must say the same: changes of the learner, the compute type, and
-    the tolerance of the learner's losses and of its way from the start (both relative, the latter
-    in Euclidean length).
-    """
+class Context:
+    """What a part gets to know."""
+
+    scale: str
+    data: Path | None
+    out: Path
+    # Of the part, as time.monotonic() counts.
+    deadline: float
+    save: Callable[[dict], None]
+
+    def result(self, part: str) -> dict:
+        """What an earlier part saved; empty where it did not run."""
+        path = self.out / f"{part}.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    @property
+    def attention(self) -> str:
+        """Fused attention where the correctness part found it correct."""
+        fused = self.result("correctness").get("fused_attention", False)
+        return "cudnn" if fused else "xla"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the plan."""
 
     name: str
-    changes: dict
-    dtype: str = "float32"
-    loss: float = 1e-5
-    update: float = 1e-3
+    run: Callable[[Context], dict]
+    lines: Callable[[dict], Iterator[str]]
+    # Expected seconds at the full scale, and the least that it is started with.
+    seconds: float
+    least: float
 
 
-OPTIONS = (
-    Option("remat full", {"remat": "full"}),
-    Option("remat dots", {"remat": "dots"}),
-    Option("scan", {"scan": True}),
-    Option("bf16", {}, "bfloat16", loss=0.05, update=0.3),
-    Option("bf16, fused attention", {"attention": "cudnn"}, "bfloat16", loss=0.05, update=0.3),
+def run_correctness(context: Context) -> dict:
+    return correctness.run(context.scale, context.deadline, context.save)
+
+
+def run_regime(context: Context) -> dict:
+    if context.data is None and context.scale != "smoke":
+        raise FileNotFoundError("no data: give its folder with --data or ACTIVE_LEARNING_DATA")
+    small = context.scale == "smoke"
+    sets = packed.drawn(200, 50) if small else packed.read(context.data)
+    return regime.run(context.scale, *sets, context.deadline, context.save)
+
+
+def run_steps(cases: Callable[[str, str], tuple[steps.Case, ...]], context: Context) -> dict:
+    chosen = cases(context.scale, context.attention)
+    return steps.run(chosen, context.scale, context.deadline, context.save)
+
+
+PARTS = (
+    Part("correctness", run_correctness, correctness.lines, 60, 20),
+    Part("regime", run_regime, table.lines, 300, 90),
+    Part("quotients", partial(run_steps, steps.vit_cases), steps.lines, 120, 60),
+    Part("pairs", partial(run_steps, steps.pair_cases), steps.lines, 60, 60),
 )
 
 
-def trained(learner: ViT, dtype: str, params: dict | None = None) -> tuple[np.ndarray, dict, dict]:
-    """Losses of a few updates on the same batch, and the learner's parameters before (default:
-    fresh ones) and after, unrolled.
-    """
-    config = case(learner, PLAIN, B, dtype=dtype)
-    config = replace(
-        config, augment=False, select=Select(), optim=Optim(learning_rate=1e-2, warmup="0 steps")
-    )
-    it = build_abstract(config, (SIZE, SIZE, 3), CLASSES, 10**6, jax.devices()[:1])
-    before = params
-    if before is None:  # with a head that is not zero, so that every parameter has a gradient
-        before = it.init_learner(jax.random.key(0))
-        kernel = jax.random.normal(jax.random.key(1), before["head"]["kernel"].shape)
-        before = before | {"head": before["head"] | {"kernel": kernel}}
-    start = stack_blocks(before) if learner.scan else before
-    state = init_state(it.recipe, jax.random.key(0), start)
-    rng = np.random.default_rng(0)
-    batch = {
-        "image": rng.integers(0, 256, (B, SIZE, SIZE, 3)).astype(np.uint8),
-        "label": rng.integers(0, CLASSES, B).astype(np.int32),
+def plan(parts: tuple[Part, ...], minutes: float) -> dict[str, float]:
+    """Seconds after the start at which each part must end: its share of the minutes, cumulated."""
+    total, ends, end = sum(part.seconds for part in parts), {}, 0.0
+    for part in parts:
+        end += part.seconds / total * 60 * minutes
+        ends[part.name] = end
+    return ends
+
+
+def device() -> dict[str, Any]:
+    """What the results were measured on."""
+    return {
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "jax": jax.__version__,
+        "python": sys.version.split()[0],
+        "cores": os.cpu_count(),
     }
-    step, losses = sharding.aot_compile(partial(uniform_step, it.recipe), state, batch), []
-    for _ in range(STEPS):
-        state, figures = step(state, batch)
-        losses.append(float(figures["loss"]))
-    after = state.learner.params
-    return (
-        np.array(losses),
-        jax.device_get(before),
-        jax.device_get(unstack_blocks(after) if learner.scan else after),
-    )
 
 
-def check(options=OPTIONS) -> Iterator[dict]:
-    """Each option beside the plain float32 step: differences, whether they are within tolerance, or
-    why it cannot run here.
-    """
-    with jax.default_matmul_precision("highest"):  # TF32 is no float32
-        yield from _check(options)
-
-
-def _check(options) -> Iterator[dict]:
-    losses, before, after = trained(PLAIN, "float32")
-    length = lambda tree: float(optax.tree.norm(tree))
-    moved = length(jax.tree.map(np.subtract, after, before))
-    for option in options:
-        row = {"option": option.name, "tolerance": {"loss": option.loss, "update": option.update}}
-        try:
-            ours, _, theirs = trained(replace(PLAIN, **option.changes), option.dtype, before)
-        except (RuntimeError, ValueError, NotImplementedError) as error:
-            yield row | {"ok": None, "why": str(error).splitlines()[0][:120]}
+def run_parts(
+    parts: tuple[Part, ...], scale: str, data: Path | None, out: Path, minutes: float
+) -> bool:
+    """Runs the parts in turn; returns whether none failed."""
+    began, ends, good = time.monotonic(), plan(parts, minutes), True
+    about = device()
+    print(about["device"], flush=True)
+    for part in parts:
+        started = time.monotonic()
+        deadline = began + ends[part.name] if scale == "gpu" else float("inf")
+        save = partial(save_result, out / f"{part.name}.json", about, started)
+        left = deadline - started
+        if left < min(part.least, 0.5 * part.seconds):
+            save({"skipped_part": f"needs {part.least:.0f} s, {max(left, 0):.0f} s left"})
+            print(f"{part.name}: skipped, {max(left, 0):.0f} s left", flush=True)
             continue
-        gap = length(jax.tree.map(np.subtract, theirs, after)) / moved
-        worst = {"loss": float(np.abs(ours / losses - 1).max()), "update": gap}
-        yield row | {
-            "ok": worst["loss"] <= option.loss and worst["update"] <= option.update,
-            "difference": worst,
-        }
-
-
-def said(row: dict) -> str:
-    if row["ok"] is None:
-        return f"{row['option']:24s} not here: {row['why']}"
-    figures = ", ".join(
-        f"{name} {value:.1e} (at most {row['tolerance'][name]:.0e})"
-        for name, value in row["difference"].items()
-    )
-    return f"{row['option']:24s} {'ok' if row['ok'] else 'WRONG'}: {figures}"
-
-
-def run(deadline: float, environment: dict[str, str], *command: str) -> str:
-    """Runs a module until the deadline, then asks it to stop: what became of it."""
-    left = deadline - time.monotonic()
-    if left < LEAST:
-        return "skipped: no time left"
-    child = subprocess.Popen([sys.executable, "-m", *command], env=environment)
-    try:
-        code = child.wait(left)
-    except subprocess.TimeoutExpired:
-        child.send_signal(signal.SIGTERM)
         try:
-            child.wait(60)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        return f"stopped after {left / 60:.0f} minutes; what is finished is kept"
-    return "done" if code == 0 else f"failed with exit code {code}"
+            result = part.run(Context(scale, data, out, deadline, save))
+        except Exception as error:  # The parts after it do not depend on it.
+            good = False
+            kept = json.loads((out / f"{part.name}.json").read_text()) if _saved(save) else {}
+            save(kept | {"failed": f"{type(error).__name__}: {error}"[:2000]})
+            print(f"{part.name}: failed: {type(error).__name__}: {error}", flush=True)
+            if scale == "smoke":
+                raise
+            continue
+        print(f"\n{part.name}, {time.monotonic() - started:.0f} s")
+        print("\n".join(part.lines(result)), flush=True)
+        if result.get("ok") is False:
+            print("a step is wrong on this device: nothing is timed", flush=True)
+            return False
+    return good
 
 
-def summary(out: Path, preset: str, scale: str) -> Iterator[str]:
-    """The figures of what was finished, as lines."""
-    steps, report = (
-        out / f"bench_step_{preset}.json",
-        out / "noise" / scale / "final" / "report" / "report.json",
-    )
-    if steps.exists():
-        yield from table(json.loads(steps.read_text()))
-    if report.exists():
-        yield json.loads(report.read_text())["headline"]
+def _saved(save: partial) -> bool:
+    return save.args[0].exists()
+
+
+def save_result(path: Path, about: dict[str, Any], started: float, result: dict) -> None:
+    """Writes a part's result as far as it has come."""
+    seconds = {"part_seconds": time.monotonic() - started}
+    path.write_text(json.dumps(about | seconds | result, indent=1) + "\n")
+
+
+def write_summary(out: Path) -> None:
+    """The tables of all parts that saved a result, as text."""
+    text = []
+    for part in PARTS:
+        path = out / f"{part.name}.json"
+        if not path.exists():
+            continue
+        result = json.loads(path.read_text())
+        text.append(f"{part.name}, {result['part_seconds']:.0f} s on {result['device']}")
+        for key in ("failed", "skipped_part"):
+            text += [f"{key}: {result[key]}"] if key in result else []
+        if not {"failed", "skipped_part"} & result.keys():
+            text += part.lines(result)
+    (out / "summary.txt").write_text("\n".join(text) + "\n")
+
+
+def show_plan(parts: tuple[Part, ...], minutes: float) -> None:
+    """Prints the parts with their expected seconds and their share of the time."""
+    before = 0.0
+    for part in parts:
+        end = plan(parts, minutes)[part.name]
+        print(
+            f"{part.name:12s} expected {part.seconds:4.0f} s, at least {part.least:3.0f} s, "
+            f"gets {end - before:4.0f} s of {60 * minutes:.0f}"
+        )
+        before = end
+    for arm in arms.ARMS if any(part.name == "regime" for part in parts) else ():
+        print(f"  regime: {arm.name}, {arm.budget:.0%} of uniform's updates")
 
 
 def main() -> None:
@@ -172,46 +191,35 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scale", choices=("gpu", "smoke"), default="gpu")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--minutes", type=float, default=28, help="of the device, for everything")
-    parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
+    parser.add_argument("--minutes", type=float, default=9, help="for everything together")
+    parser.add_argument("--parts", default=",".join(part.name for part in PARTS))
+    parser.add_argument("--out", type=Path, help="default: $OUT, else runs/gpu")
+    parser.add_argument("--data", type=Path, help="default: $ACTIVE_LEARNING_DATA")
+    parser.add_argument("--list", action="store_true", help="print the plan, run nothing")
+    parser.add_argument("--pack", type=Path, metavar="FOLDER", help="pack the data, run nothing")
+    parser.add_argument("--pack-mib", type=float, default=53, help="of each folder of --pack")
     args = parser.parse_args()
-    deadline = time.monotonic() + 60 * args.minutes
-    environment = {"JAX_COMPILATION_CACHE_DIR": str(distributed.default_cache())} | os.environ
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = (
-        "false"  # of this process alone: the memory is for those that it starts
-    )
-    kind = jax.devices()[0].device_kind
-    out = args.out / re.sub(r"[^a-z0-9]+", "-", kind.lower())
+    names = args.parts.split(",")
+    if unknown := set(names) - {part.name for part in PARTS}:
+        parser.error(f"--parts: unknown {', '.join(sorted(unknown))}")
+    parts = tuple(part for part in PARTS if part.name in names)
+    given = os.environ.get("ACTIVE_LEARNING_DATA")
+    data = args.data or (Path(given) if given else None)
+    if args.list:
+        show_plan(parts, args.minutes)
+        return
+    if args.pack:
+        if data is None:
+            parser.error("--pack needs the data: --data or ACTIVE_LEARNING_DATA")
+        for folder, size in packed.write(args.pack, *packed.read(data), args.pack_mib):
+            print(f"{folder}: {size / packed.MIB:.1f} MiB")
+        return
+    out = args.out or Path(os.environ.get("OUT", "runs/gpu"))
     out.mkdir(parents=True, exist_ok=True)
-    rows = list(check())
-    (out / "correctness.json").write_text(
-        json.dumps({"device": kind, "rows": rows}, indent=1) + "\n"
-    )
-    print("\n".join(map(said, rows)), flush=True)
-    if any(row["ok"] is False for row in rows if "fused" not in row["option"]):
-        sys.exit("a step is wrong on this device: nothing is timed")
-    fused = rows[-1]["ok"] is True
-    preset = "smoke" if args.scale == "smoke" else "gpu" if fused else "gpu-unfused"
-    rounds = "2" if args.scale == "smoke" else str(args.rounds)
-    became = {
-        name: run(deadline, environment, f"experiments.{name}", *options)
-        for name, options in {
-            "bench_step": (f"--preset={preset}", "--rounds", rounds, "--out", str(out)),
-            "noise": (f"--scale={args.scale}", "--out", str(out / "noise")),
-        }.items()
-    }
-    print(f"\n{kind}\n" + "\n".join(map(said, rows)))
-    print(
-        "\n".join(
-            [
-                *(f"{name}: {what}" for name, what in became.items()),
-                *summary(out, preset, args.scale),
-            ]
-        )
-    )
-    if any(what.startswith("failed") for what in became.values()):
-        sys.exit(1)
+    enable_compilation_cache()
+    good = run_parts(parts, args.scale, data, out, args.minutes)
+    write_summary(out)
+    sys.exit(0 if good else 1)
 
 
 if __name__ == "__main__":

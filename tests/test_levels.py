@@ -17,6 +17,7 @@ from active_learning.config import ConfigError
 from active_learning.core import policies
 from active_learning.core.step import select_step, train_step
 from active_learning.cost import ledger
+from active_learning.data.errors import DataError
 from active_learning.data.loader import Candidates
 from active_learning.models import MLP
 from active_learning.references import CoTrained, Loaded, Stored, score_file
@@ -81,7 +82,9 @@ def levels(data, tmp_path_factory):
     def counting(self, state, active):
         original(self, state, active)
         text = self._compiled["train" if active else "uniform"].as_text()
-        compiled[self.it.config.name, active] = product_flops(text) * self.it.mesh.size
+        experiment = self.experiment
+        flops = product_flops(text) * experiment.mesh.size
+        compiled[experiment.config.name, active] = flops
 
     def run(level, **changes):
         config, folder = configured(data, name=level, **changes), out / level
@@ -278,7 +281,7 @@ def test_what_does_not_fit_is_refused(data, levels, tmp_path, tmp_path_factory):
     sorted((damaged / "chosen").glob("*.npy"))[0].unlink()
     cases.append(({"select": Select(replay=str(damaged))}, "updates 0 to 00000012 are missing"))
     for changes, message in cases:
-        with pytest.raises(ConfigError, match=message) as error:
+        with pytest.raises((ConfigError, DataError), match=message) as error:
             loop.run(dataclasses.replace(config, **changes), tmp_path / "run")
         assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()

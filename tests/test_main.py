@@ -124,11 +124,32 @@ def test_sigterm_saves_and_exits_0_and_the_same_command_continues(config, tmp_pa
     stopped = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert not stopped["complete"]
     assert stopped["step"] >= 1
-    assert "the same command continues it" in out
+    assert "rerun the same command to resume" in out
     process = subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if "continues at update" in line:
-            assert f"continues at update {stopped['step']}" in line
-            break
+    resumed = next((line for line in process.stderr if "resumes at update" in line), "")
     process.kill()
     process.communicate()
+    assert f"resumes at update {stopped['step']}\n" in resumed
+
+
+def test_names_of_ones_own_are_known_before_the_config_is_read(config, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from dataclasses import replace\n"
+        "from active_learning.core import policies, select\n"
+        "top_of_mine = replace(policies.hard, name='top_of_mine', select=select.top_k)\n"
+    )
+    flags = (f"--import={mine}", "--config.select.policy=top_of_mime")
+    done = subprocess.run(
+        command(config, tmp_path / "run", *flags), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "config.select.policy='top_of_mime': unknown; did you mean" in done.stderr
+    assert "top_of_mine" in done.stderr
+
+
+def test_plan_imports_modules_of_ones_own_first(config, capsys):
+    from active_learning.plan import __main__ as plan
+
+    assert plan.main([f"--config={config}", "--import=nowhere.py"]) == 2
+    assert "--import=nowhere.py: FileNotFoundError" in capsys.readouterr().err

@@ -12,17 +12,17 @@ import active_learning as al
 from active_learning.references import Trained
 from active_learning.settings import Checkpoint, Evaluate, Log
 from active_learning.train import loop
-from experiments import gpu
+from experiments.gpu_parts import correctness
 from tests import toy, world
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return {row["option"]: row for row in gpu.check()}
+    return {row["option"]: row for row in correctness.check()}
 
 
 @pytest.mark.parametrize(
-    "option", [option.name for option in gpu.OPTIONS if "fused" not in option.name]
+    "option", [option.name for option in correctness.OPTIONS if "fused" not in option.name]
 )
 def test_an_option_trains_what_the_plain_step_trains(rows, option):
     assert rows[option]["ok"], rows[option]
@@ -31,12 +31,12 @@ def test_an_option_trains_what_the_plain_step_trains(rows, option):
 def test_what_a_device_does_not_have_is_said(rows):
     row = rows["bf16, fused attention"]
     assert row["ok"] is None and "cuDNN" in row["why"]
-    assert gpu.said(row).startswith("bf16, fused attention    not here: ")
+    assert correctness.line(row).startswith("bf16, fused attention    not here: ")
 
 
 def test_a_wrong_option_is_found():
-    (row,) = gpu.check([gpu.Option("another model", {"heads": 4})])
-    assert row["ok"] is False and "WRONG" in gpu.said(row)
+    (row,) = correctness.check([correctness.Option("another model", {"heads": 4})])
+    assert row["ok"] is False and "WRONG" in correctness.line(row)
 
 
 def test_nothing_in_the_step_calls_the_host():
@@ -69,7 +69,7 @@ def test_the_loop_reads_figures_one_update_late(tmp_path, monkeypatch):
         late = {
             name: Late(value, dispatched[-1], dispatched) for name, value in said.metrics.items()
         }
-        return state, said._replace(figures=late)
+        return state, said._replace(metrics=late)
 
     monkeypatch.setattr(UpdateRunner, "__call__", watched)
     never = {"every": "100 %"}

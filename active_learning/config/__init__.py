@@ -15,7 +15,15 @@ from active_learning.config.registry import (
     register_functions,
     register_values,
 )
-from active_learning.config.sections import Section, check_ranges, freeze, section, setting
+from active_learning.config.sections import (
+    Section,
+    changed,
+    check_ranges,
+    fields_of,
+    freeze,
+    section,
+    setting,
+)
 from active_learning.config.stored import (
     FORMAT,
     config_hash,
@@ -29,10 +37,12 @@ __all__ = [
     "FORMAT",
     "ConfigError",
     "Section",
+    "changed",
     "check_arm",
     "check_ranges",
     "config_hash",
     "differences",
+    "fields_of",
     "freeze",
     "from_flags",
     "from_json",

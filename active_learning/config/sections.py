@@ -65,6 +65,11 @@ def setting(
     return dataclasses.field(default=default, hash=hash_, metadata=metadata)
 
 
+def changed(value: Any, changes: Mapping[str, Any]) -> Any:
+    """A copy of a section with other values of some keys."""
+    return dataclasses.replace(value, **changes)
+
+
 def fields_of(cls: type) -> dict[str, dataclasses.Field]:
     """Config keys of a dataclass: its init fields without those that Flax adds to every module."""
     if not dataclasses.is_dataclass(cls):  # The base of a choice has no keys of its own.
@@ -134,6 +139,7 @@ def freeze(node: Any, key: str = "config") -> Any:
     Raises:
       ConfigError: A wrong key, type or value, with its dotted name.
     """
+    # A ConfigDict is no Mapping, and its library is imported only where a config is built.
     if not isinstance(node, Mapping) and not hasattr(node, "to_dict"):
         return tuple(node) if isinstance(node, list) else node
     if "kind" not in node:
@@ -186,8 +192,8 @@ def _checked(value: Any, f: dataclasses.Field, key: str) -> Any:
         raise ConfigError(
             f"{key}={value!r}: expected {wanted.__name__}, got {type(value).__name__}"
         )
-    concrete = isinstance(wanted, type) and wanted is not Any
-    if concrete and not plain and not isinstance(value, wanted):
+    concrete = isinstance(wanted, type) and wanted not in (Any, *_PLAIN.values())
+    if concrete and not isinstance(value, wanted):
         raise ConfigError(f"{key}={_short(value)}: expected a {wanted.__name__}")
     if typing.get_origin(wanted) is Mapping and not isinstance(value, Mapping):
         raise ConfigError(f"{key}={_short(value)}: expected values by name")

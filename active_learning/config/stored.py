@@ -45,6 +45,7 @@ def _tree(value: Any, kept: Callable[[dataclasses.Field, Any], bool]) -> Any:
     if isinstance(value, functools.partial) and not value.args:
         keywords = _tree(value.keywords, kept)
         return {"function": name_of_function(value.func), "keywords": keywords}
+    # Functions wrapped by jax are of types of their own, but keep the name of what they wrap.
     if callable(value) and hasattr(value, "__qualname__"):
         return {"function": name_of_function(value)}
     return None if value is dataclasses.MISSING else repr(value)

@@ -50,8 +50,9 @@ def _observe_held_out(recipe: Recipe, params: PyTree, batch: Batch) -> PyTree:
     result per example is kept.
     """
     count = jax.tree.leaves(params)[0].shape[0]
+    scorer = recipe.model("reference")
     outputs = [
-        _observe(recipe, recipe.scorer, jax.tree.map(lambda p, k=k: p[k], params), batch)
+        _observe(recipe, scorer, jax.tree.map(lambda p, k=k: p[k], params), batch)
         for k in range(count)
     ]
     rows = jnp.arange(batch["scored_by"].shape[0])
@@ -79,7 +80,7 @@ def observations(
             continue
         with jax.named_scope(f"score_{name}"):
             if name != "reference":
-                model = recipe.learner if name == "learner" else recipe.scorer
+                model = recipe.model(name)
                 inputs[name] = _observe(recipe, model, getattr(state, name).params, super_batch)
             elif "reference_loss" in super_batch:
                 inputs[name] = super_batch["reference_loss"]
@@ -88,5 +89,5 @@ def observations(
                 inputs[name] = _observe_held_out(recipe, params, super_batch)
             else:
                 params = recipe.reference_params(state)
-                inputs[name] = _observe(recipe, recipe.scorer, params, super_batch)
+                inputs[name] = _observe(recipe, recipe.model(name), params, super_batch)
     return inputs

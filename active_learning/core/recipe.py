@@ -96,6 +96,13 @@ class Recipe:
                 "second view for the teacher; use the policy that scores in a pass of its own"
             )
 
+    def model(self, name: str) -> Model:
+        """Functions of "learner", "online" or "reference"; the latter two need a scorer."""
+        if name == "learner":
+            return self.learner
+        assert self.scorer is not None, f"policy {self.policy.name!r}: recipe without a scorer"
+        return self.scorer
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

@@ -139,19 +139,16 @@ def joint(
         """Logits once `new` is selected: -inf for it, plus the pairs with it for all others."""
         for at in range(0, new.shape[0], tile):
             part = new[at : at + tile]
-            logits = (
-                logits
-                + jnp.sum(scores.block(None, part), axis=1)
-                + jnp.sum(scores.block(part, None), axis=0)
-            )
+            columns = jnp.sum(scores.block(None, part), axis=1)
+            rows = jnp.sum(scores.block(part, None), axis=0)
+            logits = logits + columns + rows
         return logits.at[new].set(-jnp.inf)
 
     def select_chunk(number, carry):
         logits, chosen = carry
         new = draw(number, logits, size)
-        return add(logits, new), jax.lax.dynamic_update_slice(
-            chosen, new, (start + (number - 1) * size,)
-        )
+        place = (start + (number - 1) * size,)
+        return add(logits, new), jax.lax.dynamic_update_slice(chosen, new, place)
 
     new = draw(0, own, start)
     chosen = jnp.zeros((b,), jnp.int32).at[:start].set(new)

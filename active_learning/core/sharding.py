@@ -9,6 +9,7 @@ import functools
 import math
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PyTree
+
+# JAX assigns `jax.Device` from an untyped module, so type checkers refuse it in annotations.
+if TYPE_CHECKING:
+    Device = Any
+else:
+    Device = jax.Device
 
 DATA_AXIS, FSDP_AXIS = "data", "fsdp"
 
@@ -28,7 +35,7 @@ PARTITION_RULES: tuple[tuple[str, int | None], ...] = (
 )
 
 
-def make_mesh(devices: list[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
+def make_mesh(devices: list[Device] | None = None, fsdp: int = 1) -> Mesh:
     """Returns a mesh over `devices` (default: all).
 
     It has an axis "data", and for fsdp > 1 a second one, "fsdp", of that size.
@@ -221,7 +228,9 @@ def take_sharded(
     Raises:
       ValueError: The devices of the axis do not divide B or b.
     """
-    axis = ((axis,) if isinstance(axis, str) else axis) or (() if mesh is None else mesh.axis_names)
+    if mesh is None:
+        return jax.tree.map(lambda leaf: leaf[indices], x)
+    axis = ((axis,) if isinstance(axis, str) else axis) or mesh.axis_names
     devices = math.prod(mesh.shape[name] for name in axis)
     if devices == 1:
         return jax.tree.map(lambda leaf: leaf[indices], x)

@@ -106,10 +106,12 @@ def train_on_selection(
     on every ratio-th row of it. `sub_batch`: the
     selected rows, where they were read again at full resolution.
     """
-    if sub_batch is None:
+    rows = sub_batch
+    if rows is None:
         with jax.named_scope("take"):
-            sub_batch = take_sharded(super_batch, chosen.indices, recipe.mesh)
-    state, metrics = update_step(recipe, state, sub_batch, chosen.weights)
+            taken: Batch = take_sharded(super_batch, chosen.indices, recipe.mesh)
+        rows = taken
+    state, metrics = update_step(recipe, state, rows, chosen.weights)
     state, more = _train_reference(recipe, state, super_batch)
     state, last = _train_shadow(recipe, state, super_batch)
     return state, metrics | more | last
@@ -134,7 +136,7 @@ def update_step(
     if "online" in recipe.policy.needs:
         with jax.named_scope("online"):
             online, more, _ = _optimizer_step(
-                recipe.scorer, state.online, sub_batch, weights, recipe.grad_accum_steps
+                recipe.model("online"), state.online, sub_batch, weights, recipe.grad_accum_steps
             )
         state = replace(state, online=online)
         metrics |= {f"online_{name}": value for name, value in more.items()}
@@ -149,7 +151,7 @@ def uniform_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[Train
     ones = jnp.ones((jax.tree.leaves(batch)[0].shape[0],), jnp.float32)
     policy = policies.uniform if recipe.policy.remember is None else recipe.policy
     recipe = replace(recipe, policy=policy, distill=False, shadow=False)
-    return update_step(recipe, state, batch, batch.get("weight", ones))
+    return update_step(recipe, state, batch, jnp.asarray(batch.get("weight", ones)))
 
 
 def _training_view(recipe: Recipe, state: TrainState, batch: Batch) -> Batch:
@@ -158,7 +160,7 @@ def _training_view(recipe: Recipe, state: TrainState, batch: Batch) -> Batch:
     if not recipe.distill:
         return seen
     with jax.named_scope("teacher"):
-        outputs = recipe.scorer.apply(recipe.reference_params(state), seen, False)
+        outputs = recipe.model("reference").apply(recipe.reference_params(state), seen, False)
     return seen | {TEACHER: jax.lax.stop_gradient(outputs)}
 
 

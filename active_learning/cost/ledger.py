@@ -5,7 +5,7 @@ computed; recomputation is recorded separately. `closed_form` follows the paper'
 training step costs three forward passes); the accounts are checked against it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +45,7 @@ class Ledger:
     # Updates with selection.
     window_steps: int = 0
 
-    def charge(self, costs: dict[str, float], times: float | int = 1) -> None:
+    def charge(self, costs: Mapping[str, float], times: float | int = 1) -> None:
         """Adds `times` * `costs` to the accounts.
 
         Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int64
 
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 
 FILE = "chosen.parquet"
 

@@ -224,6 +224,8 @@ def _network_repeat(
         inputs = (examples.features * scale)[:, None, None].astype(np.float32)
     else:
         model = settings.pixels[number - 1].clone(num_classes=examples.classes)
+        if examples.images is None:
+            raise ValueError("models on pixels were given, but no images of the examples")
         inputs = examples.images
     held = np.stack([fold == part for part in range(settings.folds)])
     seed = settings.seed + 1000 * repeat + number

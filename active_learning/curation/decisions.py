@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from active_learning.curation.records import DECISIONS
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)|(?P<text>'[^']*'|\"[^\"]*\")"

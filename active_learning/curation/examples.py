@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-import active_learning.data.sources  # noqa: F401  first: data.classes and it import each other
 from active_learning.curation.duplicates import digest
 from active_learning.data import classes, images
 from active_learning.data import text as texts
+from active_learning.data.errors import DataError
 from active_learning.data.sources.disk_section import DiskSection
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Listing
 from active_learning.data.sources.on_disk import found_size
 from active_learning.data.sources.source import Source

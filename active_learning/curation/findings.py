@@ -60,6 +60,7 @@ def copy_records(
     for i, j, similarity in leaks:
         best[i] = max(best.get(i, (0.0, 0)), (similarity, -j))
     for row, (similarity, place) in sorted(best.items()):
+        assert test is not None  # leaks are pairs with its examples
         detail = f"also in the test set: {test.paths[-place]}"
         out.append(
             Record(train.paths[row], train.keys[row], train.given(row), "", similarity, 1, "leak",
@@ -83,7 +84,7 @@ def label_records(
     p = evidence.probabilities
     measured = estimate.agreement(p, labels)
     fraction = estimate.corrupted_fraction(measured)
-    wrong = tuple(
+    wrong, at_low, at_high = (
         estimate.wrong_probability(p, labels, score, value)
         for value in (fraction.value, fraction.low, fraction.high)
     )
@@ -107,7 +108,7 @@ def label_records(
                 1,
                 issue,
                 fold=int(evidence.fold[at]),
-                probability=float(min(wrong[0][at], 1.0)),
+                probability=float(min(wrong[at], 1.0)),
             )
         )
     repeats, sets = len(evidence.kernel), len(evidence.trained)
@@ -124,8 +125,8 @@ def label_records(
     return out, {
         "corrupted": fraction,
         "classes": estimate.per_class(p, labels, names),
-        "confusion": estimate.confusion(p, labels, wrong[0]),
-        "cuts": estimate.cuts(score, wrong),
+        "confusion": estimate.confusion(p, labels, wrong),
+        "cuts": estimate.cuts(score, (wrong, at_low, at_high)),
         "notes": tuple(notes),
     }
 

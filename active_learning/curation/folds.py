@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, Integer
@@ -57,6 +58,7 @@ class Pieces:
     signature: str
 
     def path(self, name: str) -> Path:
+        """The file of a piece."""
         return self.folder / f"{name}-{self.signature}.npz"
 
     def load(self, name: str) -> dict[str, np.ndarray] | None:
@@ -72,8 +74,9 @@ class Pieces:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(name)
         partial = path.with_suffix(f".{os.getpid()}.tmp")
+        named: dict[str, Any] = dict(arrays)  # `savez` declares other keyword arguments too
         with partial.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **named)
         partial.replace(path)
 
 

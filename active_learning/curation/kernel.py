@@ -80,8 +80,8 @@ def held_out_regression(
 ) -> Float[np.ndarray, "h C"]:
     """Predicted targets of the examples with `held`, fitted to those of all others."""
     rows = jnp.asarray(np.flatnonzero(held))
-    targets = jnp.asarray(targets, jnp.float32)
-    return np.asarray(_solve(mapped.phi, mapped.gram, targets, rows, ridge))
+    wanted = jnp.asarray(targets, jnp.float32)
+    return np.asarray(_solve(mapped.phi, mapped.gram, wanted, rows, ridge))
 
 
 @jax.jit
@@ -105,13 +105,13 @@ def probabilities(
 
     Out-of-fold outputs in, so that one number is fitted to n labels no model has seen.
     """
-    best = None
+    best, least = softmax(outputs), np.inf
     for temperature in np.geomspace(0.02, 1.0, 25):
         candidate = softmax(outputs / temperature)
         loss = -np.log(np.maximum(label_probability(candidate, labels), FLOOR)).mean()
-        if best is None or loss < best[0]:
-            best = (loss, candidate)
-    return best[1]
+        if loss < least:
+            best, least = candidate, loss
+    return best
 
 
 def softmax(logits: Float[np.ndarray, "*n C"]) -> Float[np.ndarray, "*n C"]:

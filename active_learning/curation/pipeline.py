@@ -75,7 +75,7 @@ def curate(
     records = copy_records(train, test, near, groups, leaks)
     judged = np.flatnonzero((train.labels != UNLABELED) & (train.digests != ""))
     captioned = train.captions is not None
-    described = {"notes": ()}
+    described: dict[str, Any] = {"notes": ()}
     if captioned or len(np.unique(train.labels[judged])) > 1:
         rows = np.flatnonzero(train.digests != "") if captioned else judged
         few = len(np.unique(groups[rows])) < 2 * options.cross_fit.folds
@@ -143,6 +143,7 @@ def _captions(
     seconds: float,
 ) -> tuple[list[Record], dict]:
     del seconds  # one pass, in closed form
+    assert train.captions is not None  # else its labels are judged
     digests = train.digests[rows]
     features = _features(
         train, rows, options, Pieces(work, signature(digests, options.features)), tell

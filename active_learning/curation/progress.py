@@ -18,5 +18,6 @@ class Bar:
         self.bar.update(max(0.0, min(share, 1.0) - self.bar.n))
 
     def close(self) -> None:
+        """Ends the bar of the current part."""
         if self.bar is not None:
             self.bar.close()

@@ -56,10 +56,10 @@ class Record:
     def __post_init__(self) -> None:
         if self.issue not in ISSUES:
             raise ValueError(f"issue {self.issue!r} of {self.path!r}: use one of {list(ISSUES)}")
-        for name in ("score", "probability"):
-            value = getattr(self, name)
-            if value is None and name == "probability":
-                continue
+        values = {"score": self.score}
+        if self.probability is not None:
+            values["probability"] = self.probability
+        for name, value in values.items():
             if not (math.isfinite(value) and 0 <= value <= 1):
                 raise ValueError(f"{name} of {self.path!r} is {value}: it must lie in [0, 1]")
 

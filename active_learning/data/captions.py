@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer
 
 from active_learning.data import text
+from active_learning.data.errors import DataError
 from active_learning.data.order import hash64
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.source import Source
 from active_learning.data.tokenizer import Tokenizer
 
@@ -44,10 +44,8 @@ class Captions:
 
     def drawn_text(self, rows: np.ndarray, ids: np.ndarray, epochs: np.ndarray) -> list[str]:
         """The text of what `draw` returns."""
-        return [
-            self.texts[row][at]
-            for row, at in zip(rows, self._place(rows, ids, epochs), strict=True)
-        ]
+        places = self._place(rows, ids, epochs)
+        return [self.texts[int(row)][int(at)] for row, at in zip(rows, places, strict=True)]
 
 
 def texts_of(source: Source, column: str) -> list[list[str]]:
@@ -58,8 +56,8 @@ def texts_of(source: Source, column: str) -> list[list[str]]:
       column: Column with a caption, or a list of captions; 'COLUMN.KEY' for a column of objects.
 
     Raises:
-      DataError: The source has no such column, its values are objects, or an example has no
-      caption.
+      DataError: The source has no such column, its values are objects, or an example has
+        no caption.
     """
     texts = []
     for index, value in enumerate(source.texts(column)):

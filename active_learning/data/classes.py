@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Int32, Integer
 
 from active_learning.data import text
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 
 MISSING = -1  # class number of a label that is missing or no class
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
@@ -209,8 +209,8 @@ def matched(
 
 def counts(labels: Integer[np.ndarray, "n"], names: Sequence[str]) -> dict[str, int]:
     """Examples of each class, by name in the order of the classes."""
-    found = np.bincount(labels[labels >= 0], minlength=len(names))
-    return {name: int(n) for name, n in zip(names, found, strict=True)}
+    totals = np.bincount(labels[labels >= 0], minlength=len(names))
+    return {name: int(n) for name, n in zip(names, totals, strict=True)}
 
 
 def line(by_name: Mapping[str, int], most: int = 10) -> str:

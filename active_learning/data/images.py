@@ -23,7 +23,7 @@ except ImportError:
     simplejpeg = None
 
 try:
-    import pillow_heif
+    import pillow_heif  # pyright: ignore[reportMissingImports]  # optional, in no extra
 except ImportError:
     pillow_heif = None
 else:
@@ -83,7 +83,7 @@ def decode(blob: bytes) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def decode_view(blob: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """The evaluation view: the full image, resized until it covers size x size, the centre cut out.
+    """The evaluation view: the full image, resized until it covers size x size, the center cut out.
 
     Raises BadImage.
     """
@@ -91,12 +91,11 @@ def decode_view(blob: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
 
 
 def decode_small(blob: bytes, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """The same view from a JPEG decoded at the smallest DCT scale (1/8 ..
+    """The same view from a JPEG decoded at the smallest DCT scale that still covers it.
 
-    1) that still covers it: cheaper, not bit for bit `decode_view`.
-
-    Entropy decoding is paid in full, so this saves about half; a prepared small view saves far
-    more. Raises BadImage.
+    The scales are 1/8 to 1. This is cheaper than `decode_view` and not bit for bit the same.
+    Entropy decoding is paid in full, so it saves about half; a prepared small view saves far more.
+    Raises BadImage.
     """
     return cover(_decode(blob, size), size)
 
@@ -109,7 +108,7 @@ def cover(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "s 
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image
-    side = min(height, width)  # cut first: the centre square is all that is kept
+    side = min(height, width)  # cut first: the center square is all that is kept
     top, left = (height - side) // 2, (width - side) // 2
     square = image[top : top + side, left : left + side]
     if side == size:
@@ -184,26 +183,28 @@ def decoders() -> str:
 
 def _decode(blob: bytes, least: int) -> np.ndarray:
     try:
-        if blob[:3] == b"\xff\xd8\xff" and simplejpeg is not None:
+        if blob[:3] == b"\xff\xd8\xff":
             return _jpeg(blob, least)
         return _other(blob, least)
     except BadImage:
         raise
     except UnidentifiedImageError as error:
         raise BadImage("no image format that is known") from error
-    except (
-        Exception
-    ) as error:  # decoders raise many kinds, a damaged file must cost one example and never the run
+    # Decoders raise many kinds, and a damaged file must cost one example and never the run.
+    except Exception as error:
         raise BadImage(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
 
 
 def _jpeg(blob: bytes, least: int) -> np.ndarray:
+    if simplejpeg is None:
+        return _other(blob, least)
     height, width, colors, _ = simplejpeg.decode_jpeg_header(blob)
-    _check_size(width, height)
+    _check_size(int(width), int(height))
     if colors in ("CMYK", "YCCK") or not _ends(blob):
         return _other(blob, least)
-    at_least = {"min_height": least, "min_width": least, "min_factor": 1} if least else {}
-    image = simplejpeg.decode_jpeg(blob, "RGB", fastdct=False, fastupsample=False, **at_least)
+    image = simplejpeg.decode_jpeg(
+        blob, "RGB", fastdct=False, fastupsample=False, min_height=least, min_width=least
+    )
     return _upright(image, _orientation(blob))
 
 
@@ -216,9 +217,9 @@ def _ends(blob: bytes) -> bool:
 
 
 def _orientation(blob: bytes) -> int:
-    """The EXIF orientation (1 ..
+    """The EXIF orientation (1 to 8) of a JPEG, 1 where there is none.
 
-    8) of a JPEG, 1 where there is none; reads only the header's segments.
+    Reads only the header's segments.
     """
     at = 2
     while blob[at : at + 1] == b"\xff" and at + 4 <= len(blob):

@@ -20,8 +20,9 @@ PREFETCH = 2  # batches that are read (and placed on the devices) before they ar
 
 
 class LoadedBatch(NamedTuple):
-    """A batch on the devices; on the host the row numbers within the part, and the epochs, of all
-    its examples.
+    """A batch on the devices, with the rows and epochs of all its examples on the host.
+
+    `rows` are row numbers within the part.
     """
 
     batch: dict[str, jax.Array]
@@ -31,8 +32,9 @@ class LoadedBatch(NamedTuple):
 
 @runtime_checkable
 class Stream(Protocol):
-    """An endless sequence of examples of a part, any position of which is reached at once, from any
-    thread.
+    """An endless sequence of examples of a part.
+
+    Any position is reached at once, from any thread.
     """
 
     part: Any
@@ -46,8 +48,13 @@ class Stream(Protocol):
         ...
 
     def read(self, position: int, count: int, mine: Any, small: bool) -> dict[str, np.ndarray]:
-        """The examples of `at(position, count)` that `local` (what indexes an array) picks; `small`:
-        in their small view.
+        """The examples of `at(position, count)` that `mine` picks.
+
+        Args:
+          position: Of the first of the `count` examples.
+          count: Examples of all processes.
+          mine: Indexes an array of `count` rows, see `local_rows`.
+          small: Whether to read them in their small view.
         """
         ...
 
@@ -63,32 +70,35 @@ class Candidates:
     def at(
         self, position: int, count: int
     ) -> tuple[Int64[np.ndarray, "k"], Int32[np.ndarray, "k"]]:
+        """Row numbers and epochs of the `count` examples from `position` on."""
         with self._lock:  # an order keeps tables
             return self.order.positions(position, count)
 
     def read(self, position: int, count: int, mine: Any, small: bool) -> dict[str, np.ndarray]:
+        """The examples of `at(position, count)` that `mine` picks."""
         rows, epochs = self.at(position, count)
         return self.part.batch(rows[mine], epochs[mine], small)
 
 
 def local_rows(placement: jax.sharding.Sharding | None, count: int) -> Any:
-    """What this process reads of `count` rows: an index of the rows that its devices hold, in their
-    order.
+    """What this process reads of `count` rows.
+
+    Returns:
+      An index of the rows that its devices hold, in their order.
     """
     if jax.process_count() == 1 or placement is None:
         return slice(None)
-    spans = {
-        place[0].indices(count)[:2]
-        for place in placement.addressable_devices_indices_map((count,)).values()
-    }
+    places = placement.addressable_devices_indices_map((count,)).values()
+    spans = {place[0].indices(count)[:2] for place in places if place is not None}
     return np.concatenate([np.arange(*span) for span in sorted(spans)])
 
 
 def to_global_array(
     batch: dict[str, np.ndarray], placement: jax.sharding.Sharding | None, count: int
 ) -> dict[str, jax.Array]:
-    """The global batch of `count` rows on the devices, of which this process brings those that are
-    `local`.
+    """The global batch of `count` rows on the devices.
+
+    `batch` holds the rows that this process contributes, see `local_rows`.
     """
     if jax.process_count() == 1 or placement is None:
         return jax.device_put(batch, placement)
@@ -97,12 +107,14 @@ def to_global_array(
 
 
 class Loader:
-    """The batches of a stream, one after the other, `ahead` of them read before they are asked for
-    (0: none).
+    """The batches of a stream, one after the other.
 
-    `position` counts the examples handed out, not those read ahead, and is all there is to save. It
-    may be set: what was read for other positions, or at another size, is dropped. `stall_seconds`: seconds
-    in which neither a batch nor, so says `busy`, the devices were ready.
+    Attributes:
+      ahead: Batches that are read before they are asked for; 0: none.
+      position: Examples handed out, not those read ahead; all there is to save. It may be set: what
+        was read for other positions, or at another size, is dropped.
+      busy: Returns whether the devices are computing.
+      stall_seconds: Seconds spent waiting for a batch while the devices were idle.
     """
 
     def __init__(
@@ -117,13 +129,10 @@ class Loader:
         self.busy: Callable[[], bool] = lambda: False
         # Two batches are read at a time: while the last images of one are decoded, the other's keep
         # all decoding threads busy.
-        self._ahead, self._second = (
-            ThreadPoolExecutor(2, "loader-ahead"),
-            ThreadPoolExecutor(1, "loader-second"),
-        )
-        self._coming: deque[tuple[tuple, Future]] = (
-            deque()
-        )  # (position, count, small), what is there
+        self._ahead = ThreadPoolExecutor(2, "loader-ahead")
+        self._second = ThreadPoolExecutor(1, "loader-second")
+        # (position, count, small) of a batch, and its future.
+        self._coming: deque[tuple[tuple[int, int, bool], Future]] = deque()
 
     def next(self, count: int, small: bool = False) -> LoadedBatch:
         """The next `count` examples. Raises what reading them raised."""
@@ -140,14 +149,17 @@ class Loader:
         return self._coming[0][1].result()
 
     def fetch(self, find: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Future:
-        """A second look: the full batch of the rows (of the part) and epochs that `find`, called in
-        a thread of its own, returns.
+        """Starts reading the full batch of rows that are not known yet.
+
+        Args:
+          find: Returns rows of the part, and their epochs; called in a thread of its own.
         """
 
         def read() -> dict[str, jax.Array]:
             rows, epochs = find()
             here = local_rows(self.placement, len(rows))
-            return to_global_array(self.stream.part.batch(rows[here], epochs[here]), self.placement, len(rows))
+            batch = self.stream.part.batch(rows[here], epochs[here])
+            return to_global_array(batch, self.placement, len(rows))
 
         return self._second.submit(read)
 
@@ -177,4 +189,5 @@ class Loader:
 
     def _load(self, position: int, count: int, small: bool) -> LoadedBatch:
         batch = self.stream.read(position, count, local_rows(self.placement, count), small)
-        return LoadedBatch(to_global_array(batch, self.placement, count), *self.stream.at(position, count))
+        rows, epochs = self.stream.at(position, count)
+        return LoadedBatch(to_global_array(batch, self.placement, count), rows, epochs)

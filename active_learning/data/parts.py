@@ -136,9 +136,9 @@ class Part:
         """
         gather = self.source.gather_small if small else self.source.gather
         columns, used = gather(self.indices[rows]), rows
-        bad = columns.pop("bad", None)
+        bad = columns.pop("bad", np.zeros(len(rows), bool))
         for attempt in range(REPLACEMENTS):
-            if bad is None or not bad.any():
+            if not bad.any():
                 return columns | {"rows": used}
             at, used = np.flatnonzero(bad), used.copy()
             used[at] = [stand_in(self.labels, int(row), attempt) for row in rows[at]]
@@ -186,6 +186,7 @@ class Part:
         epochs = epochs.astype(np.int32)
         columns |= {"label": self.labels[used], "id": split_id(ids), "epoch": epochs}
         if self.captions is not None:
+            assert self.caption_of is not None  # given with the captions
             columns["tokens"] = self.captions.draw(self.caption_of[used], ids, epochs)
         return columns | {name: values[used] for name, values in self.columns.items()}
 

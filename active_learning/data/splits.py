@@ -6,8 +6,8 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Bool, Int64, Integer
 
+from active_learning.data.errors import DataError
 from active_learning.data.order import hash64
-from active_learning.data.sources.errors import DataError
 
 
 def split(
@@ -18,11 +18,10 @@ def split(
 ) -> dict[str, Int64[np.ndarray, "_"]]:
     """Splits examples into disjoint parts, stratified by label.
 
-    In each part every label has its fraction of the examples not yet taken.
-
-    The result depends on the arguments only, on every machine; the order of `parts` has no
-    influence, and examples beyond their sum stay unused. Seats are given by largest remainder, ties
-    to the lower label. Linear in examples, up to sorting.
+    In each part every label has its fraction of the examples not yet taken. The result depends on
+    the arguments only, on every machine; the order of `parts` has no influence, and examples beyond
+    their sum stay unused. Seats are given by largest remainder, ties to the lower label. Linear in
+    examples, up to sorting.
 
     Args:
       labels_for_strata: Label of each example.
@@ -39,12 +38,7 @@ def split(
       DataError: A size is negative, or there are fewer examples than the parts ask for.
     """
     n = len(labels_for_strata)
-    for name, size in parts.items():
-        if size < 0:
-            raise DataError(f"split: part {name!r} has size {size}")
-    if (total := sum(parts.values())) > n:
-        sizes = ", ".join(f"{name}={size}" for name, size in parts.items())
-        raise DataError(f"split: {sizes} are {total} examples, but there are {n}")
+    _check_sizes(parts, n)
     first, group = np.arange(n), np.arange(n)
     if groups is not None:
         _, first, group = np.unique(groups, return_index=True, return_inverse=True)
@@ -71,6 +65,15 @@ def split(
     by_row = part_of[group]
     numbers = {name: number for number, name in enumerate(sorted(parts))}
     return {name: np.flatnonzero(by_row == numbers[name]).astype(np.int64) for name in parts}
+
+
+def _check_sizes(parts: Mapping[str, int], n: int) -> None:
+    for name, size in parts.items():
+        if size < 0:
+            raise DataError(f"split: part {name!r} has size {size}")
+    if (total := sum(parts.values())) > n:
+        sizes = ", ".join(f"{name}={size}" for name, size in parts.items())
+        raise DataError(f"split: {sizes} are {total} examples, but there are {n}")
 
 
 def _middles(weight: np.ndarray, stratum: np.ndarray, strata: int) -> tuple[np.ndarray, np.ndarray]:

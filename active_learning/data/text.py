@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from active_learning.data.errors import DataError
+
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "txt", "title", "sentence", "sentences")
 
 
@@ -54,9 +56,6 @@ def captions(value: Any) -> list[str]:
     Raises:
       DataError: The value holds objects, e.g. a caption for each language.
     """
-    # Imported here because the sources, whose errors these are, import this module.
-    from active_learning.data.sources.errors import DataError
-
     if isinstance(value, Mapping):
         keys = ", ".join(str(key) for key in value)
         raise DataError(

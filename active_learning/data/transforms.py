@@ -107,4 +107,4 @@ def view(batch: dict, shape: tuple[int, int, int]) -> UInt8[Array, "B H W C"]:
     for name in ("image_small", "image"):
         if name in batch and batch[name].shape[1:3] == tuple(shape[:2]):
             return batch[name]
-    return resize(batch["image"], shape[0])
+    return jnp.asarray(resize(batch["image"], shape[0]))

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax._src import distributed as jax_distributed  # The key-value store has no public name.
@@ -21,13 +22,20 @@ REPORT_SECONDS = 45.0  # in which every process must report what it is about to 
 _counts: Counter[str] = Counter()
 
 
+def _client() -> Any:
+    """The key-value store of the coordinator, for processes that have joined."""
+    client = jax_distributed.global_state.client
+    assert client is not None, "jax.distributed was not initialized"
+    return client
+
+
 def _verdict(name: str, report: dict, judge: Callable[[list[dict]], str | None], seconds: float):
     """Lets rank 0 judge the reports of all processes; returns its verdict on all, None for good.
 
     Goes through the key-value store of the coordinator and not through the devices, so that a
     process that never comes is named after `seconds` instead of waited for.
     """
-    client, rank = jax_distributed.global_state.client, jax.process_index()
+    client, rank = _client(), jax.process_index()
     _counts[name] += 1
     key = f"active_learning/{name}/{_counts[name]}"
     client.key_value_set(f"{key}/{rank}", json.dumps(report))
@@ -82,7 +90,7 @@ def _token(folder: Path, seconds: float) -> Iterator[str]:
     The primary process writes a file of that name into the folder, or its nearest parent that
     exists, and removes it at the end of the block.
     """
-    place, client = folder.absolute(), jax_distributed.global_state.client
+    place, client = folder.absolute(), _client()
     while not place.exists():
         place = place.parent
     _counts["token"] += 1

@@ -65,9 +65,10 @@ def start(
         return
     count = _first_number(ENVIRONMENT[1], *_COUNTS) if count is None else count
     number = _first_number(ENVIRONMENT[2], *_RANKS) if number is None else number
-    values = (coordinator, count, number)
-    names = ("--coordinator=HOST:PORT", "--num_processes", "--process_id")
-    if missing := [name for name, value in zip(names, values, strict=True) if value is None]:
+    if coordinator is None or count is None or number is None:
+        values = (coordinator, count, number)
+        names = ("--coordinator=HOST:PORT", "--num_processes", "--process_id")
+        missing = [name for name, value in zip(names, values, strict=True) if value is None]
         raise ConfigError(
             f"several processes need {', '.join(names)}; missing: {', '.join(missing)}"
         )
@@ -76,7 +77,7 @@ def start(
             f"--process_id={number}: expected 0 .. {count - 1}, one less than --num_processes"
         )
     # Cluster detection is off: each process takes all devices that it sees.
-    _join(f"at {coordinator}", *values, cluster_detection_method="deactivate")
+    _join(f"at {coordinator}", coordinator, count, number, cluster_detection_method="deactivate")
 
 
 def _join(where: str, *values, **options) -> None:

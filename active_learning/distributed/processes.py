@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -38,7 +38,8 @@ def enable_compilation_cache(folder: str | None = None) -> None:
     Raises:
       ConfigError: The folder that was asked for cannot be written.
     """
-    if folder is None and jax.config.jax_compilation_cache_dir:
+    # JAX adds its options to the config at run time.
+    if folder is None and cast("Any", jax.config).jax_compilation_cache_dir:
         return
     if folder is not None:
         path = checked_folder(folder, "--cache") if folder else None

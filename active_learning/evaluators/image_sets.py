@@ -24,9 +24,13 @@ class Reader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> bytes: ...
+    def read(self, index: int) -> bytes:
+        """The encoded image."""
+        ...
 
-    def name(self, index: int) -> str: ...
+    def name(self, index: int) -> str:
+        """Its name, for error messages."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +44,11 @@ class Paths:
         return len(self.paths)
 
     def read(self, index: int) -> bytes:
+        """The bytes of a file."""
         return (self.folder / self.paths[index]).read_bytes()
 
     def name(self, index: int) -> str:
+        """The path of a file."""
         return str(self.folder / self.paths[index])
 
 

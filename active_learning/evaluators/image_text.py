@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import PyTree
@@ -50,7 +51,7 @@ class Towers:
         return zero_shot.class_embeddings(self.embed, self.params, names, templates, self.encode)
 
 
-def classification(towers: Towers, task, data, name: str) -> dict:
+def classification(towers: Towers, task: Any, data: Any, name: str) -> dict:
     """Zero-shot and probe accuracy on a set of the run's data.
 
     Images whose captions clearly name one of `task.classes` count, with that class; where the data

@@ -1,5 +1,7 @@
 """Retrieval of captions by images and of images by captions."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Integer, PyTree
 
@@ -20,7 +22,7 @@ class Retrieval:
     def __init__(self, model: Model, batch_size: int, placement=None):
         self.embed = Embedder(model, batch_size, placement)
 
-    def __call__(self, params: PyTree, part, rows: np.ndarray | None = None) -> dict:
+    def __call__(self, params: PyTree, part: Any, rows: np.ndarray | None = None) -> dict:
         """Evaluate on rows of a part of the split; see `retrieval_metrics`.
 
         Args:

@@ -25,18 +25,22 @@ class Freeze:
     """A parsed value of `freeze`.
 
     Attributes:
-      kind: "", "head" (all but the head), "blocks", "image" or "text" (that tower is frozen).
+      kind: "", "head" (all but the head), "blocks" or "tower".
       blocks: With "blocks": how many of the first, everything below them included.
+      tower: With "tower": which one, "image" or "text".
     """
 
     kind: str = ""
     blocks: int = 0
+    tower: str = ""
 
 
 def parse_freeze(text: str, key: str = "freeze") -> Freeze:
     """Reads a value of the key `freeze`. Raises ConfigError naming the key."""
-    if text in ("", "image", "text"):
-        return Freeze(text)
+    if text == "":
+        return Freeze()
+    if text in ("image", "text"):
+        return Freeze("tower", tower=text)
     if text == "all but head":
         return Freeze("head")
     if match := _FIRST.fullmatch(text):
@@ -48,8 +52,8 @@ def check_freeze(freeze: Freeze, module: Any, key: str = "freeze") -> None:
     """Raises ConfigError when a module cannot be frozen that way."""
     two = isinstance(module, TwoTower)
     towers = [module.image, module.text] if two else [module]
-    if freeze.kind in ("image", "text") and not two:
-        raise ConfigError(f"{key}={freeze.kind!r}: the model has one tower only")
+    if freeze.tower and not two:
+        raise ConfigError(f"{key}={freeze.tower!r}: the model has one tower only")
     if freeze.kind == "blocks":
         depth = min(tower.depth for tower in towers)
         if freeze.blocks > depth:
@@ -78,8 +82,8 @@ def frozen_mask(params: PyTree, freeze: str) -> PyTree:
         first, name = str(path[0].key), _names(path)[0]
         if parsed.kind == "head":
             return first not in _HEADS
-        if parsed.kind in ("image", "text"):
-            return first in (parsed.kind, f"{parsed.kind}_head")
+        if parsed.kind == "tower":
+            return first in (parsed.tower, f"{parsed.tower}_head")
         if parsed.kind == "blocks":
             return first not in _HEADS and _layer(name, 1 << 30) <= parsed.blocks
         return False
@@ -182,9 +186,9 @@ def trained_cost(module: Any, image_shape: tuple[int, int, int], freeze: str) ->
         frozen = [_frozen(image), _frozen(text)]
         heads = [flops.Cost(h.forward, h.forward) for h in heads]
         return frozen[0] + frozen[1] + heads[0] + heads[1]
-    if parsed.kind == "image":
+    if parsed.tower == "image":
         return _frozen(image) + _frozen(heads[0]) + text + heads[1]
-    if parsed.kind == "text":
+    if parsed.tower == "text":
         return _frozen(text) + _frozen(heads[1]) + image + heads[0]
     below = _image_cost(module.image, image_shape, parsed)
     tokens = module.text.context

@@ -11,11 +11,17 @@ from jaxtyping import Array, Float, PyTree
 
 
 class Dense(nn.Module):
-    """A dense layer over the last axis. `flat`: as one 2-D product, whose backward pass is faster on CPUs than that of a 3-D one."""
+    """A dense layer over the last axis.
+
+    `flat`: computed as one 2-D product, whose backward pass is faster on CPUs than that of a 3-D
+    one.
+    """
 
     features: int
     use_bias: bool = True
+    # Compute type; parameters are float32.
     dtype: str = "float32"
+    # Flatten the input to 2-D: the backward pass is faster on CPUs than that of a 3-D product.
     flat: bool = False
 
     @nn.compact
@@ -32,7 +38,10 @@ class Dense(nn.Module):
 
 
 class Shared(struct.PyTreeNode, nn.meta.AxisMetadata):
-    """A parameter that is gathered when a layer asks for it: within a scan or a rematerialised block one layer at a time."""
+    """A parameter that is gathered when a layer asks for it.
+
+    Within a scan or a rematerialized block that is one layer at a time.
+    """
 
     value: Any
     path: str = struct.field(pytree_node=False)

@@ -9,9 +9,13 @@ from active_learning.models.layers import Dense
 
 
 class MLP(nn.Module):
-    """Images -> logits and features (no logits with `num_classes` 0); `depth` hidden layers of `width` with GELU."""
+    """Maps images to logits and features (no logits with `num_classes` 0).
+
+    It has `depth` hidden layers of `width` units with GELU.
+    """
 
     num_classes: int = 0
+    # Width and number of the hidden layers.
     width: int = 256
     depth: int = 2
     dtype: str = "float32"

@@ -1,4 +1,7 @@
-"""Residual networks with GroupNorm (arXiv 1512.03385, 1803.08494): no running statistics, so no mutable state."""
+"""Residual networks with GroupNorm (arXiv 1512.03385, 1803.08494).
+
+GroupNorm has no running statistics, so there is no mutable state.
+"""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -8,10 +11,14 @@ from active_learning.cost import flops
 
 
 class ResidualBlock(nn.Module):
-    """Pre-activation block of two 3 x 3 convolutions, or of 1 x 1, 3 x 3, 1 x 1 (bottleneck, four times as wide outside)."""
+    """Pre-activation block of two 3 x 3 convolutions.
+
+    As a bottleneck: of 1 x 1, 3 x 3, 1 x 1, four times as wide outside.
+    """
 
     width: int
     stride: int
+    # Convolutions of 1 x 1, 3 x 3 and 1 x 1, four times as wide outside, instead of two 3 x 3.
     bottleneck: bool
     dtype: str
 
@@ -52,16 +59,25 @@ def _convolutions(width: int, stride: int, bottleneck: bool) -> list[tuple[int, 
 
 
 class ResNet(nn.Module):
-    """Images -> logits and features (no logits with `num_classes` 0). Defaults: ResNet-18 for small images.
+    """Maps images to logits and features (no logits with `num_classes` 0).
 
-    stages: blocks of each stage, each stage half the resolution and twice the width of the one before. stem: "small" (3 x 3 convolution)
-    or "imagenet" (7 x 7 with stride 2, then a pool of stride 2). Raises ValueError for another stem or a width not divisible by 4.
+    The defaults are ResNet-18 for small images. Raises ValueError for an unknown stem, or a width
+    that is not divisible by 4.
+
+    Attributes:
+      stages: Blocks of each stage. A stage has half the resolution and twice the width of the one
+        before.
+      stem: "small" (3 x 3 convolution), or "imagenet" (7 x 7 with stride 2, then a pool of
+        stride 2).
     """
 
     num_classes: int = 0
+    # Channels of the first stage.
     width: int = 64
+    # Blocks of each stage; each has half the resolution and twice the width of the one before.
     stages: tuple = (2, 2, 2, 2)
     bottleneck: bool = False
+    # "small": a 3 x 3 convolution; "imagenet": 7 x 7 with stride 2, then a pool of stride 2.
     stem: str = "small"
     dtype: str = "float32"
 
@@ -104,7 +120,10 @@ class ResNet(nn.Module):
         ]
 
     def cost(self, image_shape: tuple[int, int, int]) -> flops.Cost:
-        """FLOPs per example on images of this shape; padding counts as in a dense product (the usual convention)."""
+        """FLOPs per example on images of this shape.
+
+        Padding counts as in a dense product (the usual convention).
+        """
         self._check()
         height, width, channels = image_shape
         if self.stem == "imagenet":

@@ -1,6 +1,6 @@
-"""Transformer blocks shared by the image and text towers, their FLOPs, and their stacked parameter form."""
+"""Transformer blocks of the image and text towers, their FLOPs and their stacked parameters."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from active_learning.models.layers import Dense
 # "gelu" is the exact form (erf), "gelu_tanh" its tanh approximation. "swiglu" gates the MLP:
 # silu(a) * b, with a and b the two halves of the first layer's output.
 ACTIVATIONS = ("gelu_tanh", "gelu", "quick_gelu", "swiglu")
+# Implementations of attention, see `jax.nn.dot_product_attention`.
+Implementation = Literal["xla", "cudnn"]
 # Which of query, key and value have a bias.
 QKV_BIASES = ("qv", "qkv", "none")
 
@@ -44,7 +46,7 @@ class Attention(nn.Module):
     heads: int
     dtype: str
     flat: bool
-    attend: str = "xla"
+    attend: Implementation = "xla"
     qkv_bias: str = "qv"
     causal: bool = False
 
@@ -90,7 +92,7 @@ class Block(nn.Module):
     mlp_dim: int
     dtype: str
     flat: bool
-    attend: str = "xla"
+    attend: Implementation = "xla"
     activation: str = "gelu_tanh"
     epsilon: float = 1e-6
     qkv_bias: str = "qv"
@@ -183,7 +185,7 @@ def check_tower(of: Any) -> None:
         raise ValueError(f"heads {of.heads} do not divide width {of.width}")
     for name, value, known in (
         ("remat", of.remat, ("off", *_REMAT_POLICIES)),
-        ("attention", of.attention, ("xla", "cudnn")),
+        ("attention", of.attention, get_args(Implementation)),
         ("activation", of.activation, ACTIVATIONS),
         ("qkv_bias", of.qkv_bias, QKV_BIASES),
     ):

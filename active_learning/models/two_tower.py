@@ -42,7 +42,10 @@ class TwoTower(nn.Module):
         train: bool = False,
     ) -> Embeddings:
         self.check()
-        size = (tokens if image is None else image).shape[0]
+        given = tokens if image is None else image
+        if given is None:
+            raise ValueError("a TwoTower needs images, tokens or both")
+        size = given.shape[0]
         scale = jnp.exp(self.param("t", lambda _: jnp.log(jnp.float32(self.scale))))
         bias = jnp.float32(0.0)
         if self.logit_bias:
@@ -63,7 +66,9 @@ class TwoTower(nn.Module):
 
     def _end(self, name: str, width: int, outputs: dict[str, Array]) -> Float[Array, "B D"]:
         features = outputs["features"]
-        return l2_normalize(Dense(width, use_bias=self.head_bias, name=name)(features) if width else features)
+        if width:
+            features = Dense(width, use_bias=self.head_bias, name=name)(features)
+        return l2_normalize(features)
 
     def check(self) -> None:
         """Raises ValueError when the towers do not end with the same width."""

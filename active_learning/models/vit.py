@@ -151,9 +151,9 @@ class ViT(nn.Module):
         if self.keep < 1:
             kept = self.kept_patches(rows * columns)
             x, position = x[:, kept], position[kept]
-        x = Dense(
-            self.width, use_bias=self.embed_bias, dtype=self.dtype, flat=train, name="embed"
-        )(x)
+        x = Dense(self.width, use_bias=self.embed_bias, dtype=self.dtype, flat=train, name="embed")(
+            x
+        )
         x = x + position[None].astype(x.dtype)
         return jnp.concatenate([*self._prefix(first, size, x.dtype), x], axis=1)
 

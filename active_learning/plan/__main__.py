@@ -14,6 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from active_learning import cli
 from active_learning.config import ConfigError, from_flags
 from active_learning.data.sources.source import DataError
 from active_learning.plan.report import Assumptions, plan_lines
@@ -35,6 +36,12 @@ def parse(argv: list[str]) -> tuple[Config, argparse.Namespace]:
     add("--classes", "--num_classes", type=int, default=known.classes)
     add("--examples", type=int, default=known.examples)
     add("--mfu", type=float, default=known.mfu, help="assumed fraction of the chips' peak FLOP/s")
+    cli.add_import_flag(parser)
+    # Names of one's own are registered before the config that uses them is read.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    cli.add_import_flag(first)
+    own, argv = first.parse_known_args(argv)
+    cli.import_modules(own.imports)
     config, rest = from_flags(argv)
     args = parser.parse_args(rest)
     if config is None:

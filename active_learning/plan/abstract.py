@@ -11,6 +11,7 @@ from active_learning.core import sharding
 from active_learning.plan.cost_model import scorer_image_shape
 from active_learning.settings import Config
 from active_learning.train.build import Experiment, assemble
+from active_learning.train.starts import open_models
 
 
 def build_abstract(
@@ -18,7 +19,7 @@ def build_abstract(
     image_shape: tuple[int, int, int],
     classes: int,
     examples: int,
-    devices: list[jax.Device],
+    devices: list[sharding.Device],
 ) -> Experiment:
     """The experiment without its data.
 
@@ -32,10 +33,11 @@ def build_abstract(
     Raises:
       ConfigError: For what cannot run.
     """
+    opened, _ = open_models(config)
     channels = (0.5,) * image_shape[2]
-    view = config.task.view_of(config, image_shape, classes, channels, channels)
+    view = opened.task.view_of(opened, image_shape, classes, channels, channels)
     small = dataclasses.replace(view, image_shape=scorer_image_shape(config, image_shape))
-    return assemble(config, resolve(config, examples, len(devices)), view, small, devices)
+    return assemble(config, resolve(opened, examples, len(devices)), view, small, devices)
 
 
 def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:

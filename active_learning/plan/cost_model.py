@@ -12,6 +12,7 @@ from active_learning.cost import ledger
 from active_learning.cost.flops import Cost
 from active_learning.models import VARIANTS, TwoTower, ViT
 from active_learning.settings import Config
+from active_learning.train.starts import open_models
 
 RATIOS = (2, 4, 8, 16)  # rows of the break-even table
 SCORER_SIZES = ("Ti", "S", "B")  # of `models.VARIANTS`
@@ -104,7 +105,7 @@ class CostModel:
 
 
 def cost_model_of(
-    config: Config, learner, scorer, examples: int, image_shape: tuple[int, int, int]
+    config: Config, learner: Any, scorer: Any, examples: int, image_shape: tuple[int, int, int]
 ) -> CostModel:
     """The cost model of a config.
 
@@ -118,9 +119,10 @@ def cost_model_of(
     Raises:
       ConfigError: For durations that cannot be resolved.
     """
+    config, starts = open_models(config)
     steps = resolve(config, examples, 1)
     policy = config.select.policy
-    small = scorer.cost(scorer_image_shape(config, image_shape))
+    small = starts.scorer.cost(scorer, scorer_image_shape(config, image_shape))
     reference, training = config.reference, 0.0
     if policy.reads_reference and reference.charge:
         steps_of = lambda own: resolve(own, examples, 1).total
@@ -131,7 +133,7 @@ def cost_model_of(
         window_updates=steps.window,
         batch_size=config.batch_size,
         ratio=config.select.ratio,
-        learner=learner.cost(image_shape),
+        learner=starts.learner.cost(learner, image_shape),
         scorer=small,
         policy=policy,
         references=reference.models_scoring,

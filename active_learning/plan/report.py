@@ -23,6 +23,7 @@ from active_learning.plan.topology import devices_of
 from active_learning.references import Trained
 from active_learning.settings import Config
 from active_learning.train.build import Experiment, abstract_state, build
+from active_learning.train.starts import open_models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +68,10 @@ def plan_lines(
         yield (
             f"no data ({error}); planned for {examples:,} images of {assumed.image_size} px {what}"
         )
-        view = config.task.view_of(config, shape, classes, (0.5,) * 3, (0.5,) * 3)
-        learner = config.task.specialize(config.learner, view)
-        scorer = config.task.specialize(config.scorer, view)
+        opened, _ = open_models(config)
+        view = config.task.view_of(opened, shape, classes, (0.5,) * 3, (0.5,) * 3)
+        learner = config.task.specialize(opened.learner, view)
+        scorer = config.task.specialize(opened.scorer, view)
     else:
         data = experiment.data
         assert data is not None  # `build` opened them

@@ -6,9 +6,8 @@ import os
 import re
 from dataclasses import dataclass
 
-import jax
-
 from active_learning.config import ConfigError
+from active_learning.core.sharding import Device
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def canonical(topology: str) -> str:
     return text
 
 
-def devices_of(topology: str) -> list[jax.Device]:
+def devices_of(topology: str) -> list[Device]:
     """The chips of a topology such as 'v5e:16x16' or 'v5litepod-256'; nothing is allocated on them.
 
     Raises:

@@ -1,6 +1,5 @@
 """Where a reference comes from: the value behind `config.reference`, one class for each way."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, ClassVar
 import jax
 from jaxtyping import PyTree
 
-from active_learning.config import ConfigError, Section
+from active_learning.config import ConfigError, Section, fields_of
 from active_learning.data.parts import Data
 
 # Trains one run: (config, workdir) -> its summary, or one with complete=False when it was stopped.
@@ -64,8 +63,7 @@ class Reference(Section):
 
     def as_kind(self, kind: type["Reference"], **changes: Any) -> "Reference":
         """A reference of another kind with the keys that both have, and `changes`."""
-        mine, theirs = ({f.name for f in dataclasses.fields(one)} for one in (self, kind))
-        names = mine & theirs
+        names = fields_of(type(self)).keys() & fields_of(kind).keys()
         return kind(**{name: getattr(self, name) for name in names} | changes)
 
     def check(self, config: Any) -> None:

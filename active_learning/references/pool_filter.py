@@ -67,11 +67,13 @@ def filter_pool(experiment: Any, params: PyTree | None, workdir: Path) -> tuple[
         write_atomic(file, content.getvalue())
 
     distributed.run_on_primary(lambda: choose() if _read(file) is None else None)
-    ids, flops, seconds = _read(file)
+    saved = _read(file)
+    assert saved is not None, f"{file}: just written, and not readable"
+    ids, flops, seconds = saved
     kept = train.select(np.flatnonzero(np.isin(train.ids, ids)))
     kept = dataclasses.replace(kept, columns={})
     data = dataclasses.replace(experiment.data, train=kept)
-    return dataclasses.replace(experiment, data=data), flops, seconds
+    return dataclasses.replace(experiment, opened_data=data), flops, seconds
 
 
 def _read(file: Path) -> tuple[Int64[np.ndarray, "k"], float, float] | None:

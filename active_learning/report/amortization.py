@@ -6,6 +6,14 @@ from active_learning.cost.accounts import AMORTIZATION_LEVELS
 from active_learning.report.analysis import Analysis
 from active_learning.report.setup import Setup
 
+# Levels at which a run with this kind of reference does not reveal its cost: stored scores were
+# paid for elsewhere, and a co-trained reference does not exist before the run.
+UNKNOWN_LEVELS: dict[str | None, set[str]] = {
+    "stored": {"pretrained", "none"},
+    "cotrained": {"foundation dataset", "pretrained"},
+    "online": {"foundation dataset", "pretrained"},
+}
+
 
 def whole_cost(analysis: Analysis) -> float:
     """Return the FLOPs of the baseline's full budget; without one, those of the largest arm."""
@@ -55,10 +63,7 @@ def unknown_levels(setup: Setup) -> set[str]:
         unknown |= others
     if not setup.reads_reference:
         return unknown
-    if setup.reference_kind == "stored":
-        unknown |= {"pretrained", "none"}
-    elif setup.reference_kind in ("cotrained", "online"):  # No reference exists before the run.
-        unknown |= {"foundation dataset", "pretrained"}
-    elif setup.reference_kind == "loaded" and setup.reference_path.endswith(".npz"):
-        unknown |= {"none"}  # Published weights: what their training cost is unknown.
+    unknown |= UNKNOWN_LEVELS.get(setup.reference_kind, set())
+    if setup.reads_file:
+        unknown |= {"none"}  # What it cost to make is not known.
     return unknown

@@ -51,10 +51,12 @@ class Group:
 
     @property
     def final(self) -> float:
+        """Return the seed mean of the final values."""
         return float(np.mean(list(self.finals.values())))
 
     @property
     def sd(self) -> float | None:
+        """Return the standard deviation of the final values; None for one seed."""
         return measures.spread(list(self.finals.values()))
 
     def clock(self, clock: str) -> float:
@@ -66,6 +68,7 @@ class Group:
         }[clock]
 
     def account(self, account: str) -> float:
+        """Return the seed mean of the FLOPs of one account."""
         return float(np.mean([run.flops[account] for run in self.runs]))
 
 
@@ -89,6 +92,7 @@ class Arm:
 
     @property
     def longest(self) -> Group:
+        """The budget with the most updates."""
         return self.groups[-1]
 
     @property
@@ -118,6 +122,7 @@ class Analysis:
 
     @property
     def others(self) -> list[Arm]:
+        """The arms that are compared with the baseline."""
         return [arm for arm in self.arms if arm is not self.baseline]
 
 
@@ -182,8 +187,14 @@ def _baseline_name(by_name: dict[str, dict[int, list[Run]]], final_metric: str) 
     return max(marked, key=lambda name: _final_mean(by_name[name], final_metric), default=None)
 
 
+def _final(run: Run, final_metric: str) -> float:
+    value = run.final_value(final_metric)
+    assert value is not None, f"{run.path}: {final_metric} was chosen, and not measured"
+    return value
+
+
 def _final_mean(budgets: dict[int, list[Run]], final_metric: str) -> float:
-    return float(np.mean([run.final_value(final_metric) for run in budgets[max(budgets)]]))
+    return float(np.mean([_final(run, final_metric) for run in budgets[max(budgets)]]))
 
 
 def seed_curve(runs: list[Run], metric: str) -> Curve:
@@ -213,7 +224,7 @@ def _points(run: Run, metric: str) -> dict[float, tuple[float, float, float]]:
 
 
 def _group(runs: list[Run], metric: str, final_metric: str, against: Group | None) -> Group:
-    finals = {run.seed: run.final_value(final_metric) for run in runs}
+    finals = {run.seed: _final(run, final_metric) for run in runs}
     same = against is not None and (runs[0].name, runs[0].total_steps) == (
         against.name,
         against.budget,
@@ -321,10 +332,11 @@ def _notes(runs: list[Run], arms: list[Arm], metric: str, final_metric: str) -> 
 
 def _arm_notes(arm: Arm) -> list[str]:
     notes = []
-    if arm.baseline and arm.beta_budget.beta is not None and arm.beta_budget.beta < 1:
+    beta = arm.beta_budget.beta if arm.baseline and arm.beta_budget else None
+    if beta is not None and beta < 1:
         notes.append(
             f"{arm.name} itself reaches its full-budget value with "
-            f"{100 * arm.beta_budget.beta:.0f} % of the updates: its curve is flat or noisy there, "
+            f"{100 * beta:.0f} % of the updates: its curve is flat or noisy there, "
             "and a saving no larger than this one means nothing."
         )
     for group in arm.groups:

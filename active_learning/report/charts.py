@@ -58,11 +58,13 @@ def css_variables(dark: bool) -> str:
 
 def arm_colors(analysis: Analysis) -> dict[str, tuple[str, object]]:
     """Map arms to (color name, line style), the same in every figure."""
-    styles = {
+    styles: dict[str, tuple[str, object]] = {
         arm.name: (f"arm{n % ARMS}", LINES[n // ARMS % len(LINES)])
         for n, arm in enumerate(analysis.others)
     }
-    return styles | ({analysis.baseline.name: ("base", "-")} if analysis.baseline else {})
+    if analysis.baseline:
+        styles[analysis.baseline.name] = ("base", "-")
+    return styles
 
 
 def save_svg(figure: Figure, file: Path) -> None:
@@ -150,19 +152,16 @@ def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: 
     reached.
     """
     styles = arm_colors(analysis)
-    ends = [
-        number(group.clock(clock)) or 0.0 for arm in analysis.arms for group in arm.groups
-    ]  # 0: unknown
+    # 0 where unknown.
+    ends = [number(group.clock(clock)) or 0.0 for arm in analysis.arms for group in arm.groups]
     scale, label = unit(clock, max(ends))
     for arm in analysis.arms:
         color, line = styles[arm.name]
         _arm_curve(axes, arm, theme[color], line, clock, scale)
         _arm_ends(axes, theme, arm, theme[color], clock, scale)
-        if arm.reached_step is not None and not arm.baseline:
-            x = (
-                arm.longest.curve.at(clock)[list(arm.longest.curve.step).index(arm.reached_step)]
-                / scale
-            )
+        if arm.reached_step is not None and analysis.target_curve is not None and not arm.baseline:
+            curve = arm.longest.curve
+            x = curve.at(clock)[list(curve.step).index(arm.reached_step)] / scale
             bar = {
                 "marker": "|",
                 "markersize": 13,
@@ -171,7 +170,7 @@ def draw_progress(axes: Axes, theme: dict[str, str], analysis: Analysis, clock: 
                 "zorder": 6,
             }
             axes.plot([x], [100 * analysis.target_curve], **bar)
-    if analysis.target is not None:
+    if analysis.target is not None and analysis.target_curve is not None:
         axes.axhline(
             100 * analysis.target,
             color=theme["ink"],
@@ -274,11 +273,14 @@ def _legend_below(figure: Figure, axes: Axes, analysis: Analysis) -> int:
         color, line = styles[name]
         handles += axes.plot([], [], color=LIGHT[color], linestyle=line, linewidth=2.4)
     words = {"loc": "outside lower left", "frameon": False, "labelcolor": LIGHT["ink"]}
-    for columns in range(5, 0, -1):
-        legend = figure.legend(handles, [_plain(name) for name in names], ncols=columns, **words)
-        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+    labels = [_plain(name) for name in names]
+    for columns in range(5, 1, -1):
+        legend = figure.legend(handles, labels, ncols=columns, **words)
+        if legend.get_window_extent().width <= figure.bbox.width:
             return -(-len(names) // columns)
         legend.remove()
+    figure.legend(handles, labels, ncols=1, **words)
+    return len(names)
 
 
 def _plain(text: str) -> str:
@@ -345,7 +347,8 @@ def logged(*keys: str) -> Callable[[dict], float | None]:
 
     def value(line: dict) -> float | None:
         values = [number(line.get(key)) for key in keys]
-        return None if None in values else values[0] - sum(values[1:])
+        known = [value for value in values if value is not None]
+        return known[0] - sum(known[1:]) if len(known) == len(keys) else None
 
     return value
 

@@ -54,7 +54,8 @@ def headline(analysis: Analysis) -> str:
     else:
         reached, updates = f"{arm.name}{many} reached {target}", arm.target_budget.budget
         first = f"{reached} with {updates:,} updates: {savings(arm)}."
-        if arm.saved["updates_saved"] <= 0:
+        saved = arm.saved["updates_saved"]
+        if saved is not None and saved <= 0:
             first = (
                 f"No updates were saved. {reached}, but no sooner, with {updates:,} updates: "
                 f"{savings(arm)}."
@@ -63,10 +64,11 @@ def headline(analysis: Analysis) -> str:
 
 
 def _not_reached(arm: Arm, target: str, arms: int, analysis: Analysis) -> str:
-    last, base = arm.longest, analysis.baseline.longest
+    assert analysis.baseline is not None and analysis.target is not None
+    last, base, error = arm.longest, analysis.baseline.longest, ""
     # With other seeds on a side the error is that of another mean.
-    known = last.gap.error is not None and set(last.finals) == set(base.finals)
-    error = f" ± {100 * last.gap.error:.1f}" if known else ""
+    if last.gap and last.gap.error is not None and set(last.finals) == set(base.finals):
+        error = f" ± {100 * last.gap.error:.1f}"
     who = f"{arm.name} did not reach" if arms == 1 else f"None of the {arms} valid arms reached"
     if arms > 1 and not all(other.valid is not False for other in analysis.others):
         who = "No valid arm reached"
@@ -96,7 +98,8 @@ def savings(arm: Arm) -> str:
 
 
 def _cautions(analysis: Analysis, arm: Arm) -> list[str]:
-    base, group = analysis.baseline, arm.shown
+    assert analysis.baseline is not None
+    base, group, budget = analysis.baseline, arm.shown, arm.beta_budget
     cautions = []
     if arm.valid is False:
         alone = f"its reference alone is at {percent(arm.reference_accuracy)}"
@@ -112,9 +115,9 @@ def _cautions(analysis: Analysis, arm: Arm) -> list[str]:
         )
     if arm.inconclusive:
         cautions.append(INCONCLUSIVE)
-    if arm.target_budget is not None and not arm.beta_budget.enough:
-        were = "s were" if arm.beta_budget.tried > 1 else " was"
-        tried = f"{arm.beta_budget.tried} decayed budget{were} tried"
+    if arm.target_budget is not None and budget is not None and not budget.enough:
+        were = "s were" if budget.tried > 1 else " was"
+        tried = f"{budget.tried} decayed budget{were} tried"
         cautions.append(f"Only {tried} ({MIN_BUDGETS} are needed), so this is provisional.")
     seeds = min(len(group.runs), len(base.longest.runs))
     if seeds == 1:

@@ -37,6 +37,7 @@ class BetaBudget:
 
     @property
     def enough(self) -> bool:
+        """Whether enough budgets were tried for the number to stand."""
         return self.tried >= MIN_BUDGETS
 
     @property
@@ -89,8 +90,9 @@ def beta_budget(
 
 
 def _saved(cost: Number | None, baseline: Number | None) -> float | None:
-    known = cost is not None and baseline and math.isfinite(cost) and math.isfinite(baseline)
-    return 1.0 - cost / baseline if known else None
+    if cost is None or not baseline or not (math.isfinite(cost) and math.isfinite(baseline)):
+        return None
+    return 1.0 - cost / baseline
 
 
 def updates_saved(beta: float | None) -> float | None:

@@ -58,6 +58,11 @@ class Setup:
         """Whether a reference is needed at any time; None if the policy is not known."""
         return self.filters or (None if self.scorers is None else "reference" in self.scorers)
 
+    @property
+    def reads_file(self) -> bool:
+        """Whether the reference is a file of weights or scores, not a run of ours."""
+        return self.reference_path.endswith(".npz")
+
 
 def read_setup(config: dict, where: str) -> Setup:
     """Read the `config` object of a `config.json`.

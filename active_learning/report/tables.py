@@ -47,7 +47,7 @@ def row(arm: Arm, group: Group) -> list[str]:
         "" if not last else _beta(arm.beta_curve, judged, ""),
         (
             ""
-            if not decides or not judged
+            if not decides or arm.beta_budget is None
             else _beta(arm.beta_budget.beta, judged, arm.beta_budget.mark)
         ),
         *("" if not decides else percent(arm.saved.get(key)) for key in SAVED),

@@ -65,6 +65,8 @@ class Task(Section):
     primary_metric: ClassVar[str]
     # Column of the data that holds the captions; empty without captions.
     text: str = ""
+    # Where their tokenizer lies; empty: one is trained, or there are no captions.
+    tokenizer: str = ""
 
     def check(self, config: Any) -> None:
         """Refuses what the task cannot do. Raises ConfigError."""
@@ -82,8 +84,8 @@ class Task(Section):
     def view(self, config: Any, data: Data) -> View:
         """The view of the learner on these data."""
         mean, std = self.pixel_stats(data.train)
-        shape = tuple(data.train.source.image_shape)
-        return self.view_of(config, shape, data.num_classes, mean, std)
+        height, width, channels = data.train.source.image_shape
+        return self.view_of(config, (height, width, channels), data.num_classes, mean, std)
 
     def view_of(
         self,
@@ -144,7 +146,11 @@ class Task(Section):
     def flag_metrics(
         self, experiment: Any, evaluator: Any, params: PyTree, args: Any
     ) -> dict[str, Any]:
-        """Metrics that further flags of `evaluate` ask for. Raises ConfigError for those of others."""
+        """Metrics that further flags of `evaluate` ask for.
+
+        Raises:
+          ConfigError: For flags of other tasks.
+        """
         del experiment, evaluator, params
         if args is not None and (args.judgements or args.zero_shot or args.captions):
             raise ConfigError("--judgements, --zero_shot, --captions: config.task has no texts")

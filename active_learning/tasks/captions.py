@@ -176,6 +176,7 @@ class Pairs(Task):
         return image_text.Towers(evaluator.embed, params, encode, size, key, features)
 
     def describe(self, data: Data) -> str:
+        assert data.train.captions is not None, "attach() joins them"
         about, context = data.provenance, data.train.captions.tokens.shape[2]
         count, cut = about["captions"], about["captions_cut"]
         return f"{count:,} captions ({cut:,} cut to {context} tokens)"

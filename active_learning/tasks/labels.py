@@ -46,11 +46,13 @@ class Labels(Task):
         def loss(
             outputs: dict[str, Array], batch: Batch, smoothing: float = 0.0
         ) -> Float[Array, "B"]:
-            own = losses.softmax_xent(outputs["logits"], batch["label"], smoothing)
+            label = jnp.asarray(batch["label"])
+            own = losses.softmax_xent(outputs["logits"], label, smoothing)
             if "mixed_label" not in batch:
                 return own
-            other = losses.softmax_xent(outputs["logits"], batch["mixed_label"], smoothing)
-            return batch["mix"] * own + (1.0 - batch["mix"]) * other
+            mix, label = jnp.asarray(batch["mix"]), jnp.asarray(batch["mixed_label"])
+            other = losses.softmax_xent(outputs["logits"], label, smoothing)
+            return mix * own + (1.0 - mix) * other
 
         return Model(apply, partial(loss, smoothing=self.label_smoothing), loss, optimizer)
 

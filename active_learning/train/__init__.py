@@ -1,1 +1,1 @@
-""""""
+"""The training loop: build a run from its config, update, evaluate, record and resume."""

@@ -5,12 +5,13 @@ All config and data errors are raised here, before anything is compiled.
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
@@ -40,8 +41,8 @@ class Experiment:
 
     config: Config
     steps: StepCounts
-    # None where it is assembled for a plan.
-    data: Data | None
+    # None where it is assembled for a plan; `data` is for all others.
+    opened_data: Data | None
     # What the learner and the scorers see.
     view: View
     scorer_view: View
@@ -56,11 +57,17 @@ class Experiment:
     scorer_train_flops: float
     mesh: Mesh
     # Published weights that the models start from.
-    starts: Starts = Starts()
+    starts: Starts = field(default_factory=Starts)
     # Recorded choices of another run that are trained on.
     choices: replay.Choices | None = None
     # Accuracy and loss on the gate of a reference whose scores are stored.
     stored_gate: dict[str, float] | None = None
+
+    @property
+    def data(self) -> Data:
+        """What it trains on and is judged on."""
+        assert self.opened_data is not None, "assembled for a plan, without data"
+        return self.opened_data
 
     @property
     def task(self) -> Task:
@@ -71,6 +78,14 @@ class Experiment:
     def reference(self) -> Reference:
         """Where the reference comes from."""
         return self.config.reference
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Training examples of each class by name; empty for image-text pairs."""
+        train = self.data.train
+        if train.captions is not None:
+            return {}
+        return train.source.class_counts(self.config.data.label)
 
     @property
     def two_stage_decode(self) -> bool:
@@ -99,7 +114,7 @@ class Experiment:
         return Loader(stream, sharding.batch_sharding(self.mesh), position)
 
 
-def build(config: Config, devices: list[jax.Device] | None = None) -> Experiment:
+def build(config: Config, devices: list[sharding.Device] | None = None) -> Experiment:
     """Builds everything but the state; compiles nothing.
 
     Raises:
@@ -132,7 +147,7 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Experiment
     experiment = assemble(given, steps, view, scorer_view, devices)
     if config.select.policy.remember is not None:
         data, experiment = _with_memory(data, experiment)
-    return dataclasses.replace(experiment, data=data, choices=choices, stored_gate=gate)
+    return dataclasses.replace(experiment, opened_data=data, choices=choices, stored_gate=gate)
 
 
 def _with_memory(data: Data, experiment: Experiment) -> tuple[Data, Experiment]:
@@ -149,7 +164,7 @@ def assemble(
     steps: StepCounts,
     view: View,
     scorer_view: View,
-    devices: list[jax.Device],
+    devices: list[sharding.Device],
 ) -> Experiment:
     """Builds a run without its data: the models, the recipe and the cost of an update."""
     given, (config, starts) = config, open_models(config)
@@ -183,9 +198,21 @@ def assemble(
         **config.reference.recipe_fields(config, scorer_model),
     )
     both = (starts.learner, learner, view), (starts.scorer, scorer, scorer_view)
-    costs = _costs(config, recipe, *both)
+    costs, uniform_costs, scorer_train_flops = _costs(config, recipe, *both)
     return Experiment(
-        given, steps, None, view, scorer_view, recipe, learner, scorer, *costs, mesh, starts
+        config=given,
+        steps=steps,
+        opened_data=None,
+        view=view,
+        scorer_view=scorer_view,
+        recipe=recipe,
+        learner=learner,
+        scorer=scorer,
+        costs=costs,
+        uniform_costs=uniform_costs,
+        scorer_train_flops=scorer_train_flops,
+        mesh=mesh,
+        starts=starts,
     )
 
 
@@ -196,15 +223,17 @@ def _costs(
     scorer: tuple[Start, Any, View],
 ) -> tuple[dict[str, float], dict[str, float], float]:
     """FLOPs of an update inside the window and after it, and of a scorer's on one example."""
-    costs = [_cost("learner", *learner), _cost("scorer", *scorer)]
+    learner_cost, scorer_cost = _cost("learner", *learner), _cost("scorer", *scorer)
     if config.grad_accum_steps > 1 and (
         recipe.learner.pairwise or config.select.policy.reuse_forward
     ):  # A second forward pass.
-        costs = [cost + flops.Cost(recompute=cost.forward) for cost in costs]
+        learner_cost += flops.Cost(recompute=learner_cost.forward)
+        scorer_cost += flops.Cost(recompute=scorer_cost.forward)
     policy, reference = config.select.policy, config.reference
     b, ratio = config.batch_size, config.select.ratio
     active = ledger.step_costs(
-        *costs,
+        learner_cost,
+        scorer_cost,
         policy.needs,
         b,
         ratio,
@@ -213,13 +242,14 @@ def _costs(
         reuse=policy.reuse_forward,
         shadow=recipe.shadow,
     )
-    return active, ledger.step_costs(*costs, (), b, ratio), costs[1].train
+    uniform = ledger.step_costs(learner_cost, scorer_cost, (), b, ratio)
+    return active, uniform, scorer_cost.train
 
 
 def _cost(role: str, start: Start, module: Any, view: View) -> Any:
     """FLOPs of a module on its view. Raises ConfigError when the module cannot read it."""
     try:
-        return start.cost(module, view)
+        return start.cost(module, view.image_shape)
     except ValueError as error:
         raise ConfigError(f"config.{role}: {error}") from error
 
@@ -227,7 +257,8 @@ def _cost(role: str, start: Start, module: Any, view: View) -> Any:
 def _augment(batch: Batch, key: jax.Array, settings: Augmentation, mesh: Mesh | None) -> Batch:
     """Augments a batch; randomness depends only on (key, id, epoch)."""
     name = "image" if "image" in batch else "image_small"
-    image = augmented(settings, batch[name], batch["id"], batch["epoch"], key)
+    rows, ids, epochs = (jnp.asarray(batch[column]) for column in (name, "id", "epoch"))
+    image = augmented(settings, rows, ids, epochs, key)
     batch = batch | {name: image}
     if not settings.mixup:
         return batch

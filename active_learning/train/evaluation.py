@@ -24,7 +24,7 @@ class Evaluation:
         task, recipe = experiment.task, experiment.recipe
         shared = self.settings.batch_size, batch_sharding(experiment.mesh)
         self._learner = task.evaluator(recipe.learner, experiment.view, *shared)
-        self._scorer = task.evaluator(recipe.scorer, experiment.scorer_view, *shared)
+        self._scorer = task.evaluator(recipe.model("online"), experiment.scorer_view, *shared)
 
     def during(self, state: TrainState) -> dict[str, float]:
         """`SET/accuracy` and so on, on the fixed subset of each set.

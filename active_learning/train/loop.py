@@ -80,8 +80,9 @@ def run(
             _check_params(experiment, reference)
         if config.select.policy.pool_fraction < 1:
             params = None if reference is None else reference.params
-            experiment, *prefilter = filter_pool(experiment, params, workdir)
-        training = Training(experiment, workdir, guard, reference, tuple(prefilter))
+            experiment, flops, seconds = filter_pool(experiment, params, workdir)
+            prefilter = flops, seconds
+        training = Training(experiment, workdir, guard, reference, prefilter)
         return training.run(profile)
 
 
@@ -153,8 +154,9 @@ class Training:
         # Where this process began, for the rate; and stalls and seconds at the last log line.
         self.began = self.ledger.step, self.ledger.train_seconds
         self.logged = 0.0, self.ledger.train_seconds
-        writer = metrics.Writer if distributed.is_primary() else metrics.NoWriter
-        self.writer = writer(workdir, self.ledger.step, config.log.tensorboard)
+        self.writer = metrics.NoWriter()
+        if distributed.is_primary():
+            self.writer = metrics.Writer(workdir, self.ledger.step, config.log.tensorboard)
         self.logger = SelectionLogger(experiment, workdir, self.ledger.step)
         self.delayed = DelayedOutputs(config.name, self.logger)
 

@@ -21,8 +21,8 @@ def lines(experiment: Experiment) -> Iterator[str]:
     shape = "x".join(map(str, view.image_shape))
     mean, std = _rounded(view.mean), _rounded(view.std)
     yield f"data: {config.task.describe(data)}, {shape}, mean {mean}, std {std}"
-    if data.train.captions is None:
-        yield classes.line(data.train.source.class_counts(config.data.label))
+    if experiment.class_counts:
+        yield classes.line(experiment.class_counts)
     parts = ", ".join(f"{name} {len(part):,}" for name, part in data.parts.items())
     trained_on = "+".join(config.split.train_on)
     yield f"parts: {parts}; trained on {trained_on} ({len(data.train):,})"

@@ -145,6 +145,7 @@ class SelectionLogger:
 
     def _pairs(self, rows: np.ndarray, epochs: np.ndarray) -> dict[str, np.ndarray]:
         part = self.experiment.data.train
+        assert part.captions is not None and part.caption_of is not None
         whose = part.caption_of[rows]
         text = part.captions.drawn_text(whose, part.ids[rows], epochs)
         return {

@@ -115,6 +115,7 @@ def about(experiment: Experiment) -> dict[str, Any]:
         "needs": list(config.select.policy.needs),
         "baseline": config.baseline,
         "class_names": list(data.class_names),
+        "class_counts": experiment.class_counts,
         "learner": kind_of(type(config.learner)),
         "data": data.provenance,
         "weights": _weights(experiment),

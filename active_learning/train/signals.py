@@ -3,10 +3,16 @@
 import contextlib
 import os
 import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import jax
 
 from active_learning import distributed
+
+# What `signal.signal` returns.
+_Handler = Callable[[int, FrameType | None], Any] | int | None
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -21,7 +27,7 @@ class PreemptionGuard:
 
     def __init__(self):
         self._requested, self._looks, self._received = False, 0, False
-        self._former: dict[int, object] = {}
+        self._former: dict[int, _Handler] = {}
 
     @property
     def requested(self) -> bool:

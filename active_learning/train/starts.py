@@ -51,11 +51,11 @@ class Start:
         """The model whose gradient is not computed where it is frozen."""
         return dataclasses.replace(model, apply=stop_frozen(model.apply, self.freeze))
 
-    def cost(self, module: Any, view: View) -> flops.Cost:
+    def cost(self, module: Any, image_shape: tuple[int, int, int]) -> flops.Cost:
         """FLOPs per example of training the module."""
         if self.resolved is None:
-            return module.cost(view.image_shape)
-        return trained_cost(module, view.image_shape, self.freeze)
+            return module.cost(image_shape)
+        return trained_cost(module, image_shape, self.freeze)
 
     def params(self, module: Any, view: View, key: jax.Array) -> PyTree | None:
         """The parameters of the file, fitted to the data; None for random ones."""
@@ -76,12 +76,15 @@ class Start:
         }
 
 
+RANDOM = Start()
+
+
 @dataclass(frozen=True)
 class Starts:
     """Where learner and scorer start."""
 
-    learner: Start = Start()
-    scorer: Start = Start()
+    learner: Start = RANDOM
+    scorer: Start = RANDOM
 
 
 def open_models(config: Config) -> tuple[Config, Starts]:

@@ -161,7 +161,7 @@ class UpdateRunner:
             state, (metrics, chosen) = self._compiled["train"](state, batch.batch)
         else:
             state, chosen = self._select_now(state, batch, 0)
-            full = self.loader.wait(self._fetch_full(chosen, batch))
+            full = self._wait(self._fetch_full(chosen, batch))
             state, metrics = self._compiled["train"](state, batch.batch, chosen, full)
         return state, UpdateOutput(metrics, chosen, batch.rows, batch.epochs)
 
@@ -170,11 +170,12 @@ class UpdateRunner:
     ) -> tuple[TrainState, UpdateOutput]:
         if self._prepared is None:
             state, pending = self._prepare(state, 0, pending if self.restored else None)
-        (_, batch, full), chosen = self._prepared, pending
+        assert self._prepared is not None
+        (_, batch, future), chosen = self._prepared, pending
         self._prepared = None
         if more:
             state, pending = self._prepare(state, 1)
-        full = None if full is None else self.loader.wait(full)
+        full = self._wait(future)
         state, metrics = self._compiled["train"](state, batch.batch, chosen, full)
         output = UpdateOutput(metrics, chosen, batch.rows, batch.epochs)
         return replace(state, pending=pending), output
@@ -209,6 +210,9 @@ class UpdateRunner:
             return self.experiment.data.train.rows_of(join_id(ids)), batch.epochs[indices]
 
         return self.loader.fetch(find)
+
+    def _wait(self, full: Future | None) -> Any:
+        return None if full is None else self.loader.wait(full)
 
     def discard_pending(self) -> bool:
         """Forgets a choice made ahead, as if its candidates had never been read.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from active_learning.curation import chosen
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 
 IDS = np.array([40, 7, 1 << 48, 3])
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from active_learning.curation.decisions import parse, read_decisions
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 
 COLUMNS = ("key", "score", "issue", "probability")
 

@@ -5,7 +5,7 @@ import pytest
 
 from active_learning.data import classes
 from active_learning.data.classes import MISSING, Classes
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,7 @@ from tests.data.sources.test_image_folder import settings, write_folder
 
 
 class Numbers:
-    """A stream whose example at position p is p; reading is recorded, and fails from `broken` on.
-    """
+    """A stream whose example at position p is p; records reads, which fail from `broken` on."""
 
     part = None
 

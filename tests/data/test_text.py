@@ -3,7 +3,7 @@
 import pytest
 
 from active_learning.data import text
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 
 
 def test_clean_text_can_be_encoded():

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from functools import partial
+from html.parser import HTMLParser
 from pathlib import Path
 
 from tests.drill import commands
@@ -30,11 +31,32 @@ _PAYLOADS = (
     f"{MARK}" * 2000,
     f"<!--{MARK}--><base href=http://{MARK}.example>",
 )
-_ACTIVE = re.compile(
-    rf"<(script|img|svg|iframe|base|b|i|a)\b[^>]*{MARK}|alert\('{MARK}'|<b>bold|"
-    rf"(src|href)\s*=\s*[\"']?(http|javascript)[^\"'>]*{MARK}",
-    re.IGNORECASE,
-)
+_CALLS = {"href", "src", "srcset", "srcdoc", "action", "data", "xlink:href", "style", "poster"}
+_NEVER = {"iframe", "base", "object", "embed", "b", "link", "form"}
+
+
+class _Active(HTMLParser):
+    """Finds what a payload has made active in a page: elements, handlers, addresses, scripts."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.found, self._in = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self._in = tag
+        values = {name: value or "" for name, value in attrs}
+        marked = {name for name, value in values.items() if MARK in value}
+        if tag in _NEVER or any(name in _CALLS or name.startswith("on") for name in marked):
+            self.found.append(tag)
+        self.found += [name for name in values if MARK in name]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._in in ("script", "style") and MARK in data:
+            self.found.append(self._in)
 
 
 def injections(count: int, seed: int, straight: Straight) -> Iterator[Case]:
@@ -107,8 +129,10 @@ def _inject(payload: str, place: str, n: int, own: float, straight: Straight) ->
     if problem := done.fault():
         return problem
     for path in (home / "report").rglob("*"):
-        if path.suffix in (".html", ".svg") and _ACTIVE.search(path.read_text(errors="replace")):
-            return f"{path.name} holds it as markup"
+        if path.suffix in (".html", ".svg") and (
+            active := _Active(path.read_text(errors="replace")).found
+        ):
+            return f"{path.name} holds it as markup ({active[0]})"
     made = [p for p in home.rglob("*") if p not in before and home / "report" not in p.parents]
     outside = [p for p in made if p != home / "report"]
     shutil.rmtree(home)

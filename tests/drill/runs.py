@@ -10,6 +10,7 @@ from tests import world
 from tests.data.photos import write_folder
 from tests.drill import commands
 
+PARTS = ("learner", "online", "reference", "summary", "metrics", "chosen")
 _SHARED = (
     "--config.batch_size=16",
     "--config.total=16 steps",
@@ -69,28 +70,33 @@ def train(kind: str, data: Path, workdir: Path, **options) -> commands.Done:
     return commands.run("main", *arguments(kind, data, workdir), **options)
 
 
-def content(workdir: Path) -> dict[str, str]:
+def content(workdir: Path, names: tuple[str, ...] = PARTS) -> dict[str, str]:
     """Hashes of what a run computed, by name; seconds and other habits are left out."""
-    from active_learning.checkpoint import load_params
+    return {name: _hash(workdir, name) for name in names}
+
+
+def _hash(workdir: Path, name: str) -> str:
+    from active_learning.checkpoint import DamagedError, load_params
     from active_learning.config import ConfigError
 
-    hashes = {}
-    for model in ("learner", "online", "reference"):
-        try:
-            hashes[model] = _digest(load_params(workdir, model))
-        except ConfigError:
-            hashes[model] = "none"
-    summary = json.loads((workdir / "summary.json").read_text())
-    hashes["summary"] = _json({k: summary[k] for k in ("complete", "step", "final", "flops")})
-    hashes["metrics"] = _json([_timeless(row) for row in _rows(workdir)])
-    hashes["chosen"] = _digest(_chosen(workdir))
-    return hashes
+    if name == "summary":
+        summary = json.loads((workdir / "summary.json").read_text())
+        return _json({k: summary[k] for k in ("complete", "step", "final", "flops")})
+    if name == "metrics":
+        return _json([_timeless(row) for row in _rows(workdir)])
+    if name == "chosen":
+        return _digest(_chosen(workdir))
+    try:
+        return _digest(load_params(workdir, name))
+    except DamagedError:
+        raise
+    except ConfigError:  # The run has no such model.
+        return "none"
 
 
-def difference(workdir: Path, expected: dict[str, str], names: tuple[str, ...] = ()) -> str:
+def difference(workdir: Path, expected: dict[str, str], names: tuple[str, ...] = PARTS) -> str:
     """The first part of a run that is not what it must be; empty when all are."""
-    found = content(workdir)
-    names = names or tuple(expected)
+    found = content(workdir, names)
     return next((f"other {name}" for name in names if found[name] != expected[name]), "")
 
 
@@ -99,7 +105,7 @@ def _rows(workdir: Path) -> list[dict]:
 
 
 def _timeless(row: dict) -> dict:
-    """A row without times, nor means over what was logged since a restart."""
+    """A row without times and stalls."""
     return {k: v for k, v in row.items() if "seconds" not in k and not k.startswith("data/")}
 
 

@@ -23,12 +23,12 @@ def ran(monkeypatch):
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(config_hash(config))
         (folder / "metrics.jsonl").write_text(f"{config.seed}\n")
-        summary = {"complete": True, "final": {"test_full/accuracy": 0.5}}
+        summary = {"complete": True, "final": {"test_full/accuracy": 0.5}, "flops": {}, "step": 1}
         (folder / "summary.json").write_text(json.dumps(summary))
         return summary
 
     monkeypatch.setattr(
-        arms.train,
+        arms.loop,
         "run",
         lambda config, folder: arms.read_summary(folder) or run(config, folder),
     )

@@ -19,7 +19,7 @@ def test_rates_are_of_cpu_time_as_the_quotients_beside_them(monkeypatch):
         }  # the clock, which other processes lengthen
 
     it = SimpleNamespace(
-        learner=model(600.0), scorer=model(60.0), task=SimpleNamespace(image_shape=(32, 32, 3))
+        learner=model(600.0), scorer=model(60.0), view=SimpleNamespace(image_shape=(32, 32, 3))
     )
     monkeypatch.setattr(bench_parts, "build", lambda config: it)
     monkeypatch.setattr(bench_parts, "calls_of", lambda it: {})

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from active_learning.report import measures
-from experiments import flickr
+from experiments import flickr, flickr_arms
 
 
 def short(arm, updates, flops, log_rank, own=None, recall=0.02, selects=True):
@@ -110,7 +110,7 @@ def test_a_claim_is_set_against_the_control_that_costs_as_much():
 
 
 def test_every_claim_has_its_control_and_arms_share_references():
-    arms = flickr.final_arms(flickr.SCALES["desk"])
+    arms = flickr_arms.final_arms(flickr_arms.SCALES["desk"])
     names = [one.config.name for one in arms]
     assert {n for n in names if "control" in n} >= {
         "(a) control: uniform on the clean third",

@@ -13,12 +13,12 @@ def test_updates_of_every_kind_are_timed_in_turns(tmp_path, monkeypatch):
         def __call__(self, state, active, more):
             state, said = super().__call__(state, active, more)
             done.append(
-                (self.it.config.name, self.ahead, len(said.rows), state.pending is not None)
+                (self.experiment.config.name, self.ahead, len(said.rows), state.pending is not None)
             )
             return state, said
 
     clock = itertools.count()
-    monkeypatch.setattr(step_times, "Updates", Recorded)
+    monkeypatch.setattr(step_times, "UpdateRunner", Recorded)
     monkeypatch.setattr(step_times.time, "perf_counter", lambda: float(next(clock)))
     seconds = step_times.step_seconds(
         world.config(world.write_arrays(tmp_path)), rounds=2, updates=1

@@ -1,4 +1,4 @@
-"""Starting from published weights: new head, other resolution and patch, frozen parts, rates, cost."""
+"""Start from published weights: new head, other resolution, frozen parts, rates, cost."""
 
 import jax
 import jax.numpy as jnp
@@ -216,7 +216,7 @@ def test_frozen_parameters_stay_and_their_gradients_are_not_computed(freeze, poo
     labels = jnp.array([3, 1, 4, 1])
 
     def loss(params):
-        apply = lambda p, x, train: module.apply({"params": p}, x, train=train)  # noqa: E731
+        apply = lambda p, x, train: module.apply({"params": p}, x, train=train)
         out = frozen.stop_frozen(apply, freeze)(params, IMAGES, True)
         return jnp.mean(losses.softmax_xent(out["logits"], labels))
 
@@ -231,7 +231,8 @@ def test_frozen_parameters_stay_and_their_gradients_are_not_computed(freeze, poo
     moved = jax.tree.map(lambda u: bool(np.any(u)), updates)
     assert jax.tree.map(lambda f: not f, mask) == moved
     held = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
-    trained = sum(p.size for p, f in zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True) if not f)
+    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(mask), strict=True)
+    trained = sum(leaf.size for leaf, is_frozen in leaves if not is_frozen)
     assert held == 2 * trained
 
 

@@ -14,6 +14,7 @@ import active_learning as al
 from active_learning import checkpoint, store_scores
 from active_learning.config import ConfigError
 from active_learning.core import policies
+from active_learning.core import step as step_module
 from active_learning.cost import ledger
 from active_learning.data import splits
 from active_learning.data.sources.source import DataError
@@ -116,7 +117,7 @@ def test_stored_scores_that_do_not_fit_are_refused(data, scores, tmp_path, tmp_p
             "scores of another view",
         ),
         (changed("data", about=found.about | {"data": "0"}), DataError, "scores of another data"),
-        (changed("half", **half), ConfigError, "are not among these 300 examples"),
+        (changed("half", **half), DataError, "are not among these 300 examples"),
         (changed("labels", labels=(found.labels + 1) % 4), DataError, "was scored with label"),
     ]
     cases = [(with_stored(data, path), *rest) for path, *rest in cases]
@@ -135,12 +136,14 @@ def test_a_run_does_not_go_on_with_other_scores(data, reference, scores, tmp_pat
     )
     about = build.build(config).data.provenance
     assert about["scores"] == scores[1]["sha256"][:16]
-    run_folder.init_workdir(tmp_path / "run", config, {"data": about})
+    run_folder.init_workdir(tmp_path / "run", config, {"data": about, "weights": {}})
     (tmp_path / "run" / "metrics.jsonl").touch()  # it has begun
-    run_folder.init_workdir(tmp_path / "run", config, {"data": about})
+    run_folder.init_workdir(tmp_path / "run", config, {"data": about, "weights": {}})
     for key, what in (("scores", "stored scores"), ("hash", "data")):
-        with pytest.raises(ConfigError, match=f"run: its run began with other {what} "):
-            run_folder.init_workdir(tmp_path / "run", config, {"data": about | {key: "0"}})
+        with pytest.raises(ConfigError, match=f"run: {what} changed since the run started: "):
+            run_folder.init_workdir(
+                tmp_path / "run", config, {"data": about | {key: "0"}, "weights": {}}
+            )
 
 
 def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data):
@@ -157,7 +160,7 @@ def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data
     recipe = toy.recipe(reference=model)
     state, batch = toy.state(recipe), toy.batch(32)
     after, (metrics, chosen) = jax.jit(partial(al.train_step, recipe))(state, batch)
-    by_hand, _ = al.step._optimizer_step(model, state.reference, batch, jnp.ones(32), 1)
+    by_hand, _ = step_module._optimizer_step(model, state.reference, batch, jnp.ones(32), 1)
     np.testing.assert_allclose(
         after.reference.params["w"], by_hand.params["w"], rtol=1e-5, atol=1e-7
     )

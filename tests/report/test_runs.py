@@ -234,7 +234,7 @@ def test_a_metric_of_which_less_is_better_is_refused(make, capsys):
 def snapshot_arrays():
     sides = {
         f"{part}_{side}": np.zeros(3, np.float32 if part == "score" else np.int32)
-        for part in ("label", "truth", "score")
+        for part in ("label", "clean_label", "score")
         for side in ("top", "bottom")
     }
     images = {f"image_{side}": np.zeros((3, 4, 4, 3), np.uint8) for side in ("top", "bottom")}

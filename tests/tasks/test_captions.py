@@ -53,10 +53,10 @@ def test_a_run_from_the_tars_to_figures(folder, tmp_path):
 
 def test_exchanged_captions_follow_the_config_and_only_there(folder):
     it = build(pairs_world.config(folder))
-    assert it.data.parts["pool"].wrong.mean() == 0.5
-    assert not it.data.parts["reference"].wrong.any()
-    assert not it.data.parts["test"].wrong.any()
-    assert it.data.train.wrong.sum() == 32
+    assert it.data.parts["pool"].is_corrupted.mean() == 0.5
+    assert not it.data.parts["reference"].is_corrupted.any()
+    assert not it.data.parts["test"].is_corrupted.any()
+    assert it.data.train.is_corrupted.sum() == 32
     again = build(
         pairs_world.config(
             folder, split=Split(parts={"pool": 64, "reference": 16, "gate": 8, "tune": 8}, fold=1)
@@ -188,9 +188,9 @@ JOINT = Select(policy=policies.joint, ratio=2)
         ),
         (
             {"select": dataclasses.replace(JOINT, standardize=True)},
-            "no single scores to standardize",
+            "has no single scores",
         ),
-        ({"accumulate": 3}, "config.grad_accum_steps=3: must divide"),
+        ({"grad_accum_steps": 3}, "config.grad_accum_steps=3: must divide"),
     ],
 )
 def test_what_joint_selection_cannot_do_is_one_clear_line(folder, changes, message):

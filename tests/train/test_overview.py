@@ -1,16 +1,26 @@
 import jax
+import numpy as np
 
-from active_learning.train import overview
+from active_learning.train import overview, run_folder
 from active_learning.train.build import build
 from tests.world import config, write_arrays
 
 
-def test_what_is_said_before_a_run(tmp_path):
-    it = build(config(write_arrays(tmp_path)))
-    said = "\n".join(overview.lines(it))
-    params = it.init_learner(jax.random.key(0))
-    assert f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters" in said
-    forward = it.learner.cost(it.view.image_shape).forward
-    assert f"{forward:.3g} FLOPs" in said and f"trained on pool ({len(it.data.train):,})" in said
-    ratio = sum(it.costs.values()) / sum(it.uniform_costs.values())
-    assert ratio > 1 and f"{ratio:.2f}x the FLOPs of a uniform update" in said
+def test_the_lines_before_a_run_state_data_models_and_cost(tmp_path):
+    experiment = build(config(write_arrays(tmp_path)))
+    text = "\n".join(overview.lines(experiment))
+    params = experiment.init_learner(jax.random.key(0))
+    assert f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters" in text
+    forward = experiment.learner.cost(experiment.view.image_shape).forward
+    assert f"{forward:.3g} FLOPs" in text
+    assert f"trained on pool ({len(experiment.data.train):,})" in text
+    ratio = sum(experiment.costs.values()) / sum(experiment.uniform_costs.values())
+    assert ratio > 1 and f"{ratio:.2f}x the FLOPs of a uniform update" in text
+
+
+def test_the_class_counts_of_the_training_data_are_printed_and_stored(tmp_path):
+    experiment = build(config(write_arrays(tmp_path)))
+    counts = np.bincount(np.load(tmp_path / "train.npz")["label"]).tolist()
+    expected = {str(k): count for k, count in enumerate(counts)}
+    assert run_folder.about(experiment)["class_counts"] == expected
+    assert f"4 classes: 0 = 0 ({counts[0]})" in "\n".join(overview.lines(experiment))

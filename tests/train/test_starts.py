@@ -83,9 +83,7 @@ def test_the_folder_says_what_was_taken_and_refuses_another_file(config, tmp_pat
     report = json.loads((tmp_path / "run" / "config.json").read_text())["weights"]["learner"]
     assert report["layout"] == "timm_vit"
     assert any(line.startswith("new") and "head/kernel" in line for line in report["table"])
-    write_weights(
-        tmp_path / "weights", MODULE, tiny.params_of(MODULE, seed=1), tiny.ABOUT, "timm"
-    )
+    write_weights(tmp_path / "weights", MODULE, tiny.params_of(MODULE, seed=1), tiny.ABOUT, "timm")
     with pytest.raises(ConfigError, match=r"weights file of config.learner.path changed"):
         loop.run(config, tmp_path / "run")
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import active_learning as al
-from active_learning.core import sharding
 from active_learning.config import ConfigError
+from active_learning.core import sharding
 from active_learning.core.step import train_on_selection
 from active_learning.data.sources.source import join_id
 from active_learning.references import Trained

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from active_learning.data import limits, text
+from active_learning.data.errors import DataError
 from active_learning.data.sources import paths, shards
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Files, Listing, open_regular
 from active_learning.data.sources.index import Index, open_index
 from active_learning.data.sources.shards import ShardSection
@@ -74,6 +74,7 @@ class Readers:
         self._open: OrderedDict[int, Any] = OrderedDict()
 
     def of(self, number: int) -> Any:
+        """The reader of file `number`, opened when it is not."""
         with self._lock:
             if number not in self._open:
                 self._open[number] = open_reader(self.paths[number])
@@ -136,7 +137,7 @@ class Records(Files):
         return self._small.read(int(self.shard[row]), int(self.places[row, 0])) or None
 
     def name(self, row: int) -> str:
-        return f"{Path(self.paths[self.shard[row]]).name}/{self.ids[row]}"
+        return f"{Path(self.paths[int(self.shard[row])]).name}/{self.ids[row]}"
 
 
 def pack(fields: dict[str, Any], image: bytes) -> bytes:

@@ -1,5 +1,6 @@
-"""A data set as NumPy arrays: two archives, train.npz and test.npz, or two folders of .npy files
-that are mapped, not read.
+"""A data set as NumPy arrays: two .npz archives, or two folders of .npy files.
+
+Archives are read into memory; the images of a folder are mapped, not read.
 """
 
 import math
@@ -17,8 +18,8 @@ from jaxtyping import UInt8
 from active_learning.config import setting
 from active_learning.data import classes, limits
 from active_learning.data.classes import Classes
+from active_learning.data.errors import DataError
 from active_learning.data.sources import paths
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import open_regular
 from active_learning.data.sources.problems import Problems
 from active_learning.data.sources.source import Memory, Opened, SourceSection, check_small
@@ -30,9 +31,11 @@ _CHANNELS = (1, 3)
 
 @dataclass(frozen=True)
 class Arrays(SourceSection):
-    """train.npz and test.npz in one folder, uncompressed for speed, read fully into memory; or
-    folders train and test with image.npy, label.npy and so on, of which the images are mapped into
-    memory, so that they may exceed it.
+    """A training and a test set as NumPy arrays in one folder.
+
+    Either train.npz and test.npz, uncompressed for speed, read fully into memory; or folders train
+    and test with image.npy, label.npy and so on, of which the images are mapped into memory, so
+    that they may exceed it.
 
     Each holds `image` uint8 (n, height, width, channels), or (n, height, width) for gray, and label
     columns (n,) or (n, 1). Channels first, and fractions 0 .. 1 instead of 0 .. 255, are understood
@@ -53,6 +56,9 @@ class Arrays(SourceSection):
     small: int = setting(0, at_least=0)
     # Factor on the limits of data/limits.py.
     limits: float = setting(1.0, above=0.0, hashed=False)
+
+    def folder(self) -> Path | None:
+        return self.root()
 
     def root(self) -> Path:
         """Where the archives are. Raises DataError when neither `path` nor the environment says."""
@@ -118,10 +124,8 @@ class Arrays(SourceSection):
             (sources[0], self.clean_label),
             (sources[1], test_label),
         ):
-            if column:
-                source.labels(
-                    column
-                )  # checks the range now; columns nobody asked for may be anything
+            if column:  # checks the range now; columns nobody asked for may be anything
+                source.labels(column)
         return Opened(*sources, test_label)
 
     def _classes(self, train: "_Read", wanted: tuple[str, ...], where: str) -> Classes:
@@ -186,8 +190,10 @@ class _Read:
 
 
 def _check_header(file: Any, held: int, where: str) -> None:
-    """DataError unless a .npy file's header declares what it holds; before any memory is taken for
-    it.
+    """Checks that a .npy file's header declares what the file holds, before memory is taken for it.
+
+    Raises:
+      DataError: It declares objects, or more or fewer bytes.
     """
     version = np.lib.format.read_magic(file)
     read = (

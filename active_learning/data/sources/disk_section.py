@@ -1,5 +1,6 @@
-"""From a listing of encoded images to the training and test sources: which rows are used, their
-classes, what is held out.
+"""From a listing of encoded images to the training and test sources.
+
+Decides which rows are used, their classes, and what is held out.
 """
 
 import dataclasses
@@ -13,8 +14,8 @@ from jaxtyping import Bool, Int32
 from active_learning.config import setting
 from active_learning.data import classes, limits, splits, text
 from active_learning.data.classes import Classes
+from active_learning.data.errors import DataError
 from active_learning.data.sources import paths
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Listing, drop_bad, unique_ids
 from active_learning.data.sources.on_disk import LARGEST, Disk, found_size, take
 from active_learning.data.sources.problems import Problems
@@ -76,8 +77,10 @@ class DiskSection(SourceSection):
         raise NotImplementedError
 
     def checked_listings(self) -> tuple[Listing, Listing | None]:
-        """`listings` after checking the keys; whatever cannot be read is a DataError naming key,
-        file or folder.
+        """Returns `listings` after checking the keys.
+
+        Raises:
+          DataError: Names the key, file or folder that cannot be used or read.
         """
         self.check()
         limits.scaled(self.limits)
@@ -172,7 +175,9 @@ class DiskSection(SourceSection):
         self._drop_textless(listing, keep, problems)
         ids = unique_ids(listing, keep, problems)
         rows = np.flatnonzero(keep)
-        texts = {c: [v[i] for i in rows] for c, v in listing.columns.items() if c not in labels}
+        texts = {
+            c: [v[i] for i in rows.tolist()] for c, v in listing.columns.items() if c not in labels
+        }
         about = {
             "kind": listing.kind,
             "where": text.printable(os.path.basename(listing.where.rstrip("/"))),
@@ -191,12 +196,13 @@ class DiskSection(SourceSection):
         problems: Problems,
         is_test: bool,
     ) -> dict[str, Int32[np.ndarray, "n"]]:
-        """Class numbers of each label column; rows without one are dropped from `keep` and counted.
+        """Class numbers of each label column.
+
+        Rows without a class are dropped from `keep` and counted.
         """
         wanted = self._label_columns
-        if (
-            is_test and self.clean_label
-        ):  # the test set is judged by the true labels alone, where it has no others
+        if is_test and self.clean_label:
+            # The test set is judged by the true labels alone, where it has no others.
             wanted = [c for c in wanted if c in listing.columns or c == self.clean_label]
         labels = {}
         for column in wanted:
@@ -205,9 +211,9 @@ class DiskSection(SourceSection):
             labels[column] = known.numbers(
                 listing.columns[column], f"{listing.where}: column {column!r}"
             )
-            for row in np.flatnonzero((labels[column] == classes.MISSING) & keep):
+            for row in np.flatnonzero((labels[column] == classes.MISSING) & keep).tolist():
                 keep[row] = False
-                value, name = listing.columns[column][row], listing.files.name(int(row))
+                value, name = listing.columns[column][row], listing.files.name(row)
                 number = classes.whole(value)
                 if is_test and number is not None and number < 0:
                     problems.left_out.add(

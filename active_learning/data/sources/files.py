@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from active_learning.data import limits
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 from active_learning.data.sources.problems import LeftOut, Problems
 
 COMPARED = 50_000  # examples up to which pictures under different names are compared by content

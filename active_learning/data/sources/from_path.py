@@ -8,11 +8,11 @@ import numpy as np
 
 from active_learning.config import setting
 from active_learning.data import images
+from active_learning.data.errors import DataError
 from active_learning.data.sources import layouts, originals, paths
 from active_learning.data.sources.array_record import ArrayRecords
 from active_learning.data.sources.arrays import Arrays
 from active_learning.data.sources.disk_section import DiskSection
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Files, Listing
 from active_learning.data.sources.image_folder import ImageFolder
 from active_learning.data.sources.parquet import Parquet

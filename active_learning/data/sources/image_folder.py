@@ -7,9 +7,9 @@ from pathlib import Path
 
 from active_learning.config import setting
 from active_learning.data import classes, images, text
+from active_learning.data.errors import DataError
 from active_learning.data.sources import layouts, paths, tables
 from active_learning.data.sources.disk_section import DiskSection
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Listing, open_regular
 from active_learning.data.sources.problems import LeftOut
 from active_learning.data.sources.tables import Paths, read_table

@@ -156,8 +156,8 @@ def _writable(folder: Path) -> bool:
     return bool(folder.stat().st_mode & 0o222)
 
 
-def _write(file: Path, **arrays: np.ndarray) -> bool:
-    """Writes to another name, flushes and renames. False where that cannot be."""
+def _write(file: Path, **arrays: Any) -> bool:
+    """Writes arrays to another name, flushes and renames. False where that cannot be."""
     part = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

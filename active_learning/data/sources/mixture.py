@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Int64, Integer
 
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 from active_learning.data.sources.problems import Problems
 from active_learning.data.sources.source import Opened, Source, SourceSection, size_of
 
@@ -97,10 +97,12 @@ class Mixed(Source):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels, the same in all sources."""
         return self.sources[0].image_shape
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Names of the label columns."""
         return tuple(self.label_columns)
 
     @property
@@ -217,8 +219,9 @@ def mixed(
     ids = [source.ids | np.int64(n << INDEX_BITS) for n, source in enumerate(sources.values())]
     labelled = all(columns.values())
     class_names, maps = _classes(sources) if labelled else ((), {})
-    true = [source.clean_labels() for source in sources.values()]
-    known = labelled and all(labels is not None for labels in true)
+    clean = [source.clean_labels() for source in sources.values()]
+    true = [labels for labels in clean if labels is not None]
+    known = labelled and len(true) == len(sources)
 
     def joined(each: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate(

@@ -13,14 +13,16 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64, Integer, UInt8
 
 from active_learning.data import images, text
+from active_learning.data.errors import DataError
 from active_learning.data.order import hash64
 from active_learning.data.sources import files as listings
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Files
 from active_learning.data.sources.problems import Problems
 from active_learning.data.sources.source import Source, size_of
 
 LARGEST = 64  # px: the largest size that is found from the images; larger ones are a decision
+# Images that mean and deviation of the channels are computed from.
+STATS_SAMPLE = 2048
 
 
 def threads_here(asked: int = 0) -> int:
@@ -56,17 +58,18 @@ class Disk(Source):
     scaled: bool = False  # whether the images are themselves small views
 
     reads_small = True
-    stats_sample = 2048  # images that mean and deviation of the channels are computed from
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the evaluation view."""
         return self.size, self.size, 3
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Names of the label columns."""
         return tuple(self.label_columns)
 
     @property
@@ -74,8 +77,13 @@ class Disk(Source):
         """Whether small views are stored with the data (judged by the first example)."""
         return len(self.rows) > 0 and self.files.read_small(int(self.rows[0])) is not None
 
+    @property
+    def stats_sample(self) -> int:
+        return STATS_SAMPLE
+
     @functools.cached_property
     def picture_ids(self) -> Int64[np.ndarray, "n"]:
+        """The lowest id among the examples of the same picture."""
         return listings.picture_ids(self.files, self.rows, self.ids)
 
     def problems_of(self) -> tuple[Problems, ...]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from active_learning.config import setting
+from active_learning.data.errors import DataError
 from active_learning.data.sources import paths
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import open_regular
 from active_learning.data.sources.source import Memory, Opened, SourceSection
 
@@ -110,13 +110,13 @@ def read_idx(file: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
-class _Bounded:
+class _Bounded(io.BufferedIOBase):
     """A stream that raises after _MOST bytes, against files that decompress without end."""
 
     def __init__(self, stream: gzip.GzipFile):
         self.stream, self.left = stream, _MOST
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
         blob = self.stream.read(size)
         self.left -= len(blob)
         if self.left < 0:
@@ -136,7 +136,8 @@ def _cifar(folder: Path, part: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             for member in archive:
                 name = member.name.rpartition("/")[2]
                 if name in names and member.isfile() and member.size <= _CIFAR_BYTES:
-                    found[name] = archive.extractfile(member).read()
+                    content = archive.extractfile(member)
+                    found[name] = content.read() if content else b""
     except (OSError, EOFError, zlib.error, tarfile.TarError, AttributeError) as error:
         raise DataError(f"{file}: not a readable archive ({error})") from error
     out = io.BytesIO()

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from active_learning.data import text
+from active_learning.data.errors import DataError
 from active_learning.data.sources import shards
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Files, Listing, open_regular
 from active_learning.data.sources.index import Index
 from active_learning.data.sources.shards import ShardSection
@@ -48,21 +48,17 @@ class Parquet(ShardSection):
 
     def open(self) -> Opened:
         train, test = self.checked_listings()
-        size = sum(
-            Path(path).stat().st_size
-            for one in (train, test)
-            if one is not None
-            for path in one.files.paths
-        )
+        files = [one.files for one in (train, test) if one is not None]
+        rows = [of for of in files if isinstance(of, Rows)]  # all: `listing` makes no others
+        size = sum(Path(path).stat().st_size for one in rows for path in one.paths)
         if size > DIRECT:
             raise DataError(
                 f"config.data.path={self.path!r}: {size / 1e9:.1f} GB of Parquet cannot be read at "
                 f"random; prepare it first: "
                 f"python -m active_learning.prepare {self.path} OUT"
             )
-        for one in (train, test):
-            if one is not None:
-                one.files.groups = len(one.files) + 1
+        for one in rows:
+            one.groups = len(one) + 1
         return self._opened(train, test)
 
     def listing(self, paths: Sequence[str], notes: dict[str, str]) -> Listing:
@@ -242,5 +238,5 @@ class Rows(Files):
             return self._held[shard, group]
 
     def name(self, row: int) -> str:
-        shard = self.shard[row]
+        shard = int(self.shard[row])
         return f"{Path(self.paths[shard]).name}/{row - np.searchsorted(self.shard, shard)}"

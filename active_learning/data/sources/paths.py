@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{0,2}[^\\]")
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")

@@ -15,8 +15,8 @@ import numpy as np
 
 from active_learning.config import differences
 from active_learning.data import images, splits, text
+from active_learning.data.errors import DataError
 from active_learning.data.sources import shards
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Listing, drop_bad, picture_ids, read_file, unique_ids
 from active_learning.data.sources.on_disk import reason_of, threads_here
 from active_learning.data.sources.problems import LIMIT, Problems

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 from active_learning.data.text import printable
 
 LIMIT = 0.01  # fraction of a source's examples that may be bad

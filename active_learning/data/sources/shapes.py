@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
 from active_learning.config import setting
+from active_learning.data.errors import DataError
 from active_learning.data.order import hash64
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.source import Memory, Opened, SourceSection, check_small
 
 CLASSES = (

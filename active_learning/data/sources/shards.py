@@ -10,14 +10,15 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from active_learning.config import setting
+from active_learning.data.errors import DataError
 from active_learning.data.sources import layouts, paths
 from active_learning.data.sources.disk_section import DiskSection
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Listing, read_file
 from active_learning.data.sources.index import Index
 from active_learning.data.sources.problems import LeftOut
 
-T, U = TypeVar("T"), TypeVar("U")
+T = TypeVar("T")
+U = TypeVar("U")
 MANIFEST = "manifest.json"  # that `prepare` writes beside its shards
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 

@@ -13,7 +13,7 @@ from jaxtyping import Int32, Int64, Integer, UInt8, UInt32
 
 from active_learning.config import Section
 from active_learning.data import classes
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 from active_learning.data.sources.problems import Problems
 from active_learning.data.transforms import resize
 
@@ -35,7 +35,7 @@ class Source:
         small and only the selected ones in full.
       prepared: Whether small views are stored with the data.
       weights: Fractions of a mixture's sources in the stream of candidates; (): one stream over all
-      examples.
+        examples.
     """
 
     ids: np.ndarray
@@ -187,15 +187,18 @@ class Memory(Source):
 
     @cached_property
     def ids(self) -> Int64[np.ndarray, "n"]:
+        """0 .. n-1."""
         return np.arange(len(self.image), dtype=np.int64)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
         height, width, channels = self.image.shape[1:]
         return height, width, channels
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Names of the label columns."""
         return tuple(self.label_columns)
 
     @property

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 from active_learning.data.sources.files import open_regular
 from active_learning.data.sources.paths import is_url
 
@@ -97,6 +97,7 @@ class Local:
         self.size, self.stamp = state.st_size, f"{state.st_size} {state.st_mtime_ns}"
 
     def pread(self, size: int, offset: int) -> bytes:
+        """`size` bytes from `offset` on. Raises OSError unless all are there."""
         with descriptors.of(self.name) as descriptor:
             blob = os.pread(descriptor, size, offset)
         if len(blob) != size:
@@ -128,6 +129,7 @@ class Remote:
     _ahead: tuple[int, bytes] = (0, b"")  # a block that `scan` has fetched, and where it starts
 
     def pread(self, size: int, offset: int) -> bytes:
+        """`size` bytes from `offset` on. Raises OSError when they are not all there."""
         if size == 0:
             return b""
         status, blob, _ = _get(self.name, offset, size)
@@ -138,6 +140,7 @@ class Remote:
         return blob
 
     def scan(self, size: int, offset: int) -> bytes:
+        """The same for reads in ascending order, by requests of a whole block."""
         start, block = self._ahead
         if not start <= offset <= offset + size <= start + len(block):
             start, block = offset, self.pread(min(max(size, _BLOCK), self.size - offset), offset)

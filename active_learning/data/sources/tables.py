@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from active_learning.data import limits, text
+from active_learning.data.errors import DataError
 from active_learning.data.sources import paths
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Files, Listing, read_file, read_tail
 
 SEPARATED, JSON_LINES, JSON = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".json",)

@@ -11,9 +11,9 @@ import numpy as np
 
 from active_learning.config import setting
 from active_learning.data import classes, images
+from active_learning.data.errors import DataError
 from active_learning.data.sources import paths, shards
 from active_learning.data.sources.disk_section import DiskSection
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.files import Files, Listing
 from active_learning.data.sources.index import Index, open_index
 
@@ -52,10 +52,9 @@ class Tfds(DiskSection):
             raise DataError(
                 f"{folder}: not a readable data set ({' '.join(str(error).split())[:200]})"
             ) from error
-        if builder.info.file_format.value != "array_record":
-            raise DataError(
-                f"{folder}: in the format {builder.info.file_format.value}; expected array_record"
-            )
+        kind = builder.info.file_format
+        if kind is None or kind.value != "array_record":
+            raise DataError(f"{folder}: in the format {kind and kind.value}; expected array_record")
         splits = builder.info.splits
         if self.train_split not in splits:
             raise DataError(
@@ -148,7 +147,10 @@ def _is_column(kind: Any) -> bool:
         kind = kind.feature
     if not isinstance(kind, features.Tensor) or kind.shape != ():
         return False
-    return np.issubdtype(kind.np_dtype, np.integer) or np.dtype(kind.np_dtype) == object
+    dtype = kind.np_dtype
+    if isinstance(dtype, dict):  # declared for features of several arrays
+        return False
+    return np.issubdtype(dtype, np.integer) or np.dtype(dtype) == object
 
 
 def _make_index(records: Any, wanted: list[str]) -> Index:

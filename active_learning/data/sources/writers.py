@@ -27,11 +27,13 @@ class RecordShard:
         ]
 
     def add(self, fields: Fields, image: bytes, small: bytes | None) -> None:
+        """Appends an example, and its small view if it has one."""
         self._writers[0].write(array_record.pack(fields, image))
         if small is not None:
             self._writers[1].write(small)
 
     def close(self) -> None:
+        """Closes the files that were begun."""
         for writer in self._writers:
             if writer.is_open():
                 writer.close()
@@ -47,6 +49,7 @@ class TarShard:
         self._tar = tarfile.open(f"{path}.part", "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
     def add(self, fields: Fields, image: bytes, small: bytes | None) -> None:
+        """Appends an example, and its small view if it has one."""
         key = f"{fields['id']:012d}"
         self._member(key + images.suffix(image), image)
         header = json.dumps(text.clean_value(fields), ensure_ascii=False)
@@ -60,6 +63,7 @@ class TarShard:
         self._tar.addfile(info, io.BytesIO(content))
 
     def close(self) -> None:
+        """Closes the tar."""
         self._tar.close()
 
 

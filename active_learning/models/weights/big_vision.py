@@ -48,8 +48,7 @@ _TOWERS = [
 
 
 def _prefix(tensors: Tensors) -> str:
-    image = jax_vit.flax_prefix(tensors, "embedding/kernel")
-    return image or jax_vit.flax_prefix(tensors, "img/embedding/kernel")
+    return jax_vit.flax_prefix(tensors)
 
 
 def _table(module: Any, prefix: str) -> list[Row]:
@@ -57,22 +56,22 @@ def _table(module: Any, prefix: str) -> list[Row]:
 
 
 def _recognizes(tensors: Tensors) -> bool:
-    prefix = _prefix(tensors)
-    return f"{prefix}pos_embedding" in tensors or f"{prefix}img/pos_embedding" in tensors
+    return lay.has_any(tensors, r"Transformer/encoderblock_\d+/MultiHeadDotProductAttention_0/")
 
 
 def _image(tensors: Tensors, prefix: str, said: dict[str, Any], heads: int) -> ViT:
     patch, _, _, width = tensors.shape(f"{prefix}embedding/kernel")
     layers = f"{prefix}Transformer/encoderblock"
     attend = f"{layers}_0/MultiHeadDotProductAttention_0"
-    class_token, probe = f"{prefix}cls" in tensors, f"{prefix}MAPHead_0/probe" in tensors
+    class_token, probe = f"{prefix}cls" in tensors, lay.has_any(tensors, "MAPHead_0/")
     hidden, head = f"{prefix}pre_logits/kernel", f"{prefix}head/kernel"
+    bias = f"{prefix}head/bias"
     positions = tensors.shape(f"{prefix}pos_embedding")[1]
     size = said.get("image_size")
     # big_vision adds the class token after the positions; those of MoCo-like models cover it.
     covered = class_token and size is not None and positions == (size // patch) ** 2 + 1
     return ViT(
-        num_classes=tensors.shape(head)[1] if head in tensors and not prefix[-4:] == "img/" else 0,
+        num_classes=0 if prefix.endswith("img/") else lay.classes_of(tensors, head, bias, axis=1),
         width=width,
         depth=lay.depth_of(tensors, f"{layers}_*/LayerNorm_0/scale"),
         heads=lay.heads_of(heads, tensors.shape(f"{attend}/query/kernel")[1], width, tensors.path),
@@ -81,7 +80,7 @@ def _image(tensors: Tensors, prefix: str, said: dict[str, Any], heads: int) -> V
         pool="map" if probe else "cls" if class_token else "gap",
         activation=lay.activation(said.get("activation", "gelu_tanh"), tensors.path),
         epsilon=float(said.get("epsilon", 1e-6)),
-        qkv_bias="qkv" if f"{attend}/key/bias" in tensors else "qv",
+        qkv_bias="qkv",
         prefix_positions=int(covered),
         pre_logits=tensors.shape(hidden)[1] if hidden in tensors else 0,
     )
@@ -89,7 +88,7 @@ def _image(tensors: Tensors, prefix: str, said: dict[str, Any], heads: int) -> V
 
 def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[Any, lay.About]:
     said, prefix = configs.get("about.json", {}), _prefix(tensors)
-    two = f"{prefix}img/embedding/kernel" in tensors
+    two = lay.has_any(tensors, f"^{prefix}(img|txt)/")
     at = f"{prefix}img/" if two else prefix
     module: Any = _image(tensors, at, said, heads)
     patches = tensors.shape(f"{at}pos_embedding")[1] - module.prefix_positions
@@ -117,12 +116,12 @@ def _two_towers(tensors: Tensors, prefix: str, image: ViT, heads: int) -> TwoTow
         pad=1,
         activation=image.activation,
         epsilon=image.epsilon,
-        qkv_bias="qkv" if f"{attend}/key/bias" in tensors else "qv",
+        qkv_bias="qkv",
     )
 
     def out(name: str) -> int:
-        kernel = f"{prefix}{name}/head/kernel"
-        return tensors.shape(kernel)[1] if kernel in tensors else 0
+        head = f"{prefix}{name}/head"
+        return lay.classes_of(tensors, f"{head}/kernel", f"{head}/bias", axis=1)
 
     return TwoTower(image, text, out("img"), out("txt"), logit_bias=f"{prefix}b" in tensors)
 

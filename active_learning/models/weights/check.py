@@ -33,6 +33,7 @@ class Difference:
 
     @property
     def ok(self) -> bool:
+        """Whether the difference is within its tolerance."""
         return self.largest <= self.tolerance
 
 
@@ -50,7 +51,8 @@ def outputs(weights: Weights, arrays: dict[str, np.ndarray], image: str) -> dict
     """
     images = jnp.asarray(arrays[image], jnp.float32)
     module = weights.module
-    params = adapt(weights, module, images.shape[1:]).params(jax.random.key(0))
+    _, height, width, channels = images.shape
+    params = adapt(weights, module, (height, width, channels)).params(jax.random.key(0))
     # Accelerators round products to fewer bits unless they are told not to.
     with jax.default_matmul_precision("highest"):
         if isinstance(module, TwoTower):

@@ -115,10 +115,12 @@ def open_weights(path: str | Path, heads: int = 0) -> Weights:
         ) from error
     try:
         leaves = table.leaves_of(module, about.image_shape)
-        rows = table.expand(layout.table(module, layout.prefix(tensors)), module, leaves)
+        full = layout.table(module, layout.prefix(tensors))
+        rows = table.expand(full, module, leaves)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
     table.check_shapes(rows, tensors, module, leaves)
+    table.check_unused(full, rows, tensors, layout.name)
     covered = {path for r in rows for path in r.ours}
     if lost := sorted(set(leaves) - covered):
         raise ConfigError(f"{file}: layout {layout.name} has no place for our {lost[0]}")
@@ -154,9 +156,7 @@ def _recognize(tensors: Tensors, configs: dict[str, Any]) -> Layout:
     )
 
 
-def load_into(
-    path: str | Path, module: Any, image_shape: tuple[int, int, int], key: str
-) -> PyTree:
+def load_into(path: str | Path, module: Any, image_shape: tuple[int, int, int], key: str) -> PyTree:
     """The parameters of weights that must fit a given module, of any layout.
 
     A key bias that the module does not have is left out: it shifts all logits of a query alike, so
@@ -260,11 +260,11 @@ def _complete_tower(tower: Any, params: dict, layout: Layout) -> tuple[Any, dict
         new |= {p.replace("/query/", "/key/"): np.zeros_like(params[p]) for p in biases}
     if not isinstance(tower, ViT):
         return tower, new
-    if 1 in layout.requires.get("prefix_positions", ()) and tower.has_class_token:
-        if tower.prefix_positions == 0:
-            tower = dataclasses.replace(tower, prefix_positions=1)
-            if params:
-                new["position"] = np.pad(params["position"], ((1, 0), (0, 0)))
+    needs_position = 1 in layout.requires.get("prefix_positions", ())
+    if needs_position and tower.has_class_token and tower.prefix_positions == 0:
+        tower = dataclasses.replace(tower, prefix_positions=1)
+        if params:
+            new["position"] = np.pad(params["position"], ((1, 0), (0, 0)))
     if "cls_gap" in layout.requires.get("pool", ()) and tower.pool == "cls" and tower.num_classes:
         tower = dataclasses.replace(tower, pool="cls_gap")
         if params:  # A head that reads nothing of the mean of the patches.
@@ -301,7 +301,8 @@ def write_weights(out: Path, module: Any, params: PyTree, about: About, fmt: str
 
 def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
     if path.suffix == ".npz":
-        np.savez(path, **tensors)
+        named: dict[str, Any] = dict(tensors)  # `savez` declares other keyword arguments too
+        np.savez(path, **named)
         return
     try:
         from safetensors.numpy import save_file

@@ -46,7 +46,8 @@ _POSITION = "vision_model.embeddings.position_embedding.weight"
 
 
 def _recognizes(tensors: Tensors) -> bool:
-    return "vision_model.embeddings.class_embedding" in tensors and "logit_scale" in tensors
+    text = "text_model.embeddings.token_embedding.weight"
+    return "vision_model.embeddings.class_embedding" in tensors and text in tensors
 
 
 def tower_fields(
@@ -55,6 +56,15 @@ def tower_fields(
     """Fields that the image and the text tower share, from one tower's tensors and config."""
     layers = f"{prefix}.encoder.layers"
     width = tensors.shape(f"{layers}.0.layer_norm1.weight")[0]
+    lay.check_depth(tensors, config.get("num_hidden_layers"), f"{layers}.*.layer_norm1.weight")
+    sizes = {
+        "hidden_size": (f"{layers}.0.layer_norm1.weight", 0),
+        "intermediate_size": (f"{layers}.0.mlp.fc1.weight", 0),
+        "patch_size": (f"{prefix}.embeddings.patch_embedding.weight", 2),
+        "vocab_size": (f"{prefix}.embeddings.token_embedding.weight", 0),
+        "max_position_embeddings": (f"{prefix}.embeddings.position_embedding.weight", 0),
+    }
+    lay.check_said(tensors, config, sizes)
     said = config.get("num_attention_heads", defaults["heads"] if config else None)
     return {
         "width": width,

@@ -1,7 +1,9 @@
 """transformers' DINOv2, with and without registers: the backbone, or with a linear classifier."""
 
+import dataclasses
 from typing import Any
 
+from active_learning.config import ConfigError
 from active_learning.models.vit import ViT
 from active_learning.models.weights import layout as lay
 from active_learning.models.weights.forms import BATCHED, CONV, SAME
@@ -38,7 +40,7 @@ def _table(module: Any, prefix: str) -> list[Row]:
 
 
 def _prefix(tensors: Tensors) -> str:
-    prefixes = [f"{kind}." for kind in _KINDS if f"{kind}.embeddings.cls_token" in tensors]
+    prefixes = [f"{kind}." for kind in _KINDS if lay.has_any(tensors, rf"^{kind}\.")]
     return prefixes[0] if prefixes else ""
 
 
@@ -47,7 +49,7 @@ def _kind(module: ViT) -> str:
 
 
 def _recognizes(tensors: Tensors) -> bool:
-    return f"{_prefix(tensors)}encoder.layer.0.layer_scale1.lambda1" in tensors
+    return lay.has_any(tensors, r"encoder\.layer\.\d+\.layer_scale[12]\.lambda1$")
 
 
 def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, lay.About]:
@@ -56,9 +58,23 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, 
         f"{prefix}embeddings.patch_embeddings.projection.weight"
     )
     position, layer = f"{prefix}embeddings.position_embeddings", f"{prefix}encoder.layer"
-    gated = f"{layer}.0.mlp.weights_in.weight" in tensors
+    gated = lay.has_any(tensors, r"\.mlp\.weights_(in|out)\.")
     registers = f"{prefix}embeddings.register_tokens"
-    classes = tensors.shape("classifier.weight")[0] if "classifier.weight" in tensors else 0
+    classes = lay.classes_of(tensors, "classifier.weight", "classifier.bias")
+    lay.check_depth(tensors, config.get("num_hidden_layers"), f"{layer}.*.norm1.weight")
+    embed = f"{prefix}embeddings.patch_embeddings.projection.weight"
+    sizes = {
+        "hidden_size": (embed, 0),
+        "num_channels": (embed, 1),
+        "patch_size": (embed, 2),
+        "num_register_tokens": (registers, 1),
+    }
+    lay.check_said(tensors, config, sizes)
+    if config.get("num_register_tokens") and registers not in tensors:
+        raise ConfigError(
+            f"{tensors.path}: {registers} is missing, expected "
+            f"{(1, config['num_register_tokens'], width)}"
+        )
     said = config.get("num_attention_heads", 12 if "model_type" in config else None)
     down = "weights_out" if gated else "fc2"
     module = ViT(
@@ -73,7 +89,7 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, 
         if gated
         else lay.activation(config.get("hidden_act", "gelu"), tensors.path),
         epsilon=float(config.get("layer_norm_eps", 1e-6)),
-        qkv_bias="qkv" if f"{layer}.0.attention.attention.key.bias" in tensors else "none",
+        qkv_bias="qkv" if lay.has_any(tensors, r"(query|key|value)\.bias$") else "none",
         layer_scale=True,
         registers=tensors.shape(registers)[1] if registers in tensors else 0,
         prefix_positions=1,
@@ -92,8 +108,9 @@ def _files(module: ViT, about: lay.About) -> dict[str, Any]:
     mlp_dim = module.mlp_dim or 4 * module.width
     # transformers shrinks the MLP by a third where it is gated, to a multiple of 8.
     ratio = 4 if module.activation == "swiglu" else mlp_dim / module.width
+    suffix = "ForImageClassification" if module.num_classes else "Model"
     config = {
-        "architectures": [f"{library}{'ForImageClassification' if module.num_classes else 'Model'}"],
+        "architectures": [f"{library}{suffix}"],
         "model_type": _kind(module),
         "hidden_size": module.width,
         "num_hidden_layers": module.depth,
@@ -125,15 +142,6 @@ def _constants(module: ViT) -> dict[str, Shape]:
     return {f"{_written_prefix(module)}embeddings.mask_token": (1, module.width)}
 
 
-_COMMON = {
-    "recognizes": _recognizes,
-    "describe": _describe,
-    "table": _table,
-    "files": _files,
-    "prefix": _prefix,
-    "written_prefix": _written_prefix,
-    "constants": _constants,
-}
 _REQUIRES = {
     "pool": ("cls", "cls_gap"),
     "norm": ("tokens",),
@@ -151,15 +159,22 @@ def _has_registers(tensors: Tensors) -> bool:
     return f"{_prefix(tensors)}embeddings.register_tokens" in tensors
 
 
-REGISTERS = lay.Layout(
-    name="hf_dinov2_registers",
-    **_COMMON | {"recognizes": lambda t: _recognizes(t) and _has_registers(t)},
-    resize="bicubic_antialias",
-    requires=_REQUIRES,
-)
 LAYOUT = lay.Layout(
     name="hf_dinov2",
-    **_COMMON,
+    recognizes=_recognizes,
+    describe=_describe,
+    table=_table,
+    files=_files,
+    prefix=_prefix,
+    written_prefix=_written_prefix,
+    constants=_constants,
     resize="bicubic",
     requires=_REQUIRES | {"registers": (0,)},
+)
+REGISTERS = dataclasses.replace(
+    LAYOUT,
+    name="hf_dinov2_registers",
+    recognizes=lambda tensors: _recognizes(tensors) and _has_registers(tensors),
+    resize="bicubic_antialias",
+    requires=_REQUIRES,
 )

@@ -37,14 +37,15 @@ _POSITION = "vision_model.embeddings.position_embedding.weight"
 
 
 def _recognizes(tensors: Tensors) -> bool:
-    if "logit_bias" not in tensors or _EMBED not in tensors:
+    signs = ("logit_bias", "vision_model.head.probe")
+    if _EMBED not in tensors or not any(name in tensors for name in signs):
         return False
     if len(tensors.shape(_EMBED)) != 4:
         raise ConfigError(
             f"{tensors.path}: tensor {_EMBED} is {tensors.shape(_EMBED)}, expected four axes: "
             "SigLIP 2 of flexible resolution (NaFlex) is not read"
         )
-    return "vision_model.head.probe" in tensors
+    return True
 
 
 def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[TwoTower, lay.About]:

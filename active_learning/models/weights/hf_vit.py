@@ -31,18 +31,17 @@ def _table(module: Any, prefix: str) -> list[Row]:
 
 
 def _prefix(tensors: Tensors) -> str:
-    return "vit." if "vit.embeddings.cls_token" in tensors else ""
+    return "vit." if lay.has_any(tensors, r"^vit\.") else ""
 
 
 def _recognizes(tensors: Tensors) -> bool:
-    name = "encoder.layer.0.layernorm_before.weight"
     distilled = [n for n in tensors if n.endswith("embeddings.distillation_token")]
     if distilled:
         raise ConfigError(
             f"{tensors.path}: tensor {distilled[0]}: distilled DeiT has two heads and is not "
             "read; use the DeiT without distillation"
         )
-    return name in tensors or f"vit.{name}" in tensors
+    return lay.has_any(tensors, r"^(vit\.)?encoder\.layer\.\d+\.layernorm_before\.")
 
 
 def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, lay.About]:
@@ -52,9 +51,18 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, 
     )
     position = f"{prefix}embeddings.position_embeddings"
     layer = f"{prefix}encoder.layer"
+    lay.check_depth(tensors, config.get("num_hidden_layers"), f"{layer}.*.layernorm_before.weight")
+    embed = f"{prefix}embeddings.patch_embeddings.projection.weight"
+    sizes = {
+        "hidden_size": (embed, 0),
+        "num_channels": (embed, 1),
+        "patch_size": (embed, 2),
+        "intermediate_size": (f"{layer}.0.intermediate.dense.weight", 0),
+    }
+    lay.check_said(tensors, config, sizes)
     said = config.get("num_attention_heads", 12 if "model_type" in config else None)
     module = ViT(
-        num_classes=tensors.shape("classifier.weight")[0] if "classifier.weight" in tensors else 0,
+        num_classes=lay.classes_of(tensors, "classifier.weight", "classifier.bias"),
         width=width,
         depth=lay.depth_of(tensors, f"{layer}.*.layernorm_before.weight"),
         heads=lay.heads_of(heads, said, width, tensors.path),
@@ -63,7 +71,7 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, 
         pool="cls",
         activation=lay.activation(config.get("hidden_act", "gelu"), tensors.path),
         epsilon=float(config.get("layer_norm_eps", 1e-12)),
-        qkv_bias="qkv" if f"{layer}.0.attention.attention.key.bias" in tensors else "none",
+        qkv_bias="qkv" if lay.has_any(tensors, r"(query|key|value)\.bias$") else "none",
         prefix_positions=1,
     )
     patches = tensors.shape(position)[1] - 1

@@ -76,24 +76,23 @@ def _table(module: Any, prefix: str) -> list[Row]:
     return prefixed(_TABLE, theirs=prefix)
 
 
-def flax_prefix(tensors: Tensors, name: str) -> str:
-    """What stands before `name`: nothing, or the place of the parameters in a train state."""
-    for prefix in ("", "params/", "opt/target/", "target/"):
-        if f"{prefix}{name}" in tensors:
+def flax_prefix(tensors: Tensors) -> str:
+    """What stands before the names: nothing, or the place of the parameters in a train state."""
+    for prefix in ("params/", "opt/target/", "target/"):
+        if any(tensor.startswith(prefix) for tensor in tensors):
             return prefix
     return ""
 
 
 def _prefix(tensors: Tensors) -> str:
-    return flax_prefix(tensors, "embedding/kernel")
+    return flax_prefix(tensors)
 
 
 def _recognizes(tensors: Tensors) -> bool:
-    prefix = _prefix(tensors)
     hybrid = [name for name in tensors if re.search(r"^(conv_root|block1)/", name)]
     if hybrid and any("Transformer/" in name for name in tensors):
         raise ConfigError(f"{tensors.path}: tensor {hybrid[0]}: hybrids with a ResNet are not read")
-    return f"{prefix}Transformer/posembed_input/pos_embedding" in tensors
+    return lay.has_any(tensors, "Transformer/encoderblock_\\d+/MultiHeadDotProductAttention_1/")
 
 
 def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, lay.About]:
@@ -104,7 +103,7 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, 
     class_token = f"{prefix}cls" in tensors
     head, hidden = f"{prefix}head/kernel", f"{prefix}pre_logits/kernel"
     module = ViT(
-        num_classes=tensors.shape(head)[1] if head in tensors else 0,
+        num_classes=lay.classes_of(tensors, head, f"{prefix}head/bias", axis=1),
         width=width,
         depth=lay.depth_of(tensors, f"{prefix}Transformer/encoderblock_*/LayerNorm_0/scale"),
         heads=lay.heads_of(heads, tensors.shape(query)[1], width, tensors.path),
@@ -115,7 +114,7 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, 
         epsilon=float(said.get("epsilon", 1e-6)),
         qkv_bias="qkv",
         prefix_positions=int(class_token),
-        pre_logits=tensors.shape(hidden)[1] if hidden in tensors else 0,
+        pre_logits=lay.classes_of(tensors, hidden, f"{prefix}pre_logits/bias", axis=1),
     )
     patches = tensors.shape(position)[1] - module.prefix_positions
     shape = lay.image_shape_of(
@@ -126,8 +125,9 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, 
 
 def about_of(shape: tuple[int, int, int], said: dict[str, Any]) -> lay.About:
     """What about.json says of pixels and classes."""
-    mean, std = lay.triple(said.get("mean"), lay.SYMMETRIC[0]), lay.triple(
-        said.get("std"), lay.SYMMETRIC[1]
+    mean, std = (
+        lay.triple(said.get("mean"), lay.SYMMETRIC[0]),
+        lay.triple(said.get("std"), lay.SYMMETRIC[1]),
     )
     return lay.About(shape, mean, std, tuple(str(name) for name in said.get("class_names", ())))
 

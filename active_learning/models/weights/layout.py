@@ -1,9 +1,10 @@
 """What a layout of published weights is: one value of `Layout`, one file each."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from active_learning.config import ConfigError
 from active_learning.models.two_tower import TwoTower
@@ -40,8 +41,8 @@ class About:
     """
 
     image_shape: tuple[int, int, int]
-    mean: Triple = SYMMETRIC[0]
-    std: Triple = SYMMETRIC[1]
+    mean: tuple[float, ...] = SYMMETRIC[0]
+    std: tuple[float, ...] = SYMMETRIC[1]
     class_names: tuple[str, ...] = ()
 
 
@@ -104,11 +105,68 @@ def heads_of(key: int, said: int | None, width: int, path: Any) -> int:
 
 
 def depth_of(tensors: Tensors, pattern: str) -> int:
-    """Number of blocks: how many of the names `pattern` with * = 0, 1, ... there are."""
-    depth = 0
-    while pattern.replace("*", str(depth)) in tensors:
-        depth += 1
-    return depth
+    """Number of blocks: one more than the largest number in the place of * in any name.
+
+    A block that lacks tensors counts, so that they are missed.
+    """
+    before = pattern.partition("*")[0]
+    number = re.compile(re.escape(before) + r"(\d+)[./]")
+    found = [int(match[1]) for name in tensors if (match := number.match(name))]
+    return max(found, default=-1) + 1
+
+
+def has_any(tensors: Tensors, pattern: str) -> bool:
+    """Whether the name of any tensor matches a pattern: a part is there though one is missing."""
+    part = re.compile(pattern)
+    return any(part.search(name) for name in tensors)
+
+
+def classes_of(tensors: Tensors, weight: str, bias: str, axis: int = 0) -> int:
+    """Number of classes of a head, 0 without one.
+
+    Args:
+      tensors: The tensors.
+      weight: Name of its kernel.
+      bias: Name of its bias.
+      axis: Axis of the kernel that the classes are in.
+    """
+    if weight in tensors:
+        return tensors.shape(weight)[axis]
+    return tensors.shape(bias)[0] if bias in tensors else 0
+
+
+def check_said(tensors: Tensors, said: Mapping[str, Any], sizes: Mapping[str, tuple]) -> None:
+    """Compares the sizes of a config with those of the tensors.
+
+    Args:
+      tensors: The tensors.
+      said: A config.
+      sizes: Key of the config -> (name of a tensor, its axis of that size).
+
+    Raises:
+      ConfigError: Names the first tensor that has another size than the config says.
+    """
+    for key, (name, axis) in sizes.items():
+        if not isinstance(said.get(key), int) or name not in tensors:
+            continue
+        shape = tensors.shape(name)
+        if shape[axis] != said[key]:
+            expected = (*shape[:axis], said[key], *shape[axis + 1 :])
+            raise ConfigError(
+                f"{tensors.path}: tensor {name} is {shape}, expected {expected}: its config says "
+                f"{key} {said[key]}"
+            )
+
+
+def check_depth(tensors: Tensors, said: Any, pattern: str) -> None:
+    """Raises ConfigError when a config says another number of blocks than there are."""
+    depth = depth_of(tensors, pattern)
+    if isinstance(said, int) and said != depth:
+        name = pattern.replace("*", str(min(depth, said)))
+        state = "missing" if depth < said else "there"
+        raise ConfigError(
+            f"{tensors.path}: {depth} blocks, but its config says {said}: tensor {name} is {state}"
+        )
 
 
 def square_side(rows: int, name: str, path: Any) -> int:
@@ -147,7 +205,14 @@ def triple(values: Any, default: Triple) -> Triple:
     return (float(values[0]), float(values[1]), float(values[2]))
 
 
-def hf_pixels(configs: Configs, default: tuple[Triple, Triple]) -> dict[str, Triple]:
+class Normalization(TypedDict):
+    """Fields of `About` that say how pixels are normalized."""
+
+    mean: Triple
+    std: Triple
+
+
+def hf_pixels(configs: Configs, default: tuple[Triple, Triple]) -> Normalization:
     """Normalization of a preprocessor_config.json, or the default of the model's kind."""
     said = configs.get("preprocessor_config.json", {})
     return {

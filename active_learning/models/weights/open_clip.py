@@ -1,4 +1,7 @@
-"""open_clip's CLIP of two Transformers (laion/CLIP-ViT-*), also with its text tower as `text.`"""
+"""open_clip's CLIP of two Transformers (laion/CLIP-ViT-*).
+
+The names of its text tower may start with `text.`.
+"""
 
 from typing import Any
 
@@ -70,6 +73,14 @@ def _fields(tensors: Tensors, prefix: str, config: dict, heads: int) -> dict[str
     """Fields of one tower; `heads` is what it has, by key or config."""
     layers = f"{prefix}transformer.resblocks"
     width = tensors.shape(f"{layers}.0.ln_1.weight")[0]
+    lay.check_depth(tensors, config.get("layers"), f"{layers}.*.ln_1.weight")
+    sizes = {
+        "width": (f"{layers}.0.ln_1.weight", 0),
+        "patch_size": (f"{prefix}conv1.weight", 2),
+        "vocab_size": (f"{prefix}token_embedding.weight", 0),
+        "context_length": (f"{prefix}positional_embedding", 0),
+    }
+    lay.check_said(tensors, config, sizes)
     activation = "quick_gelu" if config.get("quick_gelu") else "gelu"
     if config.get("act_kwargs", {}).get("approximate") == "tanh":
         activation = "gelu_tanh"
@@ -119,8 +130,9 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[TwoTo
         tensors.path,
     )
     said = config.get("preprocess_cfg", {})
-    mean, std = lay.triple(said.get("mean"), lay.OPENAI[0]), lay.triple(
-        said.get("std"), lay.OPENAI[1]
+    mean, std = (
+        lay.triple(said.get("mean"), lay.OPENAI[0]),
+        lay.triple(said.get("std"), lay.OPENAI[1]),
     )
     return module, lay.About(shape, mean, std)
 

@@ -38,8 +38,9 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[Any, 
         raise ConfigError(f"{tensors.path.parent / FILE}: {error}") from error
     if not isinstance(module, MODULES):
         raise ConfigError(f"{tensors.path.parent / FILE}: holds no model")
-    mean, std = lay.triple(said.get("mean"), lay.SYMMETRIC[0]), lay.triple(
-        said.get("std"), lay.SYMMETRIC[1]
+    mean, std = (
+        lay.triple(said.get("mean"), lay.SYMMETRIC[0]),
+        lay.triple(said.get("std"), lay.SYMMETRIC[1]),
     )
     return module, lay.About((height, width, channels), mean, std, names)
 

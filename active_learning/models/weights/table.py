@@ -5,6 +5,7 @@ name of the tensor that holds them, and how. `*` stands for the number of a bloc
 parameters the module does not have is skipped, so that one table serves all sizes and options.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -140,10 +141,27 @@ def check_shapes(rows: Sequence[Row], tensors: Tensors, module: Any, leaves: Lea
         expected = expected_shape(r, module, leaves)
         found = tensors.shape(r.theirs) if r.theirs in tensors else None
         if found != expected:
-            wrong.append(f"{r.theirs} is {found or 'missing'}, expected {expected}")
+            there = "missing" if found is None else found
+            wrong.append(f"{r.theirs} is {there}, expected {expected}")
     if wrong:
         count = f"{len(wrong)} of {len(rows)} tensors do not fit: " if len(wrong) > 1 else ""
         raise ConfigError(f"{tensors.path}: {count}{'; '.join(wrong[:3])}")
+
+
+def check_unused(table: Sequence[Row], rows: Sequence[Row], tensors: Tensors, layout: str) -> None:
+    """Raises ConfigError for a tensor of the table that the recognized model does not take.
+
+    Such a file lacks the tensor by which the part would have been recognized.
+    """
+    taken = {r.theirs for r in rows}
+    patterns = "|".join({re.escape(r.theirs).replace(r"\*", r"\d+") for r in table})
+    known = re.compile(patterns)
+    for name in tensors:
+        if name not in taken and known.fullmatch(name):
+            raise ConfigError(
+                f"{tensors.path}: tensor {name} of shape {tensors.shape(name)} is unexpected: the "
+                f"other tensors of its part in layout {layout} are missing"
+            )
 
 
 def read(rows: Sequence[Row], tensors: Tensors, leaves: Leaves) -> Iterator[tuple[str, np.ndarray]]:

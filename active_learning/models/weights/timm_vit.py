@@ -48,7 +48,7 @@ def _table(module: Any, prefix: str) -> list[Row]:
 
 
 def _recognizes(tensors: Tensors) -> bool:
-    if "patch_embed.proj.weight" not in tensors or "blocks.0.attn.qkv.weight" not in tensors:
+    if not lay.has_any(tensors, r"^blocks\.\d+\.attn\.qkv\."):
         return False
     foreign = [name for name in tensors if _FOREIGN.search(name)]
     if foreign:
@@ -101,14 +101,25 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, 
     args, pretrained = config.get("model_args", {}), config.get("pretrained_cfg", {})
     width, channels, patch, _ = tensors.shape("patch_embed.proj.weight")
     _, positions = _prefix_tokens(tensors, config, patch)
+    lay.check_depth(tensors, args.get("depth"), "blocks.*.norm1.weight")
+    embed = "patch_embed.proj.weight"
+    sizes = {"embed_dim": (embed, 0), "in_chans": (embed, 1), "patch_size": (embed, 2)}
+    lay.check_said(tensors, args, sizes)
     mlp_dim = tensors.shape("blocks.0.mlp.fc2.weight")[1]
     gated = tensors.shape("blocks.0.mlp.fc1.weight")[0] == 2 * mlp_dim
     class_token = "cls_token" in tensors
-    pool = "map" if "attn_pool.latent" in tensors else "cls" if class_token else "gap"
-    if config.get("global_pool", args.get("global_pool")) == "avg" or "fc_norm.weight" in tensors:
+    said_pool = config.get("global_pool", args.get("global_pool"))
+    for name, count in (
+        ("cls_token", int(args.get("class_token", said_pool == "token"))),
+        ("reg_token", int(args.get("reg_tokens", 0))),
+    ):
+        if count and name not in tensors:
+            raise ConfigError(f"{tensors.path}: {name} is missing, expected {(1, count, width)}")
+    pool = "map" if lay.has_any(tensors, r"^attn_pool\.") else "cls" if class_token else "gap"
+    if said_pool == "avg" or lay.has_any(tensors, r"^fc_norm\."):
         pool = "gap"
     module = ViT(
-        num_classes=tensors.shape("head.weight")[0] if "head.weight" in tensors else 0,
+        num_classes=lay.classes_of(tensors, "head.weight", "head.bias"),
         width=width,
         depth=lay.depth_of(tensors, "blocks.*.norm1.weight"),
         heads=lay.heads_of(heads, _heads(config, width), width, tensors.path),
@@ -117,14 +128,14 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, 
         pool=pool,
         activation="swiglu" if gated else _activation(config, tensors.path),
         epsilon=_epsilon(config),
-        qkv_bias="qkv" if "blocks.0.attn.qkv.bias" in tensors else "none",
-        layer_scale="blocks.0.ls1.gamma" in tensors,
+        qkv_bias="qkv" if lay.has_any(tensors, r"attn\.qkv\.bias$") else "none",
+        layer_scale=lay.has_any(tensors, r"\.ls[12]\.gamma$"),
         class_token=class_token and pool != "cls",
         registers=tensors.shape("reg_token")[1] if "reg_token" in tensors else 0,
         prefix_positions=positions,
-        embed_bias="patch_embed.proj.bias" in tensors,
-        pre_norm="norm_pre.weight" in tensors,
-        norm="pooled" if "fc_norm.weight" in tensors else "tokens",
+        embed_bias=not lay.has_any(tensors, r"^norm_pre\."),
+        pre_norm=lay.has_any(tensors, r"^norm_pre\."),
+        norm="pooled" if lay.has_any(tensors, r"^fc_norm\.") else "tokens",
     )
     patches = tensors.shape("pos_embed")[1] - positions
     size = args.get("img_size") or (pretrained.get("input_size") or [None])[1:] or None

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from active_learning.data import limits
+from active_learning.data.errors import DataError
 from active_learning.data.sources.arrays import Arrays
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.image_folder import ImageFolder
 from active_learning.data.sources.originals import read_idx
 from active_learning.data.sources.preparation import Options, prepare

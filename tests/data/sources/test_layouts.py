@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 from active_learning.data.sources.image_folder import ImageFolder
 from active_learning.data.sources.layouts import part_of, part_of_shard
 from tests.data.photos import blob, write_folder

@@ -2,8 +2,8 @@
 
 import pytest
 
+from active_learning.data.errors import DataError
 from active_learning.data.sources import paths
-from active_learning.data.sources.errors import DataError
 
 
 def test_braces():

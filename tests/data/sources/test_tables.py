@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from active_learning.data.sources.errors import DataError
+from active_learning.data.errors import DataError
 from active_learning.data.sources.from_path import FromPath
 from active_learning.data.sources.image_folder import ImageFolder
 from active_learning.data.sources.tables import read_table

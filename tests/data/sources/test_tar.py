@@ -9,8 +9,8 @@ import tarfile
 import numpy as np
 import pytest
 
+from active_learning.data.errors import DataError
 from active_learning.data.sources import storage
-from active_learning.data.sources.errors import DataError
 from active_learning.data.sources.webdataset import WebDataset
 from tests.data.photos import blob
 from tests.data.sources.test_webdataset import examples, write_tar

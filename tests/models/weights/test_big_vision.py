@@ -1,4 +1,4 @@
-"""big_vision's SigLIP: the committed list of names, and a forward pass in NumPy from the weights."""
+"""big_vision's SigLIP: the committed list of names, and a forward pass in NumPy."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Weights of every layout: what is written is read again, and publishers' files give their outputs."""
+"""Weights of every layout: write and read again; publishers' files give their outputs."""
 
 import dataclasses
 import json
@@ -50,6 +50,9 @@ def test_a_publishers_file_gives_the_publishers_outputs(name):
     assert [one for one in found if not one.ok] == []
 
 
+# Of each layout one case with a head where it may have one.
+WHOLE = ("hf_vit", "hf_dinov2 with head", "hf_clip", "hf_siglip", "timm_vit registers")
+WHOLE += ("timm_vit attention", "open_clip", "jax_vit", "big_vision")
 FORMAT_OF = {"hf": "hf", "timm": "timm", "open": "open_clip", "jax": "npz"}
 
 
@@ -112,7 +115,11 @@ def test_any_model_of_ours_is_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("module", "fmt", "message"),
     [
-        (ViT(num_classes=3, width=8, depth=1, heads=2), "hf", r"hf_vit: pool='gap', expected 'cls'"),
+        (
+            ViT(num_classes=3, width=8, depth=1, heads=2),
+            "hf",
+            r"hf_vit: pool='gap', expected 'cls'",
+        ),
         (MLP(num_classes=3), "timm", r"no layout for a MLP; use --format=own"),
         (tiny.siglip(), "open_clip", r"image.pool='map', expected 'cls'"),
         (tiny.vit(num_classes=3, layer_scale=True), "npz", r"layer_scale=True, expected False"),
@@ -216,7 +223,9 @@ def test_half_precision_is_read_as_float32(tmp_path, dtype):
             np.savez(folder / "weights.npz", **halves)
         params = open_weights(folder).params()
         expected = tiny.params_of(tiny.CASES[case][1])
-        tiny.assert_same(params, jax.tree.map(lambda v: v.astype(dtype).astype(np.float32), expected))
+        tiny.assert_same(
+            params, jax.tree.map(lambda v: v.astype(dtype).astype(np.float32), expected)
+        )
 
 
 def test_a_sharded_file_is_read_through_its_index(tmp_path):
@@ -289,11 +298,70 @@ def test_weights_that_must_fit_a_given_module(tmp_path):
         r"\(20, 8\), expected \(21, 8\); text/position",
     ):
         text = Text(vocab=21, context=6, pool="last", pad=1, **tiny.SIZE)
-        load_into(folder, TwoTower(tiny.vit(pool="map"), text, 0, 8), tiny.SHAPE, "config.reference.path")
+        load_into(
+            folder, TwoTower(tiny.vit(pool="map"), text, 0, 8), tiny.SHAPE, "config.reference.path"
+        )
 
 
 def test_a_model_of_another_function_is_refused_though_its_parameters_fit(tmp_path):
     folder = write(tmp_path, "big_vision")
     other = dataclasses.replace(tiny.siglip(), image=tiny.vit(pool="map", activation="gelu"))
-    with pytest.raises(ConfigError, match=r"its model has image.activation='gelu_tanh', not 'gelu'"):
+    with pytest.raises(
+        ConfigError, match=r"its model has image.activation='gelu_tanh', not 'gelu'"
+    ):
         load_into(folder, other, tiny.SHAPE, "config.reference.path")
+
+
+@pytest.mark.parametrize("case", [c for c in tiny.CASES if c in WHOLE])
+def test_a_file_without_any_one_of_its_tensors_is_refused_by_name(tmp_path, case):
+    """Nothing is read as a smaller model because a tensor is missing."""
+    folder = write(tmp_path, case)
+    file = next(f for f in folder.iterdir() if f.suffix in (".safetensors", ".npz"))
+    tensors = tensors_of(folder)
+    for name in tensors:
+        # The model does without the first two; the second block is as the first.
+        if name.endswith("mask_token") or name == "params/b" or "1." in name or "block_1" in name:
+            continue
+        rest = {n: v for n, v in tensors.items() if n != name}
+        save_file(rest, file) if file.suffix == ".safetensors" else np.savez(file, **rest)
+        with pytest.raises(ConfigError) as caught:
+            open_weights(folder)
+        # Without its class token a model would have a position too many.
+        named = (name, "no known layout", *(["pos_embedding has 5"] if name == "cls" else []))
+        assert "\n" not in str(caught.value)
+        assert any(text in str(caught.value) for text in named), name
+
+
+@pytest.mark.parametrize(
+    ("case", "key", "value", "message"),
+    [
+        (
+            "timm_vit",
+            ("model_args", "embed_dim"),
+            16,
+            r"is \(8, 3, 8, 8\), expected \(16, 3, 8, 8\)",
+        ),
+        ("timm_vit", ("model_args", "depth"), 3, r"tensor blocks.2.norm1.weight is missing"),
+        ("timm_vit", ("model_args", "depth"), 1, r"tensor blocks.1.norm1.weight is there"),
+        ("hf_vit", ("intermediate_size",), 9, r"weight is \(12, 8\), expected \(9, 8\)"),
+        (
+            "hf_dinov2_registers",
+            ("num_register_tokens",),
+            5,
+            r"is \(1, 4, 8\), expected \(1, 5, 8\)",
+        ),
+        ("hf_clip", ("text_config", "vocab_size"), 7, r"is \(20, 8\), expected \(7, 8\)"),
+        ("hf_siglip", ("vision_config", "image_size"), 24, r"has 4 positions .* expected 9"),
+    ],
+)
+def test_a_config_of_other_sizes_is_refused(tmp_path, case, key, value, message):
+    folder = write(tmp_path, case)
+    config = json.loads((folder / "config.json").read_text())
+    *parents, last = key
+    node = config
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=message):
+        open_weights(folder)
