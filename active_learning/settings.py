@@ -61,8 +61,8 @@ class Select(Section):
     temperature: float = setting(1.0, above=0.0)
     # Normalize scores to mean 0 and standard deviation 1 over the super-batch first.
     standardize: bool = False
-    # When selection ends: a duration, or 'auto': when the gate says that it does not pay, at most
-    # AUTO_LATEST % into the run (train/gate.py).
+    # When selection ends: a duration, or 'auto': as long as there is a reason to pay for it, at
+    # most AUTO_LATEST % of the run (train/economics.py).
     until: str = "100 %"
     # Candidates per scoring forward pass on each device; 0: all of the device's.
     score_chunk: int = setting(0, at_least=0)

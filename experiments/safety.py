@@ -1,12 +1,14 @@
 """Is the default safe? Plain training against the recipes on data that nobody tuned them for.
 
-    python -m experiments.safety --scale=smoke|desk [--cells PATTERN] [--workers 2] [--list]
+    python -m experiments.safety --scale=smoke|desk [--cells PATTERN] [--seeds N] [--list]
 
 Cells: {CIFAR-10 images, Fashion-MNIST} x {clean, 20 % and 40 % of the labels wrong} x {balanced,
 long-tailed 50:1} x {5,000 examples, all}. Arms at equal total FLOPs: uniform training, the average
 of its weights (both from one run), the recipe tuned on mislabeled CIFAR-10, and the default of
-configs for own data. Every arm has the same pool; wrong labels are uniform over the other classes
-and are everywhere but in the test set. Cells that a run did not finish are listed as not run.
+configs for own data; in some cells also the default with a bad reference: untrained, trained on 200
+examples, trained on shuffled labels. Every arm has the same pool; wrong labels are uniform over the
+other classes and are everywhere but in the test set. All cells get their first seed first; cells
+that a run did not finish are listed as not run.
 """
 
 import argparse
@@ -21,13 +23,13 @@ from active_learning.config import freeze
 from active_learning.core import policies
 from active_learning.data.order import hash64, permutation
 from active_learning.data.sources.arrays import Arrays
-from active_learning.metrics import show_log
+from active_learning.metrics import show_log, write_atomic
 from active_learning.models import MLP
 from active_learning.references import Trained
 from active_learning.report.runs import total_flops
 from active_learning.settings import Config, Evaluate, Log, Optim, Select
 from configs import arrays as own_data
-from experiments.arms import Arm, run_all, shared_by, show
+from experiments.arms import Arm, run_all, show
 
 RESULTS = Path(__file__).parent / "results"
 CLASSES, TAIL = 10, 50
@@ -59,21 +61,34 @@ CELLS = [
 ]
 
 
+# Cells that are also run with bad references.
+BAD = [
+    Cell("fashion_mnist", 0.0, False, 5000),
+    Cell("fashion_mnist", 0.4, True, 5000),
+    Cell("cifar10n", 0.0, True, 5000),
+    Cell("cifar10n", 0.4, False, 0),
+]
+
+
 @dataclass(frozen=True)
 class Scale:
     """How much of everything: passes over the pool, seeds, sizes of the models."""
 
-    epochs: float
+    epochs: float  # of cells of 5,000 examples
+    epochs_of_all: float  # of cells of all examples; twice as many where they are long-tailed
     seeds: tuple[int, ...]
     learner: MLP
     scorer: MLP
     limit: int  # examples of a cell at most; 0: no limit
     test: int
+    few: int = 200  # examples of a reference that has seen too little
 
 
 SCALES = {
-    "smoke": Scale(4.0, (0,), MLP(width=64, depth=1), MLP(width=8, depth=1), 600, 300),
-    "desk": Scale(20.0, (400, 401), MLP(width=512, depth=2), MLP(width=32, depth=1), 0, 10_000),
+    "smoke": Scale(4.0, 4.0, (0,), MLP(width=64, depth=1), MLP(width=8, depth=1), 600, 300, 20),
+    "desk": Scale(
+        20.0, 5.0, (400, 401), MLP(width=512, depth=2), MLP(width=32, depth=1), 0, 10_000
+    ),
 }
 
 
@@ -96,6 +111,8 @@ def write_cell(cell: Cell, scale: Scale, folder: Path) -> None:
     opened = Arrays(name=cell.images, clean_label="").open()
     folder.mkdir(parents=True, exist_ok=True)
     for part, source in (("train", opened.train), ("test", opened.test)):
+        if source is None:
+            raise SystemExit(f"{cell.images}: no {part} set")
         clean = source.labels("label")
         rows = permutation(len(clean), 0x5AFE)
         count = cell.examples
@@ -107,7 +124,8 @@ def write_cell(cell: Cell, scale: Scale, folder: Path) -> None:
             label = corrupted(clean, cell.wrong)
             rows = rows[tail(clean[rows], count)] if cell.long_tailed else rows[: count or None]
         image = source.gather(rows)["image"]
-        columns = {"label": label[rows], "clean": clean[rows]}
+        shuffled = label[rows][permutation(len(rows), 0x5F1E)]
+        columns = {"label": label[rows], "clean": clean[rows], "shuffled": shuffled}
         np.savez(folder / f"{part}.npz", image=image, **columns)
 
 
@@ -119,6 +137,13 @@ def corrupted(clean: np.ndarray, wrong: float) -> np.ndarray:
     return np.where(replaced, (clean + other) % CLASSES, clean).astype(np.int32)
 
 
+def epochs_of(cell: Cell, scale: Scale) -> float:
+    """Passes of a run over its pool."""
+    if cell.examples:
+        return scale.epochs
+    return scale.epochs_of_all * (2 if cell.long_tailed else 1)
+
+
 def base(cell: Cell, scale: Scale, folder: Path) -> Config:
     """Uniform training on a cell, to which each arm adds its own."""
     return Config(
@@ -127,7 +152,7 @@ def base(cell: Cell, scale: Scale, folder: Path) -> Config:
         scorer=scale.scorer,
         split=freeze(own_data.get_config()).split,
         batch_size=64,
-        total=f"{scale.epochs:g} epochs",
+        total=f"{epochs_of(cell, scale):g} epochs",
         ema="5 %",
         optim=Optim(learning_rate=1e-3),
         scorer_optim=Optim(learning_rate=2e-3),
@@ -136,45 +161,50 @@ def base(cell: Cell, scale: Scale, folder: Path) -> Config:
     )
 
 
-def reference(cell: Cell, scale: Scale, epochs: float) -> Trained:
-    """Trained for so many passes over its own part."""
-    path = f"{cell.name}-{epochs:g}"
-    return Trained(path=path, total=f"{epochs * scale.epochs:g} epochs", batch_size=64)
+def arms(cell: Cell, scale: Scale, folder: Path) -> list[Arm]:
+    """Uniform at two budgets, the two recipes and, in cells BAD, the default with bad references.
 
-
-def arms(cell: Cell, scale: Scale, folder: Path, parts: bool) -> list[Arm]:
-    """Uniform at two budgets and the two recipes; `parts`: what the default was put together from.
-
-    Passes of a reference over its own part, a fifth of the data, are in multiples of the run's.
+    A reference makes six passes over its own part, a fifth of the data, for each of the learner's
+    in the tuned recipe, and as many as in the configs for own data in the default.
     """
-    plain, default = base(cell, scale, folder), freeze(own_data.get_config()).select
+    plain, shipped = base(cell, scale, folder), freeze(own_data.get_config())
+    epochs = epochs_of(cell, scale)
+    passes = float(shipped.reference.total.split()[0]) / float(shipped.total.split()[0])
 
-    def selected(name: str, passes: float, **changes) -> Config:
-        select = Select(policy=policies.cautious_learnability, ratio=4, temperature=0.5)
-        return replace(
-            plain,
-            name=name,
-            select=replace(select, **changes),
-            reference=reference(cell, scale, passes),
-            evaluate=replace(plain.evaluate, gate="gate"),
-        )
+    def reference(passes: float, **changes) -> Trained:
+        path = f"{cell.name}-{passes:g}"
+        own = Trained(path=path, total=f"{passes * epochs:g} epochs", batch_size=64)
+        return replace(own, **changes)
 
-    longer = replace(plain, name="uniform", total=f"{LONGER * scale.epochs:g} epochs")
+    gate = replace(plain.evaluate, gate="gate")
+    tuned = Select(policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %")
+    recipe = replace(plain, name="tuned recipe", select=tuned, reference=reference(6.0))
+    default = replace(
+        plain,
+        name="safe default",
+        select=shipped.select,
+        reference=reference(passes),
+        evaluate=gate,
+    )
+    longer = replace(plain, name="uniform", total=f"{LONGER * epochs:g} epochs")
     configs = [
         (replace(plain, name="uniform", baseline=True), 1.0),
         (longer, LONGER),
-        (selected("tuned recipe", 6.0, until="60 %"), 1.0),
-        (replace(selected("safe default", 2.0), select=default), 1.0),
+        (recipe, 1.0),
+        (default, 1.0),
     ]
-    if parts:
-        not_centred = replace(default, policy=policies.cautious_learnability)
-        centred = policies.class_centred_learnability
-        configs += [
-            (selected("window 25 %", 2.0, until="25 %"), 1.0),
-            (selected("window 25 %, class-centred", 2.0, until="25 %", policy=centred), 1.0),
-            (selected("window 60 %, class-centred", 2.0, until="60 %", policy=centred), 1.0),
-            (replace(selected("default, not class-centred", 2.0), select=not_centred), 1.0),
-        ]
+    if cell in BAD:
+        few = replace(plain.split, parts=dict(plain.split.parts) | {"reference": scale.few})
+        shuffled = replace(plain.split, labels={"reference": "shuffled"})
+        own = f"{cell.name}-"
+        bad = {
+            "untrained": (plain.split, reference(passes, path=f"{own}none", total="0 steps")),
+            f"{scale.few} examples": (few, reference(passes, path=f"{own}few")),
+            "shuffled labels": (shuffled, reference(passes, path=f"{own}shuffled")),
+        }
+        for name, (split, one) in bad.items():
+            changed = replace(default, name=f"default, reference: {name}", split=split)
+            configs.append((replace(changed, reference=one), 1.0))
     return [Arm(config, budget, scale.seeds) for config, budget in configs]
 
 
@@ -193,6 +223,7 @@ def read(folder: Path, prefix: str = "") -> dict:
         "worst_class": final[f"test_full/{prefix}worst_class"],
         "window": summary["window_steps"] / about["total_steps"],
         "decisions": [f"{d['decision']} at {d['step']}" for d in summary.get("selection", [])],
+        "labels": summary.get("labels", {}).get("text", ""),
     }
 
 
@@ -228,27 +259,68 @@ def compared(folders: list[Path]) -> list[dict]:
     return rows
 
 
+def pooled(cells: dict[str, list[dict]], what: str) -> float | None:
+    """Standard deviation over seeds of a cell's and arm's `what`, pooled; None with one seed."""
+    squares, freedom = 0.0, 0
+    for rows in cells.values():
+        for arm in {row["arm"] for row in rows}:
+            values = np.array([row[what] for row in rows if row["arm"] == arm])
+            squares += float(((values - values.mean()) ** 2).sum())
+            freedom += len(values) - 1
+    return float(np.sqrt(squares / freedom)) if freedom else None
+
+
+def verdict(cells: dict[str, list[dict]]) -> dict:
+    """The aims: no harm in any cell, and the tuned recipe's gain where labels are wrong.
+
+    An interval is 1.96 standard errors of the mean over seeds; their deviation is pooled over cells
+    and arms, because two seeds alone say little of it.
+    """
+    out: dict = {"sd_over_seeds": {}, "harmed": [], "worst_class_harmed": [], "gain": {}}
+    for what in ("accuracy_gap", "worst_class_gap"):
+        out["sd_over_seeds"][what] = pooled(cells, what)
+    for name, rows in cells.items():
+        own = [row for row in rows if row["arm"] == "safe default"]
+        tuned = [row["accuracy_gap"] for row in rows if row["arm"] == "tuned recipe"]
+        gap, worst = (float(np.mean([row[w] for row in own])) for w in out["sd_over_seeds"])
+        spread, worst_spread = out["sd_over_seeds"].values()
+        error = None if spread is None else 1.96 * spread / len(own) ** 0.5
+        if gap - (error or 0.0) < -0.01:
+            out["harmed"].append(name)
+        if worst_spread is not None and worst < -1.96 * worst_spread / len(own) ** 0.5:
+            out["worst_class_harmed"].append(name)
+        if (gain := float(np.mean(tuned))) > 0 and "-0-" not in name:
+            out["gain"][name] = {"tuned": gain, "default": gap, "fraction": gap / gain}
+    return out
+
+
 def table(cells: dict[str, list[dict]]) -> str:
-    """Markdown: means over seeds, in points."""
+    """Markdown: means over seeds, in points at equal total FLOPs."""
+    spread = pooled(cells, "accuracy_gap")
     lines = [
-        "| cell | arm | seeds | accuracy, % | worst class, % | total FLOPs over uniform's | window, % "
-        "| accuracy, points at equal FLOPs | worst class, points at equal FLOPs |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| cell | arm | seeds | accuracy, % | total FLOPs over uniform's | window, % "
+        "| accuracy, points | worst class, points |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, rows in cells.items():
         for arm in dict.fromkeys(row["arm"] for row in rows):
             own = [row for row in rows if row["arm"] == arm]
             mean = {k: float(np.mean([row[k] for row in own])) for k in own[0] if k not in TEXT}
+            error = "" if spread is None else f" ± {100 * spread / len(own) ** 0.5:.1f}"
+            if arm == "uniform":
+                error = ""
             lines.append(
                 f"| {name} | {arm} | {len(own)} | {100 * mean['accuracy']:.1f} | "
-                f"{100 * mean['worst_class']:.1f} | {mean['flops']:.2f} | "
-                f"{100 * mean['window']:.0f} | {100 * mean['accuracy_gap']:+.1f} | "
+                f"{mean['flops']:.2f} | {100 * mean['window']:.0f} | "
+                f"{100 * mean['accuracy_gap']:+.1f}{error} | "
                 f"{100 * mean['worst_class_gap']:+.1f} |"
             )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
-TEXT = ("arm", "decisions")
+def results(file: Path) -> dict[str, list[dict]]:
+    """Cells of an earlier call, by name."""
+    return json.loads(file.read_text())["cells"] if file.exists() else {}
 
 
 def main() -> None:
@@ -257,37 +329,36 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/safety"))
     parser.add_argument("--cells", default="*", help="pattern of the cells' names")
     parser.add_argument("--seeds", type=int, default=0, help="only the first so many seeds")
-    parser.add_argument("--parts", action="store_true", help="also what the default is made of")
     parser.add_argument("--list", action="store_true", help="print the arms, run nothing")
-    parser.add_argument("--workers", type=int, default=1, help="processes, each on its own core")
     args = parser.parse_args()
     show_log()
     scale, out = SCALES[args.scale], args.out / args.scale
-    scale = replace(scale, seeds=scale.seeds[: args.seeds or None])
     store = None if args.scale == "smoke" else RESULTS / f"safety_{args.scale}"
     file = (out if store is None else RESULTS) / f"safety_{args.scale}.json"
-    done = json.loads(file.read_text())["cells"] if file.exists() else {}
-    with shared_by(args.workers):
-        for cell in CELLS:
-            if not fnmatch.fnmatch(cell.name, args.cells):
-                continue
+    done = results(file)
+    seeds = scale.seeds[: args.seeds or None]
+    chosen = [cell for cell in CELLS if fnmatch.fnmatch(cell.name, args.cells)]
+    for count in range(1, len(seeds) + 1):
+        now = replace(scale, seeds=seeds[:count])
+        for cell in chosen:
             folder = out / "data" / cell.name
-            todo = arms(cell, scale, folder, args.parts)
             if args.list:
                 print(cell.name)
-                show(todo)
+                show(arms(cell, now, folder))
                 continue
             write_cell(cell, scale, folder)
             packed = None if store is None else store / cell.name
-            for folders in run_all(todo, out / cell.name, packed):
+            for folders in run_all(arms(cell, now, folder), out / cell.name, packed):
                 done[cell.name] = compared(folders)
+            cells = {c.name: done[c.name] for c in CELLS if c.name in done}
             missing = [c.name for c in CELLS if c.name not in done]
-            result = {"seeds": scale.seeds, "cells": done, "not_run": missing}
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(result, indent=1) + "\n")
-    if done:
-        print(table(done))
+            result = {"verdict": verdict(cells), "cells": cells, "not_run": missing}
+            write_atomic(file, json.dumps(result, indent=1) + "\n")
+    if not args.list:
+        print(table(results(file)))
 
+
+TEXT = ("arm", "decisions", "labels")
 
 if __name__ == "__main__":
     main()

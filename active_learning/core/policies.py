@@ -208,9 +208,9 @@ POLICIES: dict[str, Policy] = {
     policy.name: policy
     for policy in (
         uniform, learnability, cautious_learnability, class_centred_learnability, hard,
-        easy_reference, hard_learner, hard_learner_fused, small_loss, infobatch, rho, gradient_norm, margin, entropy,
-        divbs, pair_learnability, s_cliploss, joint, joint_learner, joint_learner_fused, joint_easy,
-        offline_filter,
+        easy_reference, hard_learner, hard_learner_fused, small_loss, infobatch, rho, gradient_norm,
+        margin, entropy, divbs, pair_learnability, s_cliploss, joint, joint_learner,
+        joint_learner_fused, joint_easy, offline_filter,
     )
 }  # fmt: skip
 SCORES: dict[str, Callable] = {
@@ -218,8 +218,8 @@ SCORES: dict[str, Callable] = {
     **{
         score.__name__: score
         for score in (
-            scores.learnability, scores.hard, scores.small_loss, scores.easy_reference, scores.class_centred,
-            scores.entropy, scores.margin, scores.gradient_norm, scores.divbs,
+            scores.learnability, scores.hard, scores.small_loss, scores.easy_reference,
+            scores.class_centred, scores.entropy, scores.margin, scores.gradient_norm, scores.divbs,
             pair_scores.joint_learnability, pair_scores.joint_easy_reference,
             pair_scores.loss_learnability, pair_scores.s_cliploss,
         )

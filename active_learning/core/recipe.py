@@ -75,8 +75,6 @@ class Recipe:
     # The scorer with the optimizer of a reference that is co-trained on every super-batch; None
     # for a frozen one.
     reference: Model | None = None
-    # Whether a shadow of the online model is trained beside it, uniformly (`TrainState.shadow`).
-    shadow: bool = False
     # Micro-batches per gradient.
     grad_accum_steps: int = 1
     # Half-life in updates of the average of the learner's weights; 0 keeps none.
@@ -86,10 +84,6 @@ class Recipe:
     distill: bool = False
 
     def __post_init__(self):
-        if self.shadow and "online" not in self.policy.needs:
-            raise ValueError(
-                f"policy {self.policy.name!r} with shadow=True: it trains no online model to compare"
-            )
         if self.distill and self.policy.reuse_forward:
             raise ValueError(
                 f"policy {self.policy.name!r} with distill=True: a reused forward pass has no "
@@ -150,9 +144,6 @@ class TrainState:
     # ModelState, None where the policy does not need it.
     reference: Any = None
     policy_state: Any = field(default_factory=tuple)
-    # ModelState: the online model as it would be without selection, trained on uniform sub-batches
-    # of the same super-batches; None where nothing is compared with it.
-    shadow: Any = None
     # ModelState: moving average of the learner's parameters, None where none is kept.
     ema: Any = None
     # Chosen: what the next update trains on, where selection runs ahead.
@@ -172,7 +163,7 @@ def init_state(
       recipe: What the state will be trained by.
       key: Base key of the run; copied, as the parameters are.
       learner: Parameters. Copies, so that donating the state cannot invalidate the caller's arrays.
-      online: Parameters of the online model, and of its shadow; None where the policy does not need it.
+      online: Parameters of the online model, None where the policy does not need it.
       reference: Parameters of the reference, None where the policy does not need it.
     """
 
@@ -188,7 +179,6 @@ def init_state(
         learner=model_state(recipe.learner, learner),
         online=model_state(recipe.scorer, online),
         reference=model_state(recipe.reference, reference),
-        shadow=model_state(recipe.scorer, online) if recipe.shadow else None,
         policy_state=recipe.policy.init(),
         ema=model_state(None, learner if recipe.ema_half_life else None),
     )

@@ -102,8 +102,7 @@ def train_on_selection(
 ) -> tuple[TrainState, Metrics]:
     """Gathers the selected rows and runs `update_step` on them.
 
-    A co-trained reference then takes its own step on the whole super-batch, and a shadow its own
-    on every ratio-th row of it. `sub_batch`: the
+    A co-trained reference then takes its own step on the whole super-batch. `sub_batch`: the
     selected rows, where they were read again at full resolution.
     """
     rows = sub_batch
@@ -113,8 +112,7 @@ def train_on_selection(
         rows = taken
     state, metrics = update_step(recipe, state, rows, chosen.weights)
     state, more = _train_reference(recipe, state, super_batch)
-    state, last = _train_shadow(recipe, state, super_batch)
-    return state, metrics | more | last
+    return state, metrics | more
 
 
 def update_step(
@@ -150,7 +148,7 @@ def uniform_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[Train
     """
     ones = jnp.ones((jax.tree.leaves(batch)[0].shape[0],), jnp.float32)
     policy = policies.uniform if recipe.policy.remember is None else recipe.policy
-    recipe = replace(recipe, policy=policy, distill=False, shadow=False)
+    recipe = replace(recipe, policy=policy, distill=False)
     return update_step(recipe, state, batch, jnp.asarray(batch.get("weight", ones)))
 
 
@@ -207,26 +205,6 @@ def _train_reference(
         )
     metrics = {f"reference_{name}": value for name, value in metrics.items()}
     return replace(state, reference=reference), metrics
-
-
-def _train_shadow(
-    recipe: Recipe, state: TrainState, super_batch: Batch
-) -> tuple[TrainState, Metrics]:
-    """One step of the shadow on a uniform sub-batch: every ratio-th row, from all devices alike."""
-    if state.shadow is None:
-        return state, {}
-    b = recipe.sub_batch_size
-    with jax.named_scope("shadow"):
-        ratio = super_batch["id"].shape[0] // b
-        rows = take_sharded(super_batch, ratio * jnp.arange(b, dtype=jnp.int32), recipe.mesh)
-        shadow, metrics, _ = _optimizer_step(
-            recipe.scorer,
-            state.shadow,
-            recipe.augment(rows, state.key),
-            jnp.ones((b,), jnp.float32),
-            recipe.grad_accum_steps,
-        )
-    return replace(state, shadow=shadow), {"shadow_loss": metrics["loss"]}
 
 
 def _fused_step(

@@ -86,7 +86,6 @@ def step_costs(
     cotrained: bool = False,
     reuse: bool = False,
     distill: bool = False,
-    shadow: bool = False,
 ) -> dict[str, float]:
     """FLOPs of one update, by account.
 
@@ -100,16 +99,14 @@ def step_costs(
       cotrained: The reference is also trained on all candidates.
       reuse: The learner scores with the forward pass it trains with (`Policy.reuse_forward`).
       distill: The reference runs on the examples trained on as well (`Recipe.distill`).
-      shadow: A shadow of the online model is trained beside it (`Recipe.shadow`); its FLOPs are in
-        the account `online_train`.
     """
     costs = {"learner_train": b * learner.train, "recompute": b * learner.recompute}
     if "learner" in needs:
         costs["learner_train"] += (ratio - reuse) * b * learner.forward
     if "online" in needs:
         costs["online_score"] = ratio * b * scorer.forward
-        costs["online_train"] = (1 + shadow) * b * scorer.train
-        costs["recompute"] += (1 + shadow) * b * scorer.recompute
+        costs["online_train"] = b * scorer.train
+        costs["recompute"] += b * scorer.recompute
     if "reference" in needs:
         costs["reference_score"] = (references * ratio + distill) * b * scorer.forward
         if cotrained:

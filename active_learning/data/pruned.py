@@ -1,4 +1,4 @@
-"""InfoBatch (arXiv 2303.04947) as a way of drawing: fewer of the examples that are learnt already."""
+"""InfoBatch (arXiv 2303.04947) as a way of drawing: fewer of what is learnt already."""
 
 import threading
 from typing import Any, NamedTuple
@@ -23,7 +23,8 @@ def kept(
     Args:
       losses: Loss of each example when it was last trained on; inf: never, so it is kept.
       fraction: Probability in [0, 1).
-      seed, epoch: Decide the draw.
+      seed: Decides the draw, with `epoch`.
+      epoch: Number of the epoch.
     """
     known = np.isfinite(losses)
     below = known & (losses < losses[known].mean() if known.any() else known)
@@ -84,10 +85,7 @@ class Pruned:
     ) -> tuple[Int64[np.ndarray, "k"], Int32[np.ndarray, "k"]]:
         """Rows and epochs of the `count` examples from `position` on, all of one epoch."""
         epoch, first = self._find(position)
-        return (
-            epoch.rows[first : first + count],
-            np.full(count, epoch.number, np.int32),
-        )
+        return epoch.rows[first : first + count], np.full(count, epoch.number, np.int32)
 
     def read(self, position: int, count: int, local_rows: Any, small: bool) -> dict[str, Any]:
         """The batch also carries `weight`, (b,) float32."""

@@ -67,11 +67,6 @@ class Accuracy:
             "per_class": per_class,
         }
 
-    def per_example(self, params: PyTree, part: Any) -> Float[np.ndarray, "n"]:
-        """Whether each prediction is the label, 1 or 0: what two models are compared by."""
-        judged = self._map(self._judge, params, part, np.arange(len(part)))
-        return np.concatenate([hit for hit, _ in judged]).astype(np.float64)
-
     def probabilities(
         self, params: PyTree, part: Any, rows: np.ndarray
     ) -> Float[np.ndarray, "k C"]:

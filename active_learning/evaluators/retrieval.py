@@ -36,11 +36,6 @@ class Retrieval:
         return retrieval_metrics(images, self.embed.texts(params, tokens), owner)
 
 
-    def per_example(self, params: PyTree, part) -> Float[np.ndarray, "n"]:
-        """Minus log(1 + rank) of each image: what two models are compared by."""
-        return -np.asarray(self(params, part)["per_image"], np.float64)
-
-
 def captions_of(
     part, rows: np.ndarray
 ) -> tuple[Integer[np.ndarray, "m L"], Integer[np.ndarray, "m"]]:

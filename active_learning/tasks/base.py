@@ -58,6 +58,37 @@ class View:
         return dataclasses.replace(self, image_shape=shape, mean=mean, std=std)
 
 
+@dataclass(frozen=True)
+class LabelCheck:
+    """What a cheap model says about labels that it was not trained on; intervals are of 95 %."""
+
+    # Estimated fraction of corrupted labels.
+    corrupted: Estimate
+    # Fraction of the labels that the model predicts: how good it is, as far as labels can tell.
+    agreement: Estimate
+    # The same if one always predicted the most frequent class.
+    chance: float
+    # Examples of the most frequent class over those of the least frequent one that occurs.
+    imbalance: float
+    # Examples that were looked at.
+    count: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values as JSON types."""
+        return dataclasses.asdict(self) | {"text": str(self)}
+
+    def __str__(self) -> str:
+        def span(value: Estimate) -> str:
+            return f"{value.low:.1%} to {value.high:.1%}"
+
+        return (
+            f"{span(self.corrupted)} are corrupted, estimated on {self.count:,} examples by a "
+            f"model that predicts {span(self.agreement)} of them (the most frequent class: "
+            f"{self.chance:.1%}); the largest class has {self.imbalance:.1f} times the examples "
+            "of the smallest"
+        )
+
+
 class Task(Section):
     """What is learnt. Turns a Flax module into a `core.recipe.Model` and says how it is judged."""
 
@@ -126,12 +157,12 @@ class Task(Section):
         """What online and reference are compared by on the gate; higher is better."""
         raise NotImplementedError
 
-    def corrupted_fraction(
+    def check_labels(
         self, evaluator: Any, params: PyTree, part: Part, rows: np.ndarray
-    ) -> Estimate | None:
-        """Estimated fraction of corrupted labels among rows that the model was not trained on.
+    ) -> LabelCheck | None:
+        """What a model says about the labels of rows of a part that it was not trained on.
 
-        None where the task has no such estimate, or where nothing can be estimated.
+        None where the task has no such check, or where nothing can be estimated.
         """
         del evaluator, params, part, rows
         return None

@@ -13,11 +13,11 @@ from jaxtyping import Array, Float, PyTree
 from active_learning.config import ConfigError, setting
 from active_learning.core import losses
 from active_learning.core.recipe import Batch, Model
-from active_learning.curation.estimate import agreement, corrupted_fraction
+from active_learning.curation.estimate import agreement, corrupted_fraction, wilson
 from active_learning.curation.records import Estimate
 from active_learning.data.parts import Part
 from active_learning.evaluators import Accuracy
-from active_learning.tasks.base import Task, View
+from active_learning.tasks.base import LabelCheck, Task, View
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,19 @@ class Labels(Task):
     def gate_metric(self, metrics: dict[str, float]) -> float:
         return metrics["accuracy"]
 
-    def corrupted_fraction(
+    def check_labels(
         self, evaluator: Accuracy, params: PyTree, part: Part, rows: np.ndarray
-    ) -> Estimate | None:
-        labels = part.labels[rows]
+    ) -> LabelCheck | None:
+        labels, counts = part.labels[rows], np.bincount(part.labels)
         if len(np.unique(labels)) < 2:
             return None
-        return corrupted_fraction(agreement(evaluator.probabilities(params, part, rows), labels))
+        measured = agreement(evaluator.probabilities(params, part, rows), labels)
+        n, right = measured.count, 1.0 - measured.all
+        middle, half = wilson(right, n)
+        return LabelCheck(
+            corrupted=corrupted_fraction(measured),
+            agreement=Estimate(right, max(middle - half, 0.0), min(middle + half, 1.0)),
+            chance=float(counts.max() / counts.sum()),
+            imbalance=float(counts.max() / counts[counts > 0].min()),
+            count=n,
+        )

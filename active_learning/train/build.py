@@ -53,8 +53,6 @@ class Experiment:
     # FLOPs of an update by account, inside the window and after it.
     costs: Mapping[str, float]
     uniform_costs: Mapping[str, float]
-    # FLOPs of training a scorer on one example.
-    scorer_train_flops: float
     mesh: Mesh
     # Published weights that the models start from.
     starts: Starts = field(default_factory=Starts)
@@ -194,11 +192,10 @@ def assemble(
         mesh=devices_or_none,
         grad_accum_steps=config.grad_accum_steps,
         ema_half_life=float(steps.ema),
-        shadow=config.select.until == "auto" and steps.window > 0,
         **config.reference.recipe_fields(config, scorer_model),
     )
     both = (starts.learner, learner, view), (starts.scorer, scorer, scorer_view)
-    costs, uniform_costs, scorer_train_flops = _costs(config, recipe, *both)
+    costs, uniform_costs = _costs(config, recipe, *both)
     return Experiment(
         config=given,
         steps=steps,
@@ -210,7 +207,6 @@ def assemble(
         scorer=scorer,
         costs=costs,
         uniform_costs=uniform_costs,
-        scorer_train_flops=scorer_train_flops,
         mesh=mesh,
         starts=starts,
     )
@@ -221,8 +217,8 @@ def _costs(
     recipe: Recipe,
     learner: tuple[Start, Any, View],
     scorer: tuple[Start, Any, View],
-) -> tuple[dict[str, float], dict[str, float], float]:
-    """FLOPs of an update inside the window and after it, and of a scorer's on one example."""
+) -> tuple[dict[str, float], dict[str, float]]:
+    """FLOPs of an update inside the window and after it."""
     learner_cost, scorer_cost = _cost("learner", *learner), _cost("scorer", *scorer)
     if config.grad_accum_steps > 1 and (
         recipe.learner.pairwise or config.select.policy.reuse_forward
@@ -240,10 +236,8 @@ def _costs(
         references=reference.models_scoring,
         cotrained=reference.trains_along,
         reuse=policy.reuse_forward,
-        shadow=recipe.shadow,
     )
-    uniform = ledger.step_costs(learner_cost, scorer_cost, (), b, ratio)
-    return active, uniform, scorer_cost.train
+    return active, ledger.step_costs(learner_cost, scorer_cost, (), b, ratio)
 
 
 def _cost(role: str, start: Start, module: Any, view: View) -> Any:

@@ -3,15 +3,16 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import PyTree
 
 from active_learning.core.recipe import TrainState
 from active_learning.core.sharding import batch_sharding
-from active_learning.curation.records import Estimate
+from active_learning.tasks.base import LabelCheck
 from active_learning.train.build import Experiment
 
-# Examples of the pool from which the corrupted fraction of the labels is estimated.
-ESTIMATED_FROM = 4000
+# Examples of the pool by which the labels are checked, and of the gate by which the learner is
+# compared with the reference.
+POOL_ROWS, GATE_ROWS = 4000, 1000
 # Metrics of the gate's two models that are logged.
 GATE_METRICS = ("accuracy", "loss", "recall", "log_rank", "metric")
 
@@ -57,58 +58,55 @@ class Evaluation:
                 out |= {f"{name}_full/{prefix}{k}": v for k, v in metrics.items()}
         return out
 
-    def compare(
-        self, state: TrainState
-    ) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"], dict[str, float]]:
-        """The online model and its shadow on each example of the gate, higher is better.
-
-        Returns:
-          Values of both, and the FLOPs of the forward passes by account.
-        """
-        part = self.experiment.data.parts[self.settings.gate]
-        online, shadow = (
-            self._scorer.per_example(model.params, part) for model in (state.online, state.shadow)
-        )
-        return online, shadow, {"online_score": 2 * len(part) * self._forward}
-
     def reference_on_gate(self, state: TrainState) -> tuple[float | None, dict[str, float]]:
-        """Mean value of the reference on the gate, as `compare` has it of the others, and its cost.
+        """The reference's metric on the gate (`Task.gate_metric`), and FLOPs by account.
 
-        None where there is no reference, or where it changes in the course of the run.
+        None where there is no reference, or where it changes in the course of the run. Means over
+        cross-fitted references.
         """
         experiment = self.experiment
         if "reference" not in experiment.recipe.policy.needs or experiment.reference.trains_along:
             return None, {}
         if experiment.stored_gate is not None:
             return experiment.task.gate_metric(experiment.stored_gate), {}
-        part, references = experiment.data.parts[self.settings.gate], self._references(state)
-        values = [self._scorer.per_example(params, part).mean() for params in references]
-        cost = len(part) * len(references) * self._forward
+        (part, rows), references = self._gate_rows(), self._references(state)
+        metrics = [self._scorer(params, part, rows) for params in references]
+        values = [experiment.task.gate_metric(one) for one in metrics]
+        cost = len(rows) * len(references) * self._forward
         return float(np.mean(values)), {"reference_score": cost}
 
     def learner_on_gate(self, state: TrainState) -> tuple[float, dict[str, float]]:
-        """Mean value of the learner on the gate, as `compare` has it of the others, and its cost."""
-        experiment, part = self.experiment, self.experiment.data.parts[self.settings.gate]
-        forward = experiment.learner.cost(experiment.view.image_shape).forward
-        value = float(self._learner.per_example(state.learner.params, part).mean())
-        return value, {"learner_train": len(part) * forward}
+        """The learner's metric on the same examples of the gate, and FLOPs by account."""
+        part, rows = self._gate_rows()
+        metrics = self._learner(state.learner.params, part, rows)
+        return self.experiment.task.gate_metric(metrics), {"learner_train": self.look_flops}
 
-    def corrupted_fraction(self, state: TrainState) -> tuple[Estimate | None, dict[str, float]]:
-        """Estimates how many labels of the pool are corrupted, from a held-out reference.
+    @property
+    def look_flops(self) -> float:
+        """FLOPs of `learner_on_gate`."""
+        experiment = self.experiment
+        forward = experiment.learner.cost(experiment.view.image_shape).forward
+        return len(self._gate_rows()[1]) * forward
+
+    def _gate_rows(self) -> tuple[Any, np.ndarray]:
+        part = self.experiment.data.parts[self.settings.gate]
+        return part, part.subset(GATE_ROWS)
+
+    def check_labels(self, state: TrainState) -> tuple[LabelCheck | None, dict[str, float]]:
+        """What a held-out reference says about the labels of the pool.
 
         Returns:
-          The estimate (None where the reference may have been trained on the pool), and the FLOPs
-          of the forward passes by account.
+          The check (None where the reference may have been trained on the pool), and FLOPs by
+          account.
         """
         experiment = self.experiment
         if not experiment.reference.held_out or "reference" not in experiment.recipe.policy.needs:
             return None, {}
         part = experiment.data.train.small_view()
-        rows = part.subset(ESTIMATED_FROM)
+        rows = part.subset(POOL_ROWS)
         params = experiment.recipe.reference_params(state)
-        estimate = experiment.task.corrupted_fraction(self._scorer, params, part, rows)
-        cost = {} if estimate is None else {"reference_score": len(rows) * self._forward}
-        return estimate, cost
+        check = experiment.task.check_labels(self._scorer, params, part, rows)
+        return check, {} if check is None else {"reference_score": len(rows) * self._forward}
 
     @property
     def _forward(self) -> float:

@@ -11,7 +11,7 @@ from active_learning.train.evaluation import Evaluation
 
 
 class Gate:
-    """Watches the small models on the gate, and ends the window of a run with until='auto'.
+    """Watches the models on the gate, and ends the window of a run with until='auto'.
 
     Args:
       experiment: The run.
@@ -20,97 +20,96 @@ class Gate:
 
     Attributes:
       window: Updates in which selection is on; shrinks to the current update when it ends.
-      reason: Why more than the unproven fraction may be spent; empty while there is none.
-      reference: Mean value of a frozen reference on the gate.
+      reference: Metric of a frozen reference on the gate; None where there is none.
+      labels: What the reference says about the labels, for summary.json.
       decisions: What was decided, when and why, for summary.json.
     """
 
     def __init__(self, experiment: Experiment, evaluation: Evaluation, spent: float = 0.0):
         self.experiment, self.evaluation, self.spent = experiment, evaluation, spent
-        self.latest = self.window = experiment.steps.window
-        self.reason = ""
+        config, steps = experiment.config, experiment.steps
+        self.window = steps.window
         self.reference: float | None = None
+        self.labels: dict[str, Any] | None = None
         self.decisions: list[dict[str, Any]] = []
-        config = experiment.config
-        self.decides = config.select.until == "auto" and bool(experiment.steps.window)
+        self.decides = config.select.until == "auto" and bool(steps.window)
         self.watches = bool(config.evaluate.gate and config.select.policy.uses_online_and_reference)
-        uniform = total(dict(experiment.uniform_costs))
-        active = total(dict(experiment.costs))
-        without = active - config.batch_size * experiment.scorer_train_flops
-        self.comparisons = economics.Comparisons(without / uniform - 1.0)
-        self.trial = self.latest
-        if self.decides:
-            steps = economics.trial_steps(experiment.steps.total, uniform, active, spent)
-            self.trial = min(steps, self.latest)
+        self.looks = economics.look_steps(steps.total) if self.decides else ()
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
         return {
             "window": self.window,
-            "reason": self.reason,
             "reference": self.reference,
+            "labels": self.labels,
             "decisions": self.decisions,
-            "comparisons": self.comparisons.as_dict(),
         }
 
     def restore(self, meta: dict[str, Any]) -> None:
         """Continues from what `state` gave."""
-        self.window, self.reason = meta["window"], meta["reason"]
-        self.reference = meta["reference"]
-        self.decisions = list(meta["decisions"])
-        self.comparisons.restore(meta["comparisons"])
+        self.window, self.reference = meta["window"], meta["reference"]
+        self.labels, self.decisions = meta["labels"], list(meta["decisions"])
+
+    def summary(self) -> dict[str, Any]:
+        """What summary.json says of it."""
+        labels = {} if self.labels is None else {"labels": self.labels}
+        return labels | {"selection": self.decisions}
 
     def warm_up(self, state: TrainState, step: int) -> None:
-        """Compiles the comparison, so that no compilation is on the training clock."""
+        """Compiles the passes, so that no compilation is on the training clock."""
         if self.decides and step < self.window:
-            self.evaluation.compare(state)
             self.evaluation.learner_on_gate(state)
+            if not step:
+                self.evaluation.check_labels(state)
+                self.evaluation.reference_on_gate(state)
 
     def open(self, state: TrainState, watch: Any) -> dict[str, float]:
-        """Before the first update: is there a reason to select, or one not to?
+        """Before the first update: looks at the labels and decides what selection may cost.
 
-        With until='auto' and a held-out reference the corrupted fraction of the labels is
-        estimated from it. Returns the FLOPs to charge by account.
+        Returns:
+          FLOPs to charge by account.
         """
         if not self.decides:
             return {}
         with watch.running():
-            estimate, cost = self.evaluation.corrupted_fraction(state)
+            check, cost = self.evaluation.check_labels(state)
             self.reference, more = self.evaluation.reference_on_gate(state)
-        if estimate is None:
-            self._decide(0, "trial", "nothing is known of the labels", {})
-        else:
-            known = {"low": estimate.low, "value": estimate.value, "high": estimate.high}
-            said = f"{estimate.low:.0%} to {estimate.high:.0%} of the labels are corrupted"
-            if estimate.low > economics.NOISY:
-                self.reason = said
-                self._decide(0, "select", said, known)
-            elif estimate.high < economics.NOISY:
-                self.window = 0
-                self._decide(0, "no selection", said, known)
-            else:
-                self._decide(0, "trial", said, known)
-        if self.window and not self.reason:
-            self.window = self.trial
-        return sum_flops((cost, more))
+        cost = sum_flops((cost, more))
+        if check is not None:
+            self.labels = check.as_dict()
+            LOG.info("%s: labels: %s", self.experiment.config.name, check)
+        opening = economics.opening(check)
+        self.window = self._affordable(opening.decision, self.spent + total(cost))
+        reason = f"{opening.reason}; selection may last {self.window} updates"
+        self._decide(0, opening.decision, reason, window=self.window)
+        return cost
+
+    def _affordable(self, decision: str, spent: float) -> int:
+        """Updates with selection that the decision allows."""
+        if decision == "none":
+            return 0
+        experiment = self.experiment
+        uniform = total(dict(experiment.uniform_costs))
+        run = experiment.steps.total * uniform
+        budget = economics.PROVEN * run
+        if decision == "little":
+            budget = economics.UNPROVEN * run - spent
+        extra = total(dict(experiment.costs)) - uniform
+        look = self.evaluation.look_flops if self.reference is not None else 0.0
+        updates = economics.affordable(budget, extra, self.looks, look)
+        return min(updates, experiment.steps.window)
 
     def due(self, step: int, evaluate: bool) -> bool:
         """Whether to look after update `step`; `evaluate`: the learner is evaluated there."""
-        if not self.decides:
-            return evaluate
-        every = max(1, self.trial // economics.LOOKS)
-        inside = step <= self.window
-        return inside and (
-            step == self.window or evaluate or step <= self.trial and not step % every
-        )
+        return step <= self.window and (evaluate or step in self.looks or step == self.window)
 
     def look(
         self, state: TrainState, step: int, evaluate: bool, watch: Any
     ) -> tuple[dict, dict, bool]:
         """Compares the models after update `step`.
 
-        With until='auto' the comparisons are part of the method, so their time and FLOPs are
-        charged; what is only logged is not.
+        With until='auto' the learner's comparison with the reference is part of the method, so its
+        time and FLOPs are charged; what is only logged is not.
 
         Args:
           state: The train state.
@@ -122,54 +121,26 @@ class Gate:
           Metrics for the log, FLOPs to charge by account, and whether the window has just ended
           early.
         """
-        if step > self.window:
-            return {}, {}, False
-        values = self.evaluation.gate(state) if self.watches else {}
+        values = self.evaluation.gate(state) if self.watches and evaluate else {}
         if not self.decides:
             return values, {}, False
+        if step == self.window:
+            self._decide(step, "end", "the last update that selection was given")
+            return values, {}, False
+        if step not in self.looks or self.reference is None:
+            return values, {}, False
         with watch.running():
-            online, shadow, cost = self.evaluation.compare(state)
-        verdict = self.comparisons.add(step, online, shadow)
-        values |= {
-            "gate/gain": verdict.gain,
-            "gate/gain_error": verdict.error,
-            "gate/price": verdict.price,
-        }
-        caught_up = ""
-        if evaluate and self.reference is not None:
-            with watch.running():
-                learner, more = self.evaluation.learner_on_gate(state)
-            values, cost = values | {"gate/learner": learner}, sum_flops((cost, more))
-            if learner >= self.reference:
-                caught_up = f"the learner ({learner:.3f}) has caught up with the reference "
-                caught_up += f"({self.reference:.3f})"
-        return values, cost, self._judge(step, verdict, caught_up)
+            learner, cost = self.evaluation.learner_on_gate(state)
+        values["gate/learner_metric"] = learner
+        ends = learner >= self.reference
+        if ends:
+            self.window = step
+            reason = f"the learner ({learner:.3f}) is as good as the reference"
+            reason += f" ({self.reference:.3f}) on the gate"
+            self._decide(step, "end", reason, learner=learner, reference=self.reference)
+        return values, cost, ends
 
-    def _judge(self, step: int, verdict: economics.Verdict, caught_up: str) -> bool:
-        """Acts on a comparison; returns whether selection ends before it would have."""
-        numbers = {"gain": verdict.gain, "error": verdict.error, "price": verdict.price}
-        said = (
-            f"the online model is {verdict.gain:+.3f} +- {verdict.error:.3f} from one trained "
-            f"uniformly, selection pays above {verdict.price:+.3f}"
-        )
-        if verdict.no_longer_pays or caught_up:
-            early, self.window = step < self.window, step
-            why = caught_up or (
-                f"it no longer pays ({verdict.recent:+.3f} +- {verdict.recent_error:.3f} in the "
-                f"last {economics.RECENT} comparisons)"
-            )
-            self._decide(step, "end", f"{why}: {said}", numbers)
-            return early
-        if verdict.pays and not self.reason:
-            self.reason, self.window = said, self.latest
-            self._decide(step, "select", said, numbers)
-        elif step == self.window and not self.reason:
-            spent = f"no evidence of a gain within {economics.UNPROVEN:.0%} of uniform's FLOPs"
-            self._decide(step, "end", f"{spent}: {said}", numbers)
-        elif step == self.window:
-            self._decide(step, "end", f"the latest update with selection: {said}", numbers)
-        return False
-
-    def _decide(self, step: int, what: str, why: str, numbers: dict[str, float]) -> None:
-        self.decisions.append({"step": step, "decision": what, "reason": why} | numbers)
-        LOG.info("%s: update %d: %s: %s", self.experiment.config.name, step, what, why)
+    def _decide(self, step: int, decision: str, reason: str, **numbers: float | int) -> None:
+        self.decisions.append({"step": step, "decision": decision, "reason": reason} | numbers)
+        name = self.experiment.config.name
+        LOG.info("%s: selection, update %d: %s: %s", name, step, decision, reason)

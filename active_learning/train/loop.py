@@ -199,9 +199,10 @@ class Training:
                 closing.callback(self.writer.close)
                 closing.callback(self.loader.close)
                 closing.callback(trace.close, self.state)
-        summary = run_folder.summarize(
-            self.experiment, self.ledger, final, self.reference, complete
-        ) | {"selection": self.gate.decisions}
+        summary = (
+            run_folder.summarize(self.experiment, self.ledger, final, self.reference, complete)
+            | self.gate.summary()
+        )
         if distributed.is_primary():
             metrics.write_summary(self.workdir, summary)
         distributed.barrier("summary")

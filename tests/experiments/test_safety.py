@@ -59,3 +59,46 @@ def test_an_arm_is_compared_with_uniform_at_its_flops(tmp_path):
     assert rows["safe default"]["decisions"] == ["end at 3"]
     assert rows["uniform + EMA"]["accuracy_gap"] == pytest.approx(0.02)
     assert "| +5.0 |" in safety.table({"cell": list(rows.values())})
+
+
+def row(arm, seed, gap, worst=0.0):
+    values = {"accuracy": 0.5, "worst_class": 0.1, "flops": 1.0, "window": 0.1, "updates": 9}
+    gaps = {"accuracy_gap": gap, "worst_class_gap": worst}
+    return values | gaps | {"arm": arm, "seed": seed, "decisions": [], "labels": ""}
+
+
+def test_harm_and_the_fraction_of_the_gain_by_hand():
+    cells = {
+        "a-0-balanced-all": [row("safe default", s, g) for s, g in ((0, -0.02), (1, 0.0))],
+        "b-40-balanced-all": [row("safe default", s, g) for s, g in ((0, 0.03), (1, 0.05))],
+    }
+    for rows in cells.values():
+        rows += [row("tuned recipe", s, 0.05) for s in (0, 1)]
+    # Squares .0001 four times and 0 four times, over four degrees of freedom: 1 point.
+    assert safety.pooled(cells, "accuracy_gap") == pytest.approx(0.01)
+    verdict = safety.verdict(cells)
+    # -1 point less 1.96 / sqrt(2) is below -1; the other is +4 and 80 % of the recipe's 5.
+    assert verdict["harmed"] == ["a-0-balanced-all"]
+    assert verdict["worst_class_harmed"] == []
+    assert verdict["gain"] == {
+        "b-40-balanced-all": {
+            "tuned": pytest.approx(0.05),
+            "default": pytest.approx(0.04),
+            "fraction": pytest.approx(0.8),
+        }
+    }
+    assert safety.pooled({"one": [row("safe default", 0, 0.1)]}, "accuracy_gap") is None
+
+
+def test_the_default_is_that_of_the_configs_for_own_data(tmp_path):
+    cell = safety.BAD[0]
+    arms = {a.config.name: a.config for a in safety.arms(cell, safety.SCALES["desk"], tmp_path)}
+    default = arms["safe default"]
+    assert default.select == safety.freeze(safety.own_data.get_config()).select
+    assert (default.total, default.reference.total) == ("20 epochs", "40 epochs")
+    assert arms["default, reference: untrained"].reference.total == "0 steps"
+    assert arms["default, reference: 200 examples"].split.parts["reference"] == 200
+    shuffled = arms["default, reference: shuffled labels"]
+    assert shuffled.split.labels == {"reference": "shuffled"}
+    others = safety.arms(safety.CELLS[-1], safety.SCALES["desk"], tmp_path)
+    assert [a.config.name for a in others] == ["uniform", "uniform", "tuned recipe", "safe default"]
