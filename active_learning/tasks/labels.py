@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Integer, PyTree
 
 from active_learning.config import ConfigError, setting
 from active_learning.core import losses
@@ -70,16 +70,25 @@ class Labels(Task):
     def check_labels(
         self, evaluator: Accuracy, params: PyTree, part: Part, rows: np.ndarray
     ) -> LabelCheck | None:
-        labels, counts = part.labels[rows], np.bincount(part.labels)
+        labels = part.labels[rows]
         if len(np.unique(labels)) < 2:
             return None
-        measured = agreement(evaluator.probabilities(params, part, rows), labels)
-        n, right = measured.count, 1.0 - measured.all
-        middle, half = wilson(right, n)
-        return LabelCheck(
-            corrupted=corrupted_fraction(measured),
-            agreement=Estimate(right, max(middle - half, 0.0), min(middle + half, 1.0)),
-            chance=float(counts.max() / counts.sum()),
-            imbalance=float(counts.max() / counts[counts > 0].min()),
-            count=n,
-        )
+        return check_of(evaluator.probabilities(params, part, rows), labels, part.labels)
+
+
+def check_of(
+    probabilities: Float[np.ndarray, "n C"],
+    labels: Integer[np.ndarray, "n"],
+    every_label: Integer[np.ndarray, "m"],
+) -> LabelCheck:
+    """The check from a model's predictions for `labels`, some of the labels `every_label`."""
+    measured, counts = agreement(probabilities, labels), np.bincount(every_label)
+    n, right = measured.count, 1.0 - measured.all
+    middle, half = wilson(right, n)
+    return LabelCheck(
+        corrupted=corrupted_fraction(measured),
+        agreement=Estimate(right, max(middle - half, 0.0), min(middle + half, 1.0)),
+        chance=float(counts.max() / counts.sum()),
+        imbalance=float(counts.max() / counts[counts > 0].min()),
+        count=n,
+    )

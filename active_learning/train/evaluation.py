@@ -12,7 +12,7 @@ from active_learning.train.build import Experiment
 
 # Examples of the pool by which the labels are checked, and of the gate by which the learner is
 # compared with the reference.
-POOL_ROWS, GATE_ROWS = 4000, 1000
+POOL_ROWS, GATE_ROWS = 10_000, 1000
 # Metrics of the gate's two models that are logged.
 GATE_METRICS = ("accuracy", "loss", "recall", "log_rank", "metric")
 
