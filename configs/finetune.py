@@ -24,7 +24,6 @@ from active_learning.data.sources import ImageFolder
 from active_learning.models import OnFeatures, Published, ViT
 from active_learning.settings import Config, Optim, Reference, Select, Split
 
-
 # The scorer of each arm.
 SCORERS = {
     "learnability": lambda: section(ViT, width=64, depth=4, heads=2, patch=16),

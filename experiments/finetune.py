@@ -31,7 +31,7 @@ from active_learning.cost import ledger
 from active_learning.data.sources.arrays import Arrays
 from active_learning.metrics import show_log
 from active_learning.models import OnFeatures, ViT
-from active_learning.references import CrossFitted, Trained
+from active_learning.references import CrossFitted
 from active_learning.settings import Config, Evaluate, Log, Optim, Select, Split
 from active_learning.train.build import Experiment, build, first_state
 from active_learning.train.feature_pass import Bill, with_features
@@ -98,9 +98,7 @@ def base(scale: Scale, out: Path, published: Path) -> Config:
 
 def methods(plain: Config, scale: Scale, out: Path) -> dict[str, Config]:
     """Every arm but uniform, by name, before budgets and seeds."""
-    select = Select(
-        policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %"
-    )
+    select = Select(policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %")
     reference = CrossFitted(
         total=scale.reference, batch_size=scale.batch_size, optim=Optim(learning_rate=2e-3)
     )
@@ -139,7 +137,7 @@ def _stepper(config: Config, active: bool) -> Callable[[int], None]:
 
 
 def step_seconds(plain: Config, arms: dict[str, Config], rounds: int, updates: int) -> dict:
-    """Median seconds of an update of each kind, in turns; and of one example of the feature pass."""
+    """Median seconds of an update of each kind, in turns, and of the feature pass."""
     kinds = {"uniform": _stepper(plain, False)}
     for name in (SMALL, HEADS):
         kinds[name] = _stepper(arms[name], True)

@@ -252,7 +252,9 @@ def _attached(data: Data, tables: dict[int, FeatureTable], has_images: bool) -> 
     return dataclasses.replace(data, train=attach(data.train), parts=parts)
 
 
-def feature_flops(config: Config, starts: Any, image_shape: tuple[int, int, int], rows: int) -> float:
+def feature_flops(
+    config: Config, starts: Any, image_shape: tuple[int, int, int], rows: int
+) -> float:
     """FLOPs of the pass that a run of this config is charged for; 0 for other scorers.
 
     Args:
