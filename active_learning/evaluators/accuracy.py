@@ -1,6 +1,6 @@
 """Accuracy, loss and accuracy per class of a classifier."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,11 @@ from active_learning.core.sharding import replicated
 from active_learning.evaluators.batches import map_batches
 
 
+def images_of(part: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The images of rows of a part: what most models read."""
+    return {"image": part.images(rows)}
+
+
 class Accuracy:
     """Evaluates one architecture on any set, reading it batch by batch.
 
@@ -22,10 +27,19 @@ class Accuracy:
       num_classes: Number of classes.
       batch_size: Examples a batch; rounded up to a multiple of the number of devices.
       placement: Sharding of a batch over the devices; None for one device.
+      inputs: (part, rows) -> what the model reads of a batch besides labels.
     """
 
-    def __init__(self, model: Model, num_classes: int, batch_size: int, placement: Any = None):
+    def __init__(
+        self,
+        model: Model,
+        num_classes: int,
+        batch_size: int,
+        placement: Any = None,
+        inputs: Callable[[Any, np.ndarray], dict[str, np.ndarray]] = images_of,
+    ):
         self.num_classes, self.batch_size, self.placement = num_classes, batch_size, placement
+        self._inputs = inputs
 
         def judge(params, batch):
             outputs = model.apply(params, batch, False)
@@ -78,6 +92,6 @@ class Accuracy:
         labels, size = part.labels[rows], min(self.batch_size, len(rows))
 
         def read(at: np.ndarray) -> dict[str, np.ndarray]:
-            return {"image": part.images(rows[at]), "label": labels[at]}
+            return self._inputs(part, rows[at]) | {"label": labels[at]}
 
         return map_batches(partial(function, params), read, len(rows), size, self.placement)

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Integer, Key, PyTree
 
 from active_learning.config import ConfigError, Section
 from active_learning.core.recipe import Batch, Model
 from active_learning.curation.records import Estimate
+from active_learning.data.features import COLUMN
 from active_learning.data.parts import Data, Part
 from active_learning.data.sources.source import channel_stats
 from active_learning.data.transforms import normalize, view
@@ -38,11 +39,29 @@ class View:
     dtype: str = "float32"
     # The devices over which losses of pairs are split; None: one device.
     mesh: Mesh | None = None
+    # Width of the stored features that are read instead of images; 0: images are read.
+    features: int = 0
 
-    def prepare(self, batch: Batch) -> Float[Array, "B H W C"]:
-        """The images of a batch at this size, normalized, in the compute type."""
+    def prepare(self, batch: Batch) -> Float[Array, "B ..."]:
+        """The images of a batch at this size, normalized, in the compute type.
+
+        Or its stored features, for models that read those.
+        """
+        if self.features:
+            return jnp.asarray(batch[COLUMN], jnp.dtype(self.dtype))
         images = view(batch, self.image_shape)
         return normalize(images, self.mean, self.std, jnp.dtype(self.dtype))
+
+    def read(self, part: Part, rows: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
+        """What `prepare` needs of rows of a part: their images, or their stored features."""
+        if self.features:
+            return {COLUMN: part.stored_features(rows)}
+        return {"image": part.images(rows)}
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of what a module reads of one example."""
+        return (self.features,) if self.features else self.image_shape
 
     def on(self, mesh: Mesh) -> "View":
         """The view on these devices."""

@@ -57,12 +57,12 @@ class Labels(Task):
         return Model(apply, partial(loss, smoothing=self.label_smoothing), loss, optimizer)
 
     def example(self, view: View) -> tuple[Array, ...]:
-        return (jnp.zeros((1, *view.image_shape), jnp.dtype(view.dtype)),)
+        return (jnp.zeros((1, *view.input_shape), jnp.dtype(view.dtype)),)
 
     def evaluator(
         self, model: Model, view: View, batch_size: int, placement: Any = None
     ) -> Accuracy:
-        return Accuracy(model, view.num_classes, batch_size, placement)
+        return Accuracy(model, view.num_classes, batch_size, placement, view.read)
 
     def gate_metric(self, metrics: dict[str, float]) -> float:
         return metrics["accuracy"]

@@ -87,9 +87,13 @@ class Experiment:
 
     @property
     def two_stage_decode(self) -> bool:
-        """Whether candidates are read as small views, and only the chosen ones in full."""
-        source = self.data.train.source
-        return bool(source.small and self.recipe.policy.needs and source.reads_small)
+        """Whether only the chosen examples are read in full.
+
+        Candidates are read as small views, or as stored features without any image.
+        """
+        source, needs = self.data.train.source, self.recipe.policy.needs
+        small = source.small or (self.scorer_view.features and "learner" not in needs)
+        return bool(small and needs and source.reads_small)
 
     def init_learner(self, key: jax.Array) -> PyTree:
         """Fresh parameters of the learner."""
@@ -250,7 +254,9 @@ def _cost(role: str, start: Start, module: Any, view: View) -> Any:
 
 def _augment(batch: Batch, key: jax.Array, settings: Augmentation, mesh: Mesh | None) -> Batch:
     """Augments a batch; randomness depends only on (key, id, epoch)."""
-    name = "image" if "image" in batch else "image_small"
+    name = next((column for column in ("image", "image_small") if column in batch), None)
+    if name is None:  # Stored features are of unaugmented images.
+        return batch
     rows, ids, epochs = (jnp.asarray(batch[column]) for column in (name, "id", "epoch"))
     image = augmented(settings, rows, ids, epochs, key)
     batch = batch | {name: image}

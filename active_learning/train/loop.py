@@ -22,6 +22,7 @@ from active_learning.train import overview, run_folder
 from active_learning.train.build import Experiment, build, check_param_shapes, first_state
 from active_learning.train.delayed import DelayedOutputs
 from active_learning.train.evaluation import Evaluation
+from active_learning.train.feature_pass import located, with_features
 from active_learning.train.gate import Gate
 from active_learning.train.recorder import SelectionLogger
 from active_learning.train.signals import PreemptionGuard
@@ -71,7 +72,11 @@ def run(
             "%s starts from %s weights:\n%s", role, report["layout"], "\n".join(report["table"])
         )
     with contextlib.nullcontext(guard) if guard else PreemptionGuard() as guard:
-        reference, prefilter = None, (0.0, 0.0)
+        joined = with_features(located(experiment, workdir), lambda: guard.requested)
+        if joined is None:
+            return run_folder.summarize(experiment, Ledger(), {}, None, complete=False)
+        experiment, bill = joined
+        reference, prefilter = None, (bill.flops, bill.seconds)
         if config.select.policy.reads_reference:
             train = lambda own, folder: run(own, folder, guard)
             reference = config.reference.obtain(experiment, workdir, train)
@@ -81,7 +86,7 @@ def run(
         if config.select.policy.pool_fraction < 1:
             params = None if reference is None else reference.params
             experiment, flops, seconds = filter_pool(experiment, params, workdir)
-            prefilter = flops, seconds
+            prefilter = prefilter[0] + flops, prefilter[1] + seconds
         training = Training(experiment, workdir, guard, reference, prefilter)
         return training.run(profile)
 
@@ -122,7 +127,8 @@ class Training:
       workdir: The run's folder.
       guard: Says when to stop.
       reference: The reference, where the policy reads one.
-      prefilter: FLOPs and seconds of scoring the pool once, for a policy that filters it.
+      prefilter: FLOPs and seconds of going over the pool once, for a policy that filters it and
+        for scorers on stored features.
     """
 
     def __init__(
