@@ -16,6 +16,7 @@ from active_learning import checkpoint, cli
 from active_learning.checks import on_any_devices
 from active_learning.evaluators import image_text
 from active_learning.train.build import build
+from active_learning.train.feature_pass import located, with_features
 from active_learning.train.run_folder import load_config
 
 
@@ -44,7 +45,9 @@ def evaluate(
     if sets:
         evaluation = dataclasses.replace(config.evaluate, sets=sets)
         config = dataclasses.replace(config, evaluate=evaluation)
-    experiment = build(on_any_devices(config))
+    joined = with_features(located(build(on_any_devices(config)), workdir))
+    assert joined is not None, "nobody asked to stop"
+    experiment, _ = joined
     params = checkpoint.load_params(workdir, which)
     learner = which in ("learner", "ema")
     model = experiment.recipe.model("learner" if learner else which)

@@ -13,6 +13,9 @@ from active_learning.core.sharding import batch_sharding, replicated, take_shard
 from active_learning.core.step import select_step
 from active_learning.train.build import Experiment
 
+# A super-batch, or rows of one.
+Arrays = dict[str, jax.Array]
+
 
 @runtime_checkable
 class Selector(Protocol):
@@ -21,21 +24,21 @@ class Selector(Protocol):
     # Where super-batches are placed.
     placement: NamedSharding
 
-    def compile(self, state: TrainState, batch: Batch) -> Chosen:
+    def compile(self, state: TrainState, batch: Arrays) -> Chosen:
         """Compiles what it runs. Returns the choice of update 0 from this super-batch."""
         ...
 
     def select(
-        self, state: TrainState, batch: Batch, ahead: int, update: int
+        self, state: TrainState, batch: Arrays, ahead: int, update: int
     ) -> tuple[TrainState, Chosen]:
         """Chooses what update `update` trains on, `ahead` updates after the state's own."""
         ...
 
-    def take(self, batch: Batch, chosen: Chosen) -> Batch | None:
+    def take(self, batch: Arrays, chosen: Chosen) -> Arrays | None:
         """The chosen rows for the devices that train; None: they take them themselves."""
         ...
 
-    def for_training(self, batch: Batch) -> Batch:
+    def for_training(self, batch: Arrays) -> Arrays:
         """The super-batch for the devices that train."""
         ...
 
@@ -65,22 +68,22 @@ class OwnDevices:
         self.placement = batch_sharding(experiment.mesh)
         self._select: Any = None
 
-    def compile(self, state: TrainState, batch: Batch) -> Chosen:
+    def compile(self, state: TrainState, batch: Arrays) -> Chosen:
         select = jax.jit(partial(_select, self.recipe), out_shardings=self.everywhere)
         self._select = select.lower(state, batch, 0).compile()
         return self._select(state, batch, 0)[1]
 
     def select(
-        self, state: TrainState, batch: Batch, ahead: int, update: int
+        self, state: TrainState, batch: Arrays, ahead: int, update: int
     ) -> tuple[TrainState, Chosen]:
         del update
         policy_state, chosen = self._select(state, batch, ahead)
         return replace(state, policy_state=policy_state), chosen
 
-    def take(self, batch: Batch, chosen: Chosen) -> None:
+    def take(self, batch: Arrays, chosen: Chosen) -> None:
         del batch, chosen
 
-    def for_training(self, batch: Batch) -> Batch:
+    def for_training(self, batch: Arrays) -> Arrays:
         return batch
 
     def room(self, state: TrainState, chosen: Chosen) -> Chosen:
@@ -125,7 +128,7 @@ class Actors:
         self._select: Any = None
         self._take: Any = None
 
-    def compile(self, state: TrainState, batch: Batch) -> Chosen:
+    def compile(self, state: TrainState, batch: Arrays) -> Chosen:
         models, policy_state = self._models, self._policy_state
         scoring = self._scoring_state(state, 0, fresh=True)
         self._models, self._policy_state = models, policy_state
@@ -141,7 +144,7 @@ class Actors:
         return self._sent(chosen)
 
     def select(
-        self, state: TrainState, batch: Batch, ahead: int, update: int
+        self, state: TrainState, batch: Arrays, ahead: int, update: int
     ) -> tuple[TrainState, Chosen]:
         fresh = (update - ahead) % self.refresh == 0 or not self._models
         scoring = self._scoring_state(state, update, fresh)
@@ -149,13 +152,13 @@ class Actors:
         sent = jax.device_put(self._policy_state, replicated(self.trainers))
         return replace(state, policy_state=sent), self._sent(chosen)
 
-    def take(self, batch: Batch, chosen: Chosen) -> Batch | None:
+    def take(self, batch: Arrays, chosen: Chosen) -> Arrays | None:
         if not self.sends_rows:
             return None
         rows = self._take(batch, jax.device_put(chosen.indices, self.everywhere))
         return jax.device_put(rows, batch_sharding(self.trainers))
 
-    def for_training(self, batch: Batch) -> Batch:
+    def for_training(self, batch: Arrays) -> Arrays:
         del batch
         return {}
 
