@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from active_learning import checkpoint, cli
+from active_learning.arguments import Parser, path
 from active_learning.evaluators import image_text
 from active_learning.train.build import build
 from active_learning.train.feature_pass import located, with_features
@@ -71,12 +72,8 @@ def evaluate(
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the metrics as JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m active_learning.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("workdir", type=Path)
+    parser = Parser("active_learning.evaluate", __doc__)
+    parser.add_argument("workdir", type=path)
     parser.add_argument("--set", dest="sets", action="append", default=[])
     parser.add_argument(
         "--model", choices=("learner", "ema", "online", "reference"), default="learner"

@@ -7,7 +7,6 @@ normalization included. RUN may also be published weights, which are converted. 
 `reference.kind='loaded'` read what is written.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from active_learning import checkpoint, cli
+from active_learning.arguments import Parser, path
 from active_learning.config import ConfigError
 from active_learning.models.weights import FORMATS, About, Layout, open_weights, write_weights
 from active_learning.train import run_folder
@@ -62,13 +62,9 @@ def _model_of(run: Path, which: str, data: str) -> tuple[Any, Any, About]:
 
 def main(argv: list[str] | None = None) -> int:
     """Prints what was written."""
-    parser = argparse.ArgumentParser(
-        prog="python -m active_learning.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", type=Path, help="run folder, or published weights to convert")
-    parser.add_argument("out", type=Path, help="folder to write")
+    parser = Parser("active_learning.export", __doc__)
+    parser.add_argument("run", type=path, help="run folder, or published weights to convert")
+    parser.add_argument("out", type=path, help="folder to write")
     parser.add_argument("--format", choices=tuple(FORMATS), default="own")
     parser.add_argument("--model", choices=("learner", "online", "reference"), default="learner")
     cli.add_import_flag(parser)

@@ -7,7 +7,6 @@ Writes the losses by id beside the data; a config with `reference.kind='stored'`
 will read them (the labels of its parts and its normalization are used); without it, the run's own.
 """
 
-import argparse
 import dataclasses
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from active_learning import checkpoint, cli
+from active_learning.arguments import Parser, path
 from active_learning.config import ConfigError, from_flags, kind_of
 from active_learning.data.parts import Part
 from active_learning.references import score_file
@@ -101,16 +101,12 @@ def default_file(config: Config, run: Path, model: str) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Prints where the scores are."""
-    parser = argparse.ArgumentParser(
-        prog="python -m active_learning.store_scores",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", type=Path)
+    parser = Parser("active_learning.store_scores", __doc__)
+    parser.add_argument("run", type=path)
     parser.add_argument(
         "--model", choices=("learner", "ema", "online", "reference"), default="learner"
     )
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=path)
     cli.add_import_flag(parser)
     cli.add_data_flag(parser)
 
