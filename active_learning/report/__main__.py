@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         out = write(options.runs, options.out, options.metric, options.title)
     except (RunError, OSError) as error:
-        print(f"report: {clean(error, 1000)}", file=sys.stderr)
+        print(f"error: {clean(error, 1000)}", file=sys.stderr)
         return 2
     print(f"wrote {clean(out, 1000)}/index.html, table.md, report.json, figure.png")
     return 0
