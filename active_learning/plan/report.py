@@ -23,6 +23,7 @@ from active_learning.references import Trained
 from active_learning.settings import Config
 from active_learning.train.build import Experiment, abstract_state, build
 from active_learning.train.feature_pass import located, with_features
+from active_learning.train.fitting import fitted
 from active_learning.train.starts import open_models
 
 
@@ -77,6 +78,8 @@ def plan_lines(
         assert data is not None  # `build` opened them
         shape, classes, examples = experiment.view.image_shape, data.num_classes, len(data.train)
         learner, scorer = experiment.learner, experiment.scorer
+    config, changes = fitted(config, examples)
+    yield from changes
     model = cost_model_of(config, learner, scorer, examples, shape)
     yield from cost_lines(model, other_scorers(config, model, learner, examples, shape))
     here = build_abstract(

@@ -31,6 +31,7 @@ from active_learning.models.layers import shared
 from active_learning.references import Reference, replay, score_file
 from active_learning.settings import Config
 from active_learning.tasks import Task, View
+from active_learning.train.fitting import fitted
 from active_learning.train.open_data import open_data
 from active_learning.train.starts import Start, Starts, open_models
 
@@ -58,6 +59,8 @@ class Experiment:
     starts: Starts = field(default_factory=Starts)
     # Recorded choices of another run that are trained on.
     choices: replay.Choices | None = None
+    # A line for each size that was fitted to a small pool.
+    changes: tuple[str, ...] = ()
     # Accuracy and loss on the gate of a reference whose scores are stored.
     stored_gate: dict[str, float] | None = None
 
@@ -132,6 +135,8 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
     if len(data.train) < processes:
         raise DataError(f"{train_on}: {len(data.train)} examples for {processes} processes")
     devices = jax.devices() if devices is None else devices
+    given, changes = fitted(given, len(data.train), len(devices))
+    config, _ = fitted(config, len(data.train), len(devices))
     steps = resolve(config, len(data.train), len(devices))
     choices = None
     if config.select.replay:
@@ -149,7 +154,9 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
     experiment = assemble(given, steps, view, scorer_view, devices)
     if config.select.policy.remember is not None:
         data, experiment = _with_memory(data, experiment)
-    return dataclasses.replace(experiment, opened_data=data, choices=choices, stored_gate=gate)
+    return dataclasses.replace(
+        experiment, opened_data=data, choices=choices, stored_gate=gate, changes=tuple(changes)
+    )
 
 
 def _with_memory(data: Data, experiment: Experiment) -> tuple[Data, Experiment]:

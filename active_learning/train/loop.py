@@ -12,7 +12,7 @@ import jax
 
 from active_learning import checkpoint, distributed, metrics
 from active_learning.checks import resolve
-from active_learning.config import config_hash
+from active_learning.config import ConfigError, config_hash
 from active_learning.cost.ledger import Ledger, total
 from active_learning.metrics import LOG, NonFiniteError
 from active_learning.references import Obtained
@@ -23,6 +23,7 @@ from active_learning.train.build import Experiment, build, check_param_shapes, f
 from active_learning.train.delayed import DelayedOutputs
 from active_learning.train.evaluation import Evaluation
 from active_learning.train.feature_pass import located, with_features
+from active_learning.train.fitting import fitted
 from active_learning.train.gate import Gate
 from active_learning.train.recorder import SelectionLogger
 from active_learning.train.signals import PreemptionGuard
@@ -58,6 +59,10 @@ def run(
     with distributed.agreement("data"):
         experiment = build(config)
         _check_reference_runs(experiment)
+        if guard is None and not experiment.steps.total:
+            # Only the untrained reference of a control is a run without updates.
+            raise ConfigError(f"config.total={config.total!r}: less than one update")
+    config = experiment.config  # With its sizes fitted to a small pool.
     distributed.check_same({"data": str(experiment.data.provenance["hash"])})
     about = run_folder.about(experiment)
     distributed.run_on_primary(lambda: run_folder.init_workdir(workdir, config, about))
@@ -108,7 +113,9 @@ def _check_reference_runs(experiment: Experiment) -> None:
     if config.select.policy.reads_reference:
         devices = experiment.mesh.size
         config.reference.check_own_runs(
-            config, experiment.data, lambda own, pool: resolve(own, pool, devices)
+            config,
+            experiment.data,
+            lambda own, pool: resolve(fitted(own, pool, devices)[0], pool, devices),
         )
 
 
