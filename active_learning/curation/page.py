@@ -18,7 +18,8 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from PIL import Image
 
-from active_learning.curation.records import DECISION_COLUMNS, Cut, Estimate, Record, Summary
+from active_learning.curation.records import Cut, Estimate, Record, Summary
+from active_learning.data.decisions import DECISION_COLUMNS
 from active_learning.report.text import clean
 
 TEMPLATES = "active_learning.curation.templates"

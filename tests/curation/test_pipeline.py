@@ -11,12 +11,12 @@ import pytest
 
 from active_learning import curate as command
 from active_learning.curation import chosen, crossfit, kernel, pairs, pipeline, trained
-from active_learning.curation.decisions import read_decisions, read_rows
-from active_learning.curation.examples import content_keys
 from active_learning.curation.features import PatchFeatures
 from active_learning.curation.folds import Pieces
 from active_learning.curation.records import Record
 from active_learning.data import images
+from active_learning.data.decisions import read_decisions, read_rows
+from active_learning.data.sources.contents import content_keys
 from active_learning.data.sources.from_path import section_of
 from experiments.curate_checks import found_faults, plant
 

@@ -181,13 +181,16 @@ class Memory(Source):
     small: int = 0  # px of the view that scorers see; made on the device
     sample: int = 0  # images, evenly spaced, that hash and statistics read; 0: all
     problems: Problems | None = None
+    stored_ids: np.ndarray | None = None  # None: 0 .. n-1
 
     def __len__(self) -> int:
         return len(self.image)
 
     @cached_property
     def ids(self) -> Int64[np.ndarray, "n"]:
-        """0 .. n-1."""
+        """Those stored with the data, else places."""
+        if self.stored_ids is not None:
+            return self.stored_ids
         return np.arange(len(self.image), dtype=np.int64)
 
     @property
