@@ -175,15 +175,7 @@ def _check_pool(config: Config, pool: int) -> None:
 
 
 def _check_auto(config: Config) -> None:
-    policy = config.select.policy
-    if config.select.until != "auto":
-        return
-    if not config.evaluate.gate:
+    if config.select.until == "auto" and not config.evaluate.gate:
         raise ConfigError(
             "config.select.until='auto' needs a gate: name a part in config.evaluate.gate"
-        )
-    if policy.needs and not policy.uses_online_and_reference:
-        raise ConfigError(
-            "config.select.until='auto' compares the online model with the reference, and policy "
-            f"{policy.name!r} has not both"
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 from active_learning import checkpoint, cli
 from active_learning.evaluators import image_text
 from active_learning.train.build import build
+from active_learning.train.feature_pass import located, with_features
 from active_learning.train.run_folder import load_config
 
 
@@ -43,7 +44,9 @@ def evaluate(
     if sets:
         evaluation = dataclasses.replace(config.evaluate, sets=sets)
         config = dataclasses.replace(config, evaluate=evaluation)
-    experiment = build(config)
+    joined = with_features(located(build(config), workdir))
+    assert joined is not None, "nobody asked to stop"
+    experiment, _ = joined
     params = checkpoint.load_params(workdir, which)
     learner = which in ("learner", "ema")
     model = experiment.recipe.model("learner" if learner else which)

@@ -61,8 +61,8 @@ class Select(Section):
     temperature: float = setting(1.0, above=0.0)
     # Normalize scores to mean 0 and standard deviation 1 over the super-batch first.
     standardize: bool = False
-    # When selection ends: a duration, or 'auto': once the online model matches the reference on
-    # the gate, at most AUTO_LATEST % into the run.
+    # When selection ends: a duration, or 'auto': as long as there is a reason to pay for it, at
+    # most AUTO_LATEST % of the run (train/economics.py).
     until: str = "100 %"
     # Candidates per scoring forward pass on each device; 0: all of the device's.
     score_chunk: int = setting(0, at_least=0)
@@ -85,7 +85,8 @@ class Evaluate(Section):
     batch_size: int = setting(1000, at_least=1)
     # More sets by name: sources, whose test sets are used.
     also: Mapping[str, Any] = setting({})
-    # Part on which online and reference are compared, '': none; `until='auto'` reads it.
+    # Part on which the models are compared in the course of the run, '': none; `until='auto'`
+    # decides by it.
     gate: str = ""
 
 

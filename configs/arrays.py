@@ -4,7 +4,8 @@ channels]) and `label` (n,).
     python -m active_learning.main --config=configs/arrays.py --config.data.path=DIR
         --workdir=runs/mine
 
-A fifth of the examples trains the reference, the rest is the pool. Hardware: anything; sized for 32
+A fifth of the examples trains the reference, a tenth is the gate, on which it is judged whether
+selection pays (docs/choosing.md); the rest is the pool. Hardware: anything; sized for 32
 px on a laptop. `configs/arrays.py:uniform` is the plain run beside it.
 """
 
@@ -12,25 +13,26 @@ from active_learning.config import check_arm, section
 from active_learning.core import policies
 from active_learning.data.sources.arrays import Arrays
 from active_learning.models import ViT
-from active_learning.settings import Config, Optim, Reference, Select, Split
+from active_learning.settings import Config, Evaluate, Optim, Reference, Select, Split
 
 
 def get_config(arm: str = "learnability"):
     check_arm(arm, "learnability", "uniform")
     uniform = arm == "uniform"
     select = section(
-        Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %"
+        Select, policy=policies.class_centred_learnability, ratio=4, temperature=0.5, until="auto"
     )
     return section(
         Config,
         name="uniform" if uniform else "run",
         baseline=uniform,
         data=section(Arrays, path="", label="label", clean_label=""),
-        split=section(Split, parts={"pool": 0.75, "reference": 0.2, "tune": 0.05}),
+        split=section(Split, parts={"pool": 0.7, "reference": 0.2, "gate": 0.1}),
         learner=section(ViT, width=128, depth=3, heads=4, patch=4),
         scorer=section(ViT, width=32, depth=2, heads=1, patch=4),
         total="20 epochs",
         optim=section(Optim, learning_rate=1e-3),
         select=section(Select) if uniform else select,
-        reference=section(Reference, total="20 epochs"),
+        reference=section(Reference, total="40 epochs"),
+        evaluate=section(Evaluate, gate="" if uniform else "gate"),
     )

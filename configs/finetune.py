@@ -9,21 +9,33 @@ as for configs/folder.py. `python -m active_learning.weights WEIGHTS` shows what
 
 Images are seen at the size of the data; `--config.data.size=224` resizes them to that of the
 weights, which is best (it must be a multiple of the patch). Train the head alone with
-`--config.learner.freeze="all but head"`, or half of a ViT-B with `"first 6 blocks"`. The scorer
-is a small ViT from scratch. Arms: `configs/finetune.py:learnability` (default) and `:uniform`.
+`--config.learner.freeze="all but head"`, or half of a ViT-B with `"first 6 blocks"`.
+
+Arms, by what scores: `configs/finetune.py:learnability` (default), a small ViT from scratch;
+`:features`, linear heads on features that WEIGHTS give in one pass over the data; `:published`,
+smaller published weights, `--config.scorer.path=SMALLER`; and `:uniform`, nothing.
+`python -m active_learning.plan` with the same flags prints the bill of each before anything runs.
 Hardware: an accelerator for a ViT-B at 224 px.
 """
 
 from active_learning.config import check_arm, section
 from active_learning.core import policies
 from active_learning.data.sources import ImageFolder
-from active_learning.models import Published, ViT
+from active_learning.models import OnFeatures, Published, ViT
 from active_learning.settings import Config, Optim, Reference, Select, Split
+
+# The scorer of each arm.
+SCORERS = {
+    "learnability": lambda: section(ViT, width=64, depth=4, heads=2, patch=16),
+    "features": lambda: section(OnFeatures),
+    "published": lambda: section(Published, path="", layer_decay=0.75, head_rate=5.0),
+    "uniform": lambda: section(ViT, width=64, depth=4, heads=2, patch=16),
+}
 
 
 def get_config(arm: str = "learnability"):
     """The config of one arm."""
-    check_arm(arm, "learnability", "uniform")
+    check_arm(arm, *SCORERS)
     select = section(
         Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %"
     )
@@ -34,7 +46,7 @@ def get_config(arm: str = "learnability"):
         data=section(ImageFolder, path="", size=0),
         split=section(Split, parts={"pool": 0.75, "reference": 0.2, "tune": 0.05}),
         learner=section(Published, path="", layer_decay=0.75, head_rate=5.0),
-        scorer=section(ViT, width=64, depth=4, heads=2, patch=16),
+        scorer=SCORERS[arm](),
         batch_size=64,
         total="10 epochs",
         # Published values for fine-tuning a ViT with layer-wise decay (arXiv 2106.08254 and
@@ -47,6 +59,6 @@ def get_config(arm: str = "learnability"):
             b2=0.999,
             decay_applies_to="kernels",
         ),
-        select=select if arm == "learnability" else section(Select),
+        select=section(Select) if arm == "uniform" else select,
         reference=section(Reference, total="20 epochs", batch_size=64),
     )

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from active_learning.curation import estimate, kernel, pipeline, scores
-from active_learning.data.decisions import read_rows
 from active_learning.curation.folds import assign_folds
 from active_learning.curation.records import Record
+from active_learning.data.decisions import read_rows
 from active_learning.data.images import cover, encode, encode_png
 from active_learning.data.sources.from_path import section_of
 
@@ -150,18 +150,10 @@ def estimates(
     pixels -= pixels.mean(axis=0)
     pixels /= np.linalg.norm(pixels, axis=1, keepdims=True)
     settings = kernel.KernelSettings(landmarks=1024)
-
-    def predict(mapped, labels):
-        fold = assign_folds(labels, np.arange(examples), 5, 0)
-        out = np.zeros((examples, 10))
-        for part in range(5):
-            out[fold == part] = kernel.held_out_outputs(mapped, labels, 10, fold == part, 1.0)
-        return kernel.probabilities(out, labels)
-
     middle = kernel.kernel_map(features, settings, 0)
     models = {"weak": kernel.kernel_map(pixels, settings, 0), "middle": middle}
     models["strong"] = kernel.kernel_map(
-        _stand_in(features, clean, predict(middle, clean)), settings, 0
+        stand_in(features, clean, predict(middle, clean)), settings, 0
     )
     out = {}
     for model, mapped in models.items():
@@ -180,7 +172,16 @@ def estimates(
     return out
 
 
-def _stand_in(features: np.ndarray, clean: np.ndarray, p: np.ndarray) -> np.ndarray:
+def predict(mapped: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Out-of-fold probabilities of the kernel classifier, in five folds of ten classes."""
+    fold = assign_folds(labels, np.arange(len(labels)), 5, 0)
+    out = np.zeros((len(labels), 10))
+    for part in range(5):
+        out[fold == part] = kernel.held_out_outputs(mapped, labels, 10, fold == part, 1.0)
+    return kernel.probabilities(out, labels)
+
+
+def stand_in(features: np.ndarray, clean: np.ndarray, p: np.ndarray) -> np.ndarray:
     """Class directions mixed with those of the likeliest other class for the hardest quarter."""
     rng, n = np.random.default_rng(1), len(clean)
     margin = scores.margin(p, clean)

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from active_learning.report import measures
-from experiments import flickr
+from experiments import flickr, safety
 from experiments.score_comparison import points
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -232,6 +232,7 @@ TABLES = {
     "amortisation_desk": levels,
     "flickr_desk_final": pairs,
     "noise_desk_tune": tuned,
+    "safety_desk": lambda result: safety.table(result["cells"]),
 }
 
 

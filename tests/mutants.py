@@ -79,7 +79,7 @@ MUTANTS = [
     Mutant("what was read ahead counts as consumed", "data/loader.py", "what = (self.position + n * count, count, small)", "what = (self.position + (n + 1) * count, count, small)", "data/test_loader.py"),
     Mutant("scorers pay for the full view", "train/build.py", "(starts.scorer, scorer, scorer_view)", "(starts.scorer, scorer, view)", "train/test_updates.py"),
     Mutant("recomputation counted", "cost/ledger.py", "for account in ACCOUNTS))", "for account in costs))", "train/test_loop.py"),
-    Mutant("a deciding gate takes no time", "train/gate.py", "with watch.running() if", "with contextlib.nullcontext() if", "train/test_loop.py"),
+    Mutant("a deciding gate takes no time", "train/gate.py", "with watch.running():\n            learner", "if True:\n            learner", "train/test_loop.py"),
     Mutant("scores that are no numbers pass", "train/delayed.py", "(metrics | extra).items()", "metrics.items()", "train/test_loop.py"),
     Mutant("a damaged checkpoint stays", "checkpoint.py", "self._manager.delete(newer)", "pass", "test_checkpoint.py"),
     Mutant("data position not restored", "train/loop.py", 'return meta["position"]', "return 0", "train/test_loop.py"),
@@ -130,7 +130,7 @@ MUTANTS = [
     Mutant("recorded epochs forgotten", "references/replay.py", "return self.rows[position // count], self.choices.epochs[position // count]", "return self.rows[position // count], 0 * self.choices.epochs[position // count]", "test_levels.py"),
     Mutant("the stand-in is any row", "data/sources/on_disk.py", "alike = np.flatnonzero(labels == labels[row])", "alike = np.arange(len(labels))", "data/test_damage.py"),
     Mutant("epochs repeat their order", "data/order.py", "left ^ (hash64(self.seed, epoch, turn, right) & mask)", "left ^ (hash64(self.seed, 0 * epoch, turn, right) & mask)", "data/test_order.py"),
-    Mutant("the window closes at the first point", "train/gate.py", "closes = self.catch_up_count >= CATCH_UPS", "closes = self.catch_up_count >= 1", "train/test_loop.py"),
+    Mutant("a look costs nothing", "train/economics.py", "budget - made * look", "budget", "train/test_gate.py"),
     Mutant("an unfinished summary counts as complete", "train/loop.py", 'if summary is None or not summary["complete"]:', "if summary is None:", "train/test_loop.py"),
 ]  # fmt: skip
 

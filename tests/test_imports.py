@@ -39,7 +39,7 @@ def libraries(path: Path) -> set[str]:
 
 # Modules of core by what they may import of it, from the leaves to the step.
 CORE = (
-    ("losses", "contrastive", "gradients", "select", "scores", "optim", "sharding"),
+    ("losses", "contrastive", "gradients", "select", "scores", "optim", "sharding", "infobatch"),
     ("pair_scores",),
     ("policies",),
     ("recipe",),
@@ -92,7 +92,7 @@ ROOMS = {
     "data": {"config"},
     "models": {"config", "core", "cost", "data"},
     "evaluators": {"core", "data", "config"},
-    "tasks": {"config", "core", "data", "evaluators", "checkpoint"},
+    "tasks": {"config", "core", "data", "evaluators", "checkpoint", "curation"},
     "references": {
         *("config", "core", "cost", "data", "models", "evaluators"),
         *("checkpoint", "distributed", "metrics"),

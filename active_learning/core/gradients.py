@@ -56,7 +56,15 @@ def pull_back(
 def value_and_grad(
     model: Any, params: PyTree, batch: PyTree, weights: Float[Array, "b"], parts: int = 1
 ) -> tuple[Float[Array, ""], PyTree]:
-    """Mean of weights * l_learn over the batch, and its gradient.
+    """Mean of weights * l_learn over the batch, and its gradient; see `losses_and_grad`."""
+    (loss, _), grads = losses_and_grad(model, params, batch, weights, parts)
+    return loss, grads
+
+
+def losses_and_grad(
+    model: Any, params: PyTree, batch: PyTree, weights: Float[Array, "b"], parts: int = 1
+) -> tuple[tuple[Float[Array, ""], Float[Array, "b"]], PyTree]:
+    """Mean of weights * l_learn over the batch, l_learn of each example, and the mean's gradient.
 
     A pairwise loss needs two passes over the micro-batches: the outputs of all of them without
     gradient, then the gradient of the loss with respect to the outputs, pulled back part by part
@@ -71,19 +79,24 @@ def value_and_grad(
         equal up to floating-point rounding.
     """
 
-    def mean(params: PyTree, batch: PyTree, weights: Float[Array, "m"]) -> Float[Array, ""]:
-        return weighted_mean(model, model.apply(params, batch, True), batch, weights)
+    def mean(params: PyTree, batch: PyTree, weights: Float[Array, "m"]) -> tuple[Array, Array]:
+        losses = model.learn_loss(model.apply(params, batch, True), batch)
+        return jnp.mean(weights * losses), losses
 
+    with_losses = jax.value_and_grad(mean, has_aux=True)
     if parts == 1:
-        return jax.value_and_grad(mean)(params, batch, weights)
+        return with_losses(params, batch, weights)
     if not model.pairwise:
 
         def add(total, part):
-            return jax.tree.map(jnp.add, total, jax.value_and_grad(mean)(params, *part)), None
+            (loss, losses), grads = with_losses(params, *part)
+            return jax.tree.map(jnp.add, total, (loss, grads)), losses
 
         zeros = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params))
-        sums, _ = jax.lax.scan(add, zeros, split((batch, weights), parts))
-        return jax.tree.map(lambda x: x / parts, sums)
+        sums, losses = jax.lax.scan(add, zeros, split((batch, weights), parts))
+        loss, grads = jax.tree.map(lambda x: x / parts, sums)
+        return (loss, merge(losses)), grads
     outputs = outputs_of(model, params, batch, parts)
     loss, cotangents = jax.value_and_grad(weighted_mean, 1)(model, outputs, batch, weights)
-    return loss, pull_back(model, params, batch, cotangents, parts)
+    losses = model.learn_loss(outputs, batch)
+    return (loss, losses), pull_back(model, params, batch, cotangents, parts)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from active_learning.core import infobatch as infobatch_memory
 from active_learning.core import pair_scores, scores, select
 
 
@@ -36,6 +37,11 @@ class Policy:
     # Fraction of the pool that is trained on at all, chosen by the reference's loss before the
     # first update (1: all).
     pool_fraction: float = 1.0
+    # (policy_state, batch, losses (b,)) -> policy_state, after each update: what a way of drawing
+    # remembers of the losses that were trained on; None: nothing.
+    remember: Callable | None = None
+    # Probability with which a remembered example of below-average loss is left out of an epoch.
+    prune_fraction: float = 0.0
     # The score reads embeddings of image-text pairs, which stay sharded over the devices.
     needs_embeddings: bool = False
     # `score` returns `PairScores` for a joint sampler; the task's loss must be a sum over pairs.
@@ -99,6 +105,17 @@ rho = Policy(
     "rho", partial(scores.learnability, model="learner"), select.top_k, ("learner", "reference")
 )
 """RHO-LOSS (Mindermann et al., ICML 2022, arXiv 2206.07137): the b largest, by the learner."""
+small_loss = Policy(
+    "small_loss",
+    partial(scores.small_loss, model="learner"),
+    select.top_k,
+    ("learner",),
+    reuse_forward=True,
+)
+"""The b smallest losses of the learner's training pass (the small-loss trick; arXiv 1804.06872).
+
+A control for mislabeled data; costs as `hard_learner_fused` does.
+"""
 gradient_norm = Policy(
     "gradient_norm",
     scores.gradient_norm,
@@ -177,15 +194,23 @@ offline_filter = Policy("offline_filter", _no_score, needs=(), pool_fraction=0.5
 
 Another fraction: `replace(offline_filter, pool_fraction=0.8)`.
 """
+infobatch = Policy(
+    "infobatch", _no_score, needs=(), remember=infobatch_memory.remember, prune_fraction=0.5
+)
+"""InfoBatch (arXiv 2303.04947): uniform training that draws learnt examples less often.
+
+Each epoch leaves out half of the examples whose remembered loss is below the mean, and the others
+among them count twice; the last eighth of the run draws all. No model scores, nothing is charged.
+"""
 
 # Policies, scores, samplers and observers by the names a stored config may hold.
 POLICIES: dict[str, Policy] = {
     policy.name: policy
     for policy in (
         uniform, learnability, cautious_learnability, class_centred_learnability, hard,
-        easy_reference, hard_learner, hard_learner_fused, rho, gradient_norm, margin, entropy,
-        divbs, pair_learnability, s_cliploss, joint, joint_learner, joint_learner_fused, joint_easy,
-        offline_filter,
+        easy_reference, hard_learner, hard_learner_fused, small_loss, infobatch, rho, gradient_norm,
+        margin, entropy, divbs, pair_learnability, s_cliploss, joint, joint_learner,
+        joint_learner_fused, joint_easy, offline_filter,
     )
 }  # fmt: skip
 SCORES: dict[str, Callable] = {
@@ -193,8 +218,8 @@ SCORES: dict[str, Callable] = {
     **{
         score.__name__: score
         for score in (
-            scores.learnability, scores.hard, scores.easy_reference, scores.class_centred,
-            scores.entropy, scores.margin, scores.gradient_norm, scores.divbs,
+            scores.learnability, scores.hard, scores.small_loss, scores.easy_reference,
+            scores.class_centred, scores.entropy, scores.margin, scores.gradient_norm, scores.divbs,
             pair_scores.joint_learnability, pair_scores.joint_easy_reference,
             pair_scores.loss_learnability, pair_scores.s_cliploss,
         )

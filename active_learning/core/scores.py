@@ -63,6 +63,13 @@ def hard(
     return _score(getattr(inputs, model)), policy_state
 
 
+def small_loss(
+    inputs: ScoreInputs, policy_state: PolicyState, model: str = "learner"
+) -> tuple[Scores, PolicyState]:
+    """-l_act(x | model): examples the model already gets right. Non-positive for cross-entropy."""
+    return -_score(getattr(inputs, model)), policy_state
+
+
 def easy_reference(inputs: ScoreInputs, policy_state: PolicyState) -> tuple[Scores, PolicyState]:
     """-l_act(x | reference): easy for a trained model. Non-positive for cross-entropy."""
     return -_score(inputs.reference), policy_state

@@ -124,13 +124,16 @@ def update_step(
     """
     sub_batch = _training_view(recipe, state, sub_batch)
     with jax.named_scope("learner"):
-        learner, metrics = _optimizer_step(
+        learner, metrics, losses = _optimizer_step(
             recipe.learner, state.learner, sub_batch, weights, recipe.grad_accum_steps
         )
     state = _with_learner(recipe, state, learner)
+    if recipe.policy.remember is not None:
+        memory = recipe.policy.remember(state.policy_state, sub_batch, losses)
+        state = replace(state, policy_state=memory)
     if "online" in recipe.policy.needs:
         with jax.named_scope("online"):
-            online, more = _optimizer_step(
+            online, more, _ = _optimizer_step(
                 recipe.model("online"), state.online, sub_batch, weights, recipe.grad_accum_steps
             )
         state = replace(state, online=online)
@@ -141,10 +144,11 @@ def update_step(
 def uniform_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """Uniform training of the learner: the uniform policy, and any policy after its window.
 
-    No scorer runs. A batch of replayed selections carries their weights as `weight`.
+    No scorer runs. A batch whose examples do not count alike carries their weights as `weight`.
     """
     ones = jnp.ones((jax.tree.leaves(batch)[0].shape[0],), jnp.float32)
-    recipe = replace(recipe, policy=policies.uniform, distill=False)
+    policy = policies.uniform if recipe.policy.remember is None else recipe.policy
+    recipe = replace(recipe, policy=policy, distill=False)
     return update_step(recipe, state, batch, jnp.asarray(batch.get("weight", ones)))
 
 
@@ -160,10 +164,13 @@ def _training_view(recipe: Recipe, state: TrainState, batch: Batch) -> Batch:
 
 def _optimizer_step(
     model: Model, state: ModelState, batch: Batch, weights: Float[Array, "b"], parts: int
-) -> tuple[ModelState, Metrics]:
-    """One optimizer step on the weighted mean of l_learn, from `parts` micro-batches."""
-    loss, grads = gradients.value_and_grad(model, state.params, batch, weights, parts)
-    return _apply_gradients(model, state, loss, grads)
+) -> tuple[ModelState, Metrics, Float[Array, "b"]]:
+    """One optimizer step on the weighted mean of l_learn, from `parts` micro-batches.
+
+    Also returns l_learn of each example.
+    """
+    (loss, losses), grads = gradients.losses_and_grad(model, state.params, batch, weights, parts)
+    return *_apply_gradients(model, state, loss, grads), losses
 
 
 def _apply_gradients(
@@ -193,7 +200,7 @@ def _train_reference(
     with jax.named_scope("reference"):
         seen = recipe.augment(super_batch, state.key)
         ones = jnp.ones((jax.tree.leaves(super_batch)[0].shape[0],), jnp.float32)
-        reference, metrics = _optimizer_step(
+        reference, metrics, _ = _optimizer_step(
             recipe.reference, state.reference, seen, ones, recipe.grad_accum_steps
         )
     metrics = {f"reference_{name}": value for name, value in metrics.items()}

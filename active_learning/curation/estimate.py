@@ -147,6 +147,13 @@ def _bounds(
     return low, float(np.clip(min(value, everywhere), low, high)), float(high)
 
 
+def wilson(fraction: float, count: int) -> tuple[float, float]:
+    """Middle and half width of the 95 % interval of a fraction of `count` (Wilson 1927)."""
+    z2 = Z * Z / count
+    half = Z * np.sqrt(fraction * (1 - fraction) / count + z2 / (4 * count)) / (1 + z2)
+    return float((fraction + z2 / 2) / (1 + z2)), float(half)
+
+
 def _variance(share: float, count: int) -> float:
     smooth = (share * count + 2) / (count + 4)
     return smooth * (1 - smooth) / (count + 4)

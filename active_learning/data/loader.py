@@ -4,6 +4,7 @@ What is at a position depends on (seed, position) only, never on the number of t
 batches read ahead.
 """
 
+import math
 import threading
 import time
 from collections import deque
@@ -37,6 +38,8 @@ class Stream(Protocol):
     """
 
     part: Any
+    # The first position that is not known yet; nothing is read ahead of it.
+    end: float
 
     def at(
         self, position: int, count: int
@@ -58,6 +61,8 @@ class Stream(Protocol):
 
 class Candidates:
     """The examples of a part, epoch after epoch, each in an order of its own."""
+
+    end = math.inf
 
     def __init__(self, part, seed: int):
         self.part, self.order, self._lock = part, part.order(seed), threading.Lock()
@@ -178,6 +183,8 @@ class Loader:
             self._coming.clear()
         for n in range(len(self._coming), size):
             what = (self.position + n * count, count, small)
+            if what[0] >= self.stream.end:
+                break
             self._coming.append((what, self._ahead.submit(self._load, *what)))
 
     def _load(self, position: int, count: int, small: bool) -> LoadedBatch:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, Integer
+from jaxtyping import Bool, Float32, Int32, Int64, Integer
 
 from active_learning.data import splits
 from active_learning.data.captions import Captions
+from active_learning.data.features import COLUMN, FeatureTable
 from active_learning.data.order import Interleaved, Order
 from active_learning.data.sources.on_disk import stand_in
 from active_learning.data.sources.source import DataError, Source, split_id
@@ -67,6 +68,10 @@ class Part:
     # Captions of the whole source, and the row of the source whose captions each example has.
     captions: Captions | None = None
     caption_of: Int64[np.ndarray, "n"] | None = None
+    # Stored features of the whole source, which every batch carries instead of small views.
+    features: FeatureTable | None = None
+    # Whether batches carry images; a model on stored features needs none.
+    has_images: bool = True
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -124,6 +129,12 @@ class Part:
         """The full-size images of rows."""
         return self.read(rows)["image"]
 
+    def stored_features(self, rows: Integer[np.ndarray, "k"]) -> Float32[np.ndarray, "k D"]:
+        """The stored features of rows. Raises DataError where there are none."""
+        if self.features is None:
+            raise DataError("no features are stored for this part of the data")
+        return self.features.read(self.indices[rows])
+
     def read(self, rows: Integer[np.ndarray, "k"], small: bool = False) -> Batch:
         """Reads images (or small views) of rows.
 
@@ -180,7 +191,9 @@ class Part:
         self, rows: Integer[np.ndarray, "k"], epochs: Integer[np.ndarray, "k"], small: bool = False
     ) -> Batch:
         """Rows of this part as a batch, in full or in their small view."""
-        columns = self.read(rows, small)
+        columns: Batch = {"rows": rows}
+        if self.has_images and not (small and self.features is not None):
+            columns = self.read(rows, small)
         used = columns.pop("rows")
         ids = self.ids[used]
         epochs = epochs.astype(np.int32)
@@ -188,6 +201,8 @@ class Part:
         if self.captions is not None:
             assert self.caption_of is not None  # given with the captions
             columns["tokens"] = self.captions.draw(self.caption_of[used], ids, epochs)
+        if self.features is not None:
+            columns[COLUMN] = self.stored_features(used)
         return columns | {name: values[used] for name, values in self.columns.items()}
 
 

@@ -1,15 +1,22 @@
 """Accuracy, loss and accuracy per class of a classifier."""
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
 from active_learning.core import losses
 from active_learning.core.recipe import Model
 from active_learning.core.sharding import replicated
 from active_learning.evaluators.batches import map_batches
+
+
+def images_of(part: Any, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The images of rows of a part: what most models read."""
+    return {"image": part.images(rows)}
 
 
 class Accuracy:
@@ -20,10 +27,19 @@ class Accuracy:
       num_classes: Number of classes.
       batch_size: Examples a batch; rounded up to a multiple of the number of devices.
       placement: Sharding of a batch over the devices; None for one device.
+      inputs: (part, rows) -> what the model reads of a batch besides labels.
     """
 
-    def __init__(self, model: Model, num_classes: int, batch_size: int, placement: Any = None):
+    def __init__(
+        self,
+        model: Model,
+        num_classes: int,
+        batch_size: int,
+        placement: Any = None,
+        inputs: Callable[[Any, np.ndarray], dict[str, np.ndarray]] = images_of,
+    ):
         self.num_classes, self.batch_size, self.placement = num_classes, batch_size, placement
+        self._inputs = inputs
 
         def judge(params, batch):
             outputs = model.apply(params, batch, False)
@@ -31,8 +47,12 @@ class Accuracy:
                 outputs, batch
             )
 
+        def predict(params, batch):
+            return jax.nn.softmax(model.apply(params, batch, False)["logits"].astype("float32"))
+
         everywhere = None if placement is None else replicated(placement.mesh)
         self._judge = jax.jit(judge, out_shardings=everywhere)
+        self._predict = jax.jit(predict, out_shardings=everywhere)
 
     def __call__(
         self, params: PyTree, part: Any, rows: np.ndarray | None = None
@@ -50,17 +70,7 @@ class Accuracy:
         """
         rows = np.arange(len(part)) if rows is None else rows
         labels = part.labels[rows]
-
-        def read(at: np.ndarray) -> dict[str, np.ndarray]:
-            return {"image": part.images(rows[at]), "label": labels[at]}
-
-        size = min(self.batch_size, len(rows))
-        hits, losses_ = [], []
-        for hit, loss in map_batches(
-            lambda batch: self._judge(params, batch), read, len(rows), size, self.placement
-        ):
-            hits.append(hit)
-            losses_.append(loss)
+        hits, losses_ = zip(*self._map(self._judge, params, part, rows), strict=True)
         hit, seen = np.concatenate(hits), np.bincount(labels, minlength=self.num_classes)
         right = np.bincount(labels, hit, self.num_classes)
         per_class = [float(r / s) if s else None for r, s in zip(right, seen, strict=True)]
@@ -70,3 +80,18 @@ class Accuracy:
             "worst_class": min(value for value in per_class if value is not None),
             "per_class": per_class,
         }
+
+    def probabilities(
+        self, params: PyTree, part: Any, rows: np.ndarray
+    ) -> Float[np.ndarray, "k C"]:
+        """The predicted probabilities of rows of a part."""
+        return np.concatenate(list(self._map(self._predict, params, part, rows)))
+
+    def _map(self, function: Any, params: PyTree, part: Any, rows: np.ndarray) -> Iterator[Any]:
+        """`function(params, batch)` of rows of a part, batch by batch, on the host."""
+        labels, size = part.labels[rows], min(self.batch_size, len(rows))
+
+        def read(at: np.ndarray) -> dict[str, np.ndarray]:
+            return self._inputs(part, rows[at]) | {"label": labels[at]}
+
+        return map_batches(partial(function, params), read, len(rows), size, self.placement)

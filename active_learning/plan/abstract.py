@@ -8,6 +8,7 @@ import numpy as np
 
 from active_learning.checks import resolve
 from active_learning.core import sharding
+from active_learning.data.features import COLUMN
 from active_learning.plan.cost_model import scorer_image_shape
 from active_learning.settings import Config
 from active_learning.train.build import Experiment, assemble
@@ -33,10 +34,11 @@ def build_abstract(
     Raises:
       ConfigError: For what cannot run.
     """
-    opened, _ = open_models(config)
+    opened, starts = open_models(config)
     channels = (0.5,) * image_shape[2]
     view = opened.task.view_of(opened, image_shape, classes, channels, channels)
     small = dataclasses.replace(view, image_shape=scorer_image_shape(config, image_shape))
+    view, small = starts.learner.view(view), starts.scorer.view(small)
     return assemble(config, resolve(opened, examples, len(devices)), view, small, devices)
 
 
@@ -55,6 +57,8 @@ def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
         batch[name] = leaf(dtype, *shape)
     if experiment.scorer_view.image_shape != view.image_shape:
         batch["image_small"] = leaf(jnp.uint8, *experiment.scorer_view.image_shape)
+    if experiment.scorer_view.features:
+        batch[COLUMN] = leaf(jnp.float32, experiment.scorer_view.features)
     if selects and "reference" in experiment.recipe.policy.needs:
         for name, dtype in experiment.reference.batch_columns().items():
             batch[name] = leaf(np.dtype(dtype))

@@ -9,9 +9,13 @@ import numpy as np
 
 from active_learning.checks import resolve
 from active_learning.cost import ledger
+from active_learning.cost.accounts import ACCOUNT_LABELS, ACCOUNTS
 from active_learning.cost.flops import Cost
-from active_learning.models import VARIANTS, TwoTower, ViT
+from active_learning.models import VARIANTS, Published, TwoTower, ViT
+from active_learning.models.frozen import head_inputs
+from active_learning.models.on_features import FeatureHead
 from active_learning.settings import Config
+from active_learning.train.feature_pass import feature_flops
 from active_learning.train.starts import open_models
 
 RATIOS = (2, 4, 8, 16)  # rows of the break-even table
@@ -41,6 +45,8 @@ class CostModel:
     reference_flops: float
     # FLOPs of scoring the pool once before the run, for policies that filter it.
     prefilter_flops: float = 0.0
+    # FLOPs of computing stored features once, for scorers that are heads on them.
+    pass_flops: float = 0.0
 
     def active_update(self, ratio: int, level: str = "none", scorer: Cost | None = None) -> float:
         """FLOPs of an update inside the window at one of `LEVELS`."""
@@ -79,28 +85,43 @@ class CostModel:
         uniform = ledger.step_costs(self.learner, self.scorer, (), b, 1)
         book.charge(active, self.window_updates)
         book.charge(uniform, self.updates - self.window_updates)
-        book.charge(
-            {"reference_train": self.reference_flops, "reference_score": self.prefilter_flops}
-        )
+        once = self.prefilter_flops + self.pass_flops
+        book.charge({"reference_train": self.reference_flops, "reference_score": once})
         return book.flops
+
+    def with_scorer(self, scorer: Cost, pass_flops: float = 0.0) -> "CostModel":
+        """The run with other scorers, whose reference is trained on as many examples.
+
+        Args:
+          scorer: FLOPs an example.
+          pass_flops: FLOPs of computing the features that they read, once.
+        """
+        size = scorer.train / self.scorer.train
+        return dataclasses.replace(
+            self,
+            scorer=scorer,
+            reference_flops=self.reference_flops * size,
+            pass_flops=pass_flops,
+        )
 
     def break_even(self, ratio: int, level: str, scorer: Cost | None = None) -> float:
         """Largest fraction of uniform's updates that costs no more than uniform training.
 
-        The window keeps its fraction of the run. A reference of another size is trained on as many
-        examples.
+        The window keeps its fraction of the run.
 
         Args:
           ratio: Super-batch over sub-batch.
           level: One of `LEVELS`.
-          scorer: FLOPs an example of the scorers; None for the config's own.
+          scorer: FLOPs an example of other scorers; None for the config's own.
         """
-        extra = self.active_update(ratio, level, scorer) - self.uniform_update
+        if scorer is not None:
+            return self.with_scorer(scorer).break_even(ratio, level)
+        extra = self.active_update(ratio, level) - self.uniform_update
         extra *= self.window_updates / self.updates
-        paid = 0.0
-        if level == "none" and self.reference_flops:
-            size = 1.0 if scorer is None else scorer.train / self.scorer.train
-            paid = self.reference_flops * size / (self.uniform_update * self.updates)
+        # Stored features are stored reference scores of a kind: paid for at the same level.
+        paid = self.pass_flops if level in LEVELS[:2] else 0.0
+        paid += self.reference_flops if level == "none" else 0.0
+        paid /= self.uniform_update * self.updates
         return max(0.0, (1 - paid) / (1 + extra / self.uniform_update))
 
 
@@ -140,7 +161,19 @@ def cost_model_of(
         cotrained=reference.trains_along,
         reference_flops=training,
         prefilter_flops=examples * small.forward if prefilters else 0.0,
+        pass_flops=feature_flops(config, starts, image_shape, trained_examples(config, examples)),
     )
+
+
+def trained_examples(config: Config, pool: int) -> int:
+    """Examples that the learner or a reference is trained on, given how many the learner's are."""
+    sizes, own = config.split.parts, []
+    if config.select.policy.reads_reference:
+        own = list(config.reference.own_runs(config).values())
+    names = {name for run in (config, *own) for name in run.split.train_on}
+    mine = sum(sizes.get(name, 0) for name in config.split.train_on)
+    more = sum(sizes.get(name, 0) for name in names - set(config.split.train_on))
+    return pool + round(pool * more / mine) if mine else pool
 
 
 def scorer_image_shape(config: Config, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -149,20 +182,30 @@ def scorer_image_shape(config: Config, image_shape: tuple[int, int, int]) -> tup
     return (small, small, image_shape[2]) if small else image_shape
 
 
-def scorer_costs(
-    learner, scorer, image_shape: tuple[int, int, int], small_shape: tuple[int, int, int]
-) -> dict[str, Cost]:
-    """FLOPs of scorers to compare, by name.
+def other_scorers(
+    config: Config,
+    model: CostModel,
+    learner: Any,
+    examples: int,
+    image_shape: tuple[int, int, int],
+) -> dict[str, CostModel]:
+    """The run with each scorer to compare, by name.
 
-    The config's own, and the standard ViTs that are cheaper than a ViT learner (two-towers of them
-    for a two-tower), on the scorers' view.
+    The config's own; heads on stored features, for labels and a learner from published weights; and
+    the standard ViTs that are cheaper than a ViT learner (two-towers of them for a two-tower), on
+    the scorers' view.
     """
-    costs = {"this config's": scorer.cost(small_shape)}
+    models, small = {"this config's": model}, scorer_image_shape(config, image_shape)
+    if isinstance(config.learner, Published) and isinstance(learner, ViT):
+        head = FeatureHead(learner.num_classes, head_inputs(learner))
+        trunk = dataclasses.replace(learner, num_classes=0).cost(image_shape)
+        once = trained_examples(config, examples) * trunk.forward
+        models["on features"] = model.with_scorer(head.cost(image_shape), once)
     for name in SCORER_SIZES if isinstance(learner, ViT | TwoTower) else ():
-        cost = _resized(learner, VARIANTS[name]).cost(small_shape)
+        cost = _resized(learner, VARIANTS[name]).cost(small)
         if cost.forward < learner.cost(image_shape).forward:
-            costs[f"ViT-{name}"] = cost
-    return costs
+            models[f"ViT-{name}"] = model.with_scorer(cost)
+    return models
 
 
 def _resized(learner: ViT | TwoTower, size: dict[str, int]) -> ViT | TwoTower:
@@ -174,8 +217,13 @@ def _resized(learner: ViT | TwoTower, size: dict[str, int]) -> ViT | TwoTower:
     return dataclasses.replace(learner, image_out=0, text_out=size["width"], **towers)
 
 
-def cost_lines(model: CostModel, scorers: dict[str, Cost]) -> Iterator[str]:
-    """FLOPs by account, and the break-even table."""
+def cost_lines(model: CostModel, scorers: dict[str, CostModel]) -> Iterator[str]:
+    """FLOPs by account, the break-even table, and the bill with each scorer.
+
+    Args:
+      model: The run.
+      scorers: The run with each scorer to compare, by name.
+    """
     accounts, uniform = model.accounts(), model.uniform_update * model.updates
     total = ledger.total(accounts)
     yield (
@@ -196,10 +244,24 @@ def cost_lines(model: CostModel, scorers: dict[str, Cost]) -> Iterator[str]:
     )
     levels = "  ".join(f"{level:>18s}" for level in LEVELS)
     yield f"  {'scorer':14s} {'cheaper':>8s} {'ratio':>6s}  {levels}"
-    for name, cost in scorers.items():
+    for name, other in scorers.items():
+        cheaper = model.learner.forward / other.scorer.forward
         for ratio in sorted({*RATIOS, model.ratio}):
-            cells = "  ".join(f"{model.break_even(ratio, level, cost):18.2f}" for level in LEVELS)
-            yield f"  {name:14s} {model.learner.forward / cost.forward:7.0f}x {ratio:6d}  {cells}"
+            cells = "  ".join(f"{other.break_even(ratio, level):18.2f}" for level in LEVELS)
+            yield f"  {name:14s} {cheaper:7.0f}x {ratio:6d}  {cells}"
+    if len(scorers) > 1:
+        yield from _bill_lines(scorers, uniform)
+
+
+def _bill_lines(scorers: dict[str, CostModel], uniform: float) -> Iterator[str]:
+    yield ""
+    yield "bill with each scorer, of uniform training, at the same number of updates"
+    columns = "  ".join(f"{ACCOUNT_LABELS[account]:>15s}" for account in ACCOUNTS)
+    yield f"  {'scorer':14s} {columns}  {'total':>8s}"
+    for name, other in scorers.items():
+        accounts = other.accounts()
+        cells = "  ".join(f"{accounts[account] / uniform:15.1%}" for account in ACCOUNTS)
+        yield f"  {name:14s} {cells}  {ledger.total(accounts) / uniform:8.1%}"
 
 
 def memory_lines(

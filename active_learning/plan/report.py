@@ -14,8 +14,7 @@ from active_learning.plan.cost_model import (
     cost_lines,
     cost_model_of,
     memory_lines,
-    scorer_costs,
-    scorer_image_shape,
+    other_scorers,
 )
 from active_learning.plan.diagnostics import diagnose_reference, diagnostics_lines
 from active_learning.plan.pod_lines import pod_lines
@@ -23,6 +22,7 @@ from active_learning.plan.topology import devices_of
 from active_learning.references import Trained
 from active_learning.settings import Config
 from active_learning.train.build import Experiment, abstract_state, build
+from active_learning.train.feature_pass import located, with_features
 from active_learning.train.starts import open_models
 
 
@@ -78,8 +78,7 @@ def plan_lines(
         shape, classes, examples = experiment.view.image_shape, data.num_classes, len(data.train)
         learner, scorer = experiment.learner, experiment.scorer
     model = cost_model_of(config, learner, scorer, examples, shape)
-    small = scorer_image_shape(config, shape)
-    yield from cost_lines(model, scorer_costs(learner, scorer, shape, small))
+    yield from cost_lines(model, other_scorers(config, model, learner, examples, shape))
     here = build_abstract(
         dataclasses.replace(config, fsdp=1), shape, classes, examples, jax.devices()[:1]
     )
@@ -90,6 +89,10 @@ def plan_lines(
     diagnostics = None
     if reference and experiment:
         _check_reference(config, reference)
+        # Where a run would keep them whose reference this is.
+        joined = with_features(located(experiment, reference.parent))
+        assert joined is not None, "nobody asked to stop"
+        experiment, _ = joined
         diagnostics = diagnose_reference(experiment, reference)
         yield from diagnostics_lines(diagnostics)
     yield from advice_lines(model, diagnostics, classes)

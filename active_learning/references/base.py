@@ -52,6 +52,8 @@ class Reference(Section):
     exists_before: ClassVar[bool] = True
     # Whether it is trained along with the learner, on every super-batch.
     trains_along: ClassVar[bool] = False
+    # Whether it was certainly not trained on the examples it scores.
+    held_out: ClassVar[bool] = False
     # Whether it is a model of its own, which summaries report.
     reported: ClassVar[bool] = True
     # Whether its training is on the run's bill.

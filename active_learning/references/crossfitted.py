@@ -30,7 +30,6 @@ class CrossFitted(Reference):
 
     kind_name = "crossfitted"
     models_scoring = splits.FOLDS
-    exists_before = False
 
     # Folder for both runs; '': WORKDIR/reference.
     path: str = ""

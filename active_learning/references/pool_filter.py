@@ -28,6 +28,18 @@ def kept_ids(
     return np.sort(train.ids[rows])
 
 
+def _losses(experiment: Any, params: PyTree) -> Float32[np.ndarray, "n"]:
+    """Each example's loss by the reference; of several by the one that was not trained on it."""
+    train, model = experiment.data.train, experiment.recipe.scorer
+    each = experiment.reference.each(params)
+    losses = np.empty(len(train), np.float32)
+    scored_by = train.columns.get("scored_by", np.zeros(len(train), np.int32))
+    for k, one in enumerate(each):
+        rows = np.flatnonzero(scored_by == k)
+        losses[rows], _ = score_file.score_all(model, one, train.select(rows).small_view())
+    return losses
+
+
 def filter_pool(experiment: Any, params: PyTree | None, workdir: Path) -> tuple[Any, float, float]:
     """Restricts a run to the examples that the reference finds easiest.
 
@@ -46,7 +58,7 @@ def filter_pool(experiment: Any, params: PyTree | None, workdir: Path) -> tuple[
         if score_file.COLUMN in train.columns:
             losses = train.columns[score_file.COLUMN]
         else:
-            losses, _ = score_file.score_all(experiment.recipe.scorer, params, train.small_view())
+            losses = _losses(experiment, params)
             cost = experiment.scorer.cost(experiment.scorer_view.image_shape)
             flops = len(train) * cost.forward
         ids, seconds = kept_ids(train, fraction, losses), time.monotonic() - began

@@ -6,6 +6,7 @@ folder; no scorer runs.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +98,8 @@ def read(run: Path, batch_size: int, total: int, data_hash: str, ids_by: str = "
 
 class Replay:
     """The stream (`data.loader.Stream`) of recorded choices, with their epochs and weights."""
+
+    end = math.inf
 
     def __init__(self, part: Part, choices: Choices):
         self.part, self.choices = part, choices

@@ -10,6 +10,7 @@ from active_learning import checkpoint
 from active_learning.config import ConfigError, setting
 from active_learning.core.optim import Optim
 from active_learning.data.parts import Data
+from active_learning.models.on_features import alone
 from active_learning.references.base import Obtained, Reference, TrainRun
 
 
@@ -18,6 +19,7 @@ class Trained(Reference):
     """Trained on a held-out part, or found complete in its folder."""
 
     kind_name = "trained"
+    held_out = True
 
     # Run folder to train it into, or to find it complete in; '': WORKDIR/reference.
     path: str = ""
@@ -88,7 +90,7 @@ def own_run_config(config: Any, reference: Any, **split: Any) -> Any:
         name="reference",
         baseline=False,
         seed=config.seed + reference.seed,
-        learner=config.scorer,
+        learner=alone(config.scorer, config.learner),
         batch_size=reference.batch_size,
         total=reference.total,
         optim=reference.optim,

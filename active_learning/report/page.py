@@ -13,6 +13,7 @@ from active_learning.report import charts, pictures, tables
 from active_learning.report.amortization import amortized_costs
 from active_learning.report.analysis import SAVED, Analysis, Arm
 from active_learning.report.headline import choose, headline, percent
+from active_learning.report.runs import Run
 from active_learning.report.text import clean
 
 TEMPLATES = "active_learning.report.templates"
@@ -51,6 +52,7 @@ def render(analysis: Analysis, title: str) -> str:
         ],
         corrupted=_corrupted(analysis),
         lead=_lead(analysis),
+        decisions=[_decisions(run) for run in runs if run.decisions],
         pictures=_pictures(analysis),
         footer=_footer(analysis),
     )
@@ -138,6 +140,15 @@ def _row(arm: Arm, n: int) -> dict:
         "name": name,
         # A remark in brackets goes below the number, small.
         "cells": [(value, remark.removesuffix(")")) for value, _, remark in split],
+    }
+
+
+def _decisions(run: Run) -> dict[str, Any]:
+    """What a run decided about selection, and what it knew of the labels."""
+    return {
+        "title": f"{run.name}, {run.total_steps:,} updates, seed {run.seed}",
+        "labels": run.label_check,
+        "rows": [(f"{one.step:,}", one.decision, one.reason) for one in run.decisions],
     }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from active_learning.cost.accounts import ACCOUNTS, RECOMPUTE
+from active_learning.report.decisions import Decision, read_decisions, read_label_check
 from active_learning.report.files import (
     MAX_METRICS_BYTES,
     RunError,
@@ -66,6 +67,9 @@ class Run:
     device: str
     setup: Setup = field(default_factory=Setup)
     class_names: tuple[str, ...] = ()
+    # What until='auto' decided, and what was known of the labels ("": nothing).
+    decisions: tuple[Decision, ...] = ()
+    label_check: str = ""
     config: dict = field(default_factory=dict, repr=False)
     # Update -> file of its score snapshot.
     snapshots: dict[int, Path] = field(default_factory=dict, repr=False)
@@ -175,6 +179,8 @@ def read_run(folder: Path) -> Run:
         device=clean(summary.get("device") or "unknown", 100),
         setup=read_setup(config, config_file),
         class_names=_class_names(saved, config_file),
+        decisions=read_decisions(summary, summary_file),
+        label_check=read_label_check(summary, summary_file),
         config=config,
         snapshots={
             int(file.stem): file

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Integer, Key, PyTree
 
 from active_learning.config import ConfigError, Section
 from active_learning.core.recipe import Batch, Model
+from active_learning.curation.records import Estimate
+from active_learning.data.features import COLUMN
 from active_learning.data.parts import Data, Part
 from active_learning.data.sources.source import channel_stats
 from active_learning.data.transforms import normalize, view
@@ -37,11 +39,29 @@ class View:
     dtype: str = "float32"
     # The devices over which losses of pairs are split; None: one device.
     mesh: Mesh | None = None
+    # Width of the stored features that are read instead of images; 0: images are read.
+    features: int = 0
 
-    def prepare(self, batch: Batch) -> Float[Array, "B H W C"]:
-        """The images of a batch at this size, normalized, in the compute type."""
+    def prepare(self, batch: Batch) -> Float[Array, "B ..."]:
+        """The images of a batch at this size, normalized, in the compute type.
+
+        Or its stored features, for models that read those.
+        """
+        if self.features:
+            return jnp.asarray(batch[COLUMN], jnp.dtype(self.dtype))
         images = view(batch, self.image_shape)
         return normalize(images, self.mean, self.std, jnp.dtype(self.dtype))
+
+    def read(self, part: Part, rows: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
+        """What `prepare` needs of rows of a part: their images, or their stored features."""
+        if self.features:
+            return {COLUMN: part.stored_features(rows)}
+        return {"image": part.images(rows)}
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of what a module reads of one example."""
+        return (self.features,) if self.features else self.image_shape
 
     def on(self, mesh: Mesh) -> "View":
         """The view on these devices."""
@@ -55,6 +75,37 @@ class View:
         mean, std = task.pixel_stats(small)
         shape = tuple(small.source.image_shape)
         return dataclasses.replace(self, image_shape=shape, mean=mean, std=std)
+
+
+@dataclass(frozen=True)
+class LabelCheck:
+    """What a cheap model says about labels that it was not trained on; intervals are of 95 %."""
+
+    # Estimated fraction of corrupted labels.
+    corrupted: Estimate
+    # Fraction of the labels that the model predicts: how good it is, as far as labels can tell.
+    agreement: Estimate
+    # The same if one always predicted the most frequent class.
+    chance: float
+    # Examples of the most frequent class over those of the least frequent one that occurs.
+    imbalance: float
+    # Examples that were looked at.
+    count: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values as JSON types."""
+        return dataclasses.asdict(self) | {"text": str(self)}
+
+    def __str__(self) -> str:
+        def span(value: Estimate) -> str:
+            return f"{value.low:.1%} to {value.high:.1%}"
+
+        return (
+            f"{span(self.corrupted)} are corrupted, estimated on {self.count:,} examples by a "
+            f"model that predicts {span(self.agreement)} of them (the most frequent class: "
+            f"{self.chance:.1%}); the largest class has {self.imbalance:.1f} times the examples "
+            "of the smallest"
+        )
 
 
 class Task(Section):
@@ -124,6 +175,16 @@ class Task(Section):
     def gate_metric(self, metrics: dict[str, float]) -> float:
         """What online and reference are compared by on the gate; higher is better."""
         raise NotImplementedError
+
+    def check_labels(
+        self, evaluator: Any, params: PyTree, part: Part, rows: np.ndarray
+    ) -> LabelCheck | None:
+        """What a model says about the labels of rows of a part that it was not trained on.
+
+        None where the task has no such check, or where nothing can be estimated.
+        """
+        del evaluator, params, part, rows
+        return None
 
     def extra_metrics(
         self, experiment: Any, evaluator: Any, params: PyTree, name: str, metrics: dict

@@ -6,14 +6,18 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Integer, PyTree
 
 from active_learning.config import ConfigError, setting
 from active_learning.core import losses
 from active_learning.core.recipe import Batch, Model
+from active_learning.curation.estimate import agreement, corrupted_fraction, wilson
+from active_learning.curation.records import Estimate
+from active_learning.data.parts import Part
 from active_learning.evaluators import Accuracy
-from active_learning.tasks.base import Task, View
+from active_learning.tasks.base import LabelCheck, Task, View
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,38 @@ class Labels(Task):
         return Model(apply, partial(loss, smoothing=self.label_smoothing), loss, optimizer)
 
     def example(self, view: View) -> tuple[Array, ...]:
-        return (jnp.zeros((1, *view.image_shape), jnp.dtype(view.dtype)),)
+        return (jnp.zeros((1, *view.input_shape), jnp.dtype(view.dtype)),)
 
     def evaluator(
         self, model: Model, view: View, batch_size: int, placement: Any = None
     ) -> Accuracy:
-        return Accuracy(model, view.num_classes, batch_size, placement)
+        return Accuracy(model, view.num_classes, batch_size, placement, view.read)
 
     def gate_metric(self, metrics: dict[str, float]) -> float:
         return metrics["accuracy"]
+
+    def check_labels(
+        self, evaluator: Accuracy, params: PyTree, part: Part, rows: np.ndarray
+    ) -> LabelCheck | None:
+        labels = part.labels[rows]
+        if len(np.unique(labels)) < 2:
+            return None
+        return check_of(evaluator.probabilities(params, part, rows), labels, part.labels)
+
+
+def check_of(
+    probabilities: Float[np.ndarray, "n C"],
+    labels: Integer[np.ndarray, "n"],
+    every_label: Integer[np.ndarray, "m"],
+) -> LabelCheck:
+    """The check from a model's predictions for `labels`, some of the labels `every_label`."""
+    measured, counts = agreement(probabilities, labels), np.bincount(every_label)
+    n, right = measured.count, 1.0 - measured.all
+    middle, half = wilson(right, n)
+    return LabelCheck(
+        corrupted=corrupted_fraction(measured),
+        agreement=Estimate(right, max(middle - half, 0.0), min(middle + half, 1.0)),
+        chance=float(counts.max() / counts.sum()),
+        imbalance=float(counts.max() / counts[counts > 0].min()),
+        count=n,
+    )

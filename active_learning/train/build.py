@@ -12,18 +12,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from active_learning import checkpoint
 from active_learning.checks import StepCounts, check_values, resolve
 from active_learning.config import ConfigError
-from active_learning.core import sharding
+from active_learning.core import infobatch, sharding
 from active_learning.core.recipe import Batch, Model, Recipe, TrainState, init_state, unaugmented
 from active_learning.cost import flops, ledger
 from active_learning.data.augment import Augmentation, augmented, mixed
 from active_learning.data.loader import Candidates, Loader
 from active_learning.data.parts import Data
+from active_learning.data.pruned import Pruned
 from active_learning.data.sources.source import DataError
 from active_learning.models.layers import shared
 from active_learning.references import Reference, replay, score_file
@@ -85,9 +87,13 @@ class Experiment:
 
     @property
     def two_stage_decode(self) -> bool:
-        """Whether candidates are read as small views, and only the chosen ones in full."""
-        source = self.data.train.source
-        return bool(source.small and self.recipe.policy.needs and source.reads_small)
+        """Whether only the chosen examples are read in full.
+
+        Candidates are read as small views, or as stored features without any image.
+        """
+        source, needs = self.data.train.source, self.recipe.policy.needs
+        small = source.small or (self.scorer_view.features and "learner" not in needs)
+        return bool(small and needs and source.reads_small)
 
     def init_learner(self, key: jax.Array) -> PyTree:
         """Fresh parameters of the learner."""
@@ -99,8 +105,11 @@ class Experiment:
 
     def loader(self, position: int) -> Loader:
         """Feeds the run from `position` on: candidates, or another run's choices."""
-        train = self.data.train
-        if self.choices is None:
+        train, config, policy = self.data.train, self.config, self.config.select.policy
+        if policy.remember is not None:
+            fraction, b = policy.prune_fraction, config.batch_size
+            stream = Pruned(train, config.seed, fraction, b, self.steps.total)
+        elif self.choices is None:
             stream = Candidates(train, self.config.seed)
         else:
             stream = replay.Replay(train, self.choices)
@@ -139,7 +148,18 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
         name = score_file.view_name(scorer_view.image_shape)
         data, gate = config.reference.attach(config, data, name)
     experiment = assemble(given, steps, view, scorer_view, devices)
+    if config.select.policy.remember is not None:
+        data, experiment = _with_memory(data, experiment)
     return dataclasses.replace(experiment, opened_data=data, choices=choices, stored_gate=gate)
+
+
+def _with_memory(data: Data, experiment: Experiment) -> tuple[Data, Experiment]:
+    """For a policy that remembers losses: rows in every batch, and room for each example."""
+    rows, recipe = np.arange(len(data.train), dtype=np.int32), experiment.recipe
+    data = dataclasses.replace(data, train=data.train.with_column("row", rows))
+    policy = dataclasses.replace(recipe.policy, init=partial(infobatch.init, len(rows)))
+    recipe = dataclasses.replace(recipe, policy=policy)
+    return data, dataclasses.replace(experiment, recipe=recipe)
 
 
 def assemble(
@@ -235,7 +255,9 @@ def _cost(role: str, start: Start, module: Any, view: View) -> Any:
 
 def _augment(batch: Batch, key: jax.Array, settings: Augmentation, mesh: Mesh | None) -> Batch:
     """Augments a batch; randomness depends only on (key, id, epoch)."""
-    name = "image" if "image" in batch else "image_small"
+    name = next((column for column in ("image", "image_small") if column in batch), None)
+    if name is None:  # Stored features are of unaugmented images.
+        return batch
     rows, ids, epochs = (jnp.asarray(batch[column]) for column in (name, "id", "epoch"))
     image = augmented(settings, rows, ids, epochs, key)
     batch = batch | {name: image}

@@ -7,8 +7,12 @@ from jaxtyping import PyTree
 
 from active_learning.core.recipe import TrainState
 from active_learning.core.sharding import batch_sharding
+from active_learning.tasks.base import LabelCheck
 from active_learning.train.build import Experiment
 
+# Examples of the pool by which the labels are checked, and of the gate by which the learner is
+# compared with the reference.
+POOL_ROWS, GATE_ROWS = 10_000, 1000
 # Metrics of the gate's two models that are logged.
 GATE_METRICS = ("accuracy", "loss", "recall", "log_rank", "metric")
 
@@ -54,13 +58,65 @@ class Evaluation:
                 out |= {f"{name}_full/{prefix}{k}": v for k, v in metrics.items()}
         return out
 
-    def gate(self, state: TrainState) -> tuple[dict[str, float], dict[str, float]]:
-        """Compares online and reference on the gate.
+    def reference_on_gate(self, state: TrainState) -> tuple[float | None, dict[str, float]]:
+        """The reference's metric on the gate (`Task.gate_metric`), and FLOPs by account.
+
+        None where there is no reference, or where it changes in the course of the run. Means over
+        cross-fitted references.
+        """
+        experiment = self.experiment
+        if "reference" not in experiment.recipe.policy.needs or experiment.reference.trains_along:
+            return None, {}
+        if experiment.stored_gate is not None:
+            return experiment.task.gate_metric(experiment.stored_gate), {}
+        (part, rows), references = self._gate_rows(), self._references(state)
+        metrics = [self._scorer(params, part, rows) for params in references]
+        values = [experiment.task.gate_metric(one) for one in metrics]
+        cost = len(rows) * len(references) * self._forward
+        return float(np.mean(values)), {"reference_score": cost}
+
+    def learner_on_gate(self, state: TrainState) -> tuple[float, dict[str, float]]:
+        """The learner's metric on the same examples of the gate, and FLOPs by account."""
+        part, rows = self._gate_rows()
+        metrics = self._learner(state.learner.params, part, rows)
+        return self.experiment.task.gate_metric(metrics), {"learner_train": self.look_flops}
+
+    @property
+    def look_flops(self) -> float:
+        """FLOPs of `learner_on_gate`."""
+        experiment = self.experiment
+        forward = experiment.learner.cost(experiment.view.image_shape).forward
+        return len(self._gate_rows()[1]) * forward
+
+    def _gate_rows(self) -> tuple[Any, np.ndarray]:
+        part = self.experiment.data.parts[self.settings.gate]
+        return part, part.subset(GATE_ROWS)
+
+    def check_labels(self, state: TrainState) -> tuple[LabelCheck | None, dict[str, float]]:
+        """What a held-out reference says about the labels of the pool.
 
         Returns:
-          Metrics of both, `gate/online_metric` and `gate/reference_metric` among them (those to
-          compare; means over cross-fitted references), and the FLOPs of the forward passes by
+          The check (None where the reference may have been trained on the pool), and FLOPs by
           account.
+        """
+        experiment = self.experiment
+        if not experiment.reference.held_out or "reference" not in experiment.recipe.policy.needs:
+            return None, {}
+        part = experiment.data.train.small_view()
+        rows = part.subset(POOL_ROWS)
+        params = experiment.recipe.reference_params(state)
+        check = experiment.task.check_labels(self._scorer, params, part, rows)
+        return check, {} if check is None else {"reference_score": len(rows) * self._forward}
+
+    @property
+    def _forward(self) -> float:
+        return self.experiment.scorer.cost(self.experiment.scorer_view.image_shape).forward
+
+    def gate(self, state: TrainState) -> dict[str, float]:
+        """Metrics of online and reference on the gate, for the log.
+
+        `gate/online_metric` and `gate/reference_metric` are those to compare; means over
+        cross-fitted references.
         """
         experiment, out = self.experiment, {}
         part = experiment.data.parts[self.settings.gate]
@@ -72,9 +128,7 @@ class Evaluation:
             for key in GATE_METRICS:
                 if key in every[0]:
                     out[f"gate/{name}_{key}"] = float(np.mean([m[key] for m in every]))
-        cost = experiment.scorer.cost(experiment.scorer_view.image_shape)
-        forward = len(part) * cost.forward
-        return out, {"online_score": forward, "reference_score": forward * len(references)}
+        return out
 
     def _references(self, state: TrainState) -> list[PyTree]:
         """Parameters of each reference; none where its scores are stored."""

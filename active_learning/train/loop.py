@@ -22,6 +22,7 @@ from active_learning.train import overview, run_folder
 from active_learning.train.build import Experiment, build, check_param_shapes, first_state
 from active_learning.train.delayed import DelayedOutputs
 from active_learning.train.evaluation import Evaluation
+from active_learning.train.feature_pass import located, with_features
 from active_learning.train.gate import Gate
 from active_learning.train.recorder import SelectionLogger
 from active_learning.train.signals import PreemptionGuard
@@ -71,7 +72,11 @@ def run(
             "%s starts from %s weights:\n%s", role, report["layout"], "\n".join(report["table"])
         )
     with contextlib.nullcontext(guard) if guard else PreemptionGuard() as guard:
-        reference, prefilter = None, (0.0, 0.0)
+        joined = with_features(located(experiment, workdir), lambda: guard.requested)
+        if joined is None:
+            return run_folder.summarize(experiment, Ledger(), {}, None, complete=False)
+        experiment, bill = joined
+        reference, prefilter = None, (bill.flops, bill.seconds)
         if config.select.policy.reads_reference:
             train = lambda own, folder: run(own, folder, guard)
             reference = config.reference.obtain(experiment, workdir, train)
@@ -81,7 +86,7 @@ def run(
         if config.select.policy.pool_fraction < 1:
             params = None if reference is None else reference.params
             experiment, flops, seconds = filter_pool(experiment, params, workdir)
-            prefilter = flops, seconds
+            prefilter = prefilter[0] + flops, prefilter[1] + seconds
         training = Training(experiment, workdir, guard, reference, prefilter)
         return training.run(profile)
 
@@ -122,7 +127,8 @@ class Training:
       workdir: The run's folder.
       guard: Says when to stop.
       reference: The reference, where the policy reads one.
-      prefilter: FLOPs and seconds of scoring the pool once, for a policy that filters it.
+      prefilter: FLOPs and seconds of going over the pool once, for a policy that filters it and
+        for scorers on stored features.
     """
 
     def __init__(
@@ -141,7 +147,7 @@ class Training:
         )
         self.ledger = _opening_ledger(experiment, reference, prefilter)
         self.evaluation = Evaluation(experiment)
-        self.gate = Gate(experiment, self.evaluation)
+        self.gate = Gate(experiment, self.evaluation, self.ledger.total)
         params = None if reference is None else reference.params
         self.state = with_pending(experiment, first_state(experiment, params))
         position = self._restore()
@@ -199,8 +205,9 @@ class Training:
                 closing.callback(self.writer.close)
                 closing.callback(self.loader.close)
                 closing.callback(trace.close, self.state)
-        summary = run_folder.summarize(
-            self.experiment, self.ledger, final, self.reference, complete
+        summary = (
+            run_folder.summarize(self.experiment, self.ledger, final, self.reference, complete)
+            | self.gate.summary()
         )
         if distributed.is_primary():
             metrics.write_summary(self.workdir, summary)
@@ -221,8 +228,12 @@ class Training:
         steps = self.experiment.steps
         self.gate.warm_up(self.state, self.ledger.step)
         self.watch.start()
+        if not self.ledger.step:
+            with self.watch.paused():
+                self.ledger.charge(self.gate.open(self.state, self.watch))
         while self.ledger.step < steps.total and not self.guard.requested:
             active = self.ledger.step < self.gate.window
+            self.state = self.updates.begin_epoch(self.state)
             if not self.updates.compiled(active):
                 self.delayed.fetch()
                 with self.watch.paused():
@@ -254,7 +265,8 @@ class Training:
         steps, step = self.experiment.steps, self.ledger.step
         log, evaluate = self._due(steps.log), self._due(steps.evaluate)
         save = self.save_clock.due(step, self.watch.elapsed()) and step < steps.total
-        if not (log or evaluate or save):
+        look = self.gate.due(step, evaluate)
+        if not (log or evaluate or save or look):
             return
         self.delayed.fetch()
         with self.watch.paused():
@@ -262,7 +274,8 @@ class Training:
             values = self._logged() if log else {}
             if evaluate:
                 values |= self.evaluation.during(self.state)
-                values |= self._look_at_gate()
+            if look:
+                values |= self._look_at_gate(evaluate)
             if values:
                 self.writer.write(self.ledger.as_dict(), values)
             if evaluate:
@@ -270,9 +283,9 @@ class Training:
             if save:
                 self._save()
 
-    def _look_at_gate(self) -> dict[str, float]:
-        """Compares online and reference; charges for it, and for a choice that is discarded."""
-        values, cost, closes = self.gate.look(self.state, self.ledger.step, self.watch)
+    def _look_at_gate(self, evaluate: bool) -> dict[str, float]:
+        """Watches the gate; charges for it, and for a choice that is discarded."""
+        values, cost, closes = self.gate.look(self.state, self.ledger.step, evaluate, self.watch)
         self.ledger.train_seconds = self.watch.seconds
         self.ledger.charge(cost)
         if closes and self.updates.discard_pending():

@@ -68,7 +68,7 @@ def init_workdir(workdir: Path, config: Config, about: dict[str, Any]) -> None:
 
 def _has_begun(workdir: Path) -> bool:
     """Whether the folder holds more than there is before a run's first update."""
-    before = ("config.json", "reference")
+    before = ("config.json", "reference", "features")
     return workdir.is_dir() and any(
         path.name not in before and not path.name.startswith(".") for path in workdir.iterdir()
     )

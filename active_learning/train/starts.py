@@ -1,7 +1,7 @@
 """Models of a run that start from published weights: modules, pixels, rates and parameters."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from active_learning.core.recipe import Model
 from active_learning.cost import flops
 from active_learning.data import tokenizer
 from active_learning.models.frozen import scale_rates, stop_frozen, trained_cost, trained_only
+from active_learning.models.on_features import OnFeatures, open_features
 from active_learning.models.published import Published, Resolved, open_published
 from active_learning.models.weights.adapt import format_lines
 from active_learning.settings import Config
@@ -24,6 +25,11 @@ class Start:
     """Where a model starts: from random parameters (`resolved` is None) or from a weights file."""
 
     resolved: Resolved | None = None
+
+    @property
+    def feature_scorer(self) -> OnFeatures | None:
+        """The config value of a model that reads stored features, None for others."""
+        return None
 
     @property
     def freeze(self) -> str:
@@ -76,6 +82,47 @@ class Start:
         }
 
 
+@dataclass(frozen=True)
+class HeadStart(Start):
+    """A head with random parameters, on features that `resolved` gives."""
+
+    # The config value.
+    scorer: OnFeatures = field(default_factory=OnFeatures)
+    # Features of an example.
+    width: int = 0
+
+    @property
+    def freeze(self) -> str:
+        return ""
+
+    @property
+    def feature_scorer(self) -> OnFeatures:
+        return self.scorer
+
+    def view(self, view: View) -> View:
+        """The view whose examples are stored features; the images' pixels are of no matter."""
+        return dataclasses.replace(view, features=self.width)
+
+    def optimizer(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+        return optimizer
+
+    def cost(self, module: Any, image_shape: tuple[int, int, int]) -> flops.Cost:
+        return module.cost(image_shape)
+
+    def params(self, module: Any, view: View, key: jax.Array) -> PyTree | None:
+        return None
+
+    def report(self, module: Any, view: View) -> dict[str, Any]:
+        """The model that gives the features, for config.json."""
+        assert self.resolved is not None
+        lines = self.resolved.adapted(self.resolved.module, view.image_shape).lines
+        return {
+            "layout": self.resolved.weights.layout.name,
+            "hash": self.resolved.content_hash(),
+            "table": format_lines(lines).splitlines(),
+        }
+
+
 RANDOM = Start()
 
 
@@ -93,8 +140,14 @@ def open_models(config: Config) -> tuple[Config, Starts]:
     Raises:
       ConfigError: Names the key and what is wrong with its weights file.
     """
-    starts = {}
+    starts: dict[str, Start] = {}
+    given = config.learner
     for role, value in (("learner", config.learner), ("scorer", config.scorer)):
+        if isinstance(value, OnFeatures):
+            _check_features(config)
+            resolved, head = open_features(value, given, f"config.{role}")
+            config = dataclasses.replace(config, **{role: head})
+            starts[role] = HeadStart(resolved, value, head.inputs)
         if isinstance(value, Published):
             resolved = open_published(value, bool(config.task.text), f"config.{role}")
             config = dataclasses.replace(config, **{role: resolved.module})
@@ -102,6 +155,25 @@ def open_models(config: Config) -> tuple[Config, Starts]:
             if config.task.text:
                 _check_tokenizer(config, role, resolved)
     return config, Starts(**starts)
+
+
+def _check_features(config: Config) -> None:
+    """Refuses what stored features of unaugmented images cannot do."""
+    if config.task.text:
+        raise ConfigError(
+            "config.scorer: heads on stored features score labels; for image-text pairs use a "
+            "TwoTower, or config.reference.kind='stored' with stored embeddings"
+        )
+    if config.augmentation.mixup:
+        raise ConfigError(
+            f"config.augmentation.mixup={config.augmentation.mixup}: config.scorer reads stored "
+            "features, which are of one image each; set it to 0"
+        )
+    if config.data.small:
+        raise ConfigError(
+            f"config.data.small={config.data.small}: config.scorer reads stored features instead "
+            "of a small view; set it to 0"
+        )
 
 
 def _check_tokenizer(config: Config, role: str, resolved: Resolved) -> None:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from active_learning.core import infobatch
 from active_learning.core.recipe import Batch, Chosen, Recipe, TrainState
 from active_learning.core.sharding import aot_compile, replicated
 from active_learning.core.step import select_step, train_on_selection, train_step, uniform_step
@@ -90,6 +91,24 @@ class UpdateRunner:
     def position(self) -> int:
         """Where the next update's candidates begin."""
         return self.loader.position if self._prepared is None else self._prepared.position
+
+    def begin_epoch(self, state: TrainState) -> TrainState:
+        """The state before the next update; where a stream draws by remembered losses, its epoch.
+
+        A restored run first draws the epoch in which it was stopped again.
+        """
+        stream = self.loader.stream
+        while self.position >= stream.end:
+            memory = state.policy_state
+            if stream.end == 0 and self.position:
+                known = memory["snapshot"]
+            else:
+                memory = infobatch.next_epoch(memory, self.position // self.sizes[False])
+                memory = jax.device_put(memory, replicated(self.experiment.mesh))
+                state, known = replace(state, policy_state=memory), memory["snapshot"]
+            start = int(memory["start"]) * self.sizes[False]
+            stream.begin(int(memory["epoch"]), start, np.asarray(known))
+        return state
 
     def compiled(self, active: bool) -> bool:
         """Whether this kind of update is compiled already."""

@@ -45,6 +45,22 @@ def build(root, *arguments):
     return (root / "out" / "index.html").read_text()
 
 
+def test_decisions_about_selection_are_on_the_page(uniform):
+    folder = write_run(uniform, "learn", 60, 1, [0.3, 0.6], reference=REFERENCE)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert "decided about selection" not in build(uniform)
+    summary["labels"] = {"text": "1.0% to 2.0% are <b>corrupted</b>"}
+    summary["selection"] = [{"step": 1200, "decision": "end", "reason": "the learner <i>wins</i>"}]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    page = build(uniform)
+    assert "Labels: 1.0% to 2.0% are &lt;b&gt;corrupted&lt;/b&gt;." in page
+    assert '<th scope="row">1,200</th><td>end</td>' in page
+    assert "the learner &lt;i&gt;wins&lt;/i&gt;" in page
+    summary["selection"] = [{"step": 1.5, "decision": "end", "reason": "x"}]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert main([str(uniform)]) == 2
+
+
 def test_savings_of_an_arm_that_reaches(uniform):
     four_budgets(uniform)
     found = arm(uniform, "learn")

@@ -1,0 +1,269 @@
+"""The one pass of a published model over the data, for scorers that are heads on its features."""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int64, PyTree
+
+from active_learning import distributed
+from active_learning.core.sharding import batch_sharding, replicated
+from active_learning.data.features import FeatureTable
+from active_learning.data.parts import Data, Part
+from active_learning.evaluators.batches import map_batches
+from active_learning.metrics import LOG
+from active_learning.models.on_features import OnFeatures
+from active_learning.models.published import Resolved
+from active_learning.settings import Config
+from active_learning.tasks import View
+from active_learning.train.build import Experiment
+from active_learning.train.starts import HeadStart, Start
+
+# Examples whose features are written at once: what a stopped pass loses.
+PIECE = 4096
+# Images whose pixels are compared with those that stored features are of.
+SAMPLED_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What was paid before the first update."""
+
+    flops: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A published model as a function of images."""
+
+    resolved: Resolved
+    # What it sees.
+    view: View
+    batch_size: int
+    mesh: Any
+
+    @property
+    def module(self) -> Any:
+        dtype = {} if self.view.dtype == "float32" else {"dtype": self.view.dtype}
+        return dataclasses.replace(self.resolved.module, **dtype)
+
+    def params(self) -> PyTree:
+        """Its parameters, read from the file."""
+        adapted = self.resolved.adapted(self.resolved.module, self.view.image_shape)
+        return jax.device_put(adapted.params(jax.random.key(0)), replicated(self.mesh))
+
+    def compiled(self, params: PyTree) -> Callable[[PyTree, dict[str, Array]], Float[Array, "B D"]]:
+        """(parameters, batch) -> features on all devices, compiled ahead of time."""
+
+        def features(params: PyTree, batch: dict[str, Array]) -> Float[Array, "B D"]:
+            outputs = self.module.apply({"params": params}, self.view.prepare(batch))
+            return outputs["features"]
+
+        rows = batch_sharding(self.mesh)
+        size = -(-self.batch_size // rows.num_devices) * rows.num_devices
+        shape = (size, *self.view.image_shape)
+        images = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=rows)
+        whole = jax.jit(features, out_shardings=replicated(self.mesh))
+        return whole.lower(params, {"image": images}).compile()
+
+
+def located(experiment: Experiment, workdir: Path) -> Experiment:
+    """The experiment whose stored features, where no folder is given, are in WORKDIR/features.
+
+    A reference that is trained for it finds them there too.
+    """
+    scorer = experiment.config.scorer
+    if not isinstance(scorer, OnFeatures) or scorer.store:
+        return experiment
+    scorer = dataclasses.replace(scorer, store=str(workdir / "features"))
+    return dataclasses.replace(
+        experiment, config=dataclasses.replace(experiment.config, scorer=scorer)
+    )
+
+
+def with_features(
+    experiment: Experiment, requested: Callable[[], bool] = lambda: False
+) -> tuple[Experiment, Bill] | None:
+    """Joins stored features to the data, and computes those that are missing.
+
+    Args:
+      experiment: Of `located`; one whose models read images is returned as it is.
+      requested: Asked before each piece whether to stop.
+
+    Returns:
+      The experiment and what the pass over the training data costs this run, whether it was made
+      now or before; None when it was stopped.
+
+    Raises:
+      DataError: Stored features that are damaged or of other data.
+    """
+    learner, scorer = experiment.starts.learner, experiment.starts.scorer
+    reader = learner if isinstance(learner, HeadStart) else scorer
+    if not isinstance(reader, HeadStart) or not (reader is learner or _scores(experiment.config)):
+        return experiment, Bill()
+    one = _pass_of(experiment, reader)
+    tables = _tables(experiment, reader, one)
+    trained, judged = _needed_parts(experiment)
+    began = time.monotonic()
+    for part in (*trained, *judged):
+        if not _compute(one, tables[id(part.source)], part, requested):
+            return None
+    rows = _training_rows(trained)
+    table = tables[id(experiment.data.train.source)]
+    LOG.info(
+        "%s: features of %d examples from %s weights, %.0f s now, %s",
+        *(experiment.config.name, len(rows), reader.resolved.weights.layout.name),
+        *(time.monotonic() - began, table.folder),
+    )
+    bill = Bill()
+    if reader.scorer.charge:
+        cost = one.module.cost(one.view.image_shape)
+        bill = Bill(len(rows) * cost.forward, len(rows) * table.seconds_per_row)
+    data = _attached(experiment.data, tables, has_images=reader is not learner)
+    return dataclasses.replace(experiment, opened_data=data), bill
+
+
+def _scores(config: Config) -> bool:
+    """Whether scorers run at all."""
+    policy = config.select.policy
+    return bool(policy.needs) or policy.reads_reference
+
+
+def _pass_of(experiment: Experiment, start: Start) -> _Pass:
+    assert start.resolved is not None
+    about = start.resolved.about
+    view = dataclasses.replace(
+        experiment.scorer_view, features=0, mean=about.mean, std=about.std, mesh=None
+    )
+    size = min(experiment.config.evaluate.batch_size, len(experiment.data.train))
+    return _Pass(start.resolved, view, size, experiment.mesh)
+
+
+def _tables(experiment: Experiment, reader: HeadStart, one: _Pass) -> dict[int, FeatureTable]:
+    """The table of each source, by the source's identity; opened by the primary process first."""
+    store = reader.scorer.store or experiment.config.scorer.store
+    sources = {id(part.source): part.source for part in experiment.data.parts.values()}
+    view = "x".join(map(str, one.view.image_shape))
+    pixels = f"{view} mean {one.view.mean} std {one.view.std} patch {one.module.patch}"
+
+    def opened(source: Any) -> FeatureTable:
+        about = {
+            "data": str(source.describe()["hash"]),
+            "model": one.resolved.content_hash(),
+            "view": hashlib.sha256(pixels.encode()).hexdigest()[:16],
+            "dtype": one.view.dtype,
+            "pixels": _pixels_hash(source),
+        }
+        return FeatureTable.open(Path(store), about, source.ids, reader.width)
+
+    def make_all() -> None:
+        for source in sources.values():
+            opened(source)
+
+    distributed.run_on_primary(make_all)
+    return {key: opened(source) for key, source in sources.items()}
+
+
+def _pixels_hash(source: Any) -> str:
+    """Hash of a few images, since that of data on disk covers names only."""
+    rows = np.linspace(0, len(source) - 1, SAMPLED_IMAGES).astype(np.int64)
+    images = source.gather(np.unique(rows))["image"]
+    return hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()[:16]
+
+
+def _needed_parts(experiment: Experiment) -> tuple[list[Part], list[Part]]:
+    """Parts whose features are read: those trained on, also by a reference, and those judged on."""
+    config, parts = experiment.config, experiment.data.parts
+    own = _own_runs(config)
+    names = {name for run in (config, *own) for name in run.split.train_on}
+    judged = {config.evaluate.gate} if config.evaluate.gate else set()
+    if own or config.reference.trains_along or not config.select.policy.needs:
+        judged |= set(config.evaluate.sets)
+    trained = [parts[name] for name in parts if name in names]
+    return trained, [parts[name] for name in parts if name in judged - names]
+
+
+def _own_runs(config: Config) -> list[Config]:
+    """Runs that train a reference for this one."""
+    if not config.select.policy.reads_reference:
+        return []  # Nothing is read of a reference that the config names all the same.
+    return list(config.reference.own_runs(config).values())
+
+
+def _training_rows(trained: list[Part]) -> Int64[np.ndarray, "n"]:
+    """Rows of the training source that are trained on by any model: what the pass is charged for.
+
+    Evaluation is never charged.
+    """
+    return np.unique(np.concatenate([part.indices for part in trained]))
+
+
+def _compute(one: _Pass, table: FeatureTable, part: Part, requested: Callable[[], bool]) -> bool:
+    """Computes and writes the missing features of a part; False when it was stopped."""
+    rows = np.flatnonzero(~table.is_stored(part.indices))
+    distributed.barrier("features")  # All have seen what is missing before any of it is written.
+    if not len(rows):
+        return True
+    params = one.params()
+    features = one.compiled(params)
+    for start in range(0, len(rows), PIECE):
+        if requested():
+            return False
+        piece, began = rows[start : start + PIECE], time.monotonic()
+        values = np.concatenate(list(_features_of(one, features, params, part, piece)))
+        seconds = time.monotonic() - began
+        distributed.run_on_primary(
+            lambda piece=piece, values=values, seconds=seconds: table.write(
+                part.indices[piece], values, seconds
+            )
+        )
+    distributed.barrier("features written")
+    return True
+
+
+def _features_of(
+    one: _Pass, features: Callable, params: PyTree, part: Part, rows: Int64[np.ndarray, "k"]
+) -> Iterator[Float[np.ndarray, "m D"]]:
+    return map_batches(
+        lambda batch: features(params, batch),
+        lambda at: one.view.read(part, rows[at]),
+        len(rows),
+        one.batch_size,
+        batch_sharding(one.mesh),
+    )
+
+
+def _attached(data: Data, tables: dict[int, FeatureTable], has_images: bool) -> Data:
+    """The data whose batches carry features."""
+
+    def attach(part: Part) -> Part:
+        table = tables[id(part.source)]
+        return dataclasses.replace(part, features=table, has_images=has_images)
+
+    parts = {name: attach(part) for name, part in data.parts.items()}
+    return dataclasses.replace(data, train=attach(data.train), parts=parts)
+
+
+def feature_flops(
+    config: Config, starts: Any, image_shape: tuple[int, int, int], rows: int
+) -> float:
+    """FLOPs of the pass that a run of this config is charged for; 0 for other scorers.
+
+    Args:
+      config: The config, as it was given.
+      starts: What `open_models` gave for it.
+      image_shape: Of the images.
+      rows: Examples that any model is trained on.
+    """
+    scorer = starts.scorer.feature_scorer
+    if scorer is None or not scorer.charge or not _scores(config):
+        return 0.0
+    return rows * starts.scorer.resolved.module.cost(image_shape).forward

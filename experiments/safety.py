@@ -1,0 +1,364 @@
+"""Is the default safe? Plain training against the recipes on data that nobody tuned them for.
+
+    python -m experiments.safety --scale=smoke|desk [--cells PATTERN] [--seeds N] [--list]
+
+Cells: {CIFAR-10 images, Fashion-MNIST} x {clean, 20 % and 40 % of the labels wrong} x {balanced,
+long-tailed 50:1} x {5,000 examples, all}. Arms at equal total FLOPs: uniform training, the average
+of its weights (both from one run), the recipe tuned on mislabeled CIFAR-10, and the default of
+configs for own data; in some cells also the default with a bad reference: untrained, trained on 200
+examples, trained on shuffled labels. Every arm has the same pool; wrong labels are uniform over the
+other classes and are everywhere but in the test set. All cells get their first seed first; cells
+that a run did not finish are listed as not run.
+"""
+
+import argparse
+import fnmatch
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from active_learning.config import freeze
+from active_learning.core import policies
+from active_learning.data.order import hash64, permutation
+from active_learning.data.sources.arrays import Arrays
+from active_learning.metrics import show_log, write_atomic
+from active_learning.models import MLP
+from active_learning.references import Trained
+from active_learning.report.runs import total_flops
+from active_learning.settings import Config, Evaluate, Log, Optim, Select
+from configs import arrays as own_data
+from experiments.arms import Arm, run_all, show
+
+RESULTS = Path(__file__).parent / "results"
+CLASSES, TAIL = 10, 50
+LONGER = 1.25  # uniform's other budget: equal total FLOPs are interpolated between the two
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One data set: which images, how many, how many wrong labels, how imbalanced."""
+
+    images: str
+    wrong: float
+    long_tailed: bool
+    examples: int  # 0: all
+
+    @property
+    def name(self) -> str:
+        shape = "long-tailed" if self.long_tailed else "balanced"
+        size = self.examples or "all"
+        return f"{self.images}-{self.wrong:.0%}-{shape}-{size}".replace("%", "")
+
+
+CELLS = [
+    Cell(images, wrong, long_tailed, examples)
+    for examples in (5000, 0)
+    for images in ("fashion_mnist", "cifar10n")
+    for long_tailed in (False, True)
+    for wrong in (0.0, 0.4, 0.2)
+]
+
+
+# Cells that are also run with bad references.
+BAD = [
+    Cell("fashion_mnist", 0.0, False, 5000),
+    Cell("fashion_mnist", 0.4, True, 5000),
+    Cell("cifar10n", 0.0, True, 5000),
+    Cell("cifar10n", 0.4, False, 0),
+]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything: passes over the pool, seeds, sizes of the models."""
+
+    epochs: float  # of cells of 5,000 examples
+    epochs_of_all: float  # of cells of all examples; twice as many where they are long-tailed
+    seeds: tuple[int, ...]
+    learner: MLP
+    scorer: MLP
+    limit: int  # examples of a cell at most; 0: no limit
+    test: int
+    few: int = 200  # examples of a reference that has seen too little
+
+
+SCALES = {
+    "smoke": Scale(4.0, 4.0, (0,), MLP(width=64, depth=1), MLP(width=8, depth=1), 600, 300, 20),
+    "desk": Scale(
+        20.0, 5.0, (400, 401), MLP(width=512, depth=2), MLP(width=32, depth=1), 0, 10_000
+    ),
+}
+
+
+def tail(labels: np.ndarray, count: int) -> np.ndarray:
+    """Rows of which class k keeps a fraction TAIL ** (-k / (CLASSES - 1)) of the first class's.
+
+    `count`: rows in all, or 0 for as many as there are.
+    """
+    share = TAIL ** (-np.arange(CLASSES) / (CLASSES - 1))
+    have = np.bincount(labels, minlength=CLASSES)
+    head = min(have.min() / share.max(), count / share.sum() if count else np.inf)
+    keep = np.maximum(np.round(head * share).astype(int), 1)
+    return np.sort(np.concatenate([np.flatnonzero(labels == k)[: keep[k]] for k in range(CLASSES)]))
+
+
+def write_cell(cell: Cell, scale: Scale, folder: Path) -> None:
+    """Writes train.npz (image, label, clean) and test.npz of a cell, the same on every machine."""
+    if (folder / "test.npz").exists():
+        return
+    opened = Arrays(name=cell.images, clean_label="").open()
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, source in (("train", opened.train), ("test", opened.test)):
+        if source is None:
+            raise SystemExit(f"{cell.images}: no {part} set")
+        clean = source.labels("label")
+        rows = permutation(len(clean), 0x5AFE)
+        count = cell.examples
+        if scale.limit:
+            count = min(count or scale.limit, scale.limit)
+        if part == "test":
+            rows, label = rows[: scale.test], clean
+        else:
+            label = corrupted(clean, cell.wrong)
+            rows = rows[tail(clean[rows], count)] if cell.long_tailed else rows[: count or None]
+        image = source.gather(rows)["image"]
+        shuffled = label[rows][permutation(len(rows), 0x5F1E)]
+        columns = {"label": label[rows], "clean": clean[rows], "shuffled": shuffled}
+        np.savez(folder / f"{part}.npz", image=image, **columns)
+
+
+def corrupted(clean: np.ndarray, wrong: float) -> np.ndarray:
+    """The labels, a fraction `wrong` of them replaced by another class, drawn by row number."""
+    at = np.arange(len(clean))
+    replaced = hash64(0xBAD, at) < np.uint64(round(wrong * (2**64 - 1)))
+    other = 1 + (hash64(0x07E2, at) % np.uint64(CLASSES - 1)).astype(np.int64)
+    return np.where(replaced, (clean + other) % CLASSES, clean).astype(np.int32)
+
+
+def epochs_of(cell: Cell, scale: Scale) -> float:
+    """Passes of a run over its pool."""
+    if cell.examples:
+        return scale.epochs
+    return scale.epochs_of_all * (2 if cell.long_tailed else 1)
+
+
+def base(cell: Cell, scale: Scale, folder: Path) -> Config:
+    """Uniform training on a cell, to which each arm adds its own."""
+    return Config(
+        data=Arrays(path=str(folder), name=cell.name, clean_label="clean"),
+        learner=scale.learner,
+        scorer=scale.scorer,
+        split=freeze(own_data.get_config()).split,
+        batch_size=64,
+        total=f"{epochs_of(cell, scale):g} epochs",
+        ema="5 %",
+        optim=Optim(learning_rate=1e-3),
+        scorer_optim=Optim(learning_rate=2e-3),
+        evaluate=Evaluate(every="5 %", subset=500),
+        log=Log(every="10 %", snapshots=0),
+    )
+
+
+def arms(cell: Cell, scale: Scale, folder: Path) -> list[Arm]:
+    """Uniform at two budgets, the two recipes and, in cells BAD, the default with bad references.
+
+    A reference makes six passes over its own part, a fifth of the data, for each of the learner's
+    in the tuned recipe, and as many as in the configs for own data in the default.
+    """
+    plain, shipped = base(cell, scale, folder), freeze(own_data.get_config())
+    epochs = epochs_of(cell, scale)
+    passes = float(shipped.reference.total.split()[0]) / float(shipped.total.split()[0])
+
+    def reference(passes: float, **changes) -> Trained:
+        path = f"{cell.name}-{passes:g}"
+        own = Trained(path=path, total=f"{passes * epochs:g} epochs", batch_size=64)
+        return replace(own, **changes)
+
+    gate = replace(plain.evaluate, gate="gate")
+    tuned = Select(policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %")
+    recipe = replace(plain, name="tuned recipe", select=tuned, reference=reference(6.0))
+    default = replace(
+        plain,
+        name="safe default",
+        select=shipped.select,
+        reference=reference(passes),
+        evaluate=gate,
+    )
+    longer = replace(plain, name="uniform", total=f"{LONGER * epochs:g} epochs")
+    configs = [
+        (replace(plain, name="uniform", baseline=True), 1.0),
+        (longer, LONGER),
+        (recipe, 1.0),
+        (default, 1.0),
+    ]
+    if cell in BAD:
+        few = replace(plain.split, parts=dict(plain.split.parts) | {"reference": scale.few})
+        shuffled = replace(plain.split, labels={"reference": "shuffled"})
+        own = f"{cell.name}-"
+        bad = {
+            "untrained": (plain.split, reference(passes, path=f"{own}none", total="0 steps")),
+            f"{scale.few} examples": (few, reference(passes, path=f"{own}few")),
+            "shuffled labels": (shuffled, reference(passes, path=f"{own}shuffled")),
+        }
+        for name, (split, one) in bad.items():
+            changed = replace(default, name=f"default, reference: {name}", split=split)
+            configs.append((replace(changed, reference=one), 1.0))
+    return [Arm(config, budget, scale.seeds) for config, budget in configs]
+
+
+def read(folder: Path, prefix: str = "") -> dict:
+    """What the table needs of a run; `prefix` "ema_": of the average of its weights."""
+    about, summary = (
+        json.loads((folder / name).read_text()) for name in ("config.json", "summary.json")
+    )
+    final = summary["final"]
+    return {
+        "arm": about["name"],
+        "seed": about["seed"],
+        "updates": about["total_steps"],
+        "flops": total_flops(summary["flops"]),
+        "accuracy": final[f"test_full/{prefix}accuracy"],
+        "worst_class": final[f"test_full/{prefix}worst_class"],
+        "window": summary["window_steps"] / about["total_steps"],
+        "decisions": [f"{d['decision']} at {d['step']}" for d in summary.get("selection", [])],
+        "labels": summary.get("labels", {}).get("text", ""),
+    }
+
+
+def at_flops(uniform: list[dict], flops: float, what: str) -> float:
+    """Uniform's value at so many FLOPs, linear in their logarithm through its two budgets."""
+    short, long = sorted(uniform, key=lambda run: run["flops"])
+    slope = (long[what] - short[what]) / np.log(long["flops"] / short["flops"])
+    return float(short[what] + slope * np.log(flops / short["flops"]))
+
+
+def compared(folders: list[Path]) -> list[dict]:
+    """One row for each arm and seed: its run, and what it is above uniform at its FLOPs."""
+    runs = [read(folder) for folder in folders]
+    averages = [
+        read(f, "ema_") | {"arm": "uniform + EMA"}
+        for f, run in zip(folders, runs, strict=True)
+        if run["arm"] == "uniform"
+    ]
+    rows = []
+    for seed in sorted({run["seed"] for run in runs}):
+        uniform = [run for run in runs if run["seed"] == seed and run["arm"] == "uniform"]
+        if len(uniform) < 2:
+            continue
+        start = min(run["flops"] for run in uniform)
+        for run in runs + averages:
+            if run["seed"] != seed or (run["arm"].startswith("uniform") and run["flops"] > start):
+                continue
+            gaps = {
+                f"{what}_gap": run[what] - at_flops(uniform, run["flops"], what)
+                for what in ("accuracy", "worst_class")
+            }
+            rows.append(run | gaps | {"flops": run["flops"] / start})
+    return rows
+
+
+def pooled(cells: dict[str, list[dict]], what: str) -> float | None:
+    """Standard deviation over seeds of a cell's and arm's `what`, pooled; None with one seed."""
+    squares, freedom = 0.0, 0
+    for rows in cells.values():
+        for arm in {row["arm"] for row in rows}:
+            values = np.array([row[what] for row in rows if row["arm"] == arm])
+            squares += float(((values - values.mean()) ** 2).sum())
+            freedom += len(values) - 1
+    return float(np.sqrt(squares / freedom)) if freedom else None
+
+
+def verdict(cells: dict[str, list[dict]]) -> dict:
+    """The aims: no harm in any cell, and the tuned recipe's gain where labels are wrong.
+
+    An interval is 1.96 standard errors of the mean over seeds; their deviation is pooled over cells
+    and arms, because two seeds alone say little of it.
+    """
+    out: dict = {"sd_over_seeds": {}, "harmed": [], "worst_class_harmed": [], "gain": {}}
+    for what in ("accuracy_gap", "worst_class_gap"):
+        out["sd_over_seeds"][what] = pooled(cells, what)
+    for name, rows in cells.items():
+        own = [row for row in rows if row["arm"] == "safe default"]
+        tuned = [row["accuracy_gap"] for row in rows if row["arm"] == "tuned recipe"]
+        gap, worst = (float(np.mean([row[w] for row in own])) for w in out["sd_over_seeds"])
+        spread, worst_spread = out["sd_over_seeds"].values()
+        error = None if spread is None else 1.96 * spread / len(own) ** 0.5
+        if gap - (error or 0.0) < -0.01:
+            out["harmed"].append(name)
+        if worst_spread is not None and worst < -1.96 * worst_spread / len(own) ** 0.5:
+            out["worst_class_harmed"].append(name)
+        if (gain := float(np.mean(tuned))) > 0 and "-0-" not in name:
+            out["gain"][name] = {"tuned": gain, "default": gap, "fraction": gap / gain}
+    return out
+
+
+def table(cells: dict[str, list[dict]]) -> str:
+    """Markdown: means over seeds, in points at equal total FLOPs."""
+    spread = pooled(cells, "accuracy_gap")
+    lines = [
+        "| cell | arm | seeds | accuracy, % | total FLOPs over uniform's | window, % "
+        "| accuracy, points | worst class, points |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, rows in cells.items():
+        for arm in dict.fromkeys(row["arm"] for row in rows):
+            own = [row for row in rows if row["arm"] == arm]
+            mean = {k: float(np.mean([row[k] for row in own])) for k in own[0] if k not in TEXT}
+            error = "" if spread is None else f" ± {100 * spread / len(own) ** 0.5:.1f}"
+            if arm == "uniform":
+                error = ""
+            lines.append(
+                f"| {name} | {arm} | {len(own)} | {100 * mean['accuracy']:.1f} | "
+                f"{mean['flops']:.2f} | {100 * mean['window']:.0f} | "
+                f"{100 * mean['accuracy_gap']:+.1f}{error} | "
+                f"{100 * mean['worst_class_gap']:+.1f} |"
+            )
+    return "\n".join(lines)
+
+
+def results(file: Path) -> dict[str, list[dict]]:
+    """Cells of an earlier call, by name."""
+    return json.loads(file.read_text())["cells"] if file.exists() else {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--scale", choices=SCALES, default="desk")
+    parser.add_argument("--out", type=Path, default=Path("runs/safety"))
+    parser.add_argument("--cells", default="*", help="pattern of the cells' names")
+    parser.add_argument("--seeds", type=int, default=0, help="only the first so many seeds")
+    parser.add_argument("--list", action="store_true", help="print the arms, run nothing")
+    args = parser.parse_args()
+    show_log()
+    scale, out = SCALES[args.scale], args.out / args.scale
+    store = None if args.scale == "smoke" else RESULTS / f"safety_{args.scale}"
+    file = (out if store is None else RESULTS) / f"safety_{args.scale}.json"
+    done = results(file)
+    seeds = scale.seeds[: args.seeds or None]
+    chosen = [cell for cell in CELLS if fnmatch.fnmatch(cell.name, args.cells)]
+    for count in range(1, len(seeds) + 1):
+        now = replace(scale, seeds=seeds[:count])
+        for cell in chosen:
+            folder = out / "data" / cell.name
+            if args.list:
+                print(cell.name)
+                show(arms(cell, now, folder))
+                continue
+            write_cell(cell, scale, folder)
+            packed = None if store is None else store / cell.name
+            for folders in run_all(arms(cell, now, folder), out / cell.name, packed):
+                done[cell.name] = compared(folders)
+            cells = {c.name: done[c.name] for c in CELLS if c.name in done}
+            missing = [c.name for c in CELLS if c.name not in done]
+            result = {"verdict": verdict(cells), "cells": cells, "not_run": missing}
+            write_atomic(file, json.dumps(result, indent=1) + "\n")
+    if not args.list:
+        print(table(results(file)))
+
+
+TEXT = ("arm", "decisions", "labels")
+
+if __name__ == "__main__":
+    main()

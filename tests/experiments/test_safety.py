@@ -1,0 +1,104 @@
+"""The safety suite's data sets and its comparison at equal FLOPs, by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from active_learning.cost.accounts import ACCOUNTS
+from experiments import safety
+
+
+def test_the_tail_falls_geometrically_to_a_fiftieth():
+    labels = np.repeat(np.arange(10), 1000)
+    rows = safety.tail(labels, 0)
+    counts = np.bincount(labels[rows])
+    assert (counts[0], counts[-1]) == (1000, 20)
+    np.testing.assert_allclose(counts[1:] / counts[:-1], 50 ** (-1 / 9), rtol=0.05)
+    assert len(safety.tail(labels, 1400)) == pytest.approx(1400, abs=5)
+
+
+def test_labels_are_wrong_in_the_stated_fraction_and_always_another_class():
+    clean = np.arange(50_000) % 10
+    for wrong in (0.0, 0.2, 0.4):
+        labels = safety.corrupted(clean, wrong)
+        assert (labels != clean).mean() == pytest.approx(wrong, abs=0.01)
+        assert labels.min() >= 0 and labels.max() <= 9
+
+
+def write(folder, name, updates, flops, accuracy, ema):
+    folder = folder / f"{name}-{updates}"
+    folder.mkdir()
+    about = {"name": name, "seed": 0, "total_steps": updates}
+    (folder / "config.json").write_text(json.dumps(about))
+    final = {
+        "test_full/accuracy": accuracy,
+        "test_full/ema_accuracy": ema,
+        "test_full/worst_class": accuracy / 2,
+        "test_full/ema_worst_class": ema / 2,
+    }
+    bill = dict.fromkeys(ACCOUNTS, flops / len(ACCOUNTS)) | {"recompute": 0.0}
+    summary = {"final": final, "flops": bill, "window_steps": 5}
+    summary |= {"selection": [{"step": 3, "decision": "end"}]}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_an_arm_is_compared_with_uniform_at_its_flops(tmp_path):
+    folders = [
+        write(tmp_path, "uniform", 10, 100.0, 0.5, 0.52),
+        write(tmp_path, "uniform", 40, 400.0, 0.7, 0.7),
+        write(tmp_path, "safe default", 10, 200.0, 0.65, 0.6),
+    ]
+    rows = {row["arm"]: row for row in safety.compared(folders)}
+    assert set(rows) == {"uniform", "uniform + EMA", "safe default"}
+    # Twice the FLOPs are half of the way in their logarithm: uniform has 0.6.
+    assert rows["safe default"]["accuracy_gap"] == pytest.approx(0.05)
+    assert rows["safe default"]["worst_class_gap"] == pytest.approx(0.025)
+    assert rows["safe default"]["flops"] == pytest.approx(2.0)
+    assert rows["safe default"]["decisions"] == ["end at 3"]
+    assert rows["uniform + EMA"]["accuracy_gap"] == pytest.approx(0.02)
+    assert "| +5.0 |" in safety.table({"cell": list(rows.values())})
+
+
+def row(arm, seed, gap, worst=0.0):
+    values = {"accuracy": 0.5, "worst_class": 0.1, "flops": 1.0, "window": 0.1, "updates": 9}
+    gaps = {"accuracy_gap": gap, "worst_class_gap": worst}
+    return values | gaps | {"arm": arm, "seed": seed, "decisions": [], "labels": ""}
+
+
+def test_harm_and_the_fraction_of_the_gain_by_hand():
+    cells = {
+        "a-0-balanced-all": [row("safe default", s, g) for s, g in ((0, -0.02), (1, 0.0))],
+        "b-40-balanced-all": [row("safe default", s, g) for s, g in ((0, 0.03), (1, 0.05))],
+    }
+    for rows in cells.values():
+        rows += [row("tuned recipe", s, 0.05) for s in (0, 1)]
+    # Squares .0001 four times and 0 four times, over four degrees of freedom: 1 point.
+    assert safety.pooled(cells, "accuracy_gap") == pytest.approx(0.01)
+    verdict = safety.verdict(cells)
+    # -1 point less 1.96 / sqrt(2) is below -1; the other is +4 and 80 % of the recipe's 5.
+    assert verdict["harmed"] == ["a-0-balanced-all"]
+    assert verdict["worst_class_harmed"] == []
+    assert verdict["gain"] == {
+        "b-40-balanced-all": {
+            "tuned": pytest.approx(0.05),
+            "default": pytest.approx(0.04),
+            "fraction": pytest.approx(0.8),
+        }
+    }
+    assert safety.pooled({"one": [row("safe default", 0, 0.1)]}, "accuracy_gap") is None
+
+
+def test_the_default_is_that_of_the_configs_for_own_data(tmp_path):
+    cell = safety.BAD[0]
+    arms = {a.config.name: a.config for a in safety.arms(cell, safety.SCALES["desk"], tmp_path)}
+    default = arms["safe default"]
+    assert default.select == safety.freeze(safety.own_data.get_config()).select
+    assert (default.total, default.reference.total) == ("20 epochs", "40 epochs")
+    assert arms["default, reference: untrained"].reference.total == "0 steps"
+    assert arms["default, reference: 200 examples"].split.parts["reference"] == 200
+    shuffled = arms["default, reference: shuffled labels"]
+    assert shuffled.split.labels == {"reference": "shuffled"}
+    others = safety.arms(safety.CELLS[-1], safety.SCALES["desk"], tmp_path)
+    assert [a.config.name for a in others] == ["uniform", "uniform", "tuned recipe", "safe default"]
