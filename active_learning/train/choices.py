@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int32, Int64, Integer
+from jaxtyping import Float, Int64, Integer
 
 from active_learning.data.errors import DataError
 
@@ -32,10 +32,10 @@ class ChoiceCounter:
 
     def __init__(self, count: int):
         """Starts with no choices of `count` examples."""
-        self.chosen: Int32[np.ndarray, n] = np.zeros(count, np.int32)
-        self.candidate: Int32[np.ndarray, n] = np.zeros(count, np.int32)
-        self.score: Float32[np.ndarray, n] = np.full(count, np.nan, np.float32)
-        self.step: Int32[np.ndarray, n] = np.zeros(count, np.int32)
+        self.chosen = np.zeros(count, np.int32)
+        self.candidate = np.zeros(count, np.int32)
+        self.score = np.full(count, np.nan, np.float32)
+        self.step = np.zeros(count, np.int32)
 
     def add(
         self,
@@ -65,7 +65,13 @@ class ChoiceCounter:
         path = folder / f"{step:08d}.npz"
         partial = folder / f".{path.name}.{os.getpid()}"
         with partial.open("wb") as file:
-            np.savez(file, **{name: vars(self)[name] for name in _COLUMNS})
+            np.savez(
+                file,
+                chosen=self.chosen,
+                candidate=self.candidate,
+                score=self.score,
+                step=self.step,
+            )
         partial.replace(path)
         for old in sorted(folder.glob("*.npz"))[:-keep]:
             old.unlink()

@@ -126,14 +126,11 @@ class _Cache:
     def write(self, digests: dict[str, str]) -> None:
         """Writes under another name and renames; where that cannot be, nothing is kept."""
         partial = self.path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
-        columns = {
-            "stamp": np.array(list(digests)),
-            "digest": np.array(list(digests.values())),
-        }
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
-                np.savez(file, **columns)
+                found = np.array(list(digests.values()))
+                np.savez(file, stamp=np.array(list(digests)), digest=found)
             partial.replace(self.path)
         except OSError:
             partial.unlink(missing_ok=True)
