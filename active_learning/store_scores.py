@@ -70,6 +70,7 @@ def store(
     loss, hit = score_file.score_all(model, params, part)
     about = {
         "data": experiment.data.provenance["hash"],
+        "ids": experiment.data.provenance.get("ids", "place"),
         "model": checkpoint.params_hash(params),
         "architecture": kind_of(type(module)),
         "view": score_file.view_name(view.image_shape),

@@ -46,7 +46,8 @@ class Stored(Reference):
             )
 
     def attach(self, config: Any, data: Data, view: str) -> tuple[Data, dict | None]:
-        scores = score_file.read(Path(self.path), data.provenance["hash"], view, self.model)
+        content, by = data.provenance["hash"], data.provenance.get("ids", "place")
+        scores = score_file.read(Path(self.path), content, view, self.model, by)
         about = data.provenance | {"scores": scores.about["sha256"][:16]}
         rows = score_file.rows_for(scores, data.train)
         train = data.train.with_column(score_file.COLUMN, scores.loss[rows])

@@ -140,8 +140,9 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
     steps = resolve(config, len(data.train), len(devices))
     choices = None
     if config.select.replay:
-        folder, content = Path(config.select.replay), data.provenance["hash"]
-        choices = replay.read(folder, config.batch_size, steps.total, content)
+        folder, about = Path(config.select.replay), data.provenance
+        by = about.get("ids", "place")
+        choices = replay.read(folder, config.batch_size, steps.total, about["hash"], by)
         data.train.rows_of(choices.ids, replay.KEY)
     data = config.task.attach(config, data)
     data_view = config.task.view(config, data)

@@ -191,7 +191,7 @@ class Training:
             "ledger": self.ledger.as_dict(),
             "hash": config_hash(self.experiment.config),
         }
-        self.logger.flush()
+        self.logger.flush(self.ledger.step)
         self.checkpoints.save(self.ledger.step, self.state, meta)
 
     def run(self, profile: tuple[int, int]) -> dict[str, Any]:

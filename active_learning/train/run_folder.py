@@ -48,6 +48,12 @@ def init_workdir(workdir: Path, config: Config, about: dict[str, Any]) -> None:
         raise ConfigError(f"{workdir}: holds a run of another config ({what})")
     for key, what in (("hash", "data"), ("scores", "stored scores")):
         before, now = theirs["data"].get(key), about["data"].get(key)
+        made_of = [one["data"].get("ids", "place") for one in (theirs, about)]
+        if before != now and made_of[0] != made_of[1]:
+            raise ConfigError(
+                f"{workdir}: ids of the run's examples were made of {made_of[0]}, now of "
+                f"{made_of[1]}; train it again in a new folder"
+            )
         if before != now:
             raise ConfigError(
                 f"{workdir}: {what} changed since the run started: {before}, now {now}"
