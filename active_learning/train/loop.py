@@ -115,7 +115,7 @@ def _check_reference_runs(experiment: Experiment) -> None:
 def _check_params(experiment: Experiment, reference: Obtained) -> None:
     if reference.params is not None:
         one = experiment.reference.one_of(reference.params)
-        like = jax.eval_shape(experiment.init_scorer, jax.random.key(0))
+        like = jax.eval_shape(experiment.init_reference, jax.random.key(0))
         check_param_shapes(one, like, "config.reference")
 
 
