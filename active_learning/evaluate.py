@@ -15,7 +15,7 @@ from pathlib import Path
 from active_learning import checkpoint, cli
 from active_learning.evaluators import image_text
 from active_learning.train.build import build
-from active_learning.train.feature_pass import located, with_features
+from active_learning.train.embedding_pass import with_stored
 from active_learning.train.run_folder import load_config
 
 
@@ -44,7 +44,7 @@ def evaluate(
     if sets:
         evaluation = dataclasses.replace(config.evaluate, sets=sets)
         config = dataclasses.replace(config, evaluate=evaluation)
-    joined = with_features(located(build(config), workdir))
+    joined = with_stored(build(config), workdir)
     assert joined is not None, "nobody asked to stop"
     experiment, _ = joined
     params = checkpoint.load_params(workdir, which)

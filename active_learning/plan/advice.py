@@ -60,7 +60,7 @@ def _cost_advice(model: CostModel) -> Iterator[str]:
 
 def _large_reference(model: CostModel) -> Iterator[str]:
     """What published weights at their own size cost, and what to do where they cannot pay."""
-    if model.reference is None:
+    if model.reference is None or not model.references:
         return
     cheaper = model.learner.forward / model.reference.forward
     stored = model.break_even(model.ratio, "foundation dataset")

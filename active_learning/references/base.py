@@ -143,8 +143,13 @@ class Reference(Section):
         """The parameters of one model, to compare their shapes."""
         return params
 
-    def batch_columns(self) -> dict[str, str]:
-        """Further columns of a super-batch, name -> numpy type."""
+    def batch_columns(self, module: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Further columns of a super-batch: name -> numpy type and shape of one example.
+
+        Args:
+          module: That of the reference.
+        """
+        del module
         return {}
 
     def planned_training_flops(self, config: Any, steps_of: Callable, per_example: float) -> float:

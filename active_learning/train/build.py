@@ -168,6 +168,8 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
         name = score_file.view_name(scorer_view.image_shape)
         data, gate = config.reference.attach(config, data, name)
     experiment = assemble(given, steps, view, scorer_view, devices)
+    if experiment.own_reference is not None:
+        config.task.check_reference_texts(experiment.own_reference.module, data)
     if config.select.policy.remember is not None:
         data, experiment = _with_memory(data, experiment)
     return dataclasses.replace(experiment, opened_data=data, choices=choices, stored_gate=gate)

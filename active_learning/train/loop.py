@@ -21,8 +21,8 @@ from active_learning.settings import Config
 from active_learning.train import overview, run_folder
 from active_learning.train.build import Experiment, build, check_param_shapes, first_state
 from active_learning.train.delayed import DelayedOutputs
+from active_learning.train.embedding_pass import with_stored
 from active_learning.train.evaluation import Evaluation
-from active_learning.train.feature_pass import located, with_features
 from active_learning.train.gate import Gate
 from active_learning.train.recorder import SelectionLogger
 from active_learning.train.signals import PreemptionGuard
@@ -72,7 +72,7 @@ def run(
             "%s starts from %s weights:\n%s", role, report["layout"], "\n".join(report["table"])
         )
     with contextlib.nullcontext(guard) if guard else PreemptionGuard() as guard:
-        joined = with_features(located(experiment, workdir), lambda: guard.requested)
+        joined = with_stored(experiment, workdir, lambda: guard.requested)
         if joined is None:
             return run_folder.summarize(experiment, Ledger(), {}, None, complete=False)
         experiment, bill = joined

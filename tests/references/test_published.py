@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from active_learning.config import ConfigError
+from active_learning.core import policies
 from active_learning.data import tokenizer
 from active_learning.models import Text, TwoTower
 from active_learning.models.weights import write_weights
 from active_learning.plan.advice import advice_lines
 from active_learning.plan.cost_model import cost_model_of
-from active_learning.references import Loaded
+from active_learning.references import Embedded, Loaded
 from active_learning.settings import Evaluate, Pairs
 from active_learning.train import loop
 from active_learning.train.build import abstract_state, build
@@ -82,6 +83,33 @@ def test_a_reference_of_another_architecture_scores_and_goes_on_bit_for_bit(conf
     cheaper = experiment.learner.cost((8, 8, 3)).forward / forward
     assert f"the reference is {cheaper:.1f}x cheaper than the learner" in text
     assert "config.reference.kind='embedded'" in text
+
+
+def test_stored_embeddings_choose_what_the_reference_itself_chooses(config, tmp_path):
+    loop.run(config, tmp_path / "live")
+    reference = Embedded(path=config.reference.path)
+    config = dataclasses.replace(config, reference=reference)
+    assert not loop.run(config, tmp_path / "run", world.StopAfter(2))["complete"]
+    done = loop.run(config, tmp_path / "run")
+    ids = [np.load(tmp_path / name / "chosen" / "00000000.npy") for name in ("live", "run")]
+    np.testing.assert_array_equal(*ids)
+    module = clip()
+    once = 48 * module.image_cost((8, 8, 3)).forward + 96 * module.text_cost().forward
+    assert done["flops"]["reference_score"] == once and done["reference"]["flops"] == 0
+    name = "gate/reference_log_rank"
+    rows = [
+        [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        for run in ("live", "run")
+    ]
+    gates = [[row[name] for row in one if name in row] for one in rows]
+    assert gates[1][0] == pytest.approx(gates[0][0])
+    select = dataclasses.replace(config.select, policy=policies.pair_learnability)
+    joint = dataclasses.replace(config, select=select, total="2 steps")
+    assert loop.run(joint, tmp_path / "joint")["complete"]
+    with pytest.raises(ConfigError, match="is for image-text pairs; for labels, heads on"):
+        build(world.config(world.write_arrays(tmp_path), reference=reference))
+    with pytest.raises(ConfigError, match="needs config.reference.path, published weights"):
+        build(dataclasses.replace(config, reference=Embedded()))
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from active_learning.core.step import select_step
 from active_learning.data.sources.source import DataError
 from active_learning.evaluate import evaluate
 from active_learning.models import Text, TwoTower, ViT
-from active_learning.models.weights import About, write_weights
-from active_learning.references import CrossFitted, Loaded, Stored
+from active_learning.references import CrossFitted, Stored
 from active_learning.settings import Evaluate, Pairs, Select, Split
 from active_learning.train import loop
 from active_learning.train.build import build, first_state
