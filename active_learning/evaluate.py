@@ -18,7 +18,7 @@ from active_learning import checkpoint, cli
 from active_learning.arguments import Parser, path
 from active_learning.evaluators import image_text
 from active_learning.train.build import build
-from active_learning.train.feature_pass import located, with_features
+from active_learning.train.embedding_pass import with_stored
 from active_learning.train.run_folder import check_same_data, load_config
 
 
@@ -51,7 +51,7 @@ def evaluate(
         config = dataclasses.replace(config, evaluate=evaluation)
     built = build(config)
     check_same_data(workdir, built)
-    joined = with_features(located(built, workdir))
+    joined = with_stored(built, workdir)
     assert joined is not None, "nobody asked to stop"
     experiment, _ = joined
     params = checkpoint.load_params(workdir, which)

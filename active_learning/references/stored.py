@@ -37,7 +37,7 @@ class Stored(Reference):
         if config.task.text:
             raise ConfigError(
                 "config.reference.kind='stored': a score of a pair depends on the caption drawn; "
-                "use 'loaded'"
+                "use 'embedded', which stores embeddings, or 'loaded'"
             )
         if "reference" in policy.needs and policy.observe is not None:
             raise ConfigError(
@@ -66,5 +66,5 @@ class Stored(Reference):
     def each(self, params: Any) -> list[Any]:
         return []
 
-    def batch_columns(self) -> dict[str, str]:
-        return {score_file.COLUMN: "float32"}
+    def batch_columns(self, module: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+        return {score_file.COLUMN: ("float32", ())}

@@ -157,6 +157,9 @@ def _weights(experiment: Experiment) -> dict[str, Any]:
         "learner": starts.learner.report(experiment.learner, experiment.view),
         "scorer": starts.scorer.report(experiment.scorer, experiment.scorer_view),
     }
+    if starts.reference is not None:
+        role = experiment.reference_role
+        reports["reference"] = starts.reference.report(role.module, role.view)
     return {role: report for role, report in reports.items() if report is not None}
 
 
