@@ -1,5 +1,6 @@
 """Opens the data of a run and splits them by id."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,10 @@ def open_data(config: Config) -> Data:
     if config.small_view:
         train, test = train.small_view(), test.small_view()
     indices = _split(config, train)
-    unknown = (set(split.train_on) | set(split.labels)) - set(indices)
-    if missing := sorted(unknown):
-        raise ConfigError(
-            f"config.split: no part is named {missing[0]!r}; parts: {', '.join(indices)}"
-        )
+    _check_names("config.split.train_on", split.train_on, indices)
+    _check_names("config.split.labels", split.labels, indices)
+    if not split.train_on:
+        raise ConfigError("config.split.train_on=(): name at least one part")
     parts = {
         name: _part(train, rows, split.labels.get(name, config.data.label))
         for name, rows in indices.items()
@@ -92,12 +92,17 @@ def _extra_sets(config: Config) -> dict[str, Any]:
 
 def _check_evaluation_sets(config: Config, parts: dict[str, Part]) -> None:
     gate = (config.evaluate.gate,) if config.evaluate.gate else ()
-    for name in config.evaluate.sets + gate:
+    for key, names in (("sets", config.evaluate.sets), ("gate", gate)):
+        key = f"config.evaluate.{key}"
+        _check_names(key, names, parts)
+        for name in names:
+            if name in config.split.train_on:
+                raise ConfigError(f"{key}: part {name!r} is also trained on")
+            if not len(parts[name]):
+                raise ConfigError(f"{key}: part {name!r} holds no examples")
+
+
+def _check_names(key: str, names: Iterable[str], parts: Iterable[str]) -> None:
+    for name in names:
         if name not in parts:
-            raise ConfigError(
-                f"config.evaluate: no part is named {name!r}; parts: {', '.join(parts)}"
-            )
-        if name in config.split.train_on:
-            raise ConfigError(f"config.evaluate: part {name!r} is also trained on")
-        if not len(parts[name]):
-            raise ConfigError(f"config.evaluate: part {name!r} holds no examples")
+            raise ConfigError(f"{key}: no part is named {name!r}; parts: {', '.join(parts)}")
