@@ -77,13 +77,14 @@ def _scalars(values: dict) -> str:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags, or exits with 2 and one line."""
-    from active_learning.config import ConfigError, check_returned, one_line
+    from active_learning.config import ConfigError, check_file, one_line
 
     logging.set_verbosity(logging.ERROR)  # What ml_collections warns of is an error here.
     try:
+        check_file(argv)
         rest = flags.FLAGS(argv)
         if _CONFIG.value is None:
-            check_returned(argv)
+            check_file(argv, parsed=True)
             raise ConfigError("--config=FILE is missing: the config to train")
         return rest
     except (Exception, SystemExit) as error:  # A config file may raise anything.

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ def one_line(error: BaseException) -> str:
         return f"{error.filename}: line {error.lineno}: {error.msg}"
     if isinstance(error, SystemExit):
         return f"{_place(error)}exits with {error.code!r} instead of returning a config"
+    if isinstance(error, AttributeError) and "no attribute 'get_config'" in str(error):
+        return "the file of --config defines no get_config()"
     first, *trace = str(error).strip().splitlines() or [type(error).__name__]
     if not trace:
         place = _place(error)
@@ -78,6 +81,7 @@ def from_flags(argv: list[str]) -> tuple[Any, list[str]]:
     from ml_collections import config_flags
 
     values = flags.FlagValues()
+    check_file(argv)
     holder = config_flags.DEFINE_config_file(
         "config", None, "config file", values, sys_argv=["", *argv]
     )
@@ -90,16 +94,27 @@ def from_flags(argv: list[str]) -> tuple[Any, list[str]]:
     finally:
         logging.set_verbosity(level)
     if holder.value is None:
-        check_returned(argv)
+        check_file(argv, parsed=True)
         return None, rest
     return frozen(values["config"]), rest
 
 
-def check_returned(argv: list[str]) -> None:
-    """Raises ConfigError where --config is given, but its file returned no config."""
-    given = [word.partition("=")[2] for word in argv if re.match(r"--?config=", word)]
-    if given:
-        raise ConfigError(f"--config={given[-1]}: get_config() returned None; return the config")
+def check_file(argv: list[str], parsed: bool = False) -> None:
+    """Checks the file that --config names.
+
+    Args:
+      argv: The command line.
+      parsed: Whether it was parsed without a config coming out.
+
+    Raises:
+      ConfigError: There is no such file, or (when parsed) it returned no config.
+    """
+    for word in argv:
+        file = word.partition("=")[2] if re.match(r"--?config=", word) else ""
+        if file and not Path(file.partition(":")[0]).is_file():
+            raise ConfigError(f"--config={file}: no such file")
+        if file and parsed:
+            raise ConfigError(f"--config={file}: get_config() returned None; return the config")
 
 
 def frozen(flag: Any) -> Any:
@@ -111,8 +126,26 @@ def frozen(flag: Any) -> Any:
     from ml_collections import config_flags
 
     given = config_flags.get_override_values(flag)
-    config = freeze(checked_root(flag.value))
+    try:
+        config = freeze(checked_root(flag.value))
+    except ConfigError as error:
+        file = config_flags.get_config_filename(flag)
+        raise ConfigError(f"{error}{_line_of(str(error), file, given)}") from error
     return dataclasses.replace(config, fit=tuple(k for k in config.fit if k not in given))
+
+
+def _line_of(message: str, file: str, given: Iterable[str]) -> str:
+    """' (FILE, line N)' where exactly one line of a config file sets the key that is refused."""
+    key = re.match(r"config\.([\w.]+)", message)
+    if not key or key[1] in given:
+        return ""
+    pattern = re.compile(rf"\b{re.escape(key[1].rpartition('.')[2])}\s*=(?!=)")
+    try:
+        lines = Path(file).read_text().splitlines()
+    except (OSError, ValueError):
+        return ""
+    places = [n for n, line in enumerate(lines, 1) if pattern.search(line)]
+    return f" ({file}, line {places[0]})" if len(places) == 1 else ""
 
 
 def checked_root(value: Any) -> Any:
