@@ -17,7 +17,7 @@ from active_learning.arguments import Parser, path
 from active_learning.evaluators import image_text
 from active_learning.train.build import build
 from active_learning.train.feature_pass import located, with_features
-from active_learning.train.run_folder import load_config
+from active_learning.train.run_folder import check_same_data, load_config
 
 
 def evaluate(
@@ -25,6 +25,7 @@ def evaluate(
     sets: tuple[str, ...] = (),
     which: str = "learner",
     args: argparse.Namespace | None = None,
+    data: Path | None = None,
 ) -> dict:
     """Evaluates one model of a run.
 
@@ -33,6 +34,7 @@ def evaluate(
       sets: Names of evaluation sets; empty: the config's own.
       which: "learner", "ema" (the average of its weights), "online" or "reference".
       args: Further flags of image-text models (`evaluators.image_text.add_flags`).
+      data: Where the run's data lie now, if they were moved.
 
     Returns:
       Metrics by set, and by file or flag for what `args` asks for.
@@ -41,11 +43,14 @@ def evaluate(
       ConfigError: No run there, or no such model or set.
       DataError: Data that cannot be read.
     """
-    config = load_config(workdir)
+    config = load_config(workdir, data)
     if sets:
         evaluation = dataclasses.replace(config.evaluate, sets=sets)
         config = dataclasses.replace(config, evaluate=evaluation)
-    joined = with_features(located(build(config), workdir))
+    experiment = build(config)
+    if data is not None:
+        check_same_data(workdir, experiment, data)
+    joined = with_features(located(experiment, workdir))
     assert joined is not None, "nobody asked to stop"
     experiment, _ = joined
     params = checkpoint.load_params(workdir, which)
@@ -72,13 +77,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--model", choices=("learner", "ema", "online", "reference"), default="learner"
     )
+    parser.add_argument("--data", type=path, help="where the run's data lie now, if they moved")
     cli.add_import_flag(parser)
     image_text.add_flags(parser)
     args = parser.parse_args(argv)
 
     def command() -> None:
         cli.import_modules(args.imports)
-        print(json.dumps(evaluate(args.workdir, tuple(args.sets), args.model, args), indent=1))
+        metrics = evaluate(args.workdir, tuple(args.sets), args.model, args, args.data)
+        print(json.dumps(metrics, indent=1))
 
     return cli.guarded(command)
 

@@ -21,7 +21,9 @@ from active_learning.train import run_folder
 from active_learning.train.build import build
 
 
-def export(run: Path, out: Path, fmt: str = "own", which: str = "learner") -> Layout:
+def export(
+    run: Path, out: Path, fmt: str = "own", which: str = "learner", data: Path | None = None
+) -> Layout:
     """Writes the weights of one model.
 
     Args:
@@ -29,6 +31,7 @@ def export(run: Path, out: Path, fmt: str = "own", which: str = "learner") -> La
       out: Folder to write, new or empty.
       fmt: A key of `FORMATS`.
       which: "learner", "online" or "reference" of a run.
+      data: Where the run's data lie now, if they were moved.
 
     Returns:
       The layout that was written.
@@ -38,16 +41,18 @@ def export(run: Path, out: Path, fmt: str = "own", which: str = "learner") -> La
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists already; give a new or empty folder")
-    module, params, about = _model_of(run, which)
+    module, params, about = _model_of(run, which, data)
     return write_weights(out, module, params, about, fmt)
 
 
-def _model_of(run: Path, which: str) -> tuple[Any, Any, About]:
+def _model_of(run: Path, which: str, data: Path | None) -> tuple[Any, Any, About]:
     """Module, parameters and inputs of a run's model or of published weights."""
     if not (run / "checkpoints").is_dir() and not (run / "summary.json").exists():
         weights = open_weights(run)
         return weights.module, weights.params(), weights.about
-    experiment = build(run_folder.load_config(run))
+    experiment = build(run_folder.load_config(run, data))
+    if data is not None:
+        run_folder.check_same_data(run, experiment, data)
     learner = which == "learner"
     module = experiment.learner if learner else experiment.scorer
     view = experiment.view if learner else experiment.scorer_view
@@ -63,12 +68,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=path, help="folder to write")
     parser.add_argument("--format", choices=tuple(FORMATS), default="own")
     parser.add_argument("--model", choices=("learner", "online", "reference"), default="learner")
+    parser.add_argument("--data", type=path, help="where the run's data lie now, if they moved")
     cli.add_import_flag(parser)
     args = parser.parse_args(argv)
 
     def command() -> None:
         cli.import_modules(args.imports)
-        layout = export(args.run, args.out, args.format, args.model)
+        layout = export(args.run, args.out, args.format, args.model, args.data)
         weights = open_weights(args.out)
         count = sum(int(np.prod(shape)) for shape in weights.leaves.values())
         file = args.out / layout.tensors_file

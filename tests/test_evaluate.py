@@ -10,6 +10,7 @@ from active_learning import evaluate
 from active_learning.data.parts import Part
 from active_learning.data.sources.source import Memory
 from active_learning.evaluators import Accuracy
+from active_learning.settings import Select
 from active_learning.train import loop
 from tests import toy, world
 
@@ -45,3 +46,19 @@ def test_the_command_prints_what_the_run_ended_with(tmp_path, capsys):
     assert "no part is named 'nope'" in capsys.readouterr().err
     assert evaluate.main([str(tmp_path / "nowhere")]) == 2
     assert "no run there" in capsys.readouterr().err
+
+
+def test_moved_data_are_known_by_their_content(tmp_path, capsys):
+    (tmp_path / "old").mkdir()
+    config = world.config(world.write_arrays(tmp_path / "old"), select=Select())
+    summary = loop.run(config, tmp_path / "run")
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert evaluate.main([str(tmp_path / "run")]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert evaluate.main([str(tmp_path / "run"), f"--data={tmp_path / 'new'}"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["test"]["accuracy"] == pytest.approx(summary["final"]["test_full/accuracy"])
+    (tmp_path / "other").mkdir()
+    world.write_arrays(tmp_path / "other", seed=1)
+    assert evaluate.main([str(tmp_path / "run"), f"--data={tmp_path / 'other'}"]) == 2
+    assert "other data than those of" in capsys.readouterr().err

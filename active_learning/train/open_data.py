@@ -1,14 +1,16 @@
 """Opens the data of a run and splits them by id."""
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from active_learning.config import ConfigError
-from active_learning.data import splits
+from active_learning.data import classes, splits
 from active_learning.data.parts import Data, Part
 from active_learning.data.sources.source import Source
+from active_learning.metrics import LOG
 from active_learning.settings import Config
 
 
@@ -35,10 +37,12 @@ def open_data(config: Config) -> Data:
         name: _part(train, rows, split.labels.get(name, config.data.label))
         for name, rows in indices.items()
     }
-    for name, source in {"test": test, **_extra_sets(config)}.items():
-        if name in parts:
-            raise ConfigError(f"config.split.parts: {name!r} is the name of an evaluation set")
-        parts[name] = _part(source, np.arange(len(source)), opened.test_label)
+    if taken := {"test", *config.evaluate.also} & set(parts):
+        name = min(taken)
+        raise ConfigError(f"config.split.parts: {name!r} is the name of an evaluation set")
+    parts["test"] = _part(test, np.arange(len(test)), opened.test_label)
+    for name, section in config.evaluate.also.items():
+        parts[name] = _extra_set(f"config.evaluate.also.{name}", section, config, train)
     _check_evaluation_sets(config, parts)
     joined = _joined([parts[name] for name in split.train_on])
     if split.fold >= 0:
@@ -82,12 +86,41 @@ def _joined(parts: list[Part]) -> Part:
     )
 
 
-def _extra_sets(config: Config) -> dict[str, Any]:
-    """The test set of each further source in `evaluate.also`."""
-    opened = {name: data.open().test for name, data in config.evaluate.also.items()}
-    if not config.small_view:
-        return opened
-    return {name: source.small_view() for name, source in opened.items()}
+def _extra_set(key: str, section: Any, config: Config, train: Source) -> Part:
+    """The test set of a further source, its labels renumbered by the names of the classes.
+
+    Examples of classes that the training data do not have are left out, with a line in the log.
+
+    Raises:
+      ConfigError: No class of the source is one of the training data's.
+      DataError: A file or value that cannot be used.
+    """
+    if config.task.text:
+        section = section.with_text(config.task.text)
+    opened = section.open()
+    source = opened.test.small_view() if config.small_view else opened.test
+    part = _part(source, np.arange(len(source)), opened.test_label)
+    ours, theirs = _names(train), _names(source)
+    if config.task.text or ours == theirs:
+        return part
+    labels = classes.matched(part.labels, theirs, ours)
+    clean = part.clean_labels
+    if clean is not None:
+        clean = classes.matched(clean, theirs, ours)
+    rows = np.flatnonzero(labels != classes.MISSING)
+    if not len(rows):
+        raise ConfigError(
+            f"{key}: none of its classes ({', '.join(theirs[:5])}, ...) is one of the training "
+            f"data's ({', '.join(ours[:5])}, ...)"
+        )
+    if left := len(labels) - len(rows):
+        LOG.warning("%s: %d of %d examples left out: other classes", key, left, len(labels))
+    return dataclasses.replace(part, labels=labels, clean_labels=clean).select(rows)
+
+
+def _names(source: Source) -> tuple[str, ...]:
+    """Names of the classes; their numbers where there are none."""
+    return tuple(source.class_names) or tuple(str(k) for k in range(source.num_classes))
 
 
 def _check_evaluation_sets(config: Config, parts: dict[str, Part]) -> None:

@@ -9,8 +9,10 @@ import jax
 from active_learning.config import (
     FORMAT,
     ConfigError,
+    changed,
     config_hash,
     differences,
+    fields_of,
     from_json,
     kind_of,
     to_json,
@@ -91,8 +93,12 @@ def _read_config(workdir: Path) -> dict[str, Any]:
     return content
 
 
-def load_config(workdir: Path) -> Config:
+def load_config(workdir: Path, data: Path | None = None) -> Config:
     """The config of a run folder. Constructs registered classes and functions only.
+
+    Args:
+      workdir: The run folder.
+      data: Where its data lie now; None: where they lay when it was trained.
 
     Raises:
       ConfigError: No readable config there, or one that names something not registered.
@@ -100,7 +106,21 @@ def load_config(workdir: Path) -> Config:
     config = from_json(_read_config(workdir)["config"])
     if not isinstance(config, Config):
         raise ConfigError(f"{workdir}: its config.json holds no run's config")
-    return config
+    if data is None:
+        return config
+    if "path" not in fields_of(type(config.data)):
+        raise ConfigError(f"--data={data}: {kind_of(type(config.data))} has no path to replace")
+    return changed(config, {"data": changed(config.data, {"path": str(data)})})
+
+
+def check_same_data(workdir: Path, experiment: Experiment, data: Path) -> None:
+    """Checks that moved data are those of the run, by their content hash. Raises ConfigError."""
+    before = _read_config(workdir).get("data", {}).get("hash")
+    now = experiment.data.provenance["hash"]
+    if before != now:
+        raise ConfigError(
+            f"--data={data}: other data than those of {workdir} (content hash {now}, not {before})"
+        )
 
 
 def about(experiment: Experiment) -> dict[str, Any]:
