@@ -22,7 +22,7 @@ from active_learning.train.build import build
 
 
 def export(
-    run: Path, out: Path, fmt: str = "own", which: str = "learner", data: Path | None = None
+    run: Path, out: Path, fmt: str = "own", which: str = "learner", data: str = ""
 ) -> Layout:
     """Writes the weights of one model.
 
@@ -31,7 +31,7 @@ def export(
       out: Folder to write, new or empty.
       fmt: A key of `FORMATS`.
       which: "learner", "online" or "reference" of a run.
-      data: Where the run's data lie now, if they were moved.
+      data: Where the run's data lie now; '': where they lay.
 
     Returns:
       The layout that was written.
@@ -45,14 +45,13 @@ def export(
     return write_weights(out, module, params, about, fmt)
 
 
-def _model_of(run: Path, which: str, data: Path | None) -> tuple[Any, Any, About]:
+def _model_of(run: Path, which: str, data: str) -> tuple[Any, Any, About]:
     """Module, parameters and inputs of a run's model or of published weights."""
     if not (run / "checkpoints").is_dir() and not (run / "summary.json").exists():
         weights = open_weights(run)
         return weights.module, weights.params(), weights.about
     experiment = build(run_folder.load_config(run, data))
-    if data is not None:
-        run_folder.check_same_data(run, experiment, data)
+    run_folder.check_same_data(run, experiment)
     learner = which == "learner"
     module = experiment.learner if learner else experiment.scorer
     view = experiment.view if learner else experiment.scorer_view
@@ -68,8 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=path, help="folder to write")
     parser.add_argument("--format", choices=tuple(FORMATS), default="own")
     parser.add_argument("--model", choices=("learner", "online", "reference"), default="learner")
-    parser.add_argument("--data", type=path, help="where the run's data lie now, if they moved")
     cli.add_import_flag(parser)
+    cli.add_data_flag(parser)
     args = parser.parse_args(argv)
 
     def command() -> None:

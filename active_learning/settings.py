@@ -98,6 +98,9 @@ class Log(Section):
     tensorboard: bool = False
     # Ids of every sub-batch, chosen/*.npy.
     chosen: bool = False
+    # How often each example was chosen and its last score, chosen.parquet; 16 bytes an example of
+    # memory on one host.
+    choices: bool = True
     # Highest- and lowest-scoring images that are kept a few times in the run; 0: none.
     snapshots: int = setting(12, at_least=0, at_most=1000)
 

@@ -22,7 +22,7 @@ from active_learning.plan.topology import devices_of
 from active_learning.references import Trained
 from active_learning.settings import Config
 from active_learning.train.build import Experiment, abstract_state, build
-from active_learning.train.feature_pass import located, with_features
+from active_learning.train.embedding_pass import with_stored
 from active_learning.train.fitting import fitted
 from active_learning.train.starts import open_models
 
@@ -93,7 +93,7 @@ def plan_lines(
     if reference and experiment:
         _check_reference(config, reference)
         # Where a run would keep them whose reference this is.
-        joined = with_features(located(experiment, reference.parent))
+        joined = with_stored(experiment, reference.parent)
         assert joined is not None, "nobody asked to stop"
         experiment, _ = joined
         diagnostics = diagnose_reference(experiment, reference)

@@ -185,6 +185,10 @@ class Pairs(Task):
         count, cut = about["captions"], about["captions_cut"]
         return f"{count:,} captions ({cut:,} cut to {context} tokens)"
 
+    def check_reference_texts(self, module: Any, data: Data) -> None:
+        assert data.train.captions is not None, "attach() joins them"
+        _check_tower("config.reference.text", module.text, data.train.captions.tokenizer)
+
     def check_loaded_reference(self, folder: Path, data: Data) -> None:
         ours = data.provenance.get("tokenizer")
         config = json.loads((Path(folder) / "config.json").read_text())

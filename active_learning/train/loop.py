@@ -21,8 +21,8 @@ from active_learning.settings import Config
 from active_learning.train import overview, run_folder
 from active_learning.train.build import Experiment, build, check_param_shapes, first_state
 from active_learning.train.delayed import DelayedOutputs
+from active_learning.train.embedding_pass import with_stored
 from active_learning.train.evaluation import Evaluation
-from active_learning.train.feature_pass import located, with_features
 from active_learning.train.fitting import fitted
 from active_learning.train.gate import Gate
 from active_learning.train.recorder import SelectionLogger
@@ -77,7 +77,7 @@ def run(
             "%s starts from %s weights:\n%s", role, report["layout"], "\n".join(report["table"])
         )
     with contextlib.nullcontext(guard) if guard else PreemptionGuard() as guard:
-        joined = with_features(located(experiment, workdir), lambda: guard.requested)
+        joined = with_stored(experiment, workdir, lambda: guard.requested)
         if joined is None:
             return run_folder.summarize(experiment, Ledger(), {}, None, complete=False)
         experiment, bill = joined
@@ -122,7 +122,7 @@ def _check_reference_runs(experiment: Experiment) -> None:
 def _check_params(experiment: Experiment, reference: Obtained) -> None:
     if reference.params is not None:
         one = experiment.reference.one_of(reference.params)
-        like = jax.eval_shape(experiment.init_scorer, jax.random.key(0))
+        like = jax.eval_shape(experiment.init_reference, jax.random.key(0))
         check_param_shapes(one, like, "config.reference")
 
 
@@ -191,7 +191,7 @@ class Training:
             "ledger": self.ledger.as_dict(),
             "hash": config_hash(self.experiment.config),
         }
-        self.logger.flush()
+        self.logger.flush(self.ledger.step)
         self.checkpoints.save(self.ledger.step, self.state, meta)
 
     def run(self, profile: tuple[int, int]) -> dict[str, Any]:

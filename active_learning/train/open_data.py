@@ -64,7 +64,11 @@ def _split(config: Config, train: Source) -> dict[str, np.ndarray]:
         name: int(size if size >= 1 else size * len(train)) for name, size in split.parts.items()
     }
     indices = splits.split(
-        train.labels(config.data.label), sizes, split.seed, groups=train.picture_ids
+        train.labels(config.data.label),
+        sizes,
+        split.seed,
+        groups=train.picture_ids,
+        ids=train.ids,
     )
     splits.check_disjoint({name: train.ids[rows] for name, rows in indices.items()})
     return indices

@@ -25,8 +25,7 @@ class Done:
     out: str
     err: str
     seconds: float
-    peak: int  # bytes of resident memory
-    work: float = 0.0  # seconds of CPU time, which do not depend on what else runs
+    peak: int  # bytes of resident memory, 0 for a process of its own
     hung: bool = False
 
     @property
@@ -42,7 +41,8 @@ class Done:
         if "Traceback (most recent call last)" in self.err:
             return f"traceback: {self.err.strip().splitlines()[-1][:200]}"
         if self.code in (0, 2, 3):
-            return "" if self.code == 0 or self.error_line else "refused without a line"
+            usage = "usage: " in self.err and self.code == 2  # argparse's own refusal
+            return "" if self.code == 0 or self.error_line or usage else "refused without a line"
         return f"exit code {self.code}: {self.err.strip()[-200:]}"
 
 
@@ -81,9 +81,9 @@ class _Server:
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
-    def wait(self) -> tuple[int, int, float]:
-        code, peak, work = self._process.stdout.readline().split()
-        return int(code), int(peak), float(work)
+    def wait(self) -> tuple[int, int]:
+        code, peak = self._process.stdout.readline().split()
+        return int(code), int(peak)
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -138,9 +138,8 @@ def run(
             timers.append(threading.Timer(kill_after, send, (number,)))
         for timer in timers:
             timer.start()
-        code, peak, work = server.wait()
+        code, peak = server.wait()
         for timer in timers:
             timer.cancel()
         read = lambda path: path.read_text(errors="replace") if path.exists() else ""
-        seconds = time.monotonic() - began
-        return Done(code, read(out), read(err), seconds, peak, work, bool(hung))
+        return Done(code, read(out), read(err), time.monotonic() - began, peak, bool(hung))
