@@ -7,6 +7,8 @@ from active_learning.arguments import Parser, number, path
 from active_learning.plan import __main__ as plan
 from active_learning.report import __main__ as report
 
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # absl
+
 # A right command line of each command but for what a test adds.
 COMMANDS = {
     "curate": (curate.main, ["source", "out"]),

@@ -12,6 +12,8 @@ from active_learning.train.loop import _check_reference_runs
 from tests import world
 from tests.data.photos import blob, write_folder
 
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # absl
+
 
 def sizes(config) -> tuple[int, int]:
     return config.batch_size, config.select.ratio
