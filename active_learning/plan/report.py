@@ -60,15 +60,10 @@ def plan_lines(
     except DataError as error:
         if reference:
             raise
-        shape, classes, examples = (
-            (assumed.image_size, assumed.image_size, 3),
-            assumed.classes,
-            assumed.examples,
-        )
+        size, classes, examples = assumed.image_size, assumed.classes, assumed.examples
+        shape = (size, size, 3)
         what = "with captions" if config.task.text else f"in {classes:,} classes"
-        yield (
-            f"no data ({error}); planned for {examples:,} images of {assumed.image_size} px {what}"
-        )
+        yield f"no data ({error}); planned for {examples:,} images of {size} px {what}"
         opened, _ = open_models(config)
         view = config.task.view_of(opened, shape, classes, (0.5,) * 3, (0.5,) * 3)
         learner = config.task.specialize(opened.learner, view)
