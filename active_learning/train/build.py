@@ -149,6 +149,8 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
     """
     given, (config, starts) = config, open_models(config)
     check_values(config)
+    if config.init_from and not (Path(config.init_from) / "checkpoints").is_dir():
+        raise ConfigError(f"config.init_from={config.init_from!r}: no run there (no checkpoints)")
     data = open_data(config)
     train_on, processes = config.split.train_on, jax.process_count()
     if not len(data.train):
