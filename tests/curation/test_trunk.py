@@ -45,7 +45,7 @@ def test_they_are_those_of_the_model(world, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BATCH", 8)
     found = features(path, pictures, tmp_path)
     vit, init, _ = resolve(Published(path=str(path)), (16, 16, 3), 0)
-    params = init(jax.random.key(0))
+    params = jax.tree.map(jnp.asarray, init(jax.random.key(0)))
     pixels = normalize(jnp.asarray(pictures), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
     wanted = compress(np.asarray(vit.apply({"params": params}, pixels)["features"]), 512)
     np.testing.assert_allclose(np.abs(found), np.abs(wanted), atol=2e-3)  # up to signs of axes
