@@ -133,8 +133,9 @@ class Reference(Section):
         """The parameters of one model, to compare their shapes."""
         return params
 
-    def batch_columns(self) -> dict[str, str]:
-        """Further columns of a super-batch, name -> numpy type."""
+    def batch_columns(self, scorer: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Further columns of a super-batch, name -> numpy type and shape of an example's entry."""
+        del scorer
         return {}
 
     def planned_training_flops(self, config: Any, steps_of: Callable, per_example: float) -> float:
