@@ -17,9 +17,10 @@ import dataclasses
 import sys
 from typing import Any
 
+from active_learning import cli
+from active_learning.arguments import Parser, number
 from active_learning.config import ConfigError, changed, fields_of, from_flags
 from active_learning.data import limits
-from active_learning.data.errors import DataError
 from active_learning.data.sources import next_command, paths, taking, tfds
 from active_learning.data.sources.from_path import listings_of, section_of
 from active_learning.data.sources.preparation import Options, prepare
@@ -28,12 +29,8 @@ KINDS = ("webdataset", "parquet", *taking.KINDS)
 
 
 def _arguments(rest: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m active_learning.prepare",
-        usage="%(prog)s SOURCE OUT [--small=64] [...]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    usage = "%(prog)s SOURCE OUT [--small=64] [...]"
+    parser = Parser("active_learning.prepare", __doc__, usage=usage)
     parser.add_argument(
         "paths", nargs="+", metavar="SOURCE OUT", help="where the data are, and a new folder"
     )
@@ -57,10 +54,12 @@ def _arguments(rest: list[str]) -> argparse.Namespace:
     ):
         parser.add_argument(f"--{name}", default="", metavar="FILE", help=help_text)
     parser.add_argument("--as", dest="kind", default="", choices=("", *KINDS), help="what to write")
-    parser.add_argument("--threads", type=int, default=0, metavar="INT", help="0: one a core")
+    parser.add_argument(
+        "--threads", type=number(int, 0, 4096), default=0, metavar="INT", help="0: one a core"
+    )
     parser.add_argument(
         "--limits",
-        type=float,
+        type=number(float, 1e-6, 1e6),
         default=1.0,
         metavar="FACTOR",
         help="on the limits of data/limits.py",
@@ -75,11 +74,6 @@ def run(argv: list[str]) -> str:
     if len(args.paths) != (2 if config is None else 1):
         expected = "SOURCE OUT" if config is None else "OUT"
         raise ConfigError(f"expected {expected}, got {' '.join(args.paths)}")
-    if args.threads < 0 or not 0 < args.limits < float("inf"):
-        raise ConfigError(
-            f"--threads={args.threads} --limits={args.limits}: expected threads >= 0 (0: one a "
-            f"core), limits > 0"
-        )
     paths.check_kind(args.paths[-1], "OUT", write=True)
     given = vars(args)
     options = Options(**{f.name: given[f.name] for f in dataclasses.fields(Options)})
@@ -142,13 +136,8 @@ def _section(section: Any, given: dict[str, Any]) -> Any:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command. Returns its exit code: 0, or 2 for what cannot be done."""
-    try:
-        print(run(sys.argv[1:] if argv is None else argv))
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Runs the command. Returns its exit code (`cli.guarded`)."""
+    return cli.guarded(lambda: print(run(sys.argv[1:] if argv is None else argv)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ embeddings of every image and every caption by id to a folder. A config with
 used); without it, the run's own. The same command again continues where it was stopped.
 """
 
-import argparse
 import dataclasses
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from active_learning import checkpoint, cli, distributed
+from active_learning.arguments import Parser, path
 from active_learning.config import ConfigError, from_flags, kind_of
 from active_learning.data.embeddings import DTYPES
 from active_learning.data.parts import Part
@@ -37,6 +37,7 @@ def store(
     which: str = "learner",
     out: Path | None = None,
     dtype: str = "bfloat16",
+    data: str = "",
 ) -> tuple[Path, dict]:
     """Scores the training source and writes the file, or the folder for pairs.
 
@@ -46,6 +47,7 @@ def store(
       which: "learner", "ema" (the average of its weights), "online" or "reference".
       out: Where to; None: beside the data where they are files, else in the run's folder.
       dtype: Of stored embeddings, "bfloat16" or "float32".
+      data: Where the run's data lie now; '': where they lay. Not with `config`.
 
     Returns:
       The file or folder, and what is said about it there.
@@ -54,7 +56,9 @@ def store(
       ConfigError: Names the folder or key that does not fit.
       DataError: Data that cannot be read.
     """
-    theirs, _ = open_models(load_config(run))
+    if config is not None and data:
+        raise ConfigError(f"--data={data}: with --config, give --config.data.path={data}")
+    theirs, _ = open_models(load_config(run, data))
     config = theirs if config is None else config
     pairs = bool(config.task.text)
     _check_name(out, pairs)
@@ -158,26 +162,23 @@ def whole_source(experiment: Experiment) -> Part:
 
 def main(argv: list[str] | None = None) -> int:
     """Prints where the scores are."""
-    parser = argparse.ArgumentParser(
-        prog="python -m active_learning.store_scores",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", type=Path)
+    parser = Parser("active_learning.store_scores", __doc__)
+    parser.add_argument("run", type=path)
     parser.add_argument(
         "--model", choices=("learner", "ema", "online", "reference"), default="learner"
     )
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=path)
     parser.add_argument(
         "--dtype", choices=tuple(DTYPES), default="bfloat16", help="of stored embeddings"
     )
     cli.add_import_flag(parser)
+    cli.add_data_flag(parser)
 
     def command() -> None:
         config, rest = from_flags(sys.argv[1:] if argv is None else argv)
         args = parser.parse_args(rest)
         cli.import_modules(args.imports)
-        out, about = store(args.run, config, args.model, args.out, args.dtype)
+        out, about = store(args.run, config, args.model, args.out, args.dtype, args.data)
         count, flops = about["examples"], about["flops"]
         what = "embedded pairs" if "captions" in about else "scores"
         print(f"{out}: {count} {what} of model {about['model']}, {flops:.3g} FLOPs once")

@@ -98,6 +98,23 @@ def main() -> None:
         write_atomic(RESULTS, json.dumps(result, indent=1) + "\n")
 
 
+def table(result: dict) -> str:
+    """Markdown: the truth, and each model's interval."""
+    lines = [
+        "| labels | corrupted, % | interval of the weak model | it predicts, % "
+        "| interval of the strong model | it predicts, % |",
+        f"|{' --- |' * 6}",
+    ]
+    for name, one in result["sets"].items():
+        cells = [name, f"{100 * one['truth']:.1f}"]
+        for model in ("weak", "strong"):
+            interval, mark = one[model]["corrupted"], "" if one[model]["contains"] else " (missed)"
+            cells.append(f"{100 * interval['low']:.1f} to {100 * interval['high']:.1f}{mark}")
+            cells.append(f"{100 * one[model]['agreement']['value']:.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def summary(sets: dict[str, dict]) -> dict:
     """By model: in how many sets the interval contains the truth, and the widest one."""
     return {

@@ -54,7 +54,7 @@ MUTANTS = [
     Mutant("augmented views are scored", "core/step.py", "    state, chosen = select_step(recipe, state, super_batch)\n    state, metrics", "    super_batch = recipe.augment(super_batch, state.key)\n    state, chosen = select_step(recipe, state, super_batch)\n    state, metrics", "core/test_step.py"),
     Mutant("residuals of the first rows", "core/reuse.py", "taken = take_sharded(jnp.moveaxis(split, axis, 0), indices, mesh)", "taken = jnp.moveaxis(split, axis, 0)[: indices.shape[0]]", "core/test_reuse.py"),
     Mutant("the forward pass charged twice", "cost/ledger.py", "(ratio - reuse) * b", "ratio * b", "core/test_policies.py"),
-    Mutant("scorers train after the window", "core/step.py", "replace(recipe, policy=policies.uniform, distill=False)", "replace(recipe, distill=False)", "core/test_step.py"),
+    Mutant("scorers train after the window", "core/step.py", "replace(recipe, policy=policy, distill=False)", "replace(recipe, distill=False)", "core/test_step.py"),
     Mutant("shared buffers", "core/recipe.py", "ModelState(jax.tree.map(jnp.array, params), opt_state)", "ModelState(params, opt_state)", "core/test_step.py"),
     Mutant("replicated take", "core/sharding.py", "    if devices == 1:\n        return jax.tree.map(lambda leaf: leaf[indices], x)", "    if devices:\n        return jax.tree.map(lambda leaf: leaf[indices], x)", "core/test_sharding.py"),
     Mutant("one round too few", "core/sharding.py", "jnp.where(away, rank + 1, 0)", "jnp.where(away, rank, 0)", "core/test_sharding.py"),

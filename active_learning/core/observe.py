@@ -60,10 +60,10 @@ def _observe_held_out(recipe: Recipe, params: PyTree, batch: Batch) -> PyTree:
     return jax.tree.map(lambda *each: jnp.stack(each)[batch["scored_by"], rows], *outputs)
 
 
-def _observe_stored(recipe: Recipe, batch: Batch) -> PyTree:
-    """What the policy reads of the reference's embeddings that the super-batch carries."""
-    names = ("reference_image", "reference_text", "reference_scale", "reference_bias")
-    outputs = Embeddings(*(jnp.asarray(batch[name]) for name in names))
+def _observe_embeddings(recipe: Recipe, batch: Batch) -> PyTree:
+    """What the policy reads of a reference whose embeddings the super-batch carries."""
+    columns = ("image", "text", "scale", "bias")
+    outputs = Embeddings(*(jnp.asarray(batch[f"reference_{name}"]) for name in columns))
     observe = recipe.policy.observe or recipe.model("reference").act_loss
     return observe(outputs, batch)
 
@@ -81,8 +81,8 @@ def observations(
 
     Returns:
       Arrays with leading axis B: the outputs of `policy.observe`, or losses (B,). The reference's
-      are read from the super-batch where it holds `reference_loss`, or made of the embeddings that
-      it holds.
+      are read from the super-batch where it holds `reference_loss`, or `reference_image` and
+      `reference_text`, its embeddings of the pairs.
     """
     inputs = {}
     for name in recipe.policy.needs:
@@ -95,7 +95,7 @@ def observations(
             elif "reference_loss" in super_batch:
                 inputs[name] = super_batch["reference_loss"]
             elif "reference_image" in super_batch:
-                inputs[name] = _observe_stored(recipe, super_batch)
+                inputs[name] = _observe_embeddings(recipe, super_batch)
             elif "scored_by" in super_batch:
                 params = recipe.reference_params(state)
                 inputs[name] = _observe_held_out(recipe, params, super_batch)

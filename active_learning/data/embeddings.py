@@ -16,9 +16,8 @@ import numpy as np
 from jaxtyping import Float32, Int64, Integer
 
 from active_learning.data.errors import DataError
+from active_learning.data.features import REFERENCE_COLUMNS
 
-# Columns of a batch: embeddings of the pair, and scale and bias of the model's logits.
-COLUMNS = ("reference_image", "reference_text", "reference_scale", "reference_bias")
 DTYPES = {"float32": np.float32, "bfloat16": np.uint16}
 ABOUT = "about.json"
 
@@ -133,7 +132,7 @@ class EmbeddingTable:
     def _unpacked(self, values: np.ndarray) -> np.ndarray:
         return np.asarray(values) if self.about["dtype"] == "float32" else from_bfloat16(values)
 
-    def read(
+    def columns(
         self,
         rows: Integer[np.ndarray, "b"],
         caption_rows: Integer[np.ndarray, "b"],
@@ -154,7 +153,7 @@ class EmbeddingTable:
             np.full(size, self.about["scale"], np.float32),
             np.full(size, self.about["bias"], np.float32),
         )
-        return dict(zip(COLUMNS, values, strict=True))
+        return dict(zip(REFERENCE_COLUMNS, values, strict=True))
 
 
 def to_bfloat16(values: Float32[np.ndarray, "*n"]) -> np.ndarray:

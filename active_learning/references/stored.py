@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from active_learning.config import ConfigError
-from active_learning.data.embeddings import COLUMNS, EmbeddingTable
+from active_learning.data.embeddings import EmbeddingTable
 from active_learning.data.errors import DataError
+from active_learning.data.features import REFERENCE_COLUMNS
 from active_learning.data.parts import Data, rows_of_ids
 from active_learning.models import TwoTower
 from active_learning.references import score_file
@@ -116,9 +117,11 @@ class Stored(Reference):
     def each(self, params: Any) -> list[Any]:
         return []
 
-    def batch_columns(self, scorer: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
-        if not isinstance(scorer, TwoTower):
+    def batch_columns(self, module: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+        if not isinstance(module, TwoTower):
             return {score_file.COLUMN: ("float32", ())}
-        width = (scorer.text_out or scorer.text.width,)
+        width = (module.text_out or module.text.width,)
         shapes = (width, width, (), ())
-        return {name: ("float32", shape) for name, shape in zip(COLUMNS, shapes, strict=True)}
+        return {
+            name: ("float32", shape) for name, shape in zip(REFERENCE_COLUMNS, shapes, strict=True)
+        }

@@ -55,12 +55,12 @@ class Arrays(SourceSection):
     # Column with the true labels, for reports and the test set; '': unknown.
     clean_label: str = "label"
     # px of the view that scorers see; 0: the same view.
-    small: int = setting(0, at_least=0)
+    small: int = setting(0, at_least=0, at_most=4096)
     # Decisions and new labels, as of all sources (docs/curate.md); compared by content.
     keep: str = setting("", hashed=False)
     labels: str = setting("", hashed=False)
     # Factor on the limits of data/limits.py.
-    limits: float = setting(1.0, above=0.0, hashed=False)
+    limits: float = setting(1.0, above=0.0, at_most=1e6, hashed=False)
 
     def folder(self) -> Path | None:
         return self.root()

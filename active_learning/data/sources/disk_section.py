@@ -33,7 +33,7 @@ class DiskSection(SourceSection):
     # most LARGEST.
     size: int = setting(64, at_least=0, at_most=4096)
     # px of the view that scorers see; 0: the same view (see docs/data.md).
-    small: int = setting(0, at_least=0)
+    small: int = setting(0, at_least=0, at_most=4096)
     # Column trained on; '': there is none (captions only).
     label: str = "label"
     # Column with the true labels, for reports and the test set; '': unknown.
@@ -41,19 +41,19 @@ class DiskSection(SourceSection):
     # Column that must hold a caption; '': captions may be missing.
     text: str = ""
     # Number of classes; 0: found from the data.
-    classes: int = setting(0, at_least=0)
+    classes: int = setting(0, at_least=0, at_most=2**24)
     # Fraction that becomes the test set, stratified, by picture, where the data bring none of their
     # own.
     holdout: float = setting(0.1, above=0.0, below=1.0)
     # Decoding threads; 0: one a core.
-    threads: int = setting(0, at_least=0, hashed=False)
+    threads: int = setting(0, at_least=0, at_most=4096, hashed=False)
     # Decisions of the curation page, a table of keys, or FILE:CONDITION over its scores: only what
     # they keep is trained on (docs/curate.md). Compared by content, as all data are.
     keep: str = setting("", hashed=False)
     # The same with new labels: relabeled rows, or FILE:CONDITION for the suggested ones.
     labels: str = setting("", hashed=False)
     # Factor on all limits of data/limits.py.
-    limits: float = setting(1.0, above=0.0, hashed=False)
+    limits: float = setting(1.0, above=0.0, at_most=1e6, hashed=False)
 
     def check(self) -> None:
         """Raises DataError naming the first key that cannot be."""

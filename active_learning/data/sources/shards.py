@@ -172,7 +172,7 @@ def ids_of_members(names: Sequence[str], shard: np.ndarray, keys: Sequence[str])
     for number, key in zip(shard.tolist(), keys, strict=True):
         shards_of.setdefault(key, set()).add(number)
     full = [
-        key if len(shards_of[key]) == 1 else f"{os.path.basename(names[int(number)])}/{key}"
+        key if len(shards_of[key]) == 1 else f"{os.path.basename(str(names[number]))}/{key}"
         for number, key in zip(shard.tolist(), keys, strict=True)
     ]
     distinct = list(dict.fromkeys(full))
