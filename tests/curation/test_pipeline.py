@@ -134,6 +134,7 @@ def test_keys_follow_the_content_not_the_name():
         (["only"], "give SOURCE and OUT"),
         (["nowhere", "out", "--folds=1"], "--folds: '1': expected a whole number between 2"),
         (["nowhere", "out", "--minutes=-1"], "--minutes: '-1': expected a number between 0"),
+        ([".", "out", "--weights=nowhere"], "--weights.path: "),
     ],
 )
 def test_wrong_input_gets_one_line(arguments, part, capsys):
