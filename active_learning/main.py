@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     """Runs one config; exits with 2 or 3 and one line for what cannot be done."""
     logging.set_verbosity(logging.WARNING)
     from active_learning import cli, distributed
-    from active_learning.config import ConfigError, freeze
+    from active_learning.config import ConfigError, frozen
     from active_learning.metrics import checked_folder, show_log, span
     from active_learning.train import loop
 
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
             raise ConfigError(_stray_word(argv[1]))
         cli.import_modules(_IMPORTS.value)
         workdir = checked_folder(_WORKDIR.value or "", "--workdir", checkpoints=True)
-        config, profile = freeze(_CONFIG.value), span(_PROFILE.value)
+        config, profile = frozen(flags.FLAGS["config"]), span(_PROFILE.value)
         distributed.enable_compilation_cache(_CACHE.value)
         distributed.start(
             _COORDINATOR.value, _PROCESSES.value, _PROCESS.value, mode=_DISTRIBUTED.value

@@ -7,7 +7,6 @@ Writes the losses by id beside the data; a config with `reference.kind='stored'`
 will read them (the labels of its parts and its normalization are used); without it, the run's own.
 """
 
-import argparse
 import dataclasses
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from active_learning import checkpoint, cli
+from active_learning.arguments import Parser, path
 from active_learning.config import ConfigError, from_flags, kind_of
 from active_learning.data.parts import Part
 from active_learning.references import score_file
@@ -25,7 +25,11 @@ from active_learning.train.run_folder import load_config
 
 
 def store(
-    run: Path, config: Config | None = None, which: str = "learner", out: Path | None = None
+    run: Path,
+    config: Config | None = None,
+    which: str = "learner",
+    out: Path | None = None,
+    data: str = "",
 ) -> tuple[Path, dict]:
     """Scores the training source and writes the file.
 
@@ -34,6 +38,7 @@ def store(
       config: The config that will read the scores; None: the run's own.
       which: "learner", "ema" (the average of its weights), "online" or "reference".
       out: The file; None: beside the data where they are files, else in the run's folder.
+      data: Where the run's data lie now; '': where they lay. Not with `config`.
 
     Returns:
       The file, and what its JSON says about it.
@@ -44,7 +49,9 @@ def store(
     """
     if out is not None and out.suffix != ".npz":
         raise ConfigError(f"--out={out}: expected a name that ends in .npz")
-    theirs = load_config(run)
+    if config is not None and data:
+        raise ConfigError(f"--data={data}: with --config, give --config.data.path={data}")
+    theirs = load_config(run, data)
     config = theirs if config is None else config
     if config.task.text:
         raise ConfigError(
@@ -63,6 +70,7 @@ def store(
     loss, hit = score_file.score_all(model, params, part)
     about = {
         "data": experiment.data.provenance["hash"],
+        "ids": experiment.data.provenance.get("ids", "place"),
         "model": checkpoint.params_hash(params),
         "architecture": kind_of(type(module)),
         "view": score_file.view_name(view.image_shape),
@@ -94,23 +102,20 @@ def default_file(config: Config, run: Path, model: str) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Prints where the scores are."""
-    parser = argparse.ArgumentParser(
-        prog="python -m active_learning.store_scores",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", type=Path)
+    parser = Parser("active_learning.store_scores", __doc__)
+    parser.add_argument("run", type=path)
     parser.add_argument(
         "--model", choices=("learner", "ema", "online", "reference"), default="learner"
     )
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=path)
     cli.add_import_flag(parser)
+    cli.add_data_flag(parser)
 
     def command() -> None:
         config, rest = from_flags(sys.argv[1:] if argv is None else argv)
         args = parser.parse_args(rest)
         cli.import_modules(args.imports)
-        out, about = store(args.run, config, args.model, args.out)
+        out, about = store(args.run, config, args.model, args.out, args.data)
         count, flops = about["examples"], about["flops"]
         print(f"{out}: {count} scores of model {about['model']}, {flops:.3g} FLOPs once")
 

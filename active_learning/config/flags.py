@@ -1,5 +1,6 @@
 """Configs from the command line."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -58,4 +59,28 @@ def from_flags(argv: list[str]) -> tuple[Any, list[str]]:
         rest = values(["", *argv], known_only=True)[1:]
     except (flags.Error, AttributeError, TypeError, KeyError, OSError, ValueError) as error:
         raise ConfigError(one_line(error)) from error
-    return (None if holder.value is None else freeze(holder.value)), rest
+    return (None if holder.value is None else frozen(values["config"])), rest
+
+
+def frozen(flag: Any) -> Any:
+    """The frozen config behind an absl flag, with the sizes that its overrides give fixed.
+
+    Raises:
+      ConfigError: As `freeze`.
+    """
+    from ml_collections import config_flags
+
+    given = config_flags.get_override_values(flag)
+    config = freeze(checked_root(flag.value))
+    return dataclasses.replace(config, fit=tuple(k for k in config.fit if k not in given))
+
+
+def checked_root(value: Any) -> Any:
+    """What get_config() returned, if it is a config. Raises ConfigError."""
+    kind = value.get("kind") if hasattr(value, "to_dict") else None
+    if kind != "Config":
+        raise ConfigError(
+            "config: get_config() must return section(Config, ...), got "
+            f"{type(value).__name__ if kind is None else kind}"
+        )
+    return value

@@ -113,8 +113,9 @@ def label_records(
         )
     repeats, sets = len(evidence.kernel), len(evidence.trained)
     notes = [
-        f"Judged by {repeats} kernel classifiers and {sets} networks per example, none of which "
-        f"trained on it; they predict the given label of {1 - measured.all:.0%} of the examples.",
+        f"Judged by {_some(repeats, 'kernel classifier')} and {_some(sets, 'network')} per "
+        "example, none of which trained on it; they predict the given label of "
+        f"{1 - measured.all:.0%} of the examples.",
     ]
     if fraction.high - fraction.low > 0.15:
         notes.append(
@@ -129,6 +130,10 @@ def label_records(
         "cuts": estimate.cuts(score, (wrong, at_low, at_high)),
         "notes": tuple(notes),
     }
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def caption_records(

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from active_learning.curation import duplicates, pairs, tables
-from active_learning.curation.chosen import remarks
+from active_learning.curation import chosen, duplicates, pairs, tables
 from active_learning.curation.crossfit import CrossFit, Evidence, Examples, cross_fit, suspicion
 from active_learning.curation.examples import UNLABELED, Loaded, Progress, load
 from active_learning.curation.features import PatchFeatures, patch_features
@@ -88,7 +87,10 @@ def curate(
             records += found
     records = _complete(train, records)
     if options.run is not None:
-        records = _with_remarks(train, records, remarks(options.run, train.ids))
+        counts, of_run = chosen.rows_of(options.run, train.ids)
+        records = _with_remarks(train, records, chosen.remarks(counts, of_run))
+        treated = chosen.note(options.run, counts, of_run, train.keys, records)
+        described["notes"] = (*described["notes"], treated)
     records = tables.ranked(records)
     summary = tables.summarize(name, train, test, records, described)
     tables.write_scores(out, records)

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from active_learning.config import setting
 from active_learning.cost import flops
-from active_learning.models.layers import Dense
+from active_learning.models.layers import MAX_DEPTH, MAX_WIDTH, Dense
 
 
 class MLP(nn.Module):
@@ -14,10 +15,10 @@ class MLP(nn.Module):
     It has `depth` hidden layers of `width` units with GELU.
     """
 
-    num_classes: int = 0
+    num_classes: int = setting(0, at_least=0)
     # Width and number of the hidden layers.
-    width: int = 256
-    depth: int = 2
+    width: int = setting(256, at_least=1, at_most=MAX_WIDTH)
+    depth: int = setting(2, at_least=0, at_most=MAX_DEPTH)
     dtype: str = "float32"
 
     @nn.compact

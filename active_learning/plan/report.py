@@ -22,7 +22,8 @@ from active_learning.plan.topology import devices_of
 from active_learning.references import Trained
 from active_learning.settings import Config
 from active_learning.train.build import Experiment, abstract_state, build
-from active_learning.train.feature_pass import located, with_features
+from active_learning.train.embedding_pass import with_stored
+from active_learning.train.fitting import fitted
 from active_learning.train.starts import open_models
 
 
@@ -77,6 +78,8 @@ def plan_lines(
         assert data is not None  # `build` opened them
         shape, classes, examples = experiment.view.image_shape, data.num_classes, len(data.train)
         learner, scorer = experiment.learner, experiment.scorer
+    config, changes = fitted(config, examples)
+    yield from changes
     model = cost_model_of(config, learner, scorer, examples, shape)
     yield from cost_lines(model, other_scorers(config, model, learner, examples, shape))
     here = build_abstract(
@@ -90,7 +93,7 @@ def plan_lines(
     if reference and experiment:
         _check_reference(config, reference)
         # Where a run would keep them whose reference this is.
-        joined = with_features(located(experiment, reference.parent))
+        joined = with_stored(experiment, reference.parent)
         assert joined is not None, "nobody asked to stop"
         experiment, _ = joined
         diagnostics = diagnose_reference(experiment, reference)

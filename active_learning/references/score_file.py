@@ -76,7 +76,7 @@ def write(path: Path, scores: Scores) -> dict:
     return about
 
 
-def read(path: Path, data_hash: str, view: str, model: str = "") -> Scores:
+def read(path: Path, data_hash: str, view: str, model: str = "", ids_by: str = "place") -> Scores:
     """Reads stored scores.
 
     Args:
@@ -84,6 +84,7 @@ def read(path: Path, data_hash: str, view: str, model: str = "") -> Scores:
       data_hash: Hash of the data that they must be of.
       view: Name of the view that they must be of.
       model: Hash of the model that they must be of; "": any.
+      ids_by: What the ids of the data are made of.
 
     Raises:
       DataError: Names the file when it is missing, damaged, or of another data set, view or model.
@@ -102,6 +103,12 @@ def read(path: Path, data_hash: str, view: str, model: str = "") -> Scores:
         raise DataError(f"{beside}: unreadable ({error})") from error
     if about["sha256"] != _sha256(path):
         raise DataError(f"{path}: its sha256 is not the one in {beside.name}: damaged or replaced")
+    theirs = about.get("ids", "place")
+    if about["data"] != data_hash and theirs != ids_by:
+        raise DataError(
+            f"{path}: its ids are made of {theirs}, those of these data of {ids_by}; write it "
+            "again with store_scores"
+        )
     for name, ours in (("data", data_hash), ("view", view), ("model", model or about["model"])):
         if about[name] != ours:
             raise DataError(

@@ -37,7 +37,7 @@ class Stored(Reference):
         if config.task.text:
             raise ConfigError(
                 "config.reference.kind='stored': a score of a pair depends on the caption drawn; "
-                "use 'loaded'"
+                "use 'embedded', which stores embeddings, or 'loaded'"
             )
         if "reference" in policy.needs and policy.observe is not None:
             raise ConfigError(
@@ -46,7 +46,8 @@ class Stored(Reference):
             )
 
     def attach(self, config: Any, data: Data, view: str) -> tuple[Data, dict | None]:
-        scores = score_file.read(Path(self.path), data.provenance["hash"], view, self.model)
+        content, by = data.provenance["hash"], data.provenance.get("ids", "place")
+        scores = score_file.read(Path(self.path), content, view, self.model, by)
         about = data.provenance | {"scores": scores.about["sha256"][:16]}
         rows = score_file.rows_for(scores, data.train)
         train = data.train.with_column(score_file.COLUMN, scores.loss[rows])
@@ -65,5 +66,5 @@ class Stored(Reference):
     def each(self, params: Any) -> list[Any]:
         return []
 
-    def batch_columns(self) -> dict[str, str]:
-        return {score_file.COLUMN: "float32"}
+    def batch_columns(self, module: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+        return {score_file.COLUMN: ("float32", ())}

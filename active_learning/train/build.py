@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -31,8 +32,17 @@ from active_learning.models.layers import shared
 from active_learning.references import Reference, replay, score_file
 from active_learning.settings import Config
 from active_learning.tasks import Task, View
+from active_learning.train.fitting import fitted
 from active_learning.train.open_data import open_data
 from active_learning.train.starts import Start, Starts, open_models
+
+
+@dataclass(frozen=True)
+class Role:
+    """A module with what it sees."""
+
+    module: Any
+    view: View
 
 
 @dataclass(frozen=True)
@@ -56,8 +66,12 @@ class Experiment:
     mesh: Mesh
     # Published weights that the models start from.
     starts: Starts = field(default_factory=Starts)
+    # The model of a reference that has an architecture of its own, None for others.
+    own_reference: Role | None = None
     # Recorded choices of another run that are trained on.
     choices: replay.Choices | None = None
+    # A line for each size that was fitted to a small pool.
+    changes: tuple[str, ...] = ()
     # Accuracy and loss on the gate of a reference whose scores are stored.
     stored_gate: dict[str, float] | None = None
 
@@ -103,6 +117,16 @@ class Experiment:
         """Fresh parameters of a scorer."""
         return self.task.init(self.scorer, self.scorer_view, key)
 
+    @property
+    def reference_role(self) -> Role:
+        """Module and view of a reference."""
+        return self.own_reference or Role(self.scorer, self.scorer_view)
+
+    def init_reference(self, key: jax.Array) -> PyTree:
+        """Fresh parameters of one reference model."""
+        role = self.reference_role
+        return self.task.init(role.module, role.view, key)
+
     def loader(self, position: int) -> Loader:
         """Feeds the run from `position` on: candidates, or another run's choices."""
         train, config, policy = self.data.train, self.config, self.config.select.policy
@@ -132,11 +156,14 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
     if len(data.train) < processes:
         raise DataError(f"{train_on}: {len(data.train)} examples for {processes} processes")
     devices = jax.devices() if devices is None else devices
+    given, changes = fitted(given, len(data.train), len(devices))
+    config, _ = fitted(config, len(data.train), len(devices))
     steps = resolve(config, len(data.train), len(devices))
     choices = None
     if config.select.replay:
-        folder, content = Path(config.select.replay), data.provenance["hash"]
-        choices = replay.read(folder, config.batch_size, steps.total, content)
+        folder, about = Path(config.select.replay), data.provenance
+        by = about.get("ids", "place")
+        choices = replay.read(folder, config.batch_size, steps.total, about["hash"], by)
         data.train.rows_of(choices.ids, replay.KEY)
     data = config.task.attach(config, data)
     data_view = config.task.view(config, data)
@@ -147,9 +174,13 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
         name = score_file.view_name(scorer_view.image_shape)
         data, gate = config.reference.attach(config, data, name)
     experiment = assemble(given, steps, view, scorer_view, devices)
+    if experiment.own_reference is not None:
+        config.task.check_reference_texts(experiment.own_reference.module, data)
     if config.select.policy.remember is not None:
         data, experiment = _with_memory(data, experiment)
-    return dataclasses.replace(experiment, opened_data=data, choices=choices, stored_gate=gate)
+    return dataclasses.replace(
+        experiment, opened_data=data, choices=choices, stored_gate=gate, changes=tuple(changes)
+    )
 
 
 def _with_memory(data: Data, experiment: Experiment) -> tuple[Data, Experiment]:
@@ -182,6 +213,7 @@ def assemble(
 
     optimizer = starts.learner.optimizer(config.optim.make(steps.warmup, steps.total))
     large = task.model(learner, view, optimizer)
+    own, frozen = _own_reference(config, starts, scorer_view)
     devices_or_none = mesh if mesh.size > 1 else None
     augment = partial(_augment, settings=config.augmentation, mesh=devices_or_none)
     recipe = Recipe(
@@ -196,10 +228,11 @@ def assemble(
         mesh=devices_or_none,
         grad_accum_steps=config.grad_accum_steps,
         ema_half_life=float(steps.ema),
+        frozen_reference=frozen,
         **config.reference.recipe_fields(config, scorer_model),
     )
     both = (starts.learner, learner, view), (starts.scorer, scorer, scorer_view)
-    costs, uniform_costs = _costs(config, recipe, *both)
+    costs, uniform_costs = _costs(config, recipe, *both, own)
     return Experiment(
         config=given,
         steps=steps,
@@ -213,7 +246,19 @@ def assemble(
         uniform_costs=uniform_costs,
         mesh=mesh,
         starts=starts,
+        own_reference=own,
     )
+
+
+def _own_reference(
+    config: Config, starts: Starts, view: View
+) -> tuple[Role, Model] | tuple[None, None]:
+    """A reference from published weights at their own size, on the scorers' images."""
+    if starts.reference is None or starts.reference.resolved is None:
+        return None, None
+    view = starts.reference.view(view)
+    module = config.task.specialize(starts.reference.resolved.module, view)
+    return Role(module, view), config.task.model(module, view, optax.set_to_zero())
 
 
 def _costs(
@@ -221,6 +266,7 @@ def _costs(
     recipe: Recipe,
     learner: tuple[Start, Any, View],
     scorer: tuple[Start, Any, View],
+    own: Role | None,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """FLOPs of an update inside the window and after it."""
     learner_cost, scorer_cost = _cost("learner", *learner), _cost("scorer", *scorer)
@@ -240,6 +286,7 @@ def _costs(
         references=reference.models_scoring,
         cotrained=reference.trains_along,
         reuse=policy.reuse_forward,
+        reference=None if own is None else _cost("reference", Start(), own.module, own.view),
     )
     return active, ledger.step_costs(learner_cost, scorer_cost, (), b, ratio)
 
@@ -327,7 +374,7 @@ def first_state(experiment: Experiment, reference: PyTree | None = None) -> Trai
 
 def abstract_state(experiment: Experiment) -> TrainState:
     """`first_state` as shapes with their shardings; nothing is allocated."""
-    one = jax.eval_shape(experiment.init_scorer, jax.random.key(0))
+    one = jax.eval_shape(experiment.init_reference, jax.random.key(0))
     reference = experiment.reference.abstract_params(one)
     shapes = jax.eval_shape(partial(_fresh, experiment), None, reference)
     shardings = sharding.state_shardings(shapes, experiment.mesh)

@@ -51,11 +51,20 @@ def _split(config: Config, train: Source) -> dict[str, np.ndarray]:
     split = config.split
     if not split.parts:
         return {"pool": np.arange(len(train))}
+    for name, size in split.parts.items():
+        if size > 1 and size != int(size):
+            raise ConfigError(
+                f"config.split.parts.{name}={size}: expected a fraction below 1 or a whole number"
+            )
     sizes = {
         name: int(size if size >= 1 else size * len(train)) for name, size in split.parts.items()
     }
     indices = splits.split(
-        train.labels(config.data.label), sizes, split.seed, groups=train.picture_ids
+        train.labels(config.data.label),
+        sizes,
+        split.seed,
+        groups=train.picture_ids,
+        ids=train.ids,
     )
     splits.check_disjoint({name: train.ids[rows] for name, rows in indices.items()})
     return indices

@@ -128,10 +128,12 @@ RANDOM = Start()
 
 @dataclass(frozen=True)
 class Starts:
-    """Where learner and scorer start."""
+    """Where learner, scorer and a published reference start."""
 
     learner: Start = RANDOM
     scorer: Start = RANDOM
+    # Of a reference that has an architecture of its own, None for others.
+    reference: Start | None = None
 
 
 def open_models(config: Config) -> tuple[Config, Starts]:
@@ -154,7 +156,24 @@ def open_models(config: Config) -> tuple[Config, Starts]:
             starts[role] = Start(resolved)
             if config.task.text:
                 _check_tokenizer(config, role, resolved)
+    if config.select.policy.reads_reference:
+        weights = config.reference.published(config)
+        if weights is not None:
+            starts["reference"] = Start(_open_reference(config, weights))
     return config, Starts(**starts)
+
+
+def _open_reference(config: Config, weights: Published) -> Resolved:
+    """Published weights that score pairs, which must read the learner's tokens."""
+    resolved = open_published(weights, texts=True, key="config.reference")
+    _check_tokenizer(config, "reference", resolved)
+    theirs, ours = resolved.module.text.context, config.learner.text.context
+    if theirs != ours:
+        raise ConfigError(
+            f"config.reference.path={weights.path!r}: reads texts of {theirs} tokens, "
+            f"config.learner.text.context={ours}"
+        )
+    return resolved
 
 
 def _check_features(config: Config) -> None:
