@@ -43,7 +43,7 @@ experiments: .venv/ready
 
 # What runs need; an environment of developers holds it already.
 .venv/run: pyproject.toml requirements-lock.txt
-	test -e .venv/ready || { $(call install,.) ; }
+	test -e .venv/ready || { $(call install,.[images]) ; }
 	touch $@
 
 .venv/ready: pyproject.toml requirements-lock.txt
