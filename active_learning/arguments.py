@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(
-    kind: type[int] | type[float], at_least: float, at_most: float
+    kind: type[int] | type[float], at_least: int | float, at_most: int | float
 ) -> Callable[[str], int | float]:
     """The type of a flag whose value is a number in a range, for `Parser.add_argument`."""
 

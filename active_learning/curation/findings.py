@@ -6,7 +6,7 @@ from jaxtyping import Float, Int64
 from active_learning.curation import estimate, scores
 from active_learning.curation.crossfit import Evidence
 from active_learning.curation.examples import Loaded
-from active_learning.curation.records import Record
+from active_learning.curation.records import Estimate, Record
 
 AMBIGUOUS = 0.6  # the given label is at least this times as probable as the likeliest other
 MISFIT = 0.1  # share of pairs shown as suspect where nothing says how many are wrong
@@ -111,11 +111,22 @@ def label_records(
                 probability=float(min(wrong[at], 1.0)),
             )
         )
+    return out, {
+        "corrupted": fraction,
+        "classes": estimate.per_class(p, labels, names),
+        "confusion": estimate.confusion(p, labels, wrong),
+        "cuts": estimate.cuts(score, (wrong, at_low, at_high)),
+        "notes": _notes(evidence, measured.all, fraction),
+    }
+
+
+def _notes(evidence: Evidence, disagreement: float, fraction: Estimate) -> tuple[str, ...]:
+    """What judged the labels, and how far that can be trusted."""
     repeats, sets = len(evidence.kernel), len(evidence.trained)
     notes = [
         f"Judged by {_some(repeats, 'kernel classifier')} and {_some(sets, 'network')} per "
         "example, none of which trained on it; they predict the given label of "
-        f"{1 - measured.all:.0%} of the examples.",
+        f"{1 - disagreement:.0%} of the examples.",
     ]
     if fraction.high - fraction.low > 0.15:
         notes.append(
@@ -123,13 +134,7 @@ def label_records(
             "own errors: read the fraction of wrong labels as its interval, "
             "and the list from the top."
         )
-    return out, {
-        "corrupted": fraction,
-        "classes": estimate.per_class(p, labels, names),
-        "confusion": estimate.confusion(p, labels, wrong),
-        "cuts": estimate.cuts(score, (wrong, at_low, at_high)),
-        "notes": tuple(notes),
-    }
+    return tuple(notes)
 
 
 def _some(count: int, what: str) -> str:
