@@ -63,7 +63,7 @@ class Recipe:
     """
 
     learner: Model
-    # Functions of the online model and of the reference, which share one architecture.
+    # Functions of the online model, and of a reference of the same architecture.
     scorer: Model | None = None
     policy: policies.Policy = policies.uniform
     # Examples of an update, b.
@@ -90,6 +90,8 @@ class Recipe:
     # Whether the learner gets the reference's outputs on the selected batch, as batch[TEACHER];
     # its l_learn must read them (`distillation.distilled`).
     distill: bool = False
+    # Functions of a frozen reference of an architecture of its own, such as published weights.
+    frozen_reference: Model | None = None
 
     def __post_init__(self):
         if self.distill and self.policy.reuse_forward:
@@ -108,6 +110,8 @@ class Recipe:
         """Functions of "learner", "online" or "reference"; the latter two need a scorer."""
         if name == "learner":
             return self.learner
+        if name == "reference" and self.frozen_reference is not None:
+            return self.frozen_reference
         assert self.scorer is not None, f"policy {self.policy.name!r}: recipe without a scorer"
         return self.scorer
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from active_learning.checks import on_any_devices, resolve
+from active_learning.config import ConfigError
 from active_learning.cost import ledger
 from active_learning.cost.accounts import ACCOUNT_LABELS, ACCOUNTS
 from active_learning.cost.flops import Cost
@@ -17,7 +18,8 @@ from active_learning.models.on_features import FeatureHead
 from active_learning.settings import Config
 from active_learning.train.costs import learner_costs
 from active_learning.train.feature_pass import feature_flops
-from active_learning.train.starts import open_models
+from active_learning.train.fitting import fitted
+from active_learning.train.starts import Starts, open_models
 
 RATIOS = (2, 4, 8, 16)  # rows of the break-even table
 SCORER_SIZES = ("Ti", "S", "B")  # of `models.VARIANTS`
@@ -50,6 +52,8 @@ class CostModel:
     learner_scores: Cost | None = None
     # FLOPs of computing stored features once, for scorers that are heads on them.
     pass_flops: float = 0.0
+    # FLOPs an example of a reference that has an architecture of its own.
+    reference: Cost | None = None
 
     def active_update(self, ratio: int, level: str = "none", scorer: Cost | None = None) -> float:
         """FLOPs of an update inside the window at one of `LEVELS`."""
@@ -65,6 +69,7 @@ class CostModel:
             cotrained=self.cotrained and level == "none",
             reuse=bool(needs) and self.policy.reuse_forward,
             learner_scores=self.learner_scores,
+            reference=self.reference,
         )
         return ledger.total(costs)
 
@@ -96,6 +101,7 @@ class CostModel:
             cotrained=self.cotrained,
             reuse=policy.reuse_forward,
             learner_scores=self.learner_scores,
+            reference=self.reference,
         )
         uniform = ledger.step_costs(self.learner, self.scorer, (), b, 1)
         book.charge(active, self.window_updates)
@@ -161,7 +167,7 @@ def cost_model_of(
     small = starts.scorer.cost(scorer, scorer_image_shape(config, image_shape))
     reference, training = config.reference, 0.0
     if policy.reads_reference and reference.charge:
-        steps_of = lambda own: resolve(own, examples, 1).total
+        steps_of = lambda own: resolve(fitted(own, examples)[0], examples, 1).total
         training = reference.planned_training_flops(config, steps_of, small.train)
     large, large_scores = learner_costs(config, starts.learner, learner, image_shape)
     prefilters = policy.pool_fraction < 1 and reference.models_scoring > 0
@@ -179,7 +185,21 @@ def cost_model_of(
         reference_flops=training,
         prefilter_flops=examples * small.forward if prefilters else 0.0,
         pass_flops=feature_flops(config, starts, image_shape, trained_examples(config, examples)),
+        reference=_reference_cost(config, starts, image_shape),
     )
+
+
+def _reference_cost(
+    config: Config, starts: Starts, image_shape: tuple[int, int, int]
+) -> Cost | None:
+    """FLOPs an example of a reference from published weights, None for other references."""
+    if starts.reference is None or starts.reference.resolved is None:
+        return None
+    try:
+        shape = scorer_image_shape(config, image_shape)
+        return starts.reference.resolved.module.cost(shape)
+    except ValueError as error:
+        raise ConfigError(f"config.reference.path: {error}") from error
 
 
 def trained_examples(config: Config, pool: int) -> int:

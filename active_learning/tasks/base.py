@@ -210,5 +210,9 @@ class Task(Section):
         """The examples in a few words, for logs."""
         return f"{data.num_classes} classes"
 
+    def check_reference_texts(self, module: Any, data: Data) -> None:
+        """Refuses a published reference that reads other tokens. Raises ConfigError."""
+        del module, data
+
     def check_loaded_reference(self, folder: Any, data: Data) -> None:
         """Refuses a reference of a run that read other inputs. Raises ConfigError."""

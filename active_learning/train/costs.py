@@ -1,5 +1,6 @@
 """FLOPs of an update, from the modules that a run has."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from active_learning.config import ConfigError
@@ -14,13 +15,24 @@ from active_learning.train.starts import Start
 ImageShape = tuple[int, int, int]
 
 
+@dataclass(frozen=True)
+class Role:
+    """A module with what it sees."""
+
+    module: Any
+    view: View
+
+
 def update_costs(
     config: Config,
     recipe: Recipe,
     learner: tuple[Start, Any, View],
     scorer: tuple[Start, Any, View],
+    own: Role | None = None,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """FLOPs of an update inside the window and after it.
+
+    `own`: the reference, where it has an architecture of its own.
 
     Raises:
       ConfigError: A module that cannot read its view.
@@ -47,6 +59,7 @@ def update_costs(
         reuse=policy.reuse_forward,
         distill=recipe.distill,
         learner_scores=learner_scores,
+        reference=own and _cost("reference", Start(), own.module, own.view.image_shape),
     )
     return active, ledger.step_costs(learner_cost, scorer_cost, (), b, ratio)
 

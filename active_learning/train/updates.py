@@ -22,6 +22,7 @@ from active_learning.core.recipe import Chosen, TrainState
 from active_learning.core.sharding import aot_compile, batch_sharding, replicated
 from active_learning.core.step import select_step, train_on_selection, train_step, uniform_step
 from active_learning.data.loader import LoadedBatch, Loader
+from active_learning.data.pruned import Pruned
 from active_learning.data.sources.source import join_id
 from active_learning.train.build import Experiment
 from active_learning.train.selectors import make_selector
@@ -100,6 +101,7 @@ class UpdateRunner:
         """
         stream = self.loader.stream
         while self.position >= stream.end:
+            assert isinstance(stream, Pruned), "other streams have no end"
             memory = state.policy_state
             if stream.end == 0 and self.position:
                 known = memory["snapshot"]
