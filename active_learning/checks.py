@@ -56,6 +56,7 @@ def resolve(config: Config, pool: int, devices: int) -> StepCounts:
     _check_filter(config)
     _check_reuse(config)
     _check_flexi(config, devices)
+    _check_distill(config)
     config.augmentation.check()
     config.task.check(config)
     _check_views(config)
@@ -217,6 +218,25 @@ def _check_flexi(config: Config, devices: int) -> None:
         raise ConfigError(
             f"config.grad_accum_steps={config.grad_accum_steps}: with config.flexi.patch a batch "
             "is not cut further, use 1"
+        )
+
+
+def _check_distill(config: Config) -> None:
+    policy, reference = config.select.policy, config.reference
+    key = f"config.distill.weight={config.distill.weight}"
+    if not config.distill.weight:
+        return
+    if "reference" not in policy.needs:
+        raise ConfigError(f"{key}: policy {policy.name!r} reads no reference to learn from")
+    if reference.models_scoring != 1:
+        raise ConfigError(
+            f"{key}: config.reference.kind={reference.kind_name!r} has not one model that runs; "
+            "use 'trained' or 'loaded'"
+        )
+    if policy.reuse_forward:
+        raise ConfigError(
+            f"{key}: {policy.name!r} trains on the pass that scores; use the policy without "
+            "'_fused'"
         )
 
 

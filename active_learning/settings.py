@@ -23,6 +23,7 @@ __all__ = [
     "Augmentation",
     "Checkpoint",
     "Config",
+    "Distill",
     "Evaluate",
     "Flexi",
     "Labels",
@@ -86,6 +87,16 @@ class Flexi(Section):
     patch: int = setting(0, at_least=0)
     # Fraction of each batch that is trained on in larger patches.
     fraction: float = setting(0.5, above=0.0, below=1.0)
+
+
+@dataclass(frozen=True)
+class Distill(Section):
+    """Soft targets from the reference on the selected batch, as in ACED (arXiv 2411.18674)."""
+
+    # Of the soft loss; the label's or the pair's own loss has 1 - weight. 0: none.
+    weight: float = setting(0.0, at_least=0.0, at_most=1.0)
+    # Divides the logits of both models in the soft loss.
+    temperature: float = setting(1.0, above=0.0)
 
 
 @dataclass(frozen=True)
@@ -163,6 +174,8 @@ class Config(Section):
     augmentation: Augmentation = Augmentation()
     # Larger patches for scoring with the learner and for part of its batches (Flexi-JEST).
     flexi: Flexi = Flexi()
+    # Whether the learner also learns from the reference's outputs on what was selected.
+    distill: Distill = Distill()
     # Compute type; parameters, losses and scores are float32.
     dtype: str = setting("float32", one_of=("float32", "bfloat16"))
     # Run folder whose learner's weights the learner starts from.

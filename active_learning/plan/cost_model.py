@@ -50,6 +50,8 @@ class CostModel:
     prefilter_flops: float = 0.0
     # FLOPs an example of the learner's scoring pass, where it is not a forward pass in training.
     learner_scores: Cost | None = None
+    # Whether the reference also runs on the examples trained on.
+    distill: bool = False
     # FLOPs of computing stored features once, for scorers that are heads on them.
     pass_flops: float = 0.0
     # FLOPs an example of a reference that has an architecture of its own.
@@ -69,6 +71,7 @@ class CostModel:
             cotrained=self.cotrained and level == "none",
             reuse=bool(needs) and self.policy.reuse_forward,
             learner_scores=self.learner_scores,
+            distill=self.distill,
             reference=self.reference,
         )
         return ledger.total(costs)
@@ -101,6 +104,7 @@ class CostModel:
             cotrained=self.cotrained,
             reuse=policy.reuse_forward,
             learner_scores=self.learner_scores,
+            distill=self.distill,
             reference=self.reference,
         )
         uniform = ledger.step_costs(self.learner, self.scorer, (), b, 1)
@@ -178,6 +182,7 @@ def cost_model_of(
         ratio=config.select.ratio,
         learner=large,
         learner_scores=large_scores,
+        distill=config.distill.weight > 0,
         scorer=small,
         policy=policy,
         references=reference.models_scoring,

@@ -97,6 +97,7 @@ def own_run_config(config: Any, reference: Any, **split: Any) -> Any:
         scorer_optim=Optim(),
         select=type(config.select)(),
         flexi=type(config.flexi)(),
+        distill=type(config.distill)(),
         reference=Trained(),
         init_from="",
         fsdp=1,

@@ -23,7 +23,7 @@ from active_learning.data import captions, tokenizer
 from active_learning.data.parts import Data, Part
 from active_learning.evaluators import Retrieval, image_text
 from active_learning.evaluators.retrieval import clip_benchmark_names
-from active_learning.tasks.base import Task, View
+from active_learning.tasks.base import SoftLoss, Task, View
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,18 @@ class Pairs(Task):
             partial(function, chunk=self.loss_chunk), view.mesh, rows=2
         )
         return sharded(outputs.image, outputs.text, *scalars)
+
+    def soft_loss(self, view: View, temperature: float) -> SoftLoss:
+        function = partial(
+            contrastive.soft_info_nce, temperature=temperature, chunk=self.loss_chunk
+        )
+        sharded = sharding.shard_map_rows(function, view.mesh, rows=4)
+
+        def loss(outputs: Embeddings, teacher: Embeddings) -> Float[Array, "B"]:
+            pairs = outputs.image, outputs.text, teacher.image, teacher.text
+            return sharded(*pairs, outputs.scale[0], teacher.scale[0])
+
+        return loss
 
     def example(self, view: View) -> tuple[Array, ...]:
         image = jnp.zeros((1, *view.image_shape), jnp.dtype(view.dtype))

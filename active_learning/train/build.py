@@ -4,7 +4,7 @@ All config and data errors are raised here, before anything is compiled.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 from active_learning import checkpoint
 from active_learning.checks import StepCounts, check_values, resolve
 from active_learning.config import ConfigError
-from active_learning.core import resolution, sharding
+from active_learning.core import distillation, resolution, sharding
 from active_learning.core.recipe import Batch, Model, Recipe, TrainState, init_state, unaugmented
 from active_learning.data.augment import Augmentation, augmented, mixed
 from active_learning.data.loader import Loader
@@ -32,7 +32,7 @@ from active_learning.tasks import Task, View
 from active_learning.train.costs import Role, low_resolution, update_costs
 from active_learning.train.fitting import fitted
 from active_learning.train.open_data import open_data
-from active_learning.train.starts import Starts, check_param_shapes, open_models
+from active_learning.train.starts import Start, Starts, check_param_shapes, open_models
 from active_learning.train.streams import stream_of, with_memory
 
 
@@ -205,16 +205,13 @@ def assemble(
         optimizer = starts.scorer.optimizer(optim.make(steps.scorer_warmup, steps.total))
         return starts.scorer.model(task.model(scorer, scorer_view, optimizer))
 
-    optimizer = starts.learner.optimizer(config.optim.make(steps.warmup, steps.total))
     own, frozen = _own_reference(config, starts, scorer_view)
-
-    def learner_model(module: Any) -> Model:
-        return starts.learner.model(with_fsdp_gather(mesh, task.model(module, view, optimizer)))
 
     devices_or_none = mesh if mesh.size > 1 else None
     augment = partial(_augment, settings=config.augmentation, mesh=devices_or_none)
     recipe = Recipe(
-        learner=_at_resolutions(config, learner, learner_model),
+        learner=_learner(config, steps, starts.learner, view, learner, mesh),
+        distill=config.distill.weight > 0,
         scorer=scorer_model(config.scorer_optim),
         policy=config.select.policy,
         sub_batch_size=config.batch_size,
@@ -248,12 +245,23 @@ def assemble(
     )
 
 
-def _at_resolutions(config: Config, module: Any, model: Callable[[Any], Model]) -> Model:
-    """The learner, which scores and trains in part on larger patches where the config has them."""
-    if not config.flexi.patch:
-        return model(module)
-    fraction = resolution.rows_at_low(config.flexi.fraction, config.batch_size)
-    return resolution.mixed(model(module), model(low_resolution(config, module)), fraction)
+def _learner(
+    config: Config, steps: StepCounts, start: Start, view: View, module: Any, mesh: Mesh
+) -> Model:
+    """The learner; in part on larger patches and with soft targets, where the config has them."""
+    optimizer = start.optimizer(config.optim.make(steps.warmup, steps.total))
+
+    def model_of(module: Any) -> Model:
+        return start.model(with_fsdp_gather(mesh, config.task.model(module, view, optimizer)))
+
+    model = model_of(module)
+    if config.flexi.patch:
+        fraction = resolution.rows_at_low(config.flexi.fraction, config.batch_size)
+        model = resolution.mixed(model, model_of(low_resolution(config, module)), fraction)
+    if config.distill.weight:
+        soft_loss = config.task.soft_loss(view, config.distill.temperature)
+        model = distillation.distilled(model, soft_loss, config.distill.weight)
+    return model
 
 
 def _own_reference(
