@@ -21,7 +21,7 @@ class Text(nn.Module):
     vocab: int = setting(4096, at_least=1, at_most=2**24)
     context: int = setting(32, at_least=1, at_most=2**16)
     width: int = setting(192, at_least=1, at_most=MAX_WIDTH)
-    depth: int = setting(6, at_least=1, at_most=MAX_DEPTH)
+    depth: int = setting(6, at_least=0, at_most=MAX_DEPTH)
     heads: int = setting(3, at_least=1, at_most=MAX_WIDTH)
     # 0: 4 * width.
     mlp_dim: int = setting(0, at_least=0, at_most=4 * MAX_WIDTH)

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from active_learning import distributed
@@ -34,37 +33,11 @@ def captions_hash(captions: Captions) -> str:
     return digest.hexdigest()[:16]
 
 
-class _Towers:
-    """Both towers as functions of batches, on all devices."""
-
-    def __init__(self, model: Model, params: PyTree, mesh: Mesh, batch_size: int):
-        self.params = jax.device_put(params, replicated(mesh))
-        self.mesh, self.batch_size = mesh, batch_size
-        self._compiled = {name: self._jitted(model, name) for name in ("image", "text")}
-
-    def _jitted(self, model: Model, which: str) -> Callable[[PyTree, Batch], tuple]:
-        def run(params: PyTree, batch: Batch) -> tuple[Array, Array, Array]:
-            outputs: Embeddings = model.apply(params, batch, False)
-            return getattr(outputs, which), outputs.scale, outputs.bias
-
-        return jax.jit(run, out_shardings=replicated(self.mesh))
-
-    def embed(
-        self, which: str, read: Callable[[np.ndarray], dict[str, np.ndarray]], count: int
-    ) -> tuple[Float[np.ndarray, "k D"], float, float]:
-        """Embeddings of `count` rows, and the scale and bias of the logits."""
-        run, size = self._compiled[which], min(self.batch_size, count)
-        function = lambda batch: run(self.params, dict(batch))
-        blocks = list(map_batches(function, read, count, size, batch_sharding(self.mesh)))
-        values = np.concatenate([block[0] for block in blocks])
-        return values, float(blocks[0][1][0]), float(blocks[0][2][0])
-
-
 def embed_all(
     model: Model,
     params: PyTree,
     part: Part,
-    mesh: Mesh,
+    mesh: Any,
     folder: Path,
     about: dict[str, Any],
     batch_size: int = 500,
@@ -86,10 +59,11 @@ def embed_all(
     Raises:
       DataError: The folder holds something else, or an embedding is not finite.
     """
-    captions, towers = part.captions, _Towers(model, params, mesh, batch_size)
+    captions = part.captions
     assert captions is not None  # a part of pairs
+    images, texts = (_Tower(which, model, params, mesh, batch_size) for which in ("image", "text"))
     first = captions.tokens[:1, 0].astype(np.int32)
-    probe, scale, bias = towers.embed("text", lambda at: {"tokens": first[np.zeros_like(at)]}, 1)
+    probe, scale, bias = texts.embed(lambda at: {"tokens": first[np.zeros_like(at)]}, 1)
     about = about | {"width": probe.shape[1], "scale": scale, "bias": bias}
     distributed.run_on_primary(lambda: _open(folder, about, part.source.ids, captions.counts))
     table = EmbeddingTable(folder, write=True)
@@ -97,17 +71,39 @@ def embed_all(
     distributed.barrier("embeddings")  # all have seen what is missing before any of it is written
     for start in range(0, len(missing), PIECE):
         rows = missing[start : start + PIECE]
-        image, _, _ = towers.embed("image", lambda at, r=rows: _pixels(part, r[at]), len(rows))
+        image, _, _ = images.embed(lambda at, rows=rows: _pixels(part, rows[at]), len(rows))
         valid = np.arange(captions.tokens.shape[1])[None] < captions.counts[rows, None]
         tokens = captions.tokens[rows][valid].astype(np.int32)
-        text, _, _ = towers.embed("text", lambda at, t=tokens: {"tokens": t[at]}, len(tokens))
+        text, _, _ = texts.embed(lambda at, tokens=tokens: {"tokens": tokens[at]}, len(tokens))
         distributed.run_on_primary(
             lambda rows=rows, image=image, text=text: table.write(rows, image, text)
         )
     distributed.barrier("embeddings written")
-    if not distributed.is_primary():
-        return about | {"examples": len(part)}
-    return table.finish(examples=len(part), texts=int(captions.counts.sum()))
+    examples, count = len(part), int(captions.counts.sum())
+    return table.finish(examples=examples, texts=count) if distributed.is_primary() else about
+
+
+class _Tower:
+    """One tower of a two-tower model, compiled for batches over the devices."""
+
+    def __init__(self, which: str, model: Model, params: PyTree, mesh: Any, batch_size: int):
+        def run(params: PyTree, batch: Batch) -> tuple[Array, Array, Array]:
+            outputs: Embeddings = model.apply(params, batch, False)
+            return getattr(outputs, which), outputs.scale, outputs.bias
+
+        self._run = jax.jit(run, out_shardings=replicated(mesh))
+        self._params = jax.device_put(params, replicated(mesh))
+        self._placement, self._batch_size = batch_sharding(mesh), batch_size
+
+    def embed(
+        self, read: Callable[[np.ndarray], dict[str, np.ndarray]], count: int
+    ) -> tuple[Float[np.ndarray, "k D"], float, float]:
+        """Embeddings of `count` inputs, scale and bias; `read(places)` gives a batch."""
+        size = min(self._batch_size, count)
+        function = lambda batch: self._run(self._params, batch)
+        blocks = list(map_batches(function, read, count, size, self._placement))
+        values = np.concatenate([block[0] for block in blocks])
+        return values, float(blocks[0][1][0]), float(blocks[0][2][0])
 
 
 def _open(folder: Path, about: dict, ids: np.ndarray, counts: np.ndarray) -> None:
