@@ -132,8 +132,6 @@ def test_keys_follow_the_content_not_the_name():
     [
         (["nowhere", "out"], "nowhere"),
         (["only"], "give SOURCE and OUT"),
-        (["nowhere", "out", "--folds=1"], "--folds=1: expected 2"),
-        (["nowhere", "out", "--minutes=-1"], "--minutes=-1.0"),
     ],
 )
 def test_wrong_input_gets_one_line(arguments, part, capsys):
