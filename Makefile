@@ -41,9 +41,9 @@ bench: .venv/ready
 experiments: .venv/ready
 	$(PY) -m experiments.noise --scale=desk --workers 2
 
-# What runs need, and what developers need besides; half of the time goes into the latter.
+# What runs need; an environment of developers holds it already.
 .venv/run: pyproject.toml requirements-lock.txt
-	$(call install,.)
+	test -e .venv/ready || { $(call install,.[images]) ; }
 	touch $@
 
 .venv/ready: pyproject.toml requirements-lock.txt
