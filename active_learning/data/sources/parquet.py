@@ -177,8 +177,8 @@ def _single(column: Any) -> list[Any] | None:
     """The elements of a column of lists with one element each; None where one has more."""
     from pyarrow import compute
 
-    lengths = compute.list_value_length(column)
-    if len(column) and compute.all(compute.equal(compute.fill_null(lengths, 1), 1)).as_py():
+    lengths = compute.call_function("list_value_length", [column]).unique().to_pylist()
+    if 1 in lengths and set(lengths) <= {1, None}:
         return [None if value is None else value[0] for value in column.to_pylist()]
     return None
 
