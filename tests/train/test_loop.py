@@ -252,7 +252,7 @@ def test_there_must_be_a_complete_run_to_load(data, tmp_path):
         ({"split": Split(parts=PARTS, labels={"test": "clean"})}, "no part is named 'test'"),
         (
             {"split": Split(parts=PARTS | {"tune": 0}), "evaluate": Evaluate(sets=("tune",))},
-            "config.evaluate: part 'tune' holds no examples",
+            "config.evaluate.sets: part 'tune' holds no examples",
         ),
         (
             {"reference": Trained(part="gate")},
