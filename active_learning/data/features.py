@@ -80,7 +80,7 @@ class FeatureTable:
                 )
         return cls(there, ids, width)
 
-    def _map(self, name: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    def _map(self, name: str, dtype: type, shape: tuple[int, ...]) -> np.memmap:
         path = self.folder / name
         try:
             values = np.lib.format.open_memmap(path, mode="r+")

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int64, PyTree
 
 from active_learning import distributed
+from active_learning.core.recipe import Batch
 from active_learning.core.sharding import batch_sharding, replicated
 from active_learning.data.features import FeatureTable
 from active_learning.data.parts import Data, Part
@@ -64,10 +65,10 @@ class _Pass:
         adapted = self.resolved.adapted(self.resolved.module, self.view.image_shape)
         return jax.device_put(adapted.params(jax.random.key(0)), replicated(self.mesh))
 
-    def compiled(self, params: PyTree) -> Callable[[PyTree, dict[str, Array]], Float[Array, "B D"]]:
+    def compiled(self, params: PyTree) -> Callable[[PyTree, Batch], Float[Array, "B D"]]:
         """(parameters, batch) -> features on all devices, compiled ahead of time."""
 
-        def features(params: PyTree, batch: dict[str, Array]) -> Float[Array, "B D"]:
+        def features(params: PyTree, batch: Batch) -> Float[Array, "B D"]:
             outputs = self.module.apply({"params": params}, self.view.prepare(batch))
             return outputs["features"]
 
@@ -125,7 +126,7 @@ def with_features(
     table = tables[id(experiment.data.train.source)]
     LOG.info(
         "%s: features of %d examples from %s weights, %.0f s now, %s",
-        *(experiment.config.name, len(rows), reader.resolved.weights.layout.name),
+        *(experiment.config.name, len(rows), one.resolved.weights.layout.name),
         *(time.monotonic() - began, table.folder),
     )
     bill = Bill()
