@@ -6,7 +6,7 @@ Ranges of single keys are declared at the fields (`config.setting`); here is wha
 import dataclasses
 from dataclasses import dataclass
 
-from active_learning.config import ConfigError, check_ranges, to_steps
+from active_learning.config import ConfigError, check_ranges, is_zero, to_steps
 from active_learning.settings import Config
 
 # Latest end of the window with until='auto', in % of the run: late in the decay of the learning
@@ -80,17 +80,29 @@ def _step_counts(config: Config, pool: int) -> StepCounts:
         name, b = f"config.{key}", config.batch_size
         return to_steps(duration, name, batch_size=b, pool=pool, total=total)
 
+    def interval(duration: str, key: str) -> int:
+        # Rounded up to one update: '1 %' of a short run. Zero itself is a mistake.
+        if is_zero(duration):
+            raise ConfigError(f"config.{key}={duration!r}: must be above 0")
+        return max(1, steps(duration, key, total))
+
+    def warmup(duration: str, key: str) -> int:
+        updates = steps(duration, key, total)
+        if updates > total > 0:
+            raise ConfigError(f"config.{key}={duration!r}: longer than the run's {total} updates")
+        return updates
+
     total = steps(config.total, "total")
     auto = config.select.until == "auto"
     until = steps(f"{AUTO_LATEST} %" if auto else config.select.until, "select.until", total)
     return StepCounts(
         total=total,
         window=min(until, total) if config.select.policy.needs else 0,
-        evaluate=max(1, steps(config.evaluate.every, "evaluate.every", total)),
-        log=max(1, steps(config.log.every, "log.every", total)),
-        checkpoint=max(1, steps(config.checkpoint.every, "checkpoint.every", total)),
-        warmup=steps(config.optim.warmup, "optim.warmup", total),
-        scorer_warmup=steps(config.scorer_optim.warmup, "scorer_optim.warmup", total),
+        evaluate=interval(config.evaluate.every, "evaluate.every"),
+        log=interval(config.log.every, "log.every"),
+        checkpoint=interval(config.checkpoint.every, "checkpoint.every"),
+        warmup=warmup(config.optim.warmup, "optim.warmup"),
+        scorer_warmup=warmup(config.scorer_optim.warmup, "scorer_optim.warmup"),
         ema=steps(config.ema, "ema", total),
     )
 

@@ -26,6 +26,16 @@ def add_import_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_data_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds --data=PATH, where the data of a run lie now."""
+    parser.add_argument(
+        "--data",
+        default="",
+        metavar="PATH",
+        help="where the run's data lie now, if they were moved; their content is compared",
+    )
+
+
 def import_modules(modules: list[str]) -> None:
     """Imports what --import names. Raises ConfigError for what cannot be imported."""
     for module in modules:

@@ -1,80 +1,72 @@
 """Find wrong labels, copies, leaks and unreadable examples of a data set, and look at them.
 
-    python -m active_learning.curate SOURCE OUT [--minutes=20] [--folds=5] [--run=RUN]
+    python -m active_learning.curate SOURCE OUT [--minutes=20] [--folds=5] [--weights=FILE]
     python -m active_learning.curate OUT --config=FILE [--config.data.x=...]
 
 SOURCE is anything `prepare` and `main` read; with --config it is the config's. Small models are
-trained here so that every example is judged only by models that did not train on it. OUT gets
+trained here so that every example is judged only by models that did not train on it; with --weights
+they are heads on the features of a published model. OUT gets
 scores.parquet, scores.csv, summary.json and index.html, a page to look at and to decide on. The
 source is never changed. The same command again continues where it stopped. See docs/curate.md.
 """
 
-import argparse
 import dataclasses
 import sys
 from pathlib import Path
 
+from active_learning import cli
+from active_learning.arguments import Parser, number, path
 from active_learning.config import ConfigError, from_flags
 from active_learning.curation.crossfit import CrossFit
 from active_learning.curation.pipeline import Options, curate
 from active_learning.curation.progress import Bar
 from active_learning.curation.records import Summary
-from active_learning.data.errors import DataError
+from active_learning.curation.trunk import Trunk
 from active_learning.data.sources.from_path import section_of
 
 
 def parse(argv: list[str]) -> tuple[object, Path, Options, str]:
     """Section of the source, results' folder, options, title. Raises DataError or ConfigError."""
-    parser = argparse.ArgumentParser(
-        prog="python -m active_learning.curate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("active_learning.curate", __doc__)
     parser.add_argument("paths", nargs="+", metavar="SOURCE OUT")
-    parser.add_argument(
-        "--minutes", type=float, default=20.0, help="repeats begin only within this time"
-    )
-    parser.add_argument(
-        "--folds", type=int, default=5, help="parts; one of them is judged at a time"
-    )
-    parser.add_argument("--repeats", type=int, default=2, help="draws of the folds, at most")
+    add = parser.add_argument
+    add("--minutes", type=number(float, 0, 1e6), default=20.0, help="repeats begin only within it")
+    add("--folds", type=number(int, 2, 50), default=5, help="parts; one is judged at a time")
+    add("--repeats", type=number(int, 1, 100), default=2, help="draws of the folds, at most")
     parser.add_argument("--label", default="", help="column of the labels")
     parser.add_argument("--text", default="", help="column of the captions of image-text pairs")
-    parser.add_argument("--run", type=Path, help="training run whose choices are shown beside")
+    parser.add_argument(
+        "--weights", type=path, help="published model (file or folder) whose features are used"
+    )
+    parser.add_argument("--run", type=path, help="training run whose choices are shown beside")
     config, rest = from_flags(argv)
     args = parser.parse_args(rest)
     if len(args.paths) != (2 if config is None else 1):
         raise ConfigError("give SOURCE and OUT, or OUT and --config=FILE")
-    for flag, least, most in (("folds", 2, 50), ("repeats", 1, 100), ("minutes", 0, 1e6)):
-        if not least <= vars(args)[flag] <= most:
-            raise ConfigError(f"--{flag}={vars(args)[flag]}: expected {least} .. {most}")
     section = section_of(args.paths[0]) if config is None else config.data
     out = Path(args.paths[-1]).expanduser()
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: a file; give a folder for the results")
     fitted = dataclasses.replace(CrossFit(), folds=args.folds, repeats=args.repeats)
     name = Path(args.paths[0]).name if config is None else config.name
-    return (
-        section,
-        out,
-        Options(args.label, args.text, args.run, args.minutes, fitted),
-        name or "data",
-    )
+    trunk = None if args.weights is None else Trunk.open(args.weights)
+    options = Options(args.label, args.text, args.run, trunk, args.minutes, fitted)
+    return section, out, options, name or "data"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point. Returns 2, with one line on stderr, for what cannot be read."""
     bar = Bar()
-    try:
+
+    def command() -> None:
         section, out, options, name = parse(sys.argv[1:] if argv is None else argv)
-        summary = curate(section, out, options, name, bar)
-    except (ConfigError, DataError) as error:
-        bar.close()
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    bar.close()
-    print("\n".join(report(summary, out)))
-    return 0
+        try:
+            summary = curate(section, out, options, name, bar)
+        finally:
+            bar.close()
+        print("\n".join(report(summary, out)))
+
+    return cli.guarded(command)
 
 
 def report(summary: Summary, out: Path) -> list[str]:

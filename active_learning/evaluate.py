@@ -2,6 +2,8 @@
 
     python -m active_learning.evaluate DIR [--set NAME] [--model learner|online|reference]
 
+--data=PATH says where the run's data lie now, if they were moved.
+
 For image-text models also zero-shot and few-shot classification, retrieval on a caption file, and
 with --judgements=FILE (Flickr8k's expert or crowd file) the agreement with people.
 """
@@ -13,10 +15,11 @@ import sys
 from pathlib import Path
 
 from active_learning import checkpoint, cli
+from active_learning.arguments import Parser, path
 from active_learning.evaluators import image_text
 from active_learning.train.build import build
 from active_learning.train.embedding_pass import with_stored
-from active_learning.train.run_folder import load_config
+from active_learning.train.run_folder import check_same_data, load_config
 
 
 def evaluate(
@@ -24,6 +27,7 @@ def evaluate(
     sets: tuple[str, ...] = (),
     which: str = "learner",
     args: argparse.Namespace | None = None,
+    data: str = "",
 ) -> dict:
     """Evaluates one model of a run.
 
@@ -32,19 +36,22 @@ def evaluate(
       sets: Names of evaluation sets; empty: the config's own.
       which: "learner", "ema" (the average of its weights), "online" or "reference".
       args: Further flags of image-text models (`evaluators.image_text.add_flags`).
+      data: Where the run's data lie now; '': where they lay.
 
     Returns:
       Metrics by set, and by file or flag for what `args` asks for.
 
     Raises:
-      ConfigError: No run there, or no such model or set.
+      ConfigError: No run there, no such model or set, or other data than it was trained on.
       DataError: Data that cannot be read.
     """
-    config = load_config(workdir)
+    config = load_config(workdir, data)
     if sets:
         evaluation = dataclasses.replace(config.evaluate, sets=sets)
         config = dataclasses.replace(config, evaluate=evaluation)
-    joined = with_stored(build(config), workdir)
+    built = build(config)
+    check_same_data(workdir, built)
+    joined = with_stored(built, workdir)
     assert joined is not None, "nobody asked to stop"
     experiment, _ = joined
     params = checkpoint.load_params(workdir, which)
@@ -65,23 +72,21 @@ def evaluate(
 
 def main(argv: list[str] | None = None) -> int:
     """Prints the metrics as JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m active_learning.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("workdir", type=Path)
+    parser = Parser("active_learning.evaluate", __doc__)
+    parser.add_argument("workdir", type=path)
     parser.add_argument("--set", dest="sets", action="append", default=[])
     parser.add_argument(
         "--model", choices=("learner", "ema", "online", "reference"), default="learner"
     )
     cli.add_import_flag(parser)
+    cli.add_data_flag(parser)
     image_text.add_flags(parser)
     args = parser.parse_args(argv)
 
     def command() -> None:
         cli.import_modules(args.imports)
-        print(json.dumps(evaluate(args.workdir, tuple(args.sets), args.model, args), indent=1))
+        metrics = evaluate(args.workdir, tuple(args.sets), args.model, args, args.data)
+        print(json.dumps(metrics, indent=1))
 
     return cli.guarded(command)
 

@@ -7,7 +7,6 @@ normalization included. RUN may also be published weights, which are converted. 
 `reference.kind='loaded'` read what is written.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,16 @@ from typing import Any
 import numpy as np
 
 from active_learning import checkpoint, cli
+from active_learning.arguments import Parser, path
 from active_learning.config import ConfigError
 from active_learning.models.weights import FORMATS, About, Layout, open_weights, write_weights
 from active_learning.train import run_folder
 from active_learning.train.build import build
 
 
-def export(run: Path, out: Path, fmt: str = "own", which: str = "learner") -> Layout:
+def export(
+    run: Path, out: Path, fmt: str = "own", which: str = "learner", data: str = ""
+) -> Layout:
     """Writes the weights of one model.
 
     Args:
@@ -29,6 +31,7 @@ def export(run: Path, out: Path, fmt: str = "own", which: str = "learner") -> La
       out: Folder to write, new or empty.
       fmt: A key of `FORMATS`.
       which: "learner", "online" or "reference" of a run.
+      data: Where the run's data lie now; '': where they lay.
 
     Returns:
       The layout that was written.
@@ -38,16 +41,17 @@ def export(run: Path, out: Path, fmt: str = "own", which: str = "learner") -> La
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists already; give a new or empty folder")
-    module, params, about = _model_of(run, which)
+    module, params, about = _model_of(run, which, data)
     return write_weights(out, module, params, about, fmt)
 
 
-def _model_of(run: Path, which: str) -> tuple[Any, Any, About]:
+def _model_of(run: Path, which: str, data: str) -> tuple[Any, Any, About]:
     """Module, parameters and inputs of a run's model or of published weights."""
     if not (run / "checkpoints").is_dir() and not (run / "summary.json").exists():
         weights = open_weights(run)
         return weights.module, weights.params(), weights.about
-    experiment = build(run_folder.load_config(run))
+    experiment = build(run_folder.load_config(run, data))
+    run_folder.check_same_data(run, experiment)
     learner = which == "learner"
     module = experiment.learner if learner else experiment.scorer
     view = experiment.view if learner else experiment.scorer_view
@@ -58,21 +62,18 @@ def _model_of(run: Path, which: str) -> tuple[Any, Any, About]:
 
 def main(argv: list[str] | None = None) -> int:
     """Prints what was written."""
-    parser = argparse.ArgumentParser(
-        prog="python -m active_learning.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", type=Path, help="run folder, or published weights to convert")
-    parser.add_argument("out", type=Path, help="folder to write")
+    parser = Parser("active_learning.export", __doc__)
+    parser.add_argument("run", type=path, help="run folder, or published weights to convert")
+    parser.add_argument("out", type=path, help="folder to write")
     parser.add_argument("--format", choices=tuple(FORMATS), default="own")
     parser.add_argument("--model", choices=("learner", "online", "reference"), default="learner")
     cli.add_import_flag(parser)
+    cli.add_data_flag(parser)
     args = parser.parse_args(argv)
 
     def command() -> None:
         cli.import_modules(args.imports)
-        layout = export(args.run, args.out, args.format, args.model)
+        layout = export(args.run, args.out, args.format, args.model, args.data)
         weights = open_weights(args.out)
         count = sum(int(np.prod(shape)) for shape in weights.leaves.values())
         file = args.out / layout.tensors_file

@@ -40,14 +40,14 @@ class Split(Section):
 
     # Sizes in examples, or fractions below 1: {"pool": 27_000, "reference": 0.2}. No parts:
     # everything is the pool.
-    parts: Mapping[str, Any] = setting({})
+    parts: Mapping[str, Any] = setting({}, at_least=0, at_most=2**40)
     # Parts that the candidates come from.
-    train_on: tuple = ("pool",)
+    train_on: tuple[str, ...] = ("pool",)
     # Only this half (0 or 1) of train_on, by id, as a cross-fitted reference sees it; -1: all.
     fold: int = setting(-1, at_least=-1, at_most=1)
     # Label column of a part where it is not the source's own.
     labels: Mapping[str, str] = setting({})
-    seed: int = setting(0, at_least=0)
+    seed: int = setting(0, at_least=0, below=2**63)
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,16 @@ class Select(Section):
 
     policy: policies.Policy = policies.uniform
     # Candidates per example trained on, B / b.
-    ratio: int = setting(2, at_least=1)
+    ratio: int = setting(2, at_least=1, at_most=2**16)
     # T: scores are divided by it.
-    temperature: float = setting(1.0, above=0.0)
+    temperature: float = setting(1.0, at_least=1e-6, at_most=1e9)
     # Normalize scores to mean 0 and standard deviation 1 over the super-batch first.
     standardize: bool = False
     # When selection ends: a duration, or 'auto': as long as there is a reason to pay for it, at
     # most AUTO_LATEST % of the run (train/economics.py).
     until: str = "100 %"
     # Candidates per scoring forward pass on each device; 0: all of the device's.
-    score_chunk: int = setting(0, at_least=0)
+    score_chunk: int = setting(0, at_least=0, at_most=2**24)
     # Run folder whose recorded choices (log.chosen=True) are trained on instead; no scorer runs.
     replay: str = ""
     # 'exact': selection n + 1 follows update n. 'ahead': it scores with the online model after
@@ -79,10 +79,10 @@ class Evaluate(Section):
 
     every: str = "2 %"
     # 'test', parts of the split, or names in `also`.
-    sets: tuple = ("test",)
+    sets: tuple[str, ...] = ("test",)
     # Size of the fixed stratified subset of each set during the run; at the end all is used.
-    subset: int = setting(2000, at_least=1)
-    batch_size: int = setting(1000, at_least=1)
+    subset: int = setting(2000, at_least=1, at_most=2**40)
+    batch_size: int = setting(1000, at_least=1, at_most=2**24)
     # More sets by name: sources, whose test sets are used.
     also: Mapping[str, Any] = setting({})
     # Part on which the models are compared in the course of the run, '': none; `until='auto'`
@@ -98,8 +98,11 @@ class Log(Section):
     tensorboard: bool = False
     # Ids of every sub-batch, chosen/*.npy.
     chosen: bool = False
+    # How often each example was chosen and its last score, chosen.parquet; 16 bytes an example of
+    # memory on one host.
+    choices: bool = True
     # Highest- and lowest-scoring images that are kept a few times in the run; 0: none.
-    snapshots: int = setting(12, at_least=0)
+    snapshots: int = setting(12, at_least=0, at_most=1000)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,11 @@ class Checkpoint(Section):
 
     every: str = "20 %"
     # Two, so that a damaged newest one is not the only one.
-    max_to_keep: int = setting(2, at_least=1)
+    max_to_keep: int = setting(2, at_least=1, at_most=10_000)
+
+
+# Keys that `Config.fit` may name.
+SIZES = ("batch_size", "select.ratio", "reference.batch_size")
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ class Config(Section):
     seed: int = setting(0, at_least=0, below=2**31)
     split: Split = Split()
     # b: examples in an update of the learner.
-    batch_size: int = setting(128, at_least=1)
+    batch_size: int = setting(128, at_least=1, at_most=2**24)
     total: str = "1000 steps"
     optim: Optim = Optim()
     scorer_optim: Optim = Optim(learning_rate=2e-3)
@@ -144,15 +151,18 @@ class Config(Section):
     # Run folder whose learner's weights the learner starts from.
     init_from: str = ""
     # Devices that share one copy of the learner; 1: every device holds it whole.
-    fsdp: int = setting(1, at_least=1, hashed=False)
+    fsdp: int = setting(1, at_least=1, at_most=2**20, hashed=False)
     # The learner sees the small view (data.small), as a reference does.
     small_view: bool = False
     evaluate: Evaluate = Evaluate()
     log: Log = setting(Log(), hashed=False)
     checkpoint: Checkpoint = setting(Checkpoint(), hashed=False)
     task: Task = Labels()
+    # Sizes that may be reduced to what a small pool can serve (train/fitting.py); those given on
+    # the command line never are.
+    fit: tuple[str, ...] = setting((), one_of=SIZES, hashed=False)
     # Micro-batches that a gradient is summed from.
-    grad_accum_steps: int = setting(1, at_least=1)
+    grad_accum_steps: int = setting(1, at_least=1, at_most=2**20)
 
 
 def _public_functions(module: Any) -> dict[str, Any]:

@@ -6,12 +6,11 @@ The table lists the tensors that are taken, new and left. With --check the model
 in a file and its outputs are compared with those in the file; docs/weights.md has their names.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from active_learning import cli
-from active_learning.config import ConfigError
+from active_learning.arguments import Parser, number, path
 from active_learning.models.weights.adapt import adapt, format_lines
 from active_learning.models.weights.check import compare, sizes
 from active_learning.models.weights.files import Weights, open_weights
@@ -43,21 +42,17 @@ def check(weights: Weights, path: Path) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Exits with 1 when an output differs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m active_learning.weights",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Parser("active_learning.weights", __doc__)
+    parser.add_argument("path", type=path, help=".safetensors or .npz file, or a folder with one")
+    parser.add_argument("--check", type=path, help=".npz file of inputs and expected outputs")
+    parser.add_argument(
+        "--heads", type=number(int, 1, 4096), default=0, help="where the file does not say"
     )
-    parser.add_argument("path", type=Path, help=".safetensors or .npz file, or a folder with one")
-    parser.add_argument("--check", type=Path, help=".npz file of inputs and expected outputs")
-    parser.add_argument("--heads", type=int, default=0, help="where the file does not say")
     args = parser.parse_args(argv)
     good = True
 
     def command() -> None:
         nonlocal good
-        if args.heads < 0:
-            raise ConfigError(f"--heads={args.heads}: must be at least 1")
         weights = open_weights(args.path, args.heads)
         show(weights)
         if args.check:

@@ -13,7 +13,7 @@ from active_learning.config import check_arm, section
 from active_learning.core import policies
 from active_learning.data.sources.arrays import Arrays
 from active_learning.models import ViT
-from active_learning.settings import Config, Evaluate, Optim, Reference, Select, Split
+from active_learning.settings import SIZES, Config, Evaluate, Optim, Reference, Select, Split
 
 
 def get_config(arm: str = "learnability"):
@@ -24,6 +24,7 @@ def get_config(arm: str = "learnability"):
     )
     return section(
         Config,
+        fit=SIZES,
         name="uniform" if uniform else "run",
         baseline=uniform,
         data=section(Arrays, path="", label="label", clean_label=""),

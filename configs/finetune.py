@@ -22,7 +22,7 @@ from active_learning.config import check_arm, section
 from active_learning.core import policies
 from active_learning.data.sources import ImageFolder
 from active_learning.models import OnFeatures, Published, ViT
-from active_learning.settings import Config, Optim, Reference, Select, Split
+from active_learning.settings import SIZES, Config, Optim, Reference, Select, Split
 
 # The scorer of each arm.
 SCORERS = {
@@ -41,6 +41,7 @@ def get_config(arm: str = "learnability"):
     )
     return section(
         Config,
+        fit=SIZES,
         name=arm,
         baseline=arm == "uniform",
         data=section(ImageFolder, path="", size=0),

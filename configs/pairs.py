@@ -18,7 +18,7 @@ from active_learning.config import check_arm, section
 from active_learning.core import policies
 from active_learning.data.sources.from_path import FromPath
 from active_learning.models import Text, TwoTower, ViT
-from active_learning.settings import Config, Optim, Pairs, Reference, Select, Split
+from active_learning.settings import SIZES, Config, Optim, Pairs, Reference, Select, Split
 
 
 def towers(width: int, depth: int, heads: int):
@@ -35,6 +35,7 @@ def get_config(arm: str = "learnability"):
     optim = section(Optim, learning_rate=1e-3, warmup="10 %")
     return section(
         Config,
+        fit=SIZES,
         name=arm,
         baseline=arm == "uniform",
         data=section(FromPath, path="", size=64, label="", text="caption"),

@@ -16,7 +16,7 @@ from active_learning.config import check_arm, section
 from active_learning.core import policies
 from active_learning.data.sources.tfds import Tfds
 from active_learning.models import ViT
-from active_learning.settings import Config, Evaluate, Optim, Reference, Select, Split
+from active_learning.settings import SIZES, Config, Evaluate, Optim, Reference, Select, Split
 
 
 def get_config(arm: str = "learnability"):
@@ -26,6 +26,7 @@ def get_config(arm: str = "learnability"):
     )
     return section(
         Config,
+        fit=SIZES,
         name=arm,
         baseline=arm == "uniform",
         data=section(Tfds, path="~/tensorflow_datasets", name="fashion_mnist", size=0),

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from active_learning.report import measures
-from experiments import flickr, safety
+from experiments import flickr, label_check, safety
 from experiments.score_comparison import points
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -254,6 +254,7 @@ TABLES = {
     "noise_desk_tune": tuned,
     "finetune_desk": finetuned,
     "safety_desk": lambda result: safety.table(result["cells"]),
+    "label_check": label_check.table,
 }
 
 

@@ -5,9 +5,9 @@ Flax module) becomes a key that a flag can override. `freeze` turns the ConfigDi
 dataclass; a ConfigError names the dotted key of anything that cannot run.
 """
 
-from active_learning.config.durations import to_steps
+from active_learning.config.durations import is_zero, to_steps
 from active_learning.config.errors import ConfigError, near
-from active_learning.config.flags import check_arm, from_flags, one_line
+from active_learning.config.flags import check_arm, check_file, from_flags, frozen, one_line
 from active_learning.config.registry import (
     import_for_configs,
     kind_of,
@@ -39,6 +39,7 @@ __all__ = [
     "Section",
     "changed",
     "check_arm",
+    "check_file",
     "check_ranges",
     "config_hash",
     "differences",
@@ -46,8 +47,10 @@ __all__ = [
     "freeze",
     "from_flags",
     "from_json",
+    "frozen",
     "identity",
     "import_for_configs",
+    "is_zero",
     "kind_of",
     "near",
     "one_line",

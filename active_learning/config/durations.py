@@ -16,6 +16,12 @@ _UNITS = {
 _DURATION = re.compile(r"\s*([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?(?:e[0-9]+)?)\s*([A-Za-z]+|%)?\s*")
 
 
+def is_zero(duration: str | int) -> bool:
+    """Whether a duration is zero of its unit; False for what is no duration."""
+    match = _DURATION.fullmatch(str(duration))
+    return bool(match) and float(match[1]) == 0
+
+
 def to_steps(
     duration: str | int, key: str, *, batch_size: int, pool: int, total: int | None = None
 ) -> int:

@@ -195,8 +195,16 @@ def _checked(value: Any, f: dataclasses.Field, key: str) -> Any:
     concrete = isinstance(wanted, type) and wanted not in (Any, *_PLAIN.values())
     if concrete and not isinstance(value, wanted):
         raise ConfigError(f"{key}={_short(value)}: expected a {wanted.__name__}")
-    if typing.get_origin(wanted) is Mapping and not isinstance(value, Mapping):
+    origin = typing.get_origin(wanted)
+    if origin is Mapping and not isinstance(value, Mapping):
         raise ConfigError(f"{key}={_short(value)}: expected values by name")
+    if origin is tuple:
+        item = typing.get_args(wanted)[0]
+        kinds = (int, float) if item is float else (item,)
+        if not isinstance(value, tuple) or not all(type(v) in kinds for v in value):
+            raise ConfigError(
+                f"{key}={_short(value)}: expected several values, all {item.__name__}"
+            )
     _check_range(value, f.metadata, key)
     return value
 
@@ -225,6 +233,15 @@ def _short(value: Any) -> str:
 def _check_range(value: Any, metadata: Mapping[str, Any], key: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key}={value}: expected a finite number")
+    limited = bool(metadata.keys() - {"one_of"})
+    if isinstance(value, Mapping | tuple | list):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for name, item in items:
+            place = f"{key}.{name}" if isinstance(value, Mapping) else f"{key}[{name}]"
+            if limited and (isinstance(item, bool) or not isinstance(item, int | float)):
+                raise ConfigError(f"{place}={_short(item)}: expected a number")
+            _check_range(item, metadata, place)
+        return
     if (words := metadata.get("one_of")) and value not in words:
         raise ConfigError(f"{key}={value!r}: expected one of {', '.join(map(repr, words))}")
     if isinstance(value, bool) or not isinstance(value, int | float):

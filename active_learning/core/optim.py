@@ -21,13 +21,13 @@ class Optim(Section):
     """An optimizer with linear warm-up, then a schedule that ends at 0."""
 
     # Peak learning rate, reached after the warm-up.
-    learning_rate: float = setting(1e-3, at_least=0.0)
+    learning_rate: float = setting(1e-3, at_least=0.0, at_most=1e4)
     # Duration of the linear warm-up.
     warmup: str = "5 %"
-    weight_decay: float = setting(1e-4, at_least=0.0)
+    weight_decay: float = setting(1e-4, at_least=0.0, at_most=1e4)
     b2: float = setting(0.99, at_least=0.0, below=1.0)
     # Largest global gradient norm; 0: no clipping.
-    clip: float = setting(1.0, at_least=0.0)
+    clip: float = setting(1.0, at_least=0.0, at_most=1e9)
     # Which optimizer; 'adafactor' stores second moments of matrices in factored form.
     optimizer: str = setting("adamw", one_of=OPTIMIZERS)
     # Of 'sgd' (Nesterov) and 'lion'.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 
-from active_learning.config import ConfigError, Section
+from active_learning.config import ConfigError, Section, setting
 from active_learning.data.transforms import augment, example_keys
 
 RATIO = (3 / 4, 4 / 3)  # width to height of a random part
@@ -26,33 +26,27 @@ GRAY = 128.0  # what comes in from outside
 class Augmentation(Section):
     """Augmentation of the sub-batch; scorers and evaluation always see the unaugmented view."""
 
-    crop: str = (
-        "pad"  # 'pad': shifted within a border of zeros; 'resized': a random part, resized; 'none'
-    )
-    padding: int = 4  # px of that border
-    area: tuple = (0.25, 1.0)  # fraction of the picture that a random part has, least and most
-    flip: bool = True  # left to right, for half of the examples
-    num_ops: int = 0  # random operations on each picture (RandAugment), 0: none
-    magnitude: float = 0.5  # how strong they are, 0 .. 1
-    mixup: float = (
-        0.0  # pictures and labels are mixed with shares from Beta(mixup, mixup), 0: never
-    )
+    # 'pad': shifted within a border of zeros; 'resized': a random part, resized; 'none'.
+    crop: str = setting("pad", one_of=("pad", "resized", "none"))
+    # Pixels of that border.
+    padding: int = setting(4, at_least=0, at_most=4096)
+    # Fraction of the picture that a random part has, least and most.
+    area: tuple[float, ...] = setting((0.25, 1.0), above=0.0, at_most=1.0)
+    # Left to right, for half of the examples.
+    flip: bool = True
+    # Random operations on each picture (RandAugment); 0: none.
+    num_ops: int = setting(0, at_least=0, at_most=16)
+    # How strong they are.
+    magnitude: float = setting(0.5, at_least=0.0, at_most=1.0)
+    # Pictures and labels are mixed with fractions from Beta(mixup, mixup); 0: never.
+    mixup: float = setting(0.0, at_least=0.0, at_most=1e3)
 
     def check(self) -> None:
-        """Raises ConfigError naming the first key that cannot be."""
-        if self.crop not in ("pad", "resized", "none"):
-            raise ConfigError(
-                f"config.augmentation.crop={self.crop!r}: expected 'pad', 'resized' or 'none'"
-            )
-        if len(self.area) != 2 or not 0 < self.area[0] <= self.area[1] <= 1:
+        """Raises ConfigError for an area that is not two ascending fractions."""
+        if len(self.area) != 2 or self.area[0] > self.area[1]:
             raise ConfigError(
                 f"config.augmentation.area={self.area}: expected two fractions in (0, 1], ascending"
             )
-        for key, most in (("padding", 4096), ("num_ops", 16), ("magnitude", 1), ("mixup", 1e3)):
-            if not 0 <= getattr(self, key) <= most:
-                raise ConfigError(
-                    f"config.augmentation.{key}={getattr(self, key)}: expected 0 .. {most}"
-                )
 
 
 def augmented(
@@ -65,9 +59,8 @@ def augmented(
     """Crop, flip and random operations, each by `settings`."""
     if settings.crop == "resized":
         keys = example_keys(jax.random.fold_in(key, 1), ids, epoch)
-        image = jax.vmap(lambda one, key: resized_crop(one, key, settings.area, settings.flip))(
-            image, keys
-        )
+        area = settings.area[0], settings.area[1]
+        image = jax.vmap(lambda one, key: resized_crop(one, key, area, settings.flip))(image, keys)
     else:
         padding = settings.padding if settings.crop == "pad" else 0
         image = augment(image, ids, epoch, key, crop_padding=padding, flip=settings.flip)

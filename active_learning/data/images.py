@@ -23,7 +23,7 @@ except ImportError:
     simplejpeg = None
 
 try:
-    import pillow_heif  # pyright: ignore[reportMissingImports]  # optional, in no extra
+    import pillow_heif  # pyright: ignore[reportMissingImports]  # extra [heif]
 except ImportError:
     pillow_heif = None
 else:

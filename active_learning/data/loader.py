@@ -38,8 +38,11 @@ class Stream(Protocol):
     """
 
     part: Any
-    # The first position that is not known yet; nothing is read ahead of it.
-    end: float
+
+    @property
+    def end(self) -> float:
+        """The first position that is not known yet; nothing is read ahead of it."""
+        ...
 
     def at(
         self, position: int, count: int

@@ -25,11 +25,11 @@ class OnFeatures(Section):
     # The weights that give the features, as in `Published`; '': those of config.learner.
     of: str = ""
     # Attention heads of these weights, where the file does not say; 0: as it says.
-    heads: int = setting(0, at_least=0)
+    heads: int = setting(0, at_least=0, at_most=4096)
     # 'linear', or 'mlp' with one hidden layer.
     head: str = setting("linear", one_of=("linear", "mlp"))
     # Hidden units of an 'mlp'.
-    width: int = setting(256, at_least=1)
+    width: int = setting(256, at_least=1, at_most=2**16)
     # Folder of the stored features, which several runs may share; '': WORKDIR/features.
     store: str = setting("", hashed=False)
     # Whether the pass over the training data is on this run's bill.

@@ -28,17 +28,17 @@ class Published(Section):
     # A .safetensors or .npz file, or a folder with one (docs/weights.md has the layouts).
     path: str = ""
     # Attention heads, where the file does not say; 0: as it says.
-    heads: int = setting(0, at_least=0)
+    heads: int = setting(0, at_least=0, at_most=4096)
     # How a new head begins: 'zero', or 'normal' with a deviation of 0.01.
     head: str = setting("zero", one_of=("zero", "normal"))
     # Another patch size than the file's, whose kernel is then resized; 0: the file's.
-    patch: int = setting(0, at_least=0)
+    patch: int = setting(0, at_least=0, at_most=4096)
     # What is not trained: '', 'all but head', 'first N blocks', or the tower 'image' or 'text'.
     freeze: str = ""
     # Factor of the learning rate from each block to the one below it; 1: the same for all.
     layer_decay: float = setting(1.0, above=0.0, at_most=1.0)
     # Factor of the learning rate of the head.
-    head_rate: float = setting(1.0, above=0.0)
+    head_rate: float = setting(1.0, above=0.0, at_most=1e4)
     # As in ViT.
     scan: bool = setting(False, hashed=False)
     remat: str = setting("off", one_of=("off", "full", "dots"), hashed=False)

@@ -4,7 +4,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from active_learning.config import setting
 from active_learning.cost import flops
+from active_learning.models.layers import DTYPES, MAX_DEPTH, MAX_WIDTH
 from active_learning.models.transformer import blocks, blocks_cost, check_tower
 
 POOLS = ("mean", "last", "end")
@@ -16,26 +18,27 @@ class Text(nn.Module):
     Raises ValueError for another length, another pool, or heads that do not divide the width.
     """
 
-    vocab: int = 4096
-    context: int = 32
-    width: int = 192
-    depth: int = 6
-    heads: int = 3
-    mlp_dim: int = 0  # 0: 4 * width
+    vocab: int = setting(4096, at_least=1, at_most=2**24)
+    context: int = setting(32, at_least=1, at_most=2**16)
+    width: int = setting(192, at_least=1, at_most=MAX_WIDTH)
+    depth: int = setting(6, at_least=0, at_most=MAX_DEPTH)
+    heads: int = setting(3, at_least=1, at_most=MAX_WIDTH)
+    # 0: 4 * width.
+    mlp_dim: int = setting(0, at_least=0, at_most=4 * MAX_WIDTH)
     # "mean" of what is not `pad`; "last": the last position (SigLIP); "end": the first position
     # with the token `end` (CLIP).
-    pool: str = "mean"
-    pad: int = 0
+    pool: str = setting("mean", one_of=POOLS)
+    pad: int = setting(0, at_least=0, at_most=2**24)
     scan: bool = False
     remat: str = "off"
-    dtype: str = "float32"
+    dtype: str = setting("float32", one_of=DTYPES)
     # Token that ends a text; -1: the largest id of each text, as in OpenAI's CLIP.
-    end: int = -1
+    end: int = setting(-1, at_least=-1, at_most=2**24)
     # Each token attends only to itself and to earlier ones; else to all, padding included.
     causal: bool = False
     attention: str = "xla"
     activation: str = "gelu_tanh"
-    epsilon: float = 1e-6
+    epsilon: float = setting(1e-6, above=0.0, at_most=1.0)
     qkv_bias: str = "qv"
     layer_scale: bool = False
 

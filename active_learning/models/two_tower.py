@@ -6,9 +6,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from active_learning.config import setting
 from active_learning.core.contrastive import Embeddings, l2_normalize
 from active_learning.cost import flops
-from active_learning.models.layers import Dense
+from active_learning.models.layers import MAX_WIDTH, Dense
 
 
 class TwoTower(nn.Module):
@@ -23,11 +24,11 @@ class TwoTower(nn.Module):
     # A Text.
     text: Any = None
     # Width of the projection after each tower; 0: none.
-    image_out: int = 64
-    text_out: int = 64
+    image_out: int = setting(64, at_least=0, at_most=MAX_WIDTH)
+    text_out: int = setting(64, at_least=0, at_most=MAX_WIDTH)
     # Initial logit scale and bias; only the sigmoid loss reads the bias.
-    scale: float = 10.0
-    bias: float = -10.0
+    scale: float = setting(10.0, above=0.0, at_most=1e4)
+    bias: float = setting(-10.0, at_least=-1e4, at_most=1e4)
     # A bias of the projections (CLIP has none).
     head_bias: bool = True
     # A learned logit bias; without one it is 0 (CLIP).

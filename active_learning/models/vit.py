@@ -5,8 +5,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from active_learning.config import setting
 from active_learning.cost import flops
-from active_learning.models.layers import Dense
+from active_learning.models.layers import DTYPES, MAX_DEPTH, MAX_WIDTH, Dense
 from active_learning.models.transformer import (
     Attention,
     Mlp,
@@ -35,28 +36,28 @@ class ViT(nn.Module):
     Intermediate values named "tokens" hold the tokens before pooling, for `capture`.
     """
 
-    num_classes: int = 0
-    width: int = 192
-    depth: int = 12
-    heads: int = 3
+    num_classes: int = setting(0, at_least=0, at_most=2**24)
+    width: int = setting(192, at_least=1, at_most=MAX_WIDTH)
+    depth: int = setting(12, at_least=1, at_most=MAX_DEPTH)
+    heads: int = setting(3, at_least=1, at_most=MAX_WIDTH)
     # 0: 4 * width. With "swiglu" the width after gating.
-    mlp_dim: int = 0
-    patch: int = 16
+    mlp_dim: int = setting(0, at_least=0, at_most=4 * MAX_WIDTH)
+    patch: int = setting(16, at_least=1, at_most=4096)
     # "gap": mean of the patches; "cls": class token; "map": attention pooling; "cls_gap": class
     # token and mean of the patches, concatenated.
-    pool: str = "gap"
+    pool: str = setting("gap", one_of=POOLS)
     # Trace one block instead of `depth`; parameters then have a leading axis.
     scan: bool = False
     # "off", "full", or "dots" (keeps the products).
     remat: str = "off"
-    dtype: str = "float32"
+    dtype: str = setting("float32", one_of=DTYPES)
     # Fraction of the patches that enter the blocks, spread evenly: a cheap scorer.
-    keep: float = 1.0
+    keep: float = setting(1.0, above=0.0, at_most=1.0)
     # "xla", or "cudnn": fused, for NVIDIA GPUs and 16-bit compute types.
     attention: str = "xla"
     activation: str = "gelu_tanh"
     # Of every LayerNorm.
-    epsilon: float = 1e-6
+    epsilon: float = setting(1e-6, above=0.0, at_most=1.0)
     # Which of query, key and value have a bias: "qv", "qkv" or "none".
     qkv_bias: str = "qv"
     # Learned per-channel scale of each residual branch (DINOv2).
@@ -64,9 +65,9 @@ class ViT(nn.Module):
     # A class token beside "gap" or "map" pooling; the other pools have one anyway.
     class_token: bool = False
     # Register tokens, after the class token.
-    registers: int = 0
+    registers: int = setting(0, at_least=0, at_most=1024)
     # How many of the class token and registers have a position of their own.
-    prefix_positions: int = 0
+    prefix_positions: int = setting(0, at_least=0, at_most=1025)
     # A bias of the patch embedding (CLIP has none).
     embed_bias: bool = True
     # A LayerNorm before the blocks (CLIP).
@@ -74,7 +75,7 @@ class ViT(nn.Module):
     # Where the last LayerNorm is: of the "tokens", or of the "pooled" features (timm's fc_norm).
     norm: str = "tokens"
     # Width of a tanh layer before the head (ImageNet-21k checkpoints of the JAX ViT); 0: none.
-    pre_logits: int = 0
+    pre_logits: int = setting(0, at_least=0, at_most=4 * MAX_WIDTH)
 
     @property
     def has_class_token(self) -> bool:

@@ -12,30 +12,27 @@ compiles the step for TPU chips. Where the data cannot be opened, it plans from 
 
 import argparse
 import sys
-from pathlib import Path
 
 from active_learning import cli
+from active_learning.arguments import Parser, number, path
 from active_learning.config import ConfigError, from_flags
-from active_learning.data.sources.source import DataError
 from active_learning.plan.report import Assumptions, plan_lines
 from active_learning.settings import Config
 
 
 def parse(argv: list[str]) -> tuple[Config, argparse.Namespace]:
     """The config and the other flags. Raises ConfigError."""
-    parser = argparse.ArgumentParser(
-        prog="python -m active_learning.plan",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("active_learning.plan", __doc__)
     add = parser.add_argument
-    add("--reference", type=Path, help="run folder of a reference to evaluate")
+    add("--reference", type=path, help="run folder of a reference to evaluate")
     add("--topology", default="", help="TPU slice to compile for: v5e:16x16, v5litepod-256, ...")
     known = Assumptions()
-    add("--image-size", "--image_size", type=int, default=known.image_size, help="pixels")
-    add("--classes", "--num_classes", type=int, default=known.classes)
-    add("--examples", type=int, default=known.examples)
-    add("--mfu", type=float, default=known.mfu, help="assumed fraction of the chips' peak FLOP/s")
+    size, count = number(int, 1, 2**16), number(int, 1, 2**40)
+    add("--image-size", "--image_size", type=size, default=known.image_size, help="pixels")
+    add("--classes", "--num_classes", type=number(int, 1, 2**24), default=known.classes)
+    add("--examples", type=count, default=known.examples)
+    fraction = number(float, 1e-6, 1)
+    add("--mfu", type=fraction, default=known.mfu, help="assumed fraction of peak FLOP/s")
     cli.add_import_flag(parser)
     # Names of one's own are registered before the config that uses them is read.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -51,15 +48,14 @@ def parse(argv: list[str]) -> tuple[Config, argparse.Namespace]:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the plan. Returns 2, with one line on stderr, for what cannot be planned."""
-    try:
+
+    def command() -> None:
         config, args = parse(sys.argv[1:] if argv is None else argv)
         assumed = Assumptions(args.image_size, args.classes, args.examples, args.mfu)
         for line in plan_lines(config, assumed, args.topology, args.reference):
             print(line, flush=True)
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return cli.guarded(command)
 
 
 if __name__ == "__main__":

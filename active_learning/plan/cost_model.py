@@ -17,6 +17,7 @@ from active_learning.models.frozen import head_inputs
 from active_learning.models.on_features import FeatureHead
 from active_learning.settings import Config
 from active_learning.train.feature_pass import feature_flops
+from active_learning.train.fitting import fitted
 from active_learning.train.starts import Starts, open_models
 
 RATIOS = (2, 4, 8, 16)  # rows of the break-even table
@@ -151,7 +152,7 @@ def cost_model_of(
     small = starts.scorer.cost(scorer, scorer_image_shape(config, image_shape))
     reference, training = config.reference, 0.0
     if policy.reads_reference and reference.charge:
-        steps_of = lambda own: resolve(own, examples, 1).total
+        steps_of = lambda own: resolve(fitted(own, examples)[0], examples, 1).total
         training = reference.planned_training_flops(config, steps_of, small.train)
     prefilters = policy.pool_fraction < 1 and reference.models_scoring > 0
     return CostModel(

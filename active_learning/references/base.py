@@ -152,6 +152,10 @@ class Reference(Section):
         del module
         return {}
 
+    def for_plan(self) -> "Reference":
+        """The reference that a plan can do with where the files of this one are not at hand."""
+        return self
+
     def planned_training_flops(self, config: Any, steps_of: Callable, per_example: float) -> float:
         """FLOPs of training it that a plan can know beforehand.
 

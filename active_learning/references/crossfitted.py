@@ -35,12 +35,12 @@ class CrossFitted(Reference):
     path: str = ""
     # Duration of the training of each.
     total: str = "1000 steps"
-    batch_size: int = setting(128, at_least=1)
+    batch_size: int = setting(128, at_least=1, at_most=2**24)
     optim: Optim = Optim(learning_rate=2e-3)
     # Whether their training is on this run's bill.
     charge: bool = True
     # Added to the run's seed.
-    seed: int = 0
+    seed: int = setting(0, at_least=0, below=2**31)
 
     def check(self, config: Any) -> None:
         policy = config.select.policy

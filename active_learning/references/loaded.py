@@ -1,5 +1,6 @@
 """A reference that exists already: a finished run, or published weights."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,12 @@ class Loaded(Reference):
             raise ConfigError(f"{KEY}={self.path!r}: no complete run there to load")
         experiment.config.task.check_loaded_reference(folder, experiment.data)
         return obtained(summary, checkpoint.load_params(folder))
+
+    def for_plan(self) -> "Loaded":
+        """A run in place of weights that are not there: planned at the size of the scorer."""
+        path = Path(self.path)
+        is_missing = path.suffix in _WEIGHTS and not path.exists()
+        return dataclasses.replace(self, path=str(path.with_suffix(""))) if is_missing else self
 
     def planned_training_flops(self, config: Any, steps_of: Callable, per_example: float) -> float:
         """What its run says; published weights say nothing of their cost."""

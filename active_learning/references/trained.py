@@ -27,12 +27,12 @@ class Trained(Reference):
     part: str = "reference"
     # Duration of its training; 0: an untrained reference (a control).
     total: str = "1000 steps"
-    batch_size: int = setting(128, at_least=1)
+    batch_size: int = setting(128, at_least=1, at_most=2**24)
     optim: Optim = Optim(learning_rate=2e-3)
     # Whether its training is on this run's bill.
     charge: bool = True
     # Added to the run's seed.
-    seed: int = 0
+    seed: int = setting(0, at_least=0, below=2**31)
 
     def check(self, config: Any) -> None:
         judged = (*config.evaluate.sets, config.evaluate.gate)
@@ -100,6 +100,7 @@ def own_run_config(config: Any, reference: Any, **split: Any) -> Any:
         init_from="",
         fsdp=1,
         small_view=bool(config.data.small),
+        fit=("batch_size",) if "reference.batch_size" in config.fit else (),
         split=dataclasses.replace(config.split, **split),
         evaluate=dataclasses.replace(config.evaluate, every="20 %", gate=""),
         log=dataclasses.replace(config.log, chosen=False),

@@ -3,12 +3,14 @@
 python -m active_learning.report RUN... [--out DIR] [--metric test/accuracy] [--title TITLE]
 """
 
-import argparse
+import errno
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from active_learning.arguments import Parser, path
 from active_learning.report import charts, page, tables
 from active_learning.report.analysis import analyze
 from active_learning.report.files import RunError
@@ -65,11 +67,12 @@ def default_out(paths: Sequence[str | Path]) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, or 2 with one line on stderr if a run cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m active_learning.report",
-        description="Run folders -> one HTML page, a table and JSON.",
-    )
+    """Run the command.
+
+    Returns:
+      0; with one line on stderr 2 if a run cannot be used, or 3 if the disk is full.
+    """
+    parser = Parser("active_learning.report", "Run folders -> one HTML page, a table and JSON.")
     parser.add_argument(
         "runs",
         nargs="+",
@@ -77,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a run folder, or a folder that holds run folders at any depth",
     )
     parser.add_argument(
-        "--out", type=Path, help="where to write (default: 'report' next to the first run)"
+        "--out", type=path, help="where to write (default: 'report' next to the first run)"
     )
     parser.add_argument(
         "--metric",
@@ -88,10 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         out = write(options.runs, options.out, options.metric, options.title)
+        print(f"wrote {clean(out, 1000)}/index.html, table.md, report.json, figure.png", flush=True)
+    except BrokenPipeError:  # The reader of our output has closed it, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (RunError, OSError) as error:
-        print(f"report: {clean(error, 1000)}", file=sys.stderr)
-        return 2
-    print(f"wrote {clean(out, 1000)}/index.html, table.md, report.json, figure.png")
+        print(f"error: {clean(error, 1000)}", file=sys.stderr)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return 3 if full else 2
     return 0
 
 

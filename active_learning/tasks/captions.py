@@ -36,9 +36,9 @@ class Pairs(Task):
     # 'sigmoid' (SigLIP) or 'softmax' (CLIP, InfoNCE).
     loss: str = setting("sigmoid", one_of=("sigmoid", "softmax"))
     # Pairs in a block of the loss; 0: all at once. Must divide the batch size.
-    loss_chunk: int = setting(0, at_least=0)
+    loss_chunk: int = setting(0, at_least=0, at_most=2**24)
     # Factor of the dot product in l_act; at 1 the sampling would be nearly uniform.
-    score_scale: float = setting(10.0, above=0.0)
+    score_scale: float = setting(10.0, above=0.0, at_most=1e6)
     # Column of the data with a caption, or a list of them.
     text: str = "captions"
     # tokenizer.json, vocab.json, NAME.model or a folder with one; '': a byte-level BPE as large as
@@ -48,16 +48,20 @@ class Pairs(Task):
     # do: 'symmetric'.
     pixel_norm: str = setting("data", one_of=("data", "symmetric"))
     # Fraction of a part's pairs that get another pair's caption, by the name of the part.
-    shuffled_captions: Mapping[str, float] = setting({})
+    shuffled_captions: Mapping[str, float] = setting({}, at_least=0.0, at_most=1.0)
     # Words: images whose captions mostly name one of them are used for zero-shot and few-shot.
-    classes: tuple = ()
+    classes: tuple[str, ...] = ()
     # Prompt templates of zero-shot classification.
-    templates: tuple = ("a photo of a {}.", "a {}.", "there is a {} in the picture.")
+    templates: tuple[str, ...] = ("a photo of a {}.", "a {}.", "there is a {} in the picture.")
 
     primary_metric = "recall"
 
     def check(self, config: Any) -> None:
         policy, chunk = config.select.policy, self.loss_chunk
+        if bad := [t for t in self.templates if "{}" not in t]:
+            raise ConfigError(
+                f"config.task.templates={bad[0]!r}: has no place '{{}}' for the name of a class"
+            )
         if config.augmentation.mixup:
             raise ConfigError(
                 f"config.augmentation.mixup={config.augmentation.mixup}: "

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
@@ -20,20 +19,21 @@ from jaxtyping import PyTree
 from active_learning import checkpoint
 from active_learning.checks import StepCounts, check_values, resolve
 from active_learning.config import ConfigError
-from active_learning.core import infobatch, sharding
+from active_learning.core import sharding
 from active_learning.core.recipe import Batch, Model, Recipe, TrainState, init_state, unaugmented
 from active_learning.cost import flops, ledger
 from active_learning.data.augment import Augmentation, augmented, mixed
-from active_learning.data.loader import Candidates, Loader
+from active_learning.data.loader import Loader
 from active_learning.data.parts import Data
-from active_learning.data.pruned import Pruned
 from active_learning.data.sources.source import DataError
 from active_learning.models.layers import shared
 from active_learning.references import Reference, replay, score_file
 from active_learning.settings import Config
 from active_learning.tasks import Task, View
+from active_learning.train.fitting import fitted
 from active_learning.train.open_data import open_data
-from active_learning.train.starts import Start, Starts, open_models
+from active_learning.train.starts import Start, Starts, check_param_shapes, open_models
+from active_learning.train.streams import stream_of, with_memory
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class Experiment:
     own_reference: Role | None = None
     # Recorded choices of another run that are trained on.
     choices: replay.Choices | None = None
+    # A line for each size that was fitted to a small pool.
+    changes: tuple[str, ...] = ()
     # Accuracy and loss on the gate of a reference whose scores are stored.
     stored_gate: dict[str, float] | None = None
 
@@ -126,14 +128,7 @@ class Experiment:
 
     def loader(self, position: int) -> Loader:
         """Feeds the run from `position` on: candidates, or another run's choices."""
-        train, config, policy = self.data.train, self.config, self.config.select.policy
-        if policy.remember is not None:
-            fraction, b = policy.prune_fraction, config.batch_size
-            stream = Pruned(train, config.seed, fraction, b, self.steps.total)
-        elif self.choices is None:
-            stream = Candidates(train, self.config.seed)
-        else:
-            stream = replay.Replay(train, self.choices)
+        stream = stream_of(self.config, self.data.train, self.choices, self.steps.total)
         return Loader(stream, sharding.batch_sharding(self.mesh), position)
 
 
@@ -146,6 +141,8 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
     """
     given, (config, starts) = config, open_models(config)
     check_values(config)
+    if config.init_from and not (Path(config.init_from) / "checkpoints").is_dir():
+        raise ConfigError(f"config.init_from={config.init_from!r}: no run there (no checkpoints)")
     data = open_data(config)
     train_on, processes = config.split.train_on, jax.process_count()
     if not len(data.train):
@@ -153,11 +150,14 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
     if len(data.train) < processes:
         raise DataError(f"{train_on}: {len(data.train)} examples for {processes} processes")
     devices = jax.devices() if devices is None else devices
+    given, changes = fitted(given, len(data.train), len(devices))
+    config, _ = fitted(config, len(data.train), len(devices))
     steps = resolve(config, len(data.train), len(devices))
     choices = None
     if config.select.replay:
-        folder, content = Path(config.select.replay), data.provenance["hash"]
-        choices = replay.read(folder, config.batch_size, steps.total, content)
+        folder, about = Path(config.select.replay), data.provenance
+        by = about.get("ids", "place")
+        choices = replay.read(folder, config.batch_size, steps.total, about["hash"], by)
         data.train.rows_of(choices.ids, replay.KEY)
     data = config.task.attach(config, data)
     data_view = config.task.view(config, data)
@@ -170,18 +170,15 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
     experiment = assemble(given, steps, view, scorer_view, devices)
     if experiment.own_reference is not None:
         config.task.check_reference_texts(experiment.own_reference.module, data)
-    if config.select.policy.remember is not None:
-        data, experiment = _with_memory(data, experiment)
-    return dataclasses.replace(experiment, opened_data=data, choices=choices, stored_gate=gate)
-
-
-def _with_memory(data: Data, experiment: Experiment) -> tuple[Data, Experiment]:
-    """For a policy that remembers losses: rows in every batch, and room for each example."""
-    rows, recipe = np.arange(len(data.train), dtype=np.int32), experiment.recipe
-    data = dataclasses.replace(data, train=data.train.with_column("row", rows))
-    policy = dataclasses.replace(recipe.policy, init=partial(infobatch.init, len(rows)))
-    recipe = dataclasses.replace(recipe, policy=policy)
-    return data, dataclasses.replace(experiment, recipe=recipe)
+    data, recipe = with_memory(data, experiment.recipe)
+    return dataclasses.replace(
+        experiment,
+        opened_data=data,
+        recipe=recipe,
+        choices=choices,
+        stored_gate=gate,
+        changes=tuple(changes),
+    )
 
 
 def assemble(
@@ -372,24 +369,3 @@ def abstract_state(experiment: Experiment) -> TrainState:
     shardings = sharding.state_shardings(shapes, experiment.mesh)
     place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
     return jax.tree.map(place, shapes, shardings)
-
-
-def check_param_shapes(params: PyTree, like: PyTree, key: str) -> PyTree:
-    """Returns `params` when its tree and shapes are those of `like`.
-
-    Raises:
-      ConfigError: Names the first parameter that differs.
-    """
-    theirs, ours = _shapes(params), _shapes(like)
-    for name in sorted(set(ours) | set(theirs)):
-        if ours.get(name) != theirs.get(name):
-            raise ConfigError(
-                f"{key}: parameter {name} is {theirs.get(name)} there, {ours.get(name)} in this "
-                "config"
-            )
-    return params
-
-
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}

@@ -108,7 +108,7 @@ class Evaluation:
         part = experiment.data.train.small_view()
         rows = part.subset(POOL_ROWS)
         params = experiment.recipe.reference_params(state)
-        check = experiment.task.check_labels(self._scorer, params, part, rows)
+        check = experiment.task.check_labels(self._reference, params, part, rows)
         return check, {} if check is None else {"reference_score": len(rows) * self._forward}
 
     @property

@@ -12,20 +12,22 @@ import jax
 
 from active_learning import checkpoint, distributed, metrics
 from active_learning.checks import resolve
-from active_learning.config import config_hash
+from active_learning.config import ConfigError, config_hash
 from active_learning.cost.ledger import Ledger, total
 from active_learning.metrics import LOG, NonFiniteError
 from active_learning.references import Obtained
 from active_learning.references.pool_filter import filter_pool
 from active_learning.settings import Config
 from active_learning.train import overview, run_folder
-from active_learning.train.build import Experiment, build, check_param_shapes, first_state
+from active_learning.train.build import Experiment, build, first_state
 from active_learning.train.delayed import DelayedOutputs
 from active_learning.train.embedding_pass import with_stored
 from active_learning.train.evaluation import Evaluation
+from active_learning.train.fitting import fitted
 from active_learning.train.gate import Gate
 from active_learning.train.recorder import SelectionLogger
 from active_learning.train.signals import PreemptionGuard
+from active_learning.train.starts import check_param_shapes
 from active_learning.train.updates import UpdateRunner, with_pending
 
 __all__ = ["NonFiniteError", "run"]
@@ -58,6 +60,10 @@ def run(
     with distributed.agreement("data"):
         experiment = build(config)
         _check_reference_runs(experiment)
+        if guard is None and not experiment.steps.total:
+            # Only the untrained reference of a control is a run without updates.
+            raise ConfigError(f"config.total={config.total!r}: less than one update")
+    config = experiment.config  # With its sizes fitted to a small pool.
     distributed.check_same({"data": str(experiment.data.provenance["hash"])})
     about = run_folder.about(experiment)
     distributed.run_on_primary(lambda: run_folder.init_workdir(workdir, config, about))
@@ -72,23 +78,34 @@ def run(
             "%s starts from %s weights:\n%s", role, report["layout"], "\n".join(report["table"])
         )
     with contextlib.nullcontext(guard) if guard else PreemptionGuard() as guard:
-        joined = with_stored(experiment, workdir, lambda: guard.requested)
-        if joined is None:
+        training = _prepared(experiment, workdir, guard)
+        if training is None:
             return run_folder.summarize(experiment, Ledger(), {}, None, complete=False)
-        experiment, bill = joined
-        reference, prefilter = None, (bill.flops, bill.seconds)
-        if config.select.policy.reads_reference:
-            train = lambda own, folder: run(own, folder, guard)
-            reference = config.reference.obtain(experiment, workdir, train)
-            if reference is None:
-                return run_folder.summarize(experiment, Ledger(), {}, None, complete=False)
-            _check_params(experiment, reference)
-        if config.select.policy.pool_fraction < 1:
-            params = None if reference is None else reference.params
-            experiment, flops, seconds = filter_pool(experiment, params, workdir)
-            prefilter = prefilter[0] + flops, prefilter[1] + seconds
-        training = Training(experiment, workdir, guard, reference, prefilter)
         return training.run(profile)
+
+
+def _prepared(experiment: Experiment, workdir: Path, guard: PreemptionGuard) -> "Training | None":
+    """The training, once what it reads is at hand: stored outputs, the reference, a filtered pool.
+
+    None when the guard asked to stop before.
+    """
+    config = experiment.config
+    joined = with_stored(experiment, workdir, lambda: guard.requested)
+    if joined is None:
+        return None
+    experiment, bill = joined
+    reference, prefilter = None, (bill.flops, bill.seconds)
+    if config.select.policy.reads_reference:
+        train = lambda own, folder: run(own, folder, guard)
+        reference = config.reference.obtain(experiment, workdir, train)
+        if reference is None:
+            return None
+        _check_params(experiment, reference)
+    if config.select.policy.pool_fraction < 1:
+        params = None if reference is None else reference.params
+        experiment, flops, seconds = filter_pool(experiment, params, workdir)
+        prefilter = prefilter[0] + flops, prefilter[1] + seconds
+    return Training(experiment, workdir, guard, reference, prefilter)
 
 
 def _complete_summary(workdir: Path) -> dict | None:
@@ -108,7 +125,9 @@ def _check_reference_runs(experiment: Experiment) -> None:
     if config.select.policy.reads_reference:
         devices = experiment.mesh.size
         config.reference.check_own_runs(
-            config, experiment.data, lambda own, pool: resolve(own, pool, devices)
+            config,
+            experiment.data,
+            lambda own, pool: resolve(fitted(own, pool, devices)[0], pool, devices),
         )
 
 
@@ -184,7 +203,7 @@ class Training:
             "ledger": self.ledger.as_dict(),
             "hash": config_hash(self.experiment.config),
         }
-        self.logger.flush()
+        self.logger.flush(self.ledger.step)
         self.checkpoints.save(self.ledger.step, self.state, meta)
 
     def run(self, profile: tuple[int, int]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def lines(experiment: Experiment) -> Iterator[str]:
     trained_on = "+".join(config.split.train_on)
     yield f"parts: {parts}; trained on {trained_on} ({len(data.train):,})"
     yield from problem_lines(experiment)
+    yield from experiment.changes
     yield _model("learner", experiment.learner, view, experiment.init_learner)
     yield _model("scorer", experiment.scorer, experiment.scorer_view, experiment.init_scorer)
     if experiment.two_stage_decode:

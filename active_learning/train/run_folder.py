@@ -1,5 +1,6 @@
 """A run's folder: claiming it, what it says about the run, and reading its config back."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ def init_workdir(workdir: Path, config: Config, about: dict[str, Any]) -> None:
         raise ConfigError(f"{workdir}: holds a run of another config ({what})")
     for key, what in (("hash", "data"), ("scores", "stored scores")):
         before, now = theirs["data"].get(key), about["data"].get(key)
+        made_of = [one["data"].get("ids", "place") for one in (theirs, about)]
+        if before != now and made_of[0] != made_of[1]:
+            raise ConfigError(
+                f"{workdir}: ids of the run's examples were made of {made_of[0]}, now of "
+                f"{made_of[1]}; train it again in a new folder"
+            )
         if before != now:
             raise ConfigError(
                 f"{workdir}: {what} changed since the run started: {before}, now {now}"
@@ -91,16 +98,37 @@ def _read_config(workdir: Path) -> dict[str, Any]:
     return content
 
 
-def load_config(workdir: Path) -> Config:
+def load_config(workdir: Path, data: str = "") -> Config:
     """The config of a run folder. Constructs registered classes and functions only.
+
+    Args:
+      workdir: The run's folder.
+      data: Where its data lie now; '': where they lay.
 
     Raises:
       ConfigError: No readable config there, or one that names something not registered.
+      DataError: `data` is given, and the source of the run has no path.
     """
     config = from_json(_read_config(workdir)["config"])
     if not isinstance(config, Config):
         raise ConfigError(f"{workdir}: its config.json holds no run's config")
-    return config
+    return dataclasses.replace(config, data=config.data.moved(data)) if data else config
+
+
+def check_same_data(workdir: Path, experiment: Experiment) -> None:
+    """Compares the opened data with those that a run was trained on, by their content.
+
+    Raises:
+      ConfigError: They differ, so that the splits would be others than in the run.
+    """
+    before = _read_config(workdir).get("data")
+    before = before.get("hash") if isinstance(before, dict) else None
+    now = experiment.data.provenance["hash"]
+    if before != now:
+        raise ConfigError(
+            f"{workdir}: trained on data of content hash {before}, these have {now}; --data=PATH "
+            "says where the run's own data lie"
+        )
 
 
 def about(experiment: Experiment) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from active_learning.core.recipe import Batch, Chosen, Recipe, TrainState
 from active_learning.core.sharding import aot_compile, replicated
 from active_learning.core.step import select_step, train_on_selection, train_step, uniform_step
 from active_learning.data.loader import LoadedBatch, Loader
+from active_learning.data.pruned import Pruned
 from active_learning.data.sources.source import join_id
 from active_learning.train.build import Experiment
 
@@ -99,6 +100,7 @@ class UpdateRunner:
         """
         stream = self.loader.stream
         while self.position >= stream.end:
+            assert isinstance(stream, Pruned), "other streams have no end"
             memory = state.policy_state
             if stream.end == 0 and self.position:
                 known = memory["snapshot"]

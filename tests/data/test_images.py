@@ -12,6 +12,7 @@ from PIL import Image
 
 from active_learning.data import images
 from active_learning.data.images import BadImage, cover, decode, decode_small, decode_view
+from active_learning.data.sources import ImageFolder
 
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -158,3 +159,21 @@ def test_the_small_view_is_close_to_the_exact_one(library):
 def test_encode_round_trip(library):
     image = photo(64, 48)
     assert np.abs(decode(images.encode(image, 95)).astype(int) - image).max() < 8
+
+
+def test_heic_is_read_with_its_extra(tmp_path):
+    heif = pytest.importorskip("pillow_heif", reason="the extra [heif] is not installed")
+    image, out = photo(48, 64), io.BytesIO()
+    heif.from_pillow(Image.fromarray(image)).save(out, quality=95)
+    blob = out.getvalue()
+    assert images.suffix(blob) == ".heic" and ".heic" in images.SUFFIXES
+    assert np.abs(decode(blob).astype(int) - image).mean() < 4
+    with pytest.raises(BadImage):
+        decode(blob[: len(blob) // 2])
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for n in range(4):
+            (tmp_path / name / f"{n}.HEIC").write_bytes(blob)
+    found = ImageFolder(path=str(tmp_path), size=16).open()
+    assert len(found.train) + len(found.test) == 8
+    assert not found.train.gather(np.arange(2))["bad"].any()

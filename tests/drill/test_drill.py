@@ -15,14 +15,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("drill")
 
 
-KNOWN = pytest.mark.xfail(
-    strict=False, reason="a renamed key of summary.json is refused by more, or less, than one line"
-)
-
-
-@pytest.mark.parametrize(
-    "part", [pytest.param(p, marks=KNOWN) if p == "injections" else p for p in PARTS]
-)
+@pytest.mark.parametrize("part", PARTS)
 def test_a_slice_of_the_drill(part, folder):
     (result,) = parts([part], folder / part, COUNTS[part], seed=1, jobs=1)
     assert result.faults == []

@@ -144,7 +144,7 @@ def test_a_hostile_run_is_text_or_one_line(tmp_path, capsys, case):
     errors = capsys.readouterr().err
     assert code in (0, 2)
     if code == 2:
-        assert errors.startswith("report: ") and errors.count("\n") == 1
+        assert errors.startswith("error: ") and errors.count("\n") == 1
         assert all(character.isprintable() for character in errors[:-1])
         assert len(errors) < 1100 and not (tmp_path / "out").exists()
         return

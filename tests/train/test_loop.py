@@ -16,7 +16,7 @@ from active_learning.cost.ledger import ACCOUNTS
 from active_learning.references import CopyOfOnline, CrossFitted, Loaded, Obtained, Trained
 from active_learning.report.__main__ import write
 from active_learning.settings import Evaluate, Log, Optim, Select, Split
-from active_learning.train import economics, loop
+from active_learning.train import choices, economics, loop
 from active_learning.train.build import build
 from active_learning.train.evaluation import Evaluation
 from tests import world
@@ -64,11 +64,29 @@ def test_a_stopped_and_continued_run_is_the_straight_run_bit_for_bit(
     last = loop.run(config, tmp_path / "run")
     assert last["complete"]
     np.testing.assert_array_equal(ids(tmp_path / "run"), ids(folder))
+    for ours, theirs in zip(
+        choices.read_counts(tmp_path / "run"), choices.read_counts(folder), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
     jax.tree.map(np.testing.assert_array_equal, models(tmp_path / "run"), models(folder))
     assert last["flops"] == expected["flops"]
     assert last["final"] == expected["final"]
     steps = [(line["step"], line.get("test/accuracy")) for line in lines(tmp_path / "run")]
     assert steps == [(line["step"], line.get("test/accuracy")) for line in lines(folder)]
+
+
+def test_the_counts_of_choices_are_those_of_the_recorded_ids(straight):
+    folder, summary = straight
+    counts = choices.read_counts(folder)
+    by_id = dict(zip(counts.id.tolist(), counts.chosen.tolist(), strict=True))
+    recorded, times = np.unique(ids(folder), return_counts=True)
+    assert [by_id[int(one)] for one in recorded] == times.tolist()
+    assert counts.chosen.sum() == summary["examples"] == times.sum()
+    uniform = (summary["step"] - summary["window_steps"]) * 16
+    assert counts.candidate.sum() == summary["candidates"] + uniform
+    assert np.isfinite(counts.last_score[counts.last_step > 0]).all()
+    assert counts.last_step.max() == summary["window_steps"]
+    assert np.isnan(counts.last_score[counts.last_step == 0]).all()
 
 
 def test_a_complete_run_is_not_run_again(data, straight):

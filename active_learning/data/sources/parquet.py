@@ -16,7 +16,7 @@ import numpy as np
 
 from active_learning.data import text
 from active_learning.data.errors import DataError
-from active_learning.data.sources import shards
+from active_learning.data.sources import contents, shards
 from active_learning.data.sources.files import Files, Listing, open_regular
 from active_learning.data.sources.index import Index
 from active_learning.data.sources.shards import ShardSection
@@ -39,8 +39,9 @@ class Parquet(ShardSection):
     default/train/*.parquet in it, or a pattern.
 
     The image column holds bytes, or a struct with `bytes`; numbers, truth values, texts, lists of
-    texts and structs of texts are columns. Class names are those of the Hugging Face features. ids
-    are shard << 32 | row, or the column `id`. Above DIRECT bytes the files must be prepared first.
+    texts and structs of texts are columns. Class names are those of the Hugging Face features. An
+    id is the column `id`, or a hash of the image's bytes. Above DIRECT bytes the files must be
+    prepared first.
     """
 
     image: str = ""  # the image column; '': the one that the files name, or a usual name
@@ -69,10 +70,13 @@ class Parquet(ShardSection):
             _index(table, path, image, notes) for table, path in zip(tables, paths, strict=True)
         ]
         shard, index = shards.join(indices)
-        ids = shards.ids_of(shard, index.columns)
         columns = {name: values for name, values in index.columns.items() if name != "id"}
         rows = Rows(paths, tables, shard, index.places, image)
-        return Listing(rows, columns, self.path, "parquet", names, ids, notes)
+        ids, by = shards.ids_of(
+            index.columns, "bytes", lambda: contents.file_ids(rows, os.path.dirname(paths[0]))
+        )
+        names = shards.class_names(paths[0]) | names
+        return Listing(rows, columns, self.path, "parquet", names, ids, notes, ids_by=by)
 
 
 def _open(path: str) -> Any:
@@ -222,6 +226,12 @@ class Rows(Files):
 
     def size(self, row: int) -> int:
         return len(self.read(row)) if self.groups > _GROUPS else -1
+
+    def stamp(self, row: int) -> str:
+        shard = int(self.shard[row])
+        state = os.stat(self.paths[shard])
+        place = row - int(np.searchsorted(self.shard, shard))
+        return f"{state.st_size} {state.st_mtime_ns} {self.paths[shard]} {place}"
 
     def _group(self, shard: int, group: int) -> list[Any]:
         import pyarrow

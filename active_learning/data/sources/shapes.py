@@ -39,15 +39,15 @@ class Shapes(SourceSection):
     `noise`: fraction of corrupted labels in training.
     """
 
-    seed: int = 0
-    size: int = 32
-    train: int = 16_000
-    test: int = 4_000
-    noise: float = 0.4
+    seed: int = setting(0, at_least=0, below=2**31)
+    size: int = setting(32, at_least=8, at_most=4096)
+    train: int = setting(16_000, at_least=1, at_most=2**32)
+    test: int = setting(4_000, at_least=1, at_most=2**32)
+    noise: float = setting(0.4, at_least=0.0, at_most=10.0)
     label: str = "label"  # column trained on
     clean_label: str = "clean"  # column with the true labels, for reports and the test set
     # px of the view that scorers see, 0: the same view
-    small: int = setting(0, at_least=0)
+    small: int = setting(0, at_least=0, at_most=4096)
 
     def open(self) -> Opened:
         """Draws both splits. Raises DataError naming the key."""

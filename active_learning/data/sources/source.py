@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -145,9 +146,34 @@ class SourceSection(Section):
         """Returns a folder beside the data for files about them (stored scores), or None."""
         return None
 
+    def moved(self, path: str) -> "SourceSection":
+        """The section for the same data at another path; paths below the old one follow.
+
+        Raises:
+          DataError: The section has no path, as a mixture.
+        """
+        section: Any = self  # A dataclass, as all subclasses are.
+        places = {f.name: getattr(self, f.name) for f in dataclasses.fields(section)}
+        if "path" not in places:
+            raise DataError(f"--data={path}: {type(self).__name__} has no path of its own")
+        old, changes = str(places["path"]), {"path": path}
+        for name in ("test_path", "root"):
+            if below := str(places.get(name, "")):
+                changes[name] = _rebased(below, old, path)
+        return dataclasses.replace(section, **changes)
+
     def with_text(self, column: str) -> "SourceSection":
         """The section that leaves out, and counts, examples without a caption in `column`."""
         return self
+
+
+def _rebased(place: str, old: str, new: str) -> str:
+    """`place` at the new path where it lies in the old one or beside it, else as it is."""
+    for before, now in ((old, new), (os.path.dirname(old), os.path.dirname(new))):
+        inside = os.path.relpath(place, before or ".")
+        if inside != ".." and not inside.startswith("../"):
+            return os.path.normpath(os.path.join(now, inside))
+    return place
 
 
 def check_small(small: int, size: int) -> None:
@@ -181,13 +207,16 @@ class Memory(Source):
     small: int = 0  # px of the view that scorers see; made on the device
     sample: int = 0  # images, evenly spaced, that hash and statistics read; 0: all
     problems: Problems | None = None
+    stored_ids: np.ndarray | None = None  # None: 0 .. n-1
 
     def __len__(self) -> int:
         return len(self.image)
 
     @cached_property
     def ids(self) -> Int64[np.ndarray, "n"]:
-        """0 .. n-1."""
+        """Those stored with the data, else places."""
+        if self.stored_ids is not None:
+            return self.stored_ids
         return np.arange(len(self.image), dtype=np.int64)
 
     @property
