@@ -42,7 +42,7 @@ class Split(Section):
     # everything is the pool.
     parts: Mapping[str, Any] = setting({}, at_least=0, at_most=2**40)
     # Parts that the candidates come from.
-    train_on: tuple = ("pool",)
+    train_on: tuple[str, ...] = ("pool",)
     # Only this half (0 or 1) of train_on, by id, as a cross-fitted reference sees it; -1: all.
     fold: int = setting(-1, at_least=-1, at_most=1)
     # Label column of a part where it is not the source's own.
@@ -79,7 +79,7 @@ class Evaluate(Section):
 
     every: str = "2 %"
     # 'test', parts of the split, or names in `also`.
-    sets: tuple = ("test",)
+    sets: tuple[str, ...] = ("test",)
     # Size of the fixed stratified subset of each set during the run; at the end all is used.
     subset: int = setting(2000, at_least=1, at_most=2**40)
     batch_size: int = setting(1000, at_least=1, at_most=2**24)

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int64
 from active_learning.curation import estimate, scores
 from active_learning.curation.crossfit import Evidence
 from active_learning.curation.examples import Loaded
-from active_learning.curation.records import Estimate, Record
+from active_learning.curation.records import Record
 
 AMBIGUOUS = 0.6  # the given label is at least this times as probable as the likeliest other
 MISFIT = 0.1  # share of pairs shown as suspect where nothing says how many are wrong
@@ -111,34 +111,32 @@ def label_records(
                 probability=float(min(wrong[at], 1.0)),
             )
         )
-    return out, {
-        "corrupted": fraction,
-        "classes": estimate.per_class(p, labels, names),
-        "confusion": estimate.confusion(p, labels, wrong),
-        "cuts": estimate.cuts(score, (wrong, at_low, at_high)),
-        "notes": _notes(evidence, measured.all, fraction),
-    }
-
-
-def _notes(evidence: Evidence, disagreement: float, fraction: Estimate) -> tuple[str, ...]:
-    """What judged the labels, and how far that can be trusted."""
-    repeats, sets = len(evidence.kernel), len(evidence.trained)
-    notes = [
-        f"Judged by {_some(repeats, 'kernel classifier')} and {_some(sets, 'network')} per "
-        "example, none of which trained on it; they predict the given label of "
-        f"{1 - disagreement:.0%} of the examples.",
-    ]
+    notes = [_judged_by(evidence, 1 - measured.all)]
     if fraction.high - fraction.low > 0.15:
         notes.append(
             "The models are too weak, or the classes too alike, to tell wrong labels from their "
             "own errors: read the fraction of wrong labels as its interval, "
             "and the list from the top."
         )
-    return tuple(notes)
+    return out, {
+        "corrupted": fraction,
+        "classes": estimate.per_class(p, labels, names),
+        "confusion": estimate.confusion(p, labels, wrong),
+        "cuts": estimate.cuts(score, (wrong, at_low, at_high)),
+        "notes": tuple(notes),
+    }
 
 
-def _some(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+def _judged_by(evidence: Evidence, agreement: float) -> str:
+    def some(count: int, what: str) -> str:
+        return f"{count} {what}{'' if count == 1 else 's'}"
+
+    kernels = some(len(evidence.kernel), "kernel classifier")
+    networks = some(len(evidence.trained), "network")
+    return (
+        f"Judged by {kernels} and {networks} per example, none of which trained on it; they "
+        f"predict the given label of {agreement:.0%} of the examples."
+    )
 
 
 def caption_records(

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float32, Int32, Int64, Integer
 
 from active_learning.data import splits
 from active_learning.data.captions import Captions
+from active_learning.data.embeddings import EmbeddingTable
 from active_learning.data.features import COLUMN, FeatureTable, PairTables
 from active_learning.data.order import Interleaved, Order
 from active_learning.data.sources.on_disk import stand_in
@@ -71,7 +72,7 @@ class Part:
     # Stored features of the whole source, which every batch carries instead of small views.
     features: FeatureTable | None = None
     # Stored embeddings of a reference for the whole source, which every batch carries.
-    embeddings: PairTables | None = None
+    embeddings: PairTables | EmbeddingTable | None = None
     # Whether batches carry images; a model on stored features needs none.
     has_images: bool = True
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from active_learning.config import setting
 from active_learning.cost import flops
-from active_learning.models.layers import MAX_DEPTH, MAX_WIDTH, Dense
+from active_learning.models.layers import DTYPES, MAX_DEPTH, MAX_WIDTH, Dense
 from active_learning.models.transformer import (
     Attention,
     Mlp,
@@ -36,7 +36,7 @@ class ViT(nn.Module):
     Intermediate values named "tokens" hold the tokens before pooling, for `capture`.
     """
 
-    num_classes: int = setting(0, at_least=0)
+    num_classes: int = setting(0, at_least=0, at_most=2**24)
     width: int = setting(192, at_least=1, at_most=MAX_WIDTH)
     depth: int = setting(12, at_least=1, at_most=MAX_DEPTH)
     heads: int = setting(3, at_least=1, at_most=MAX_WIDTH)
@@ -45,12 +45,12 @@ class ViT(nn.Module):
     patch: int = setting(16, at_least=1, at_most=4096)
     # "gap": mean of the patches; "cls": class token; "map": attention pooling; "cls_gap": class
     # token and mean of the patches, concatenated.
-    pool: str = "gap"
+    pool: str = setting("gap", one_of=POOLS)
     # Trace one block instead of `depth`; parameters then have a leading axis.
     scan: bool = False
     # "off", "full", or "dots" (keeps the products).
     remat: str = "off"
-    dtype: str = "float32"
+    dtype: str = setting("float32", one_of=DTYPES)
     # Fraction of the patches that enter the blocks, spread evenly: a cheap scorer.
     keep: float = setting(1.0, above=0.0, at_most=1.0)
     # "xla", or "cudnn": fused, for NVIDIA GPUs and 16-bit compute types.

@@ -62,10 +62,10 @@ class Loaded(Reference):
         return obtained(summary, checkpoint.load_params(folder))
 
     def for_plan(self) -> "Loaded":
-        """Without its path where weights are not there: planned at the size of the scorer."""
+        """A run in place of weights that are not there: planned at the size of the scorer."""
         path = Path(self.path)
         is_missing = path.suffix in _WEIGHTS and not path.exists()
-        return dataclasses.replace(self, path="") if is_missing else self
+        return dataclasses.replace(self, path=str(path.with_suffix(""))) if is_missing else self
 
     def planned_training_flops(self, config: Any, steps_of: Callable, per_example: float) -> float:
         """What its run says; published weights say nothing of their cost."""

@@ -50,14 +50,18 @@ class Pairs(Task):
     # Fraction of a part's pairs that get another pair's caption, by the name of the part.
     shuffled_captions: Mapping[str, float] = setting({}, at_least=0.0, at_most=1.0)
     # Words: images whose captions mostly name one of them are used for zero-shot and few-shot.
-    classes: tuple = ()
+    classes: tuple[str, ...] = ()
     # Prompt templates of zero-shot classification.
-    templates: tuple = ("a photo of a {}.", "a {}.", "there is a {} in the picture.")
+    templates: tuple[str, ...] = ("a photo of a {}.", "a {}.", "there is a {} in the picture.")
 
     primary_metric = "recall"
 
     def check(self, config: Any) -> None:
         policy, chunk = config.select.policy, self.loss_chunk
+        if bad := [t for t in self.templates if "{}" not in t]:
+            raise ConfigError(
+                f"config.task.templates={bad[0]!r}: has no place '{{}}' for the name of a class"
+            )
         if config.augmentation.mixup:
             raise ConfigError(
                 f"config.augmentation.mixup={config.augmentation.mixup}: "

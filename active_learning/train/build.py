@@ -32,7 +32,7 @@ from active_learning.settings import Config
 from active_learning.tasks import Task, View
 from active_learning.train.fitting import fitted
 from active_learning.train.open_data import open_data
-from active_learning.train.starts import Start, Starts, open_models
+from active_learning.train.starts import Start, Starts, check_param_shapes, open_models
 from active_learning.train.streams import stream_of, with_memory
 
 
@@ -141,6 +141,8 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
     """
     given, (config, starts) = config, open_models(config)
     check_values(config)
+    if config.init_from and not (Path(config.init_from) / "checkpoints").is_dir():
+        raise ConfigError(f"config.init_from={config.init_from!r}: no run there (no checkpoints)")
     data = open_data(config)
     train_on, processes = config.split.train_on, jax.process_count()
     if not len(data.train):
@@ -367,24 +369,3 @@ def abstract_state(experiment: Experiment) -> TrainState:
     shardings = sharding.state_shardings(shapes, experiment.mesh)
     place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
     return jax.tree.map(place, shapes, shardings)
-
-
-def check_param_shapes(params: PyTree, like: PyTree, key: str) -> PyTree:
-    """Returns `params` when its tree and shapes are those of `like`.
-
-    Raises:
-      ConfigError: Names the first parameter that differs.
-    """
-    theirs, ours = _shapes(params), _shapes(like)
-    for name in sorted(set(ours) | set(theirs)):
-        if ours.get(name) != theirs.get(name):
-            raise ConfigError(
-                f"{key}: parameter {name} is {theirs.get(name)} there, {ours.get(name)} in this "
-                "config"
-            )
-    return params
-
-
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}

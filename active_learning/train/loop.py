@@ -19,7 +19,7 @@ from active_learning.references import Obtained
 from active_learning.references.pool_filter import filter_pool
 from active_learning.settings import Config
 from active_learning.train import overview, run_folder
-from active_learning.train.build import Experiment, build, check_param_shapes, first_state
+from active_learning.train.build import Experiment, build, first_state
 from active_learning.train.delayed import DelayedOutputs
 from active_learning.train.embedding_pass import with_stored
 from active_learning.train.evaluation import Evaluation
@@ -27,6 +27,7 @@ from active_learning.train.fitting import fitted
 from active_learning.train.gate import Gate
 from active_learning.train.recorder import SelectionLogger
 from active_learning.train.signals import PreemptionGuard
+from active_learning.train.starts import check_param_shapes
 from active_learning.train.updates import UpdateRunner, with_pending
 
 __all__ = ["NonFiniteError", "run"]
@@ -77,23 +78,34 @@ def run(
             "%s starts from %s weights:\n%s", role, report["layout"], "\n".join(report["table"])
         )
     with contextlib.nullcontext(guard) if guard else PreemptionGuard() as guard:
-        joined = with_stored(experiment, workdir, lambda: guard.requested)
-        if joined is None:
+        training = _prepared(experiment, workdir, guard)
+        if training is None:
             return run_folder.summarize(experiment, Ledger(), {}, None, complete=False)
-        experiment, bill = joined
-        reference, prefilter = None, (bill.flops, bill.seconds)
-        if config.select.policy.reads_reference:
-            train = lambda own, folder: run(own, folder, guard)
-            reference = config.reference.obtain(experiment, workdir, train)
-            if reference is None:
-                return run_folder.summarize(experiment, Ledger(), {}, None, complete=False)
-            _check_params(experiment, reference)
-        if config.select.policy.pool_fraction < 1:
-            params = None if reference is None else reference.params
-            experiment, flops, seconds = filter_pool(experiment, params, workdir)
-            prefilter = prefilter[0] + flops, prefilter[1] + seconds
-        training = Training(experiment, workdir, guard, reference, prefilter)
         return training.run(profile)
+
+
+def _prepared(experiment: Experiment, workdir: Path, guard: PreemptionGuard) -> "Training | None":
+    """The training, once what it reads is at hand: stored outputs, the reference, a filtered pool.
+
+    None when the guard asked to stop before.
+    """
+    config = experiment.config
+    joined = with_stored(experiment, workdir, lambda: guard.requested)
+    if joined is None:
+        return None
+    experiment, bill = joined
+    reference, prefilter = None, (bill.flops, bill.seconds)
+    if config.select.policy.reads_reference:
+        train = lambda own, folder: run(own, folder, guard)
+        reference = config.reference.obtain(experiment, workdir, train)
+        if reference is None:
+            return None
+        _check_params(experiment, reference)
+    if config.select.policy.pool_fraction < 1:
+        params = None if reference is None else reference.params
+        experiment, flops, seconds = filter_pool(experiment, params, workdir)
+        prefilter = prefilter[0] + flops, prefilter[1] + seconds
+    return Training(experiment, workdir, guard, reference, prefilter)
 
 
 def _complete_summary(workdir: Path) -> dict | None:

@@ -206,3 +206,24 @@ def _check_tokenizer(config: Config, role: str, resolved: Resolved) -> None:
         f"config.task.tokenizer='': config.{role} has a text tower that was trained with its own "
         f"tokenizer, give its file or folder{where}"
     )
+
+
+def check_param_shapes(params: PyTree, like: PyTree, key: str) -> PyTree:
+    """Returns `params` when its tree and shapes are those of `like`.
+
+    Raises:
+      ConfigError: Names the first parameter that differs.
+    """
+    theirs, ours = _shapes(params), _shapes(like)
+    for name in sorted(set(ours) | set(theirs)):
+        if ours.get(name) != theirs.get(name):
+            raise ConfigError(
+                f"{key}: parameter {name} is {theirs.get(name)} there, {ours.get(name)} in this "
+                "config"
+            )
+    return params
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
