@@ -68,7 +68,8 @@ def _score_and_select(
     The sampled indices are permuted so that as few rows as possible change device.
     """
     with jax.named_scope("select"):
-        inputs = inputs | {"label": super_batch.get("label")}
+        label = super_batch.get("label")
+        inputs = inputs | {"label": label, "concept": super_batch.get("concept", label)}
         if recipe.mesh is not None and not recipe.policy.needs_embeddings:
             inputs = jax.lax.with_sharding_constraint(inputs, replicated(recipe.mesh))
         values, policy_state = recipe.policy.score(
