@@ -55,9 +55,7 @@ class ArrayRecords(ShardSection):
 
         indices = shards.each(files, opened)
         shard, index = shards.join(indices)
-        place = np.arange(len(shard)) - np.searchsorted(shard, shard)
-        counted = (shard.astype(np.int64) << np.int64(32)) | place
-        ids, by = shards.ids_of(index.columns, "place", lambda: counted)
+        ids, by = shards.ids_of(index.columns, "place", lambda: shards.ids_by_place(shard))
         names = shards.class_names(files[0])
         columns = {name: values for name, values in index.columns.items() if name != "id"}
         records = Records(files, shard, index.places, ids)

@@ -16,7 +16,7 @@ import numpy as np
 
 from active_learning.data import text
 from active_learning.data.errors import DataError
-from active_learning.data.sources import contents, shards
+from active_learning.data.sources import shards
 from active_learning.data.sources.files import NOT_KEPT, Files, Listing, open_regular
 from active_learning.data.sources.index import Index
 from active_learning.data.sources.shards import ShardSection
@@ -72,9 +72,7 @@ class Parquet(ShardSection):
         shard, index = shards.join(indices)
         columns = {name: values for name, values in index.columns.items() if name != "id"}
         rows = Rows(paths, tables, shard, index.places, image)
-        ids, by = shards.ids_of(
-            index.columns, "bytes", lambda: contents.file_ids(rows, os.path.dirname(paths[0]))
-        )
+        ids, by = shards.ids_of(index.columns, "place", lambda: shards.ids_by_place(shard))
         names = shards.class_names(paths[0]) | names
         return Listing(rows, columns, self.path, "parquet", names, ids, notes, ids_by=by)
 

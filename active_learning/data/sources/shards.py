@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
+from jaxtyping import Int64, Integer
 
 from active_learning.config import setting
 from active_learning.data.errors import DataError
@@ -161,6 +162,12 @@ def ids_of(columns: dict[str, list[Any]], by: str, made: Callable[[], np.ndarray
         ids |= np.int64(1) << np.int64(47)
         ids[has] = [i for i, there in zip(columns["id"], has, strict=True) if there]
     return Ids(ids, by)
+
+
+def ids_by_place(shard: Integer[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    """Ids shard << 32 | place in the shard, for rows in the order of their shards."""
+    place = np.arange(len(shard)) - np.searchsorted(shard, shard)
+    return (shard.astype(np.int64) << np.int64(32)) | place
 
 
 def ids_of_members(names: Sequence[str], shard: np.ndarray, keys: Sequence[str]) -> np.ndarray:
