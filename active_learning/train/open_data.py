@@ -1,13 +1,15 @@
 """Opens the data of a run and splits them by id."""
 
-from typing import Any
+import dataclasses
 
 import numpy as np
 
 from active_learning.config import ConfigError
-from active_learning.data import splits
+from active_learning.data import classes, splits
 from active_learning.data.parts import Data, Part
-from active_learning.data.sources.source import Source
+from active_learning.data.sources.disk_section import listed
+from active_learning.data.sources.source import DataError, Source, SourceSection
+from active_learning.metrics import LOG
 from active_learning.settings import Config
 
 
@@ -35,10 +37,11 @@ def open_data(config: Config) -> Data:
         name: _part(train, rows, split.labels.get(name, config.data.label))
         for name, rows in indices.items()
     }
-    for name, source in {"test": test, **_extra_sets(config)}.items():
+    judged = _part(test, np.arange(len(test)), opened.test_label)
+    for name, part in {"test": judged, **_extra_sets(config, train)}.items():
         if name in parts:
             raise ConfigError(f"config.split.parts: {name!r} is the name of an evaluation set")
-        parts[name] = _part(source, np.arange(len(source)), opened.test_label)
+        parts[name] = part
     _check_evaluation_sets(config, parts)
     joined = _joined([parts[name] for name in split.train_on])
     if split.fold >= 0:
@@ -82,12 +85,46 @@ def _joined(parts: list[Part]) -> Part:
     )
 
 
-def _extra_sets(config: Config) -> dict[str, Any]:
-    """The test set of each further source in `evaluate.also`."""
-    opened = {name: data.open().test for name, data in config.evaluate.also.items()}
-    if not config.small_view:
-        return opened
-    return {name: source.small_view() for name, source in opened.items()}
+def _extra_sets(config: Config, train: Source) -> dict[str, Part]:
+    """The test set of each further source in `evaluate.also`, with the classes of training."""
+    parts = {}
+    for name, section in config.evaluate.also.items():
+        key = f"config.evaluate.also.{name}"
+        if not isinstance(section, SourceSection):
+            raise ConfigError(f"{key}={section!r}: expected a source, such as section(ImageFolder)")
+        if config.task.text:
+            section = section.with_text(config.task.text)
+        opened = section.open()
+        source = opened.test.small_view() if config.small_view else opened.test
+        if source.image_shape != train.image_shape:
+            ours, theirs = ("x".join(map(str, s.image_shape)) for s in (train, source))
+            raise DataError(f"{key}: its images are {theirs}, those of training {ours}")
+        part = _part(source, np.arange(len(source)), opened.test_label)
+        parts[name] = part if config.task.text else _with_classes(part, train, key)
+    return parts
+
+
+def _with_classes(part: Part, train: Source, key: str) -> Part:
+    """Numbers the labels of another source as in training, by the names of the classes.
+
+    Without names on both sides numbers are taken as they are. Examples of classes that training
+    does not have are left out, with one line.
+    """
+    theirs, ours = part.source.class_names, train.class_names
+    labels, unknown = part.labels, [f"class {k}" for k in range(part.source.num_classes)]
+    if theirs and ours:
+        labels, unknown = classes.matched(part.labels, theirs, ours), list(theirs)
+    known = (labels >= 0) & (labels < train.num_classes)
+    clean = part.clean_labels
+    if clean is not None and theirs and ours:
+        clean = classes.matched(clean, theirs, ours)
+    if not known.all():
+        foreign = [unknown[k] for k in np.unique(part.labels[~known])]
+        told = f"of classes that training does not have ({listed(foreign)})"
+        if not known.any():
+            raise DataError(f"{key}: all examples are {told}")
+        LOG.info("%s: left out: %d of %d examples, %s", key, (~known).sum(), len(known), told)
+    return dataclasses.replace(part, labels=labels, clean_labels=clean).select(known)
 
 
 def _check_evaluation_sets(config: Config, parts: dict[str, Part]) -> None:

@@ -75,6 +75,7 @@ class _Server:
             cwd=ROOT,
             env=os.environ | environment(),
         )
+        self._process.stdout.readline()  # It has loaded the libraries.
 
     def start(self, job: dict) -> int:
         self._process.stdin.write(json.dumps(job) + "\n")

@@ -1,7 +1,8 @@
 """Runs commands of the package, each in a process of its own that has the libraries loaded.
 
-Reads one JSON object a line, {"module", "args", "out", "err", "env"}; answers with the process id,
-and at its end with the exit code (negative: the signal) and the largest resident size in bytes.
+Prints "ready" first. Reads one JSON object a line, {"module", "args", "out", "err", "env"}; answers
+with the process id, and at its end with the exit code (negative: the signal) and the largest
+resident size in bytes.
 """
 
 import atexit
@@ -53,6 +54,7 @@ def main() -> None:
     for name in PRELOADED:
         with contextlib.suppress(ImportError):  # optional decoders
             importlib.import_module(name)
+    print("ready", flush=True)
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
