@@ -9,7 +9,7 @@ export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
 .PHONY: demo test lint docs lock bench experiments mutants drill
 
-demo: .venv/ready
+demo: .venv/run
 	$(PY) -m experiments.demo
 
 test: .venv/ready
@@ -41,7 +41,16 @@ bench: .venv/ready
 experiments: .venv/ready
 	$(PY) -m experiments.noise --scale=desk --workers 2
 
-.venv/ready: pyproject.toml requirements-lock.txt
-	if command -v uv >/dev/null; then uv venv -q --clear .venv && uv pip install -q --python $(PY) -e '.[dev]' -c requirements-lock.txt; \
-	else python3 -m venv --clear .venv && $(PY) -m pip install -q --no-compile -e '.[dev]' -c requirements-lock.txt; fi
+# What runs need; an environment of developers holds it already.
+.venv/run: pyproject.toml requirements-lock.txt
+	test -e .venv/ready || { $(call install,.[images]) ; }
 	touch $@
+
+.venv/ready: pyproject.toml requirements-lock.txt
+	$(call install,.[dev])
+	touch .venv/run $@
+
+define install
+if command -v uv >/dev/null; then uv venv -q --clear .venv && uv pip install -q --python $(PY) -e '$(1)' -c requirements-lock.txt; \
+else python3 -m venv --clear .venv && $(PY) -m pip install -q --no-compile -e '$(1)' -c requirements-lock.txt; fi
+endef

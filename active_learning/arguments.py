@@ -45,6 +45,13 @@ class Parser(argparse.ArgumentParser):
             self.error(self._unknown(unknown))
         return known
 
+    def folder(self, text: str, name: str) -> Path:
+        """The folder that a positional argument `name` asks to write; an error if it is no path."""
+        try:
+            return path(text)
+        except argparse.ArgumentTypeError as error:
+            self.error(f"{name}: {error}")
+
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits with 2."""
         line = " ".join(str(message).split())
@@ -67,7 +74,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(
-    kind: type[int] | type[float], at_least: float, at_most: float
+    kind: type[int] | type[float], at_least: int | float, at_most: int | float
 ) -> Callable[[str], int | float]:
     """The type of a flag whose value is a number in a range, for `Parser.add_argument`."""
 

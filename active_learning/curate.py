@@ -1,10 +1,11 @@
 """Find wrong labels, copies, leaks and unreadable examples of a data set, and look at them.
 
-    python -m active_learning.curate SOURCE OUT [--minutes=20] [--folds=5] [--run=RUN]
+    python -m active_learning.curate SOURCE OUT [--minutes=20] [--folds=5] [--weights=FILE]
     python -m active_learning.curate OUT --config=FILE [--config.data.x=...]
 
 SOURCE is anything `prepare` and `main` read; with --config it is the config's. Small models are
-trained here so that every example is judged only by models that did not train on it. OUT gets
+trained here so that every example is judged only by models that did not train on it; with --weights
+they are heads on the features of a published model. OUT gets
 scores.parquet, scores.csv, summary.json and index.html, a page to look at and to decide on. The
 source is never changed. The same command again continues where it stopped. See docs/curate.md.
 """
@@ -20,6 +21,7 @@ from active_learning.curation.crossfit import CrossFit
 from active_learning.curation.pipeline import Options, curate
 from active_learning.curation.progress import Bar
 from active_learning.curation.records import Summary
+from active_learning.curation.trunk import Trunk
 from active_learning.data.sources.from_path import section_of
 
 
@@ -33,23 +35,23 @@ def parse(argv: list[str]) -> tuple[object, Path, Options, str]:
     add("--repeats", type=number(int, 1, 100), default=2, help="draws of the folds, at most")
     parser.add_argument("--label", default="", help="column of the labels")
     parser.add_argument("--text", default="", help="column of the captions of image-text pairs")
+    parser.add_argument(
+        "--weights", type=path, help="published model (file or folder) whose features are used"
+    )
     parser.add_argument("--run", type=path, help="training run whose choices are shown beside")
     config, rest = from_flags(argv)
     args = parser.parse_args(rest)
     if len(args.paths) != (2 if config is None else 1):
         raise ConfigError("give SOURCE and OUT, or OUT and --config=FILE")
+    out = parser.folder(args.paths[-1], "OUT")
     section = section_of(args.paths[0]) if config is None else config.data
-    out = Path(args.paths[-1]).expanduser()
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: a file; give a folder for the results")
     fitted = dataclasses.replace(CrossFit(), folds=args.folds, repeats=args.repeats)
     name = Path(args.paths[0]).name if config is None else config.name
-    return (
-        section,
-        out,
-        Options(args.label, args.text, args.run, args.minutes, fitted),
-        name or "data",
-    )
+    trunk = None if args.weights is None else Trunk.open(args.weights)
+    options = Options(args.label, args.text, args.run, trunk, args.minutes, fitted)
+    return section, out, options, name or "data"
 
 
 def main(argv: list[str] | None = None) -> int:

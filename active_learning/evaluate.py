@@ -16,9 +16,10 @@ from pathlib import Path
 
 from active_learning import checkpoint, cli
 from active_learning.arguments import Parser, path
+from active_learning.checks import on_any_devices
 from active_learning.evaluators import image_text
 from active_learning.train.build import build
-from active_learning.train.feature_pass import located, with_features
+from active_learning.train.embedding_pass import with_stored
 from active_learning.train.run_folder import check_same_data, load_config
 
 
@@ -49,9 +50,9 @@ def evaluate(
     if sets:
         evaluation = dataclasses.replace(config.evaluate, sets=sets)
         config = dataclasses.replace(config, evaluate=evaluation)
-    built = build(config)
+    built = build(on_any_devices(config))
     check_same_data(workdir, built)
-    joined = with_features(located(built, workdir))
+    joined = with_stored(built, workdir)
     assert joined is not None, "nobody asked to stop"
     experiment, _ = joined
     params = checkpoint.load_params(workdir, which)

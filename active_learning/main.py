@@ -77,13 +77,23 @@ def _scalars(values: dict) -> str:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags, or exits with 2 and one line."""
-    flags.mark_flags_as_required(["config", "workdir"])
-    try:
-        return flags.FLAGS(argv)
-    except Exception as error:  # A config file may raise anything.
-        from active_learning.config import one_line
+    from active_learning.config import ConfigError, check_file, one_line
 
-        print(f"error: {one_line(error)}", file=sys.stderr)
+    logging.set_verbosity(logging.ERROR)  # What ml_collections warns of is an error here.
+    try:
+        check_file(argv)
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is None:
+            check_file(argv, parsed=True)
+            raise ConfigError("--config=FILE is missing: the config to train")
+        return rest
+    except (Exception, SystemExit) as error:  # A config file may raise anything.
+        if isinstance(error, SystemExit) and {"--help", "--helpfull", "-h"} & set(argv):
+            raise
+        print(
+            f"error: {error if isinstance(error, ConfigError) else one_line(error)}",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 

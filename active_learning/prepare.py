@@ -5,22 +5,27 @@ Fashion-MNIST or CIFAR-10) to shards with stable ids. Every image is decoded onc
 left out and listed. --size shrinks images to that shorter side, --small stores a small view beside
 each, --holdout writes that fraction of the pictures as the test set. manifest.json says what was
 made, SHA256SUMS is for `sha256sum -c`. The same command again continues where it stopped. `prepare
-OUT --config=FILE [--config.data.x=...]` reads the source of a config instead. --tfds=NAME writes a
-TensorFlow Datasets set NAME under OUT (without TensorFlow), e.g. fashion_mnist from its original
-files.
+OUT --config=FILE [--config.data.x=...]` reads the source of a config instead. --keep=FILE leaves
+out what was decided on the page of `curate` (or FILE:CONDITION over its scores), --labels=FILE
+takes its new labels. --as=folder writes links to the images by class instead of shards, --as=csv
+tables of their paths, --as=webdataset and --as=parquet shards. --tfds=NAME writes a TensorFlow
+Datasets set NAME under OUT (without TensorFlow), e.g. fashion_mnist from its original files.
 """
 
 import argparse
 import dataclasses
 import sys
+from typing import Any
 
 from active_learning import cli
 from active_learning.arguments import Parser, number
 from active_learning.config import ConfigError, changed, fields_of, from_flags
 from active_learning.data import limits
-from active_learning.data.sources import next_command, paths, tfds
+from active_learning.data.sources import next_command, taking, tfds
 from active_learning.data.sources.from_path import listings_of, section_of
 from active_learning.data.sources.preparation import Options, prepare
+
+KINDS = ("webdataset", "parquet", *taking.KINDS)
 
 
 def _arguments(rest: list[str]) -> argparse.Namespace:
@@ -43,6 +48,12 @@ def _arguments(rest: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--tfds", default="", metavar="NAME", help="write a set of TensorFlow Datasets instead"
     )
+    for name, help_text in (
+        ("keep", "decisions of `curate`, a table of keys, or FILE:CONDITION: what stays"),
+        ("labels", "the same, for new labels"),
+    ):
+        parser.add_argument(f"--{name}", default="", metavar="FILE", help=help_text)
+    parser.add_argument("--as", dest="kind", default="", choices=("", *KINDS), help="what to write")
     parser.add_argument(
         "--threads", type=number(int, 0, 4096), default=0, metavar="INT", help="0: one a core"
     )
@@ -53,7 +64,9 @@ def _arguments(rest: list[str]) -> argparse.Namespace:
         metavar="FACTOR",
         help="on the limits of data/limits.py",
     )
-    return parser.parse_args(rest)
+    args = parser.parse_args(rest)
+    args.out = parser.folder(args.paths[-1], "OUT")
+    return args
 
 
 def run(argv: list[str]) -> str:
@@ -63,21 +76,14 @@ def run(argv: list[str]) -> str:
     if len(args.paths) != (2 if config is None else 1):
         expected = "SOURCE OUT" if config is None else "OUT"
         raise ConfigError(f"expected {expected}, got {' '.join(args.paths)}")
-    paths.check_kind(args.paths[-1], "OUT", write=True)
     given = vars(args)
     options = Options(**{f.name: given[f.name] for f in dataclasses.fields(Options)})
+    options = _as_format(options, args.kind)
     options.check()
-    section = section_of(args.paths[0]) if config is None else config.data
-    changes = {"limits": args.limits} | ({"image": args.image} if args.image else {})
-    known = fields_of(type(section))
-    if args.image and "image" not in known:
-        raise ConfigError(
-            f"--image={args.image}: {type(section).__name__} has no such column to name"
-        )
-    section = changed(section, {name: value for name, value in changes.items() if name in known})
-    out = paths.local(args.paths[-1])
+    section = _section(section_of(args.paths[0]) if config is None else config.data, given)
+    out = args.out
     if args.tfds:
-        if options != Options():
+        if options != Options() or args.kind:
             raise ConfigError(f"--tfds={args.tfds}: takes the images as they are, no other options")
         folder = tfds.write(args.tfds, *listings_of(section), out)
         return f"{folder}\n  {next_command.for_tfds(out, args.tfds)}"
@@ -89,15 +95,45 @@ def run(argv: list[str]) -> str:
             else [f"{n}: {note}" for n, note in listing.notes.items()] + listing.left_out.lines()
         ):
             print(line, file=sys.stderr)
-    manifest = prepare(train, test, out, options, args.threads)
+    if args.kind in taking.KINDS:
+        column = next_command.label_column(train) or "label"
+        manifest = taking.take(train, test, out, options, args.kind, column)
+    else:
+        manifest = prepare(train, test, out, options, args.threads)
     limits.scaled(args.limits)
     for name, reason in list(manifest["unusable"].items())[:10]:
         print(f"left out: {name}: {reason}", file=sys.stderr)
     counts = ", ".join(f"{name} {count:,}" for name, count in manifest["examples"].items())
     left_out = len(manifest["unusable"]) + sum(manifest["left_out"].values())
-    return (
-        f"{out}: {counts} examples, {left_out} left out\n  {next_command.for_shards(out, options)}"
+    then = (
+        next_command.for_folder(out)
+        if args.kind in taking.KINDS
+        else next_command.for_shards(out, options)
     )
+    return f"{out}: {counts} examples, {left_out} left out\n  {then}"
+
+
+def _as_format(options: Options, kind: str) -> Options:
+    """The options with the format that --as asks for. Raises ConfigError for two answers."""
+    if not kind:
+        return options
+    if options.format != Options.format:
+        raise ConfigError(f"--as={kind} and --format={options.format}: give one of them")
+    formats = {"webdataset": "tar", "parquet": "parquet"}
+    return dataclasses.replace(options, format=formats.get(kind, Options.format))
+
+
+def _section(section: Any, given: dict[str, Any]) -> Any:
+    """The source with the flags that are keys of it. Raises ConfigError where it has no such."""
+    known = fields_of(type(section))
+    changes = {"limits": given["limits"]} if "limits" in known else {}
+    for name in ("image", "keep", "labels"):
+        if not given[name]:
+            continue
+        if name not in known:
+            raise ConfigError(f"--{name}={given[name]}: {type(section).__name__} has no such key")
+        changes[name] = given[name]
+    return changed(section, changes)
 
 
 def main(argv: list[str] | None = None) -> int:

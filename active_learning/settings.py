@@ -23,7 +23,9 @@ __all__ = [
     "Augmentation",
     "Checkpoint",
     "Config",
+    "Distill",
     "Evaluate",
+    "Flexi",
     "Labels",
     "Log",
     "Optim",
@@ -42,7 +44,7 @@ class Split(Section):
     # everything is the pool.
     parts: Mapping[str, Any] = setting({}, at_least=0, at_most=2**40)
     # Parts that the candidates come from.
-    train_on: tuple = ("pool",)
+    train_on: tuple[str, ...] = ("pool",)
     # Only this half (0 or 1) of train_on, by id, as a cross-fitted reference sees it; -1: all.
     fold: int = setting(-1, at_least=-1, at_most=1)
     # Label column of a part where it is not the source's own.
@@ -71,6 +73,30 @@ class Select(Section):
     # 'exact': selection n + 1 follows update n. 'ahead': it scores with the online model after
     # update n - 1 and hides behind update n.
     schedule: str = setting("exact", one_of=("exact", "ahead"))
+    # Devices that score, with a copy of the scoring models, while the others train; 0: all do both.
+    actors: int = setting(0, at_least=0, hashed=False)
+    # Updates between two copies for the actors.
+    refresh: int = setting(1, at_least=1)
+
+
+@dataclass(frozen=True)
+class Flexi(Section):
+    """A second, lower resolution of the learner: larger patches of the same image."""
+
+    # Side of the larger patches, at which the learner scores; 0: one resolution.
+    patch: int = setting(0, at_least=0)
+    # Fraction of each batch that is trained on in larger patches.
+    fraction: float = setting(0.5, above=0.0, below=1.0)
+
+
+@dataclass(frozen=True)
+class Distill(Section):
+    """Soft targets from the reference on the selected batch, as in ACED (arXiv 2411.18674)."""
+
+    # Of the soft loss; the label's or the pair's own loss has 1 - weight. 0: none.
+    weight: float = setting(0.0, at_least=0.0, at_most=1.0)
+    # Divides the logits of both models in the soft loss.
+    temperature: float = setting(1.0, above=0.0)
 
 
 @dataclass(frozen=True)
@@ -79,7 +105,7 @@ class Evaluate(Section):
 
     every: str = "2 %"
     # 'test', parts of the split, or names in `also`.
-    sets: tuple = ("test",)
+    sets: tuple[str, ...] = ("test",)
     # Size of the fixed stratified subset of each set during the run; at the end all is used.
     subset: int = setting(2000, at_least=1, at_most=2**40)
     batch_size: int = setting(1000, at_least=1, at_most=2**24)
@@ -98,6 +124,9 @@ class Log(Section):
     tensorboard: bool = False
     # Ids of every sub-batch, chosen/*.npy.
     chosen: bool = False
+    # How often each example was chosen and its last score, chosen.parquet; 16 bytes an example of
+    # memory on one host.
+    choices: bool = True
     # Highest- and lowest-scoring images that are kept a few times in the run; 0: none.
     snapshots: int = setting(12, at_least=0, at_most=1000)
 
@@ -143,6 +172,10 @@ class Config(Section):
     # Random views for training, keyed by (id, epoch); `augmentation` says which.
     augment: bool = True
     augmentation: Augmentation = Augmentation()
+    # Larger patches for scoring with the learner and for part of its batches (Flexi-JEST).
+    flexi: Flexi = Flexi()
+    # Whether the learner also learns from the reference's outputs on what was selected.
+    distill: Distill = Distill()
     # Compute type; parameters, losses and scores are float32.
     dtype: str = setting("float32", one_of=("float32", "bfloat16"))
     # Run folder whose learner's weights the learner starts from.

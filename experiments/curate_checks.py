@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from active_learning.curation import estimate, kernel, pipeline, scores
-from active_learning.curation.decisions import read_rows
 from active_learning.curation.folds import assign_folds
 from active_learning.curation.records import Record
+from active_learning.data.decisions import read_rows
 from active_learning.data.images import cover, encode, encode_png
 from active_learning.data.sources.from_path import section_of
 

@@ -54,7 +54,7 @@ SAME = 0.05
 class Scale:
     """How much of everything.
 
-    `least`: updates of the shortest run; `rate`: uniform's best of `RATES` on `tune`.
+    `least`: updates of the shortest run.
     """
 
     pretraining: int
@@ -63,19 +63,24 @@ class Scale:
     batch_size: int
     reference: str
     seeds: tuple[int, ...]
-    rate: float
     parts: dict[str, int]
 
 
 SCALES = {
-    "smoke": Scale(8, 20, 10, 16, "8 steps", (500,), 1e-3, {"pool": 600, "tune": 200}),
-    "desk": Scale(
-        2400, 640, 10, 64, "4 epochs", (510, 511, 512), 1e-3, {"pool": 24_000, "tune": 1_000}
-    ),
+    "smoke": Scale(8, 20, 10, 16, "8 steps", (500,), {"pool": 600, "tune": 200}),
+    "desk": Scale(2400, 400, 10, 64, "10 epochs", (510, 511, 512), {"pool": 8_000, "tune": 1_000}),
 }
 
 
-def base(scale: Scale, out: Path, published: Path) -> Config:
+def best_rate(file: Path) -> float:
+    """Uniform's best rate on `tune`, the middle one where that phase has not been run."""
+    if not file.exists():
+        return sorted(RATES)[len(RATES) // 2]
+    found = json.loads(file.read_text())
+    return float(max(found, key=lambda rate: found[rate]["tune_full/accuracy"]))
+
+
+def base(scale: Scale, out: Path, published: Path, rate: float) -> Config:
     """Uniform fine-tuning as in configs/finetune.py, on these data."""
     config = freeze(finetune.get_config("uniform"))
     _, data = write_data(out, scale.steps < 100)
@@ -89,7 +94,7 @@ def base(scale: Scale, out: Path, published: Path) -> Config:
         scorer=ViT(width=32, depth=2, heads=1, patch=8),
         batch_size=scale.batch_size,
         total=f"{scale.steps} steps",
-        optim=replace(config.optim, learning_rate=scale.rate),
+        optim=replace(config.optim, learning_rate=rate),
         ema="10 %",
         evaluate=Evaluate(every="20 %", subset=1000, sets=("test",)),
         log=Log(every="10 %", snapshots=0),
@@ -246,18 +251,18 @@ def rows_of(runs: list[tuple[str, Arm, Cost]], folders: list[Path], out: Path) -
     return rows
 
 
-def tune_arms(plain: Config, scale: Scale) -> list[Arm]:
-    """Uniform training at half of the budget with each rate, judged on `tune`."""
+def tune(plain: Config, scale: Scale, out: Path) -> dict[str, dict[str, float]]:
+    """Final accuracies of uniform training at half of the budget, on `tune`, by the rate."""
     judged = replace(plain.evaluate, sets=("tune",))
     half = replace(plain, evaluate=judged, total=f"{scale.steps // 2} steps")
-    return [
-        Arm(
-            replace(half, name=f"rate {rate:g}", optim=replace(plain.optim, learning_rate=rate)),
-            0.5,
-            (1,),
-        )
-        for rate in RATES
-    ]
+    found = {}
+    for rate in RATES:
+        optim = replace(plain.optim, learning_rate=rate)
+        arm = Arm(replace(half, name=f"rate {rate:g}", optim=optim), 0.5, (1,))
+        (folder,) = list(run_all([arm], out))[-1]
+        final = json.loads((folder / "summary.json").read_text())["final"]
+        found[f"{rate:g}"] = {k: v for k, v in final.items() if k.endswith("accuracy")}
+    return found
 
 
 def _times(plain: Config, arms: dict[str, Config], out: Path, smoke: bool) -> dict[str, float]:
@@ -282,12 +287,12 @@ def main() -> None:
     distributed.enable_compilation_cache()
     scale, smoke = SCALES[args.scale], args.scale == "smoke"
     out = (args.out / args.scale).resolve()
-    plain = base(scale, out, pretrain(out, scale.pretraining, smoke))
+    tuned = (out if smoke else RESULTS) / f"finetune_{args.scale}_tune.json"
+    plain = base(scale, out, pretrain(out, scale.pretraining, smoke), best_rate(tuned))
     if args.phase == "tune":
-        for folders in run_all(tune_arms(plain, scale), out):
-            for folder in folders:
-                final = json.loads((folder / "summary.json").read_text())["final"]
-                print(folder.name, {k: v for k, v in final.items() if k.endswith("accuracy")})
+        found = tune(plain, scale, out)
+        tuned.write_text(json.dumps(found, indent=1) + "\n")
+        print(json.dumps(found, indent=1))
         return
     arms = methods(plain, scale, out)
     seconds = _times(plain, arms, out, smoke)

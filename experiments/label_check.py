@@ -1,6 +1,6 @@
 """Does the printed interval of corrupted labels contain the truth, with a weak and a strong model?
 
-    python -m experiments.label_check [--examples 10000]
+    python -m experiments.label_check [--examples 10000] [--more-labels cifar10n_labels.npz]
 
 Ten label sets: CIFAR-10N's five human ones, 0, 10, 20 and 40 % wrong labels on the same images, and
 20 % on Fashion-MNIST. The weak model is the reference of configs/arrays.py after five passes over
@@ -32,9 +32,11 @@ RESULTS = Path(__file__).parent / "results" / "label_check.json"
 WEAK_PASSES = 5
 
 
-def label_sets(examples: int) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def label_sets(
+    examples: int, more: Path | None
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Images, given labels and true labels of each set, by name."""
-    images, columns = curate.cifar_n(examples, None)
+    images, columns = curate.cifar_n(examples, more)
     clean = columns.pop("clean")
     out = {f"CIFAR-10N {name}": (images, labels, clean) for name, labels in columns.items()}
     for wrong in (0.0, 0.1, 0.2, 0.4):
@@ -77,12 +79,16 @@ def strong(images: np.ndarray, labels: np.ndarray, clean: np.ndarray, name: str)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--examples", type=int, default=10_000)
+    parser.add_argument("--more-labels", type=Path, help="with random2 and random3 of CIFAR-10N")
     args = parser.parse_args()
     show_log()
     distributed.enable_compilation_cache()
     curate.WORK.mkdir(parents=True, exist_ok=True)
-    out: dict[str, dict] = {}
-    for name, (images, labels, clean) in label_sets(args.examples).items():
+    out: dict[str, dict] = json.loads(RESULTS.read_text())["sets"] if RESULTS.exists() else {}
+    sets = label_sets(args.examples, args.more_labels)
+    for name, (images, labels, clean) in sets.items():
+        if name in out:
+            continue
         truth = float((labels != clean).mean())
         with tempfile.TemporaryDirectory() as work:
             checks = {
@@ -94,8 +100,26 @@ def main() -> None:
             low, high = check["corrupted"]["low"], check["corrupted"]["high"]
             out[name][model] = check | {"contains": low <= truth <= high, "width": high - low}
             print(f"{name}, {model}: {truth:.1%} in {low:.1%} .. {high:.1%}", flush=True)
+        out = {name: out[name] for name in sets if name in out} | out  # in the order of the sets
         result = {"examples": args.examples, "sets": out, "summary": summary(out)}
         write_atomic(RESULTS, json.dumps(result, indent=1) + "\n")
+
+
+def table(result: dict) -> str:
+    """Markdown: the truth, and each model's interval."""
+    lines = [
+        "| labels | corrupted, % | interval of the weak model | it predicts, % "
+        "| interval of the strong model | it predicts, % |",
+        f"|{' --- |' * 6}",
+    ]
+    for name, one in result["sets"].items():
+        cells = [name, f"{100 * one['truth']:.1f}"]
+        for model in ("weak", "strong"):
+            interval, mark = one[model]["corrupted"], "" if one[model]["contains"] else " (missed)"
+            cells.append(f"{100 * interval['low']:.1f} to {100 * interval['high']:.1f}{mark}")
+            cells.append(f"{100 * one[model]['agreement']['value']:.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def summary(sets: dict[str, dict]) -> dict:

@@ -2,12 +2,14 @@
 accuracy with how much less?
 
     python -m experiments.noise --scale=smoke|desk|gpu [--phase final|tune] [--workers 2]
+    python -m experiments.noise --scale=long [--list]   # four times the updates; not run yet
     python -m experiments.noise --scale=desk --times    # on a quiet machine: times of one update
 
 Setting (i): no clean label anywhere: pool, reference part, gate and tune carry the human labels
 `worse`. Setting (ii): reference part, gate and tune are clean. Choices read `tune` and the gate
 only, on other seeds (phase `tune`: 0 and 1); the final arms read the test set on seeds nobody had
-used.
+used. At the scale `long` all arms keep an average of their weights (`ema`), and filtering first and
+InfoBatch stand beside the recipe and the default of configs for own data.
 """
 
 import argparse
@@ -20,10 +22,10 @@ from active_learning.config import freeze
 from active_learning.core import policies
 from active_learning.metrics import show_log
 from active_learning.models import MLP
-from active_learning.references import CopyOfOnline, Trained
+from active_learning.references import CopyOfOnline, CrossFitted, Trained
 from active_learning.report.__main__ import write
 from active_learning.settings import Config, Evaluate, Log, Select
-from configs import cifar10n
+from configs import arrays, cifar10n
 from experiments.arms import Arm, run_all, shared_by, show
 from experiments.step_times import step_seconds
 
@@ -62,6 +64,9 @@ SCALES = {
         0.85,
         (210, 211, 212),
         (210, 211, 212, 213, 214),
+    ),
+    "long": Scale(
+        9600, 12_000, (0.25, 0.33, 0.4, 0.5), 0.4, 0.5, 0.7, (220, 221, 222), (220, 221, 222)
     ),
     "gpu": Scale(
         20_000,
@@ -174,6 +179,39 @@ def final_arms(scale: Scale) -> list[Arm]:
     return arms
 
 
+def long_arms(scale: Scale) -> list[Arm]:
+    """Setting (i) over a longer horizon, with strong controls; one seed where it cannot decide."""
+    noisy = replace(base(scale), ema="2 %", log=Log(every="2 %", snapshots=0))
+    uniform, shipped = replace(uniform_of(noisy), baseline=True), freeze(arrays.get_config())
+    passes = float(shipped.reference.total.split()[0]) / float(shipped.total.split()[0])
+
+    def default(budget: float) -> Config:
+        pool, own = (noisy.split.parts[name] for name in ("pool", "reference"))
+        steps = round(passes * budget * scale.steps * own / pool)
+        reference = replace(noisy.reference, path=f"default-{budget:g}", total=f"{steps} steps")
+        return replace(noisy, select=shipped.select, reference=reference)
+
+    filtered = replace(
+        noisy,
+        select=Select(policy=policies.offline_filter),
+        reference=CrossFitted(total=f"{scale.reference_steps // 2} steps"),
+    )
+    on_reference = uniform_of(noisy, train_on=("reference",))
+    s, one = scale.seeds, scale.seeds[:1]
+    arms = [arm(uniform, "uniform", 1.0, s, scale)]
+    for budget in scale.budgets:
+        arms.append(arm(noisy, "learnability", budget, s, scale))
+        arms.append(arm(default(budget), "default for own data", budget, s, scale))
+    pruned = replace(uniform, baseline=False, select=Select(policy=policies.infobatch))
+    return [
+        *arms,
+        arm(filtered, "filter first", scale.deciding, s, scale),
+        arm(pruned, "InfoBatch", 1.0, one, scale),
+        arm(uniform, "uniform", scale.equal_flops, one, scale),
+        arm(on_reference, "control: uniform on the reference's data", 1.0, one, scale),
+    ]
+
+
 def tune_arms(scale: Scale) -> list[Arm]:
     """What the window and uniform's rate were chosen on, evaluated on `tune` only: windows, fixed
     and `auto`, and three rates.
@@ -236,7 +274,8 @@ def main() -> None:
     if args.times:
         times.write_text(json.dumps(step_seconds(base(scale)), indent=1) + "\n")
         return
-    arms = final_arms(scale) if args.phase == "final" else tune_arms(scale)
+    final = long_arms if args.scale == "long" else final_arms
+    arms = (final if args.phase == "final" else tune_arms)(scale)
     show(arms)
     if args.list:
         return

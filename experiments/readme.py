@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from active_learning.report import measures
-from experiments import flickr, safety
+from experiments import flickr, label_check, safety
 from experiments.score_comparison import points
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -223,6 +223,26 @@ def pairs(rows: list[dict]) -> str:
     return "\n\n".join(part(rows) for part in parts)
 
 
+def finetuned(result: dict) -> str:
+    """Arms of finetune at equal cost; differences to uniform at its full budget, paired."""
+    rows = result["rows"]
+    whole = next(row for row in rows if row["budget"] == "full")
+    uniform = dict(zip(whole["seeds"], whole["accuracy"], strict=True))
+    lines = [
+        "| arm | budget | updates | seeds | total FLOPs | wall-clock | accuracy, % "
+        "| of the EMA, % | to uniform, points |",
+        f"|{' --- |' * 9}",
+    ]
+    for row in rows:
+        gaps = [a - uniform[s] for s, a in zip(row["seeds"], row["accuracy"], strict=True)]
+        cells = [row["arm"], row["budget"], f"{row['updates']:,}", str(len(row["seeds"]))]
+        cells += [f"{row[key] / whole[key]:.2f}" for key in ("total_flops", "seconds")]
+        cells += [_mean(row["accuracy"]), _mean(row["ema_accuracy"])]
+        cells += ["-" if row is whole else f"{100 * statistics.fmean(gaps):+.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 # By the result's name, with the variant of its table after a colon; the others are reports.
 TABLES = {
     "noise_desk_final:summary": summary,
@@ -232,7 +252,9 @@ TABLES = {
     "amortisation_desk": levels,
     "flickr_desk_final": pairs,
     "noise_desk_tune": tuned,
-    "safety_desk": lambda result: safety.table(result["cells"]),
+    "finetune_desk": finetuned,
+    "safety_desk": safety.page,
+    "label_check": label_check.table,
 }
 
 

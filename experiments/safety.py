@@ -27,7 +27,7 @@ from active_learning.metrics import show_log, write_atomic
 from active_learning.models import MLP
 from active_learning.references import Trained
 from active_learning.report.runs import total_flops
-from active_learning.settings import Config, Evaluate, Log, Optim, Select
+from active_learning.settings import Checkpoint, Config, Evaluate, Log, Optim, Select
 from configs import arrays as own_data
 from experiments.arms import Arm, run_all, show
 
@@ -158,6 +158,7 @@ def base(cell: Cell, scale: Scale, folder: Path) -> Config:
         scorer_optim=Optim(learning_rate=2e-3),
         evaluate=Evaluate(every="5 %", subset=500),
         log=Log(every="10 %", snapshots=0),
+        checkpoint=Checkpoint(every="100 %"),
     )
 
 
@@ -318,6 +319,14 @@ def table(cells: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
+def page(result: dict) -> str:
+    """The table, and what is missing in it."""
+    cells, missing = result["cells"], result["not_run"]
+    count = f"{len(cells)} of {len(CELLS)} cells were run"
+    left = f"; not run: {', '.join(missing)}" if missing else ""
+    return f"{table(cells)}\n\n{count}{left}."
+
+
 def results(file: Path) -> dict[str, list[dict]]:
     """Cells of an earlier call, by name."""
     return json.loads(file.read_text())["cells"] if file.exists() else {}
@@ -338,6 +347,7 @@ def main() -> None:
     done = results(file)
     seeds = scale.seeds[: args.seeds or None]
     chosen = [cell for cell in CELLS if fnmatch.fnmatch(cell.name, args.cells)]
+    chosen.sort(key=lambda cell: cell not in BAD)  # the most telling ones first
     for count in range(1, len(seeds) + 1):
         now = replace(scale, seeds=seeds[:count])
         for cell in chosen:

@@ -114,7 +114,7 @@ def leaves(node, key="config", metadata=()):
                 yield from leaves(getattr(node, f.name), f"{key}.{f.name}", f.metadata)
     elif isinstance(node, dict):
         for name, value in node.items():
-            yield from leaves(value, f"{key}.{name}")
+            yield from leaves(value, f"{key}.{name}", metadata)
     elif isinstance(node, int | float | str):
         yield key, node, dict(metadata)
 

@@ -78,7 +78,7 @@ def test_it_runs_from_an_empty_folder_with_only_the_package(name, site, tmp_path
     )
     assert done.returncode == 0, done.stderr[-3000:]
     accuracies = json.loads(done.stdout.splitlines()[-1])
-    expected = {"ablations": 4, "your_own_policy": 3, "reading_a_run": 2}
+    expected = {"ablations": 4, "your_own_policy": 3, "reading_a_run": 2, "finetune": 2}
     assert len(accuracies) == expected.get(name, len(accuracies))
     assert accuracies and all(0 <= accuracy <= 1 for accuracy in accuracies)
 

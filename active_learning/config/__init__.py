@@ -7,7 +7,7 @@ dataclass; a ConfigError names the dotted key of anything that cannot run.
 
 from active_learning.config.durations import is_zero, to_steps
 from active_learning.config.errors import ConfigError, near
-from active_learning.config.flags import check_arm, from_flags, frozen, one_line
+from active_learning.config.flags import check_arm, check_file, from_flags, frozen, one_line
 from active_learning.config.registry import (
     import_for_configs,
     kind_of,
@@ -39,6 +39,7 @@ __all__ = [
     "Section",
     "changed",
     "check_arm",
+    "check_file",
     "check_ranges",
     "config_hash",
     "differences",

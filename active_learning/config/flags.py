@@ -2,11 +2,16 @@
 
 import dataclasses
 import re
+import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from active_learning.config.errors import ConfigError
 from active_learning.config.sections import freeze
+
+# Folders of code that is not a user's config: libraries, and this package.
+_LIBRARIES = ("site-packages", "dist-packages", "importlib", "active_learning")
 
 
 def check_arm(arm: str, *known: str) -> None:
@@ -19,15 +24,22 @@ def check_arm(arm: str, *known: str) -> None:
         raise ConfigError(f"arm {arm!r} after the colon: expected one of {', '.join(known)}")
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The reason why flags could not be parsed, in one line.
 
-    Where the config file itself raised, absl appends its traceback; the line then holds the file's
-    line number and message.
+    Where the config file itself raised, it holds the file, its line number and the message. absl
+    passes some errors of the file on as they are, and of others appends the traceback to its own.
     """
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}: line {error.lineno}: {error.msg}"
+    if isinstance(error, SystemExit):
+        return f"{_place(error)}exits with {error.code!r} instead of returning a config"
+    if isinstance(error, AttributeError) and "no attribute 'get_config'" in str(error):
+        return "the file of --config defines no get_config()"
     first, *trace = str(error).strip().splitlines() or [type(error).__name__]
     if not trace:
-        return first
+        place = _place(error)
+        return _of(place, error) if place else first
     places = re.findall(r'File "([^"]+)", line (\d+)', str(error))
     file = re.search(r"--config=([^:\s]+)", first)
     mine = [line for path, line in places if file and Path(path).name == Path(file[1]).name]
@@ -39,6 +51,23 @@ def one_line(error: Exception) -> str:
     return f"{head}: {where}{trace[-1]}"
 
 
+def _of(place: str, error: BaseException) -> str:
+    """A raised error after the place that raised it; our own need no name of a class."""
+    if isinstance(error, ConfigError):
+        return f"{place}{error}"
+    text = " ".join(str(error).split())
+    return f"{place}{type(error).__name__}: {text}" if text else f"{place}{type(error).__name__}"
+
+
+def _place(error: BaseException) -> str:
+    """'FILE: line N: ' of the last frame that is neither a library's nor this package's."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        inside = any(part in Path(frame.filename).parts for part in _LIBRARIES)
+        if not inside and not frame.filename.startswith("<"):
+            return f"{frame.filename}: line {frame.lineno}: "
+    return ""
+
+
 def from_flags(argv: list[str]) -> tuple[Any, list[str]]:
     """Parses `--config=FILE[:ARG]` and its `--config.x.y=...` overrides.
 
@@ -48,18 +77,44 @@ def from_flags(argv: list[str]) -> tuple[Any, list[str]]:
     Raises:
       ConfigError: Names the flag that cannot be read.
     """
-    from absl import flags
+    from absl import flags, logging
     from ml_collections import config_flags
 
     values = flags.FlagValues()
+    check_file(argv)
     holder = config_flags.DEFINE_config_file(
         "config", None, "config file", values, sys_argv=["", *argv]
     )
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # What they warn of is an error here.
     try:
         rest = values(["", *argv], known_only=True)[1:]
-    except (flags.Error, AttributeError, TypeError, KeyError, OSError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # A config file may raise anything.
         raise ConfigError(one_line(error)) from error
-    return (None if holder.value is None else frozen(values["config"])), rest
+    finally:
+        logging.set_verbosity(level)
+    if holder.value is None:
+        check_file(argv, parsed=True)
+        return None, rest
+    return frozen(values["config"]), rest
+
+
+def check_file(argv: list[str], parsed: bool = False) -> None:
+    """Checks the file that --config names.
+
+    Args:
+      argv: The command line.
+      parsed: Whether it was parsed without a config coming out.
+
+    Raises:
+      ConfigError: There is no such file, or (when parsed) it returned no config.
+    """
+    for word in argv:
+        file = word.partition("=")[2] if re.match(r"--?config=", word) else ""
+        if file and not Path(file.partition(":")[0]).is_file():
+            raise ConfigError(f"--config={file}: no such file")
+        if file and parsed:
+            raise ConfigError(f"--config={file}: get_config() returned None; return the config")
 
 
 def frozen(flag: Any) -> Any:
@@ -71,8 +126,26 @@ def frozen(flag: Any) -> Any:
     from ml_collections import config_flags
 
     given = config_flags.get_override_values(flag)
-    config = freeze(checked_root(flag.value))
+    try:
+        config = freeze(checked_root(flag.value))
+    except ConfigError as error:
+        file = config_flags.get_config_filename(flag)
+        raise ConfigError(f"{error}{_line_of(str(error), file, given)}") from error
     return dataclasses.replace(config, fit=tuple(k for k in config.fit if k not in given))
+
+
+def _line_of(message: str, file: str, given: Iterable[str]) -> str:
+    """' (FILE, line N)' where exactly one line of a config file sets the key that is refused."""
+    key = re.match(r"config\.([\w.]+)", message)
+    if not key or key[1] in given:
+        return ""
+    pattern = re.compile(rf"\b{re.escape(key[1].rpartition('.')[2])}\s*=(?!=)")
+    try:
+        lines = Path(file).read_text().splitlines()
+    except (OSError, ValueError):
+        return ""
+    places = [n for n, line in enumerate(lines, 1) if pattern.search(line)]
+    return f" ({file}, line {places[0]})" if len(places) == 1 else ""
 
 
 def checked_root(value: Any) -> Any:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
+from active_learning.core.contrastive import Embeddings
 from active_learning.core.recipe import Batch, Model, Recipe, TrainState
 
 
@@ -19,7 +20,7 @@ def _observe(recipe: Recipe, model: Model, params: PyTree, batch: Batch) -> PyTr
     observe = recipe.policy.observe or model.act_loss
 
     def forward(params, rows):
-        return observe(model.apply(params, rows, False), rows)
+        return observe(model.score_outputs(params, rows), rows)
 
     def local(params, batch):
         size = jax.tree.leaves(batch)[0].shape[0]
@@ -59,6 +60,14 @@ def _observe_held_out(recipe: Recipe, params: PyTree, batch: Batch) -> PyTree:
     return jax.tree.map(lambda *each: jnp.stack(each)[batch["scored_by"], rows], *outputs)
 
 
+def _observe_embeddings(recipe: Recipe, batch: Batch) -> PyTree:
+    """What the policy reads of a reference whose embeddings the super-batch carries."""
+    columns = ("image", "text", "scale", "bias")
+    outputs = Embeddings(*(jnp.asarray(batch[f"reference_{name}"]) for name in columns))
+    observe = recipe.policy.observe or recipe.model("reference").act_loss
+    return observe(outputs, batch)
+
+
 def observations(
     recipe: Recipe, state: TrainState, super_batch: Batch, but: tuple[str, ...] = ()
 ) -> dict[str, Any]:
@@ -72,7 +81,8 @@ def observations(
 
     Returns:
       Arrays with leading axis B: the outputs of `policy.observe`, or losses (B,). The reference's
-      are read from the super-batch where it holds `reference_loss`.
+      are read from the super-batch where it holds `reference_loss`, or `reference_image` and
+      `reference_text`, its embeddings of the pairs.
     """
     inputs = {}
     for name in recipe.policy.needs:
@@ -84,6 +94,8 @@ def observations(
                 inputs[name] = _observe(recipe, model, getattr(state, name).params, super_batch)
             elif "reference_loss" in super_batch:
                 inputs[name] = super_batch["reference_loss"]
+            elif "reference_image" in super_batch:
+                inputs[name] = _observe_embeddings(recipe, super_batch)
             elif "scored_by" in super_batch:
                 params = recipe.reference_params(state)
                 inputs[name] = _observe_held_out(recipe, params, super_batch)

@@ -33,6 +33,14 @@ class Model:
     optimizer: optax.GradientTransformation
     # Whether an example's loss depends on the rest of its batch.
     pairwise: bool = False
+    # As `apply`, where scores are computed in another way than evaluations (a low resolution).
+    score_apply: Callable[[PyTree, Batch, bool], Any] | None = None
+    # Rows of a batch are treated alike when their places differ by this.
+    period: int = 1
+
+    def score_outputs(self, params: PyTree, batch: Batch) -> Any:
+        """Outputs that scores are computed from: evaluation mode."""
+        return (self.score_apply or self.apply)(params, batch, False)
 
 
 def unaugmented(batch: Batch, key: Key[Array, ""]) -> Batch:
@@ -55,7 +63,7 @@ class Recipe:
     """
 
     learner: Model
-    # Functions of the online model and of the reference, which share one architecture.
+    # Functions of the online model, and of a reference of the same architecture.
     scorer: Model | None = None
     policy: policies.Policy = policies.uniform
     # Examples of an update, b.
@@ -82,6 +90,8 @@ class Recipe:
     # Whether the learner gets the reference's outputs on the selected batch, as batch[TEACHER];
     # its l_learn must read them (`distillation.distilled`).
     distill: bool = False
+    # Functions of a frozen reference of an architecture of its own, such as published weights.
+    frozen_reference: Model | None = None
 
     def __post_init__(self):
         if self.distill and self.policy.reuse_forward:
@@ -89,11 +99,19 @@ class Recipe:
                 f"policy {self.policy.name!r} with distill=True: a reused forward pass has no "
                 "second view for the teacher; use the policy that scores in a pass of its own"
             )
+        if self.learner.period > 1 and (self.policy.reuse_forward or self.grad_accum_steps > 1):
+            raise ValueError(
+                "a learner that treats rows by their place (period "
+                f"{self.learner.period}) with a reused forward pass or grad_accum_steps="
+                f"{self.grad_accum_steps}: both change the places"
+            )
 
     def model(self, name: str) -> Model:
         """Functions of "learner", "online" or "reference"; the latter two need a scorer."""
         if name == "learner":
             return self.learner
+        if name == "reference" and self.frozen_reference is not None:
+            return self.frozen_reference
         assert self.scorer is not None, f"policy {self.policy.name!r}: recipe without a scorer"
         return self.scorer
 

@@ -86,12 +86,15 @@ def step_costs(
     cotrained: bool = False,
     reuse: bool = False,
     distill: bool = False,
+    learner_scores: Any = None,
+    reference: Any = None,
 ) -> dict[str, float]:
     """FLOPs of one update, by account.
 
     Args:
       learner: `flops.Cost` per example.
-      scorer: `flops.Cost` per example of the online model and of the reference.
+      scorer: `flops.Cost` per example of the online model, and of a reference of the same
+        architecture.
       needs: Models that score (`Policy.needs`); none for uniform updates.
       b: Examples trained on.
       ratio: B / b.
@@ -99,16 +102,19 @@ def step_costs(
       cotrained: The reference is also trained on all candidates.
       reuse: The learner scores with the forward pass it trains with (`Policy.reuse_forward`).
       distill: The reference runs on the examples trained on as well (`Recipe.distill`).
+      learner_scores: `flops.Cost` per example of the learner's scoring pass; None: as `learner`.
+      reference: `flops.Cost` per example of a frozen reference of another architecture.
     """
     costs = {"learner_train": b * learner.train, "recompute": b * learner.recompute}
     if "learner" in needs:
-        costs["learner_train"] += (ratio - reuse) * b * learner.forward
+        costs["learner_train"] += (ratio - reuse) * b * (learner_scores or learner).forward
     if "online" in needs:
         costs["online_score"] = ratio * b * scorer.forward
         costs["online_train"] = b * scorer.train
         costs["recompute"] += b * scorer.recompute
     if "reference" in needs:
-        costs["reference_score"] = (references * ratio + distill) * b * scorer.forward
+        each = scorer if reference is None else reference
+        costs["reference_score"] = (references * ratio + distill) * b * each.forward
         if cotrained:
             costs["reference_train"] = ratio * b * scorer.train
             costs["recompute"] += ratio * b * scorer.recompute

@@ -9,7 +9,6 @@ gray silhouettes and the hardest case, 90 without a false pair at the stricter l
 pictures (93 and 46 false ones at 0.985).
 """
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,11 +37,6 @@ class Prints:
     words: UInt64[np.ndarray, "n 2"]
     gray: Float[np.ndarray, "n g"]
     colorless: Bool[np.ndarray, "n"]
-
-
-def digest(blob: bytes) -> str:
-    """Sixteen hex digits of the content's SHA-256: the identity of an example."""
-    return hashlib.sha256(blob).hexdigest()[:16]
 
 
 def prints(images: UInt8[np.ndarray, "n H W C"], digests: np.ndarray) -> Prints:

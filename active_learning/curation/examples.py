@@ -1,7 +1,7 @@
 """Examples of any source for curation: small pictures, labels by name, keys by content."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from active_learning.curation.duplicates import digest
 from active_learning.data import classes, images
 from active_learning.data import text as texts
 from active_learning.data.errors import DataError
+from active_learning.data.sources.contents import content_keys, digest, pixel_digests
 from active_learning.data.sources.disk_section import DiskSection
 from active_learning.data.sources.files import Listing
 from active_learning.data.sources.on_disk import found_size
@@ -61,20 +61,6 @@ class Loaded:
         return "" if self.labels[row] == UNLABELED else self.names[self.labels[row]]
 
 
-def content_keys(digests: Sequence[str], paths: Sequence[str]) -> tuple[str, ...]:
-    """A unique key for each example: the digest, with .1, .2 ... for copies in order of paths.
-
-    Unreadable examples (no digest) are known by their path.
-    """
-    keys, seen = [""] * len(paths), {}
-    for row in sorted(range(len(paths)), key=lambda r: (paths[r], r)):
-        base = digests[row] or "path-" + digest(paths[row].encode())
-        count = seen.get(base, 0)
-        seen[base] = count + 1
-        keys[row] = f"{base}.{count}" if count else base
-    return tuple(keys)
-
-
 def load(
     section: Any, label: str = "", text: str = "", progress: Progress | None = None
 ) -> tuple[Loaded, Loaded | None]:
@@ -97,7 +83,7 @@ def load(
         train, test = section.checked_listings()
         if label and label not in train.columns:
             raise train.missing(label)
-        known = classes_of(train, column, section.classes)
+        known = train.classes(column, section.classes)
         rows = np.arange(len(train.files))
         if not len(rows):
             raise DataError(f"{train.where}: no examples")
@@ -114,16 +100,6 @@ def load(
     )
 
 
-def classes_of(listing: Listing, column: str, count: int = 0) -> classes.Classes:
-    """The classes by the rule of data/classes.py; none where the column is not there."""
-    if column not in listing.columns:
-        return classes.Classes(())
-    if names := listing.names_of([column]):
-        return classes.Classes(names, given=True)
-    where = f"{listing.where}: column {column!r}"
-    return classes.of_labels(listing.columns[column], count, where)
-
-
 def _listed(
     listing: Listing,
     column: str,
@@ -134,21 +110,24 @@ def _listed(
     before: int,
     whole: int,
 ) -> Loaded:
-    n = len(listing.files)
+    files_count = len(listing.files)
+    rows = [row for row in range(files_count) if row not in listing.dropped]
+    n = len(rows)
     pictures = np.zeros((n, side, side, 3), np.uint8)
     digests, problems = np.full(n, "", "U16"), [""] * n
-    paths = tuple(listing.files.name(row) for row in range(n))
+    paths = tuple(listing.files.name(row) for row in rows)
 
-    def one(row: int) -> None:
+    def one(place: int) -> None:
+        row = rows[place]
         if row in listing.bad:
-            problems[row] = listing.bad[row]
+            problems[place] = listing.bad[row]
             return
         try:
             blob = listing.files.read(row)
-            pictures[row] = images.decode_view(blob, side)
-            digests[row] = digest(blob)
+            pictures[place] = images.decode_view(blob, side)
+            digests[place] = digest(blob)
         except (images.BadImage, OSError) as error:
-            problems[row] = " ".join(str(error).split()) or type(error).__name__
+            problems[place] = " ".join(str(error).split()) or type(error).__name__
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode") as pool:
         for start in range(0, n, 512):
@@ -157,23 +136,26 @@ def _listed(
     given = listing.columns.get(column)
     labels = np.full(n, UNLABELED, np.int64)
     if given is not None:
-        labels = known.numbers(given, f"{listing.where}: column {column!r}").astype(np.int64)
-    ids = np.arange(n) if listing.ids is None else np.asarray(listing.ids)
+        labels = known.numbers(
+            [given[row] for row in rows], f"{listing.where}: column {column!r}"
+        ).astype(np.int64)
+    ids = np.arange(files_count) if listing.ids is None else np.asarray(listing.ids)
     return Loaded(
         pictures, digests, content_keys(digests.tolist(), paths), paths, tuple(problems),
-        labels, known.names, _captions(listing, text), ids,
-        lambda row: images.decode(listing.files.read(row)),
+        labels, known.names, _captions(listing, text, rows), ids[rows],
+        lambda place: images.decode(listing.files.read(rows[place])),
     )  # fmt: skip
 
 
-def _captions(listing: Listing, column: str) -> tuple[tuple[str, ...], ...] | None:
+def _captions(listing: Listing, column: str, rows: list[int]) -> tuple[tuple[str, ...], ...] | None:
     """All captions of each example; None where no column was asked for."""
     if not column:
         return None
     there = texts.column_of(tuple(listing.columns), column)
     if there is None:
         raise listing.missing(column)
-    return tuple(tuple(texts.captions(v)) for v in texts.values_of(listing.columns, there))
+    values = texts.values_of(listing.columns, there)
+    return tuple(tuple(texts.captions(values[row])) for row in rows)
 
 
 def _gathered(source: Source, column: str, tell: Progress, what: str) -> Loaded:
@@ -183,11 +165,8 @@ def _gathered(source: Source, column: str, tell: Progress, what: str) -> Loaded:
         batch = source.gather(np.arange(start, min(start + 512, n)))
         bad = batch.get("bad", np.zeros(len(batch["image"]), bool))
         parts.append(_view(batch["image"]))
-        shape = str(batch["image"].shape[1:]).encode()
-        digests += [
-            "" if broken else digest(shape + one.tobytes())
-            for one, broken in zip(batch["image"], bad, strict=True)
-        ]
+        found = pixel_digests(batch["image"])
+        digests += ["" if broken else one for one, broken in zip(found, bad, strict=True)]
         problems += ["cannot be read" if broken else "" for broken in bad]
         tell(min(start + 512, n) / n, f"reading {what} pictures")
     labels = source.labels(column).astype(np.int64)

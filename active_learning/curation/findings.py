@@ -111,11 +111,7 @@ def label_records(
                 probability=float(min(wrong[at], 1.0)),
             )
         )
-    repeats, sets = len(evidence.kernel), len(evidence.trained)
-    notes = [
-        f"Judged by {repeats} kernel classifiers and {sets} networks per example, none of which "
-        f"trained on it; they predict the given label of {1 - measured.all:.0%} of the examples.",
-    ]
+    notes = [_judged_by(evidence, 1 - measured.all)]
     if fraction.high - fraction.low > 0.15:
         notes.append(
             "The models are too weak, or the classes too alike, to tell wrong labels from their "
@@ -129,6 +125,18 @@ def label_records(
         "cuts": estimate.cuts(score, (wrong, at_low, at_high)),
         "notes": tuple(notes),
     }
+
+
+def _judged_by(evidence: Evidence, agreement: float) -> str:
+    def some(count: int, what: str) -> str:
+        return f"{count} {what}{'' if count == 1 else 's'}"
+
+    kernels = some(len(evidence.kernel), "kernel classifier")
+    networks = some(len(evidence.trained), "network")
+    return (
+        f"Judged by {kernels} and {networks} per example, none of which trained on it; they "
+        f"predict the given label of {agreement:.0%} of the examples."
+    )
 
 
 def caption_records(

@@ -18,7 +18,8 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from PIL import Image
 
-from active_learning.curation.records import DECISION_COLUMNS, Cut, Estimate, Record, Summary
+from active_learning.curation.records import Cut, Estimate, Record, Summary
+from active_learning.data.decisions import DECISION_COLUMNS
 from active_learning.report.text import clean
 
 TEMPLATES = "active_learning.curation.templates"
@@ -30,6 +31,8 @@ MAX_WITHOUT_PICTURE = 500
 MAX_TABLE = 24
 MAX_PAIRS = 40
 MAX_TEXT = 300
+# Width from which on an interval is shown instead of the estimate within it.
+WIDE = 0.5
 # Characters of a path, key or label; a caption is a label.
 MAX_NAME = 1000
 FORMATS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png", b"RIFF": "webp"}
@@ -214,9 +217,11 @@ def _kicker(summary: Summary, shown: int, found: int) -> str:
 def _numbers(summary: Summary, found: list[Record]) -> list[dict]:
     numbers = []
     if summary.corrupted is not None:
-        detail = f"{_percent(summary.confidence)} interval: {_interval(summary.corrupted)}"
+        fraction, level = summary.corrupted, _percent(summary.confidence)
         text = "of the labels are probably wrong"
-        value = _percent(summary.corrupted.value)
+        value, detail = _percent(fraction.value), f"{level} interval: {_interval(fraction)}"
+        if fraction.high - fraction.low > WIDE:
+            value, detail = _interval(fraction), f"{level} interval; the models cannot say more"
         numbers.append({"value": value, "text": text, "detail": detail, "bad": True})
     for issues, text in (
         (("duplicate",), "exact duplicates"),
@@ -242,7 +247,10 @@ def _classes(summary: Summary) -> list[dict]:
                 100 * min(max(v, 0), largest) / largest
                 for v in (c.corrupted.value, c.corrupted.low, c.corrupted.high)
             )
-            row |= {"text": _percent(c.corrupted.value), "value": f"{value:.1f}"}
+            # A point within so wide an interval says nothing: the interval stands in its place.
+            is_wide = c.corrupted.high - c.corrupted.low > WIDE
+            text = _interval(c.corrupted) if is_wide else _percent(c.corrupted.value)
+            row |= {"text": text, "value": f"{value:.1f}", "wide": is_wide}
             row |= {"low": f"{low:.1f}", "width": f"{max(0.0, high - low):.1f}"}
         rows.append((-(c.corrupted.value if c.corrupted else -1), index, row))
     return [row for *_, row in sorted(rows, key=lambda entry: entry[:2])]

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from active_learning.curation import duplicates, pairs, tables
-from active_learning.curation.chosen import remarks
+from active_learning.curation import chosen, duplicates, pairs, tables
 from active_learning.curation.crossfit import CrossFit, Evidence, Examples, cross_fit, suspicion
 from active_learning.curation.examples import UNLABELED, Loaded, Progress, load
 from active_learning.curation.features import PatchFeatures, patch_features
@@ -17,6 +16,7 @@ from active_learning.curation.findings import caption_records, copy_records, lab
 from active_learning.curation.folds import Pieces, signature
 from active_learning.curation.page import thumbnail, write_page
 from active_learning.curation.records import Record, Summary
+from active_learning.curation.trunk import Trunk
 
 WORK = "work"  # folder of finished pieces, within the results
 
@@ -29,6 +29,7 @@ class Options:
       label: Column of the labels, "": the source's own.
       text: Column of the captions, "": the source's own.
       run: Folder of a training run on the same source, whose choices are shown.
+      trunk: A published model whose features are used; None: features are fitted to the images.
       minutes: Further repeats of cross-fitting begin only within this time.
       cross_fit: Models and folds.
       features: Of the frozen features.
@@ -37,6 +38,7 @@ class Options:
     label: str = ""
     text: str = ""
     run: Path | None = None
+    trunk: Trunk | None = None
     minutes: float = 20.0
     cross_fit: CrossFit = field(default_factory=CrossFit)
     features: PatchFeatures = field(default_factory=PatchFeatures)
@@ -88,7 +90,10 @@ def curate(
             records += found
     records = _complete(train, records)
     if options.run is not None:
-        records = _with_remarks(train, records, remarks(options.run, train.ids))
+        counts, of_run = chosen.rows_of(options.run, train.ids)
+        records = _with_remarks(train, records, chosen.remarks(counts, of_run))
+        treated = chosen.note(options.run, counts, of_run, train.keys, records)
+        described["notes"] = (*described["notes"], treated)
     records = tables.ranked(records)
     summary = tables.summarize(name, train, test, records, described)
     tables.write_scores(out, records)
@@ -97,7 +102,11 @@ def curate(
     return summary
 
 
-def _features(train: Loaded, rows: np.ndarray, options: Options, pieces: Pieces, tell: Callable):
+def _features(train: Loaded, rows: np.ndarray, options: Options, work: Path, tell: Callable):
+    digests = train.digests[rows]
+    if options.trunk is not None:
+        return options.trunk.features(train.picture, rows, digests, work, tell)
+    pieces = Pieces(work, signature(digests, options.features))
     piece = pieces.load("features")
     if piece is None:
         found = patch_features(
@@ -121,14 +130,13 @@ def _labels(
     seconds: float,
 ) -> tuple[list[Record], dict]:
     digests = train.digests[rows]
-    features = _features(
-        train, rows, options, Pieces(work, signature(digests, options.features)), tell
-    )
+    features = _features(train, rows, options, work, tell)
     labels, images = train.labels[rows], train.images[rows]
     examples = Examples(features, labels, len(train.names), groups[rows], images)
     settings = options.cross_fit
     of_folds = (settings.folds, settings.width, settings.pixels, settings.kernel)
-    mark = signature(digests, labels, of_folds, settings.training, settings.seed, options.features)
+    made_of = options.features if options.trunk is None else options.trunk.mark
+    mark = signature(digests, labels, of_folds, settings.training, settings.seed, made_of)
     evidence: Evidence = cross_fit(examples, settings, Pieces(work, mark), tell, seconds)
     return label_records(train, rows, evidence, suspicion(evidence, labels))
 
@@ -145,11 +153,10 @@ def _captions(
     del seconds  # one pass, in closed form
     assert train.captions is not None  # else its labels are judged
     digests = train.digests[rows]
-    features = _features(
-        train, rows, options, Pieces(work, signature(digests, options.features)), tell
-    )
+    features = _features(train, rows, options, work, tell)
     texts = pairs.text_embeddings([train.captions[row] for row in rows])
-    mark = signature(digests, texts, options.cross_fit, options.features)
+    made_of = options.features if options.trunk is None else options.trunk.mark
+    mark = signature(digests, texts, options.cross_fit, made_of)
     images, fold = pairs.image_embeddings(
         features, texts, groups[rows], options.cross_fit, Pieces(work, mark), tell
     )

@@ -115,9 +115,3 @@ class Summary:
     confidence: float = 0.95
     # Lines for people: how the models were trained, classes that are too small, caveats.
     notes: tuple[str, ...] = ()
-
-
-# What the page's button downloads and `prepare` reads: one row per decided example.
-# decision is keep, relabel or drop; new_label is given for relabel only.
-DECISION_COLUMNS = ("key", "path", "label", "decision", "new_label")
-DECISIONS = ("keep", "relabel", "drop")

@@ -59,9 +59,8 @@ def augmented(
     """Crop, flip and random operations, each by `settings`."""
     if settings.crop == "resized":
         keys = example_keys(jax.random.fold_in(key, 1), ids, epoch)
-        image = jax.vmap(lambda one, key: resized_crop(one, key, settings.area, settings.flip))(
-            image, keys
-        )
+        area = settings.area[0], settings.area[1]
+        image = jax.vmap(lambda one, key: resized_crop(one, key, area, settings.flip))(image, keys)
     else:
         padding = settings.padding if settings.crop == "pad" else 0
         image = augment(image, ids, epoch, key, crop_padding=padding, flip=settings.flip)

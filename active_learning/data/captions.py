@@ -37,14 +37,15 @@ class Captions:
         epochs: Integer[np.ndarray, "b"],
     ) -> Int32[np.ndarray, "b context"]:
         """One caption of each row, a function of (id, epoch) alone."""
-        return self.tokens[rows, self._place(rows, ids, epochs)].astype(np.int32)
+        return self.tokens[rows, self.place(rows, ids, epochs)].astype(np.int32)
 
-    def _place(self, rows: np.ndarray, ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+    def place(self, rows: np.ndarray, ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+        """Which caption of each row `draw` takes, counted from 0."""
         return (hash64(0xCA97, ids, epochs) % self.counts[rows].astype(np.uint64)).astype(np.int64)
 
     def drawn_text(self, rows: np.ndarray, ids: np.ndarray, epochs: np.ndarray) -> list[str]:
         """The text of what `draw` returns."""
-        places = self._place(rows, ids, epochs)
+        places = self.place(rows, ids, epochs)
         return [self.texts[int(row)][int(at)] for row, at in zip(rows, places, strict=True)]
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from jaxtyping import Bool, Float32, Int64, Integer
 from active_learning.data.errors import DataError
 
 COLUMN = "features"  # of a batch
+# Columns of a batch with stored embeddings of a reference, in the order of `core.Embeddings`.
+REFERENCE_COLUMNS = ("reference_image", "reference_text", "reference_scale", "reference_bias")
 # Entries of about.json that must be the same for the features to be of use.
 IDENTITY = ("data", "ids", "model", "view", "dtype", "pixels")
 
@@ -39,7 +42,12 @@ class FeatureTable:
 
     @classmethod
     def open(
-        cls, folder: Path, about: Mapping[str, str], ids: Int64[np.ndarray, "n"], width: int
+        cls,
+        folder: Path,
+        about: Mapping[str, str],
+        ids: Int64[np.ndarray, "n"],
+        width: int,
+        key: str = "config.scorer.store",
     ) -> "FeatureTable":
         """Opens the features in a folder; makes an empty table where there is none.
 
@@ -48,6 +56,7 @@ class FeatureTable:
           about: What they are of, by the names in `IDENTITY` without "ids".
           ids: Ids of the source's examples.
           width: Features of an example.
+          key: Of `folder` in the config, for error messages.
 
         Raises:
           DataError: The table is damaged, of other examples or of another model, or cannot be
@@ -60,7 +69,7 @@ class FeatureTable:
                 _create(there, about, len(ids), width)
             except OSError as error:
                 raise DataError(
-                    f"config.scorer.store={str(folder)!r}: cannot be written ({error.strerror})"
+                    f"{key}={str(folder)!r}: cannot be written ({error.strerror})"
                 ) from error
         theirs = _about(there)
         for name in IDENTITY:
@@ -71,7 +80,7 @@ class FeatureTable:
                 )
         return cls(there, ids, width)
 
-    def _map(self, name: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    def _map(self, name: str, dtype: type, shape: tuple[int, ...]) -> np.memmap:
         path = self.folder / name
         try:
             values = np.lib.format.open_memmap(path, mode="r+")
@@ -131,6 +140,40 @@ class FeatureTable:
         """Wall-clock time that computing the features of one example took, on average."""
         about = _about(self.folder)
         return about.get("seconds", 0.0) / max(about.get("rows", 0), 1)
+
+
+@dataclass(frozen=True)
+class PairTables:
+    """Stored embeddings of a reference: of each image of a source, and of each of its captions."""
+
+    image: FeatureTable
+    # The embeddings of all captions of a row, one after the other.
+    text: FeatureTable
+    # Logit scale and bias of the reference.
+    scale: float
+    bias: float
+
+    def images(self, rows: Integer[np.ndarray, "k"]) -> Float32[np.ndarray, "k D"]:
+        """Embeddings of the images of rows of the source."""
+        return self.image.read(rows)
+
+    def texts(
+        self, rows: Integer[np.ndarray, "k"], places: Integer[np.ndarray, "k"]
+    ) -> Float32[np.ndarray, "k D"]:
+        """Embeddings of one caption of each row of the source, counted from 0."""
+        every = self.text.read(rows).reshape(len(rows), -1, self.image.width)
+        return every[np.arange(len(rows)), places]
+
+    def columns(
+        self,
+        rows: Integer[np.ndarray, "k"],
+        caption_rows: Integer[np.ndarray, "k"],
+        places: Integer[np.ndarray, "k"],
+    ) -> dict[str, np.ndarray]:
+        """What a batch carries of the reference: `REFERENCE_COLUMNS`."""
+        scalars = (np.full(len(rows), value, np.float32) for value in (self.scale, self.bias))
+        values = self.images(rows), self.texts(caption_rows, places), *scalars
+        return dict(zip(REFERENCE_COLUMNS, values, strict=True))
 
 
 def _create(folder: Path, about: Mapping[str, Any], count: int, width: int) -> None:

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float32, Int32, Int64, Integer
 
 from active_learning.data import splits
 from active_learning.data.captions import Captions
-from active_learning.data.features import COLUMN, FeatureTable
+from active_learning.data.embeddings import EmbeddingTable
+from active_learning.data.features import COLUMN, FeatureTable, PairTables
 from active_learning.data.order import Interleaved, Order
 from active_learning.data.sources.on_disk import stand_in
 from active_learning.data.sources.source import DataError, Source, split_id
@@ -70,6 +71,8 @@ class Part:
     caption_of: Int64[np.ndarray, "n"] | None = None
     # Stored features of the whole source, which every batch carries instead of small views.
     features: FeatureTable | None = None
+    # Stored embeddings of a reference for the whole source, which every batch carries.
+    embeddings: PairTables | EmbeddingTable | None = None
     # Whether batches carry images; a model on stored features needs none.
     has_images: bool = True
 
@@ -200,7 +203,11 @@ class Part:
         columns |= {"label": self.labels[used], "id": split_id(ids), "epoch": epochs}
         if self.captions is not None:
             assert self.caption_of is not None  # given with the captions
-            columns["tokens"] = self.captions.draw(self.caption_of[used], ids, epochs)
+            given = self.caption_of[used]
+            columns["tokens"] = self.captions.draw(given, ids, epochs)
+            if self.embeddings is not None:
+                places = self.captions.place(given, ids, epochs)
+                columns |= self.embeddings.columns(self.indices[used], given, places)
         if self.features is not None:
             columns[COLUMN] = self.stored_features(used)
         return columns | {name: values[used] for name, values in self.columns.items()}

@@ -87,12 +87,12 @@ class Pruned:
         epoch, first = self._find(position)
         return epoch.rows[first : first + count], np.full(count, epoch.number, np.int32)
 
-    def read(self, position: int, count: int, local_rows: Any, small: bool) -> dict[str, Any]:
+    def read(self, position: int, count: int, mine: Any, small: bool) -> dict[str, Any]:
         """The batch also carries `weight`, (b,) float32."""
         rows, epochs = self.at(position, count)
         epoch, first = self._find(position)
-        weight = epoch.weights[first : first + count][local_rows]
-        return self.part.batch(rows[local_rows], epochs[local_rows], small) | {"weight": weight}
+        weight = epoch.weights[first : first + count][mine]
+        return self.part.batch(rows[mine], epochs[mine], small) | {"weight": weight}
 
     def _find(self, position: int) -> tuple[_Epoch, int]:
         with self._lock:

@@ -15,6 +15,7 @@ def split(
     parts: Mapping[str, int],
     seed: int = 0,
     groups: Integer[np.ndarray, "n"] | None = None,
+    ids: Integer[np.ndarray, "n"] | None = None,
 ) -> dict[str, Int64[np.ndarray, "_"]]:
     """Splits examples into disjoint parts, stratified by label.
 
@@ -31,6 +32,9 @@ def split(
         first row. Sizes are then met on average over strata; without groups of several rows they
         are exact.
 
+      ids: What the draw is keyed by, so that an example keeps its place in the order of its stratum
+        when others come or go; None: positions.
+
     Returns:
       Ascending indices of each part.
 
@@ -46,7 +50,8 @@ def split(
             first, group = np.arange(n), np.arange(n)
     weight = np.bincount(group, minlength=len(first))
     values, stratum = np.unique(labels_for_strata[first], return_inverse=True)
-    order = np.lexsort((hash64(seed, first), stratum)) if n else first
+    drawn = first if ids is None else ids[first]
+    order = np.lexsort((hash64(seed, drawn), stratum)) if n else first
     middle, counts = _middles(weight[order], stratum[order], len(values))
     if n > 1.1 * len(first):
         # Where a group falls depends on where it starts on its stratum's axis; another start in

@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, PyTree
 
 # Largest sizes that a config may ask for; far above any published model.
 MAX_WIDTH, MAX_DEPTH = 2**16, 1000
+# Compute types.
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 class Dense(nn.Module):

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from active_learning.config import setting
 from active_learning.cost import flops
-from active_learning.models.layers import MAX_DEPTH, MAX_WIDTH, Dense
+from active_learning.models.layers import DTYPES, MAX_DEPTH, MAX_WIDTH, Dense
 
 
 class MLP(nn.Module):
@@ -15,11 +15,11 @@ class MLP(nn.Module):
     It has `depth` hidden layers of `width` units with GELU.
     """
 
-    num_classes: int = setting(0, at_least=0)
+    num_classes: int = setting(0, at_least=0, at_most=2**24)
     # Width and number of the hidden layers.
     width: int = setting(256, at_least=1, at_most=MAX_WIDTH)
     depth: int = setting(2, at_least=0, at_most=MAX_DEPTH)
-    dtype: str = "float32"
+    dtype: str = setting("float32", one_of=DTYPES)
 
     @nn.compact
     def __call__(self, image: Float[Array, "B H W C"], *, train: bool = False) -> dict[str, Array]:

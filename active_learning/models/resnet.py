@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from active_learning.config import setting
 from active_learning.cost import flops
-from active_learning.models.layers import MAX_WIDTH
+from active_learning.models.layers import DTYPES, MAX_WIDTH
 
 
 class ResidualBlock(nn.Module):
@@ -73,7 +73,7 @@ class ResNet(nn.Module):
         stride 2).
     """
 
-    num_classes: int = setting(0, at_least=0)
+    num_classes: int = setting(0, at_least=0, at_most=2**24)
     # Channels of the first stage.
     width: int = setting(64, at_least=4, at_most=MAX_WIDTH)
     # Blocks of each stage; each has half the resolution and twice the width of the one before.
@@ -81,7 +81,7 @@ class ResNet(nn.Module):
     bottleneck: bool = False
     # "small": a 3 x 3 convolution; "imagenet": 7 x 7 with stride 2, then a pool of stride 2.
     stem: str = "small"
-    dtype: str = "float32"
+    dtype: str = setting("float32", one_of=DTYPES)
 
     def _check(self) -> None:
         if self.stem not in ("small", "imagenet"):

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from active_learning.config import setting
 from active_learning.cost import flops
-from active_learning.models.layers import MAX_DEPTH, MAX_WIDTH
+from active_learning.models.layers import DTYPES, MAX_DEPTH, MAX_WIDTH
 from active_learning.models.transformer import blocks, blocks_cost, check_tower
 
 POOLS = ("mean", "last", "end")
@@ -21,17 +21,17 @@ class Text(nn.Module):
     vocab: int = setting(4096, at_least=1, at_most=2**24)
     context: int = setting(32, at_least=1, at_most=2**16)
     width: int = setting(192, at_least=1, at_most=MAX_WIDTH)
-    depth: int = setting(6, at_least=1, at_most=MAX_DEPTH)
+    depth: int = setting(6, at_least=0, at_most=MAX_DEPTH)
     heads: int = setting(3, at_least=1, at_most=MAX_WIDTH)
     # 0: 4 * width.
     mlp_dim: int = setting(0, at_least=0, at_most=4 * MAX_WIDTH)
     # "mean" of what is not `pad`; "last": the last position (SigLIP); "end": the first position
     # with the token `end` (CLIP).
-    pool: str = "mean"
+    pool: str = setting("mean", one_of=POOLS)
     pad: int = setting(0, at_least=0, at_most=2**24)
     scan: bool = False
     remat: str = "off"
-    dtype: str = "float32"
+    dtype: str = setting("float32", one_of=DTYPES)
     # Token that ends a text; -1: the largest id of each text, as in OpenAI's CLIP.
     end: int = setting(-1, at_least=-1, at_most=2**24)
     # Each token attends only to itself and to earlier ones; else to all, padding included.

@@ -87,7 +87,13 @@ class TwoTower(nn.Module):
 
         The loss's B products of D numbers a pair are left out: 0.1 % of a ViT-B at B = 32,768.
         """
-        total = self.image.cost(image_shape) + self.text.cost()
-        for width, tower in ((self.image_out, self.image), (self.text_out, self.text)):
-            total += flops.dense(1, tower.width, width)
-        return total
+        return self.image_cost(image_shape) + self.text_cost()
+
+    def image_cost(self, image_shape: tuple[int, int, int]) -> flops.Cost:
+        """FLOPs of embedding an image."""
+        head = flops.dense(1, self.image.width, self.image_out)
+        return self.image.cost(image_shape) + head
+
+    def text_cost(self) -> flops.Cost:
+        """FLOPs of embedding a text."""
+        return self.text.cost() + flops.dense(1, self.text.width, self.text_out)

@@ -60,6 +60,9 @@ def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
     if experiment.scorer_view.features:
         batch[COLUMN] = leaf(jnp.float32, experiment.scorer_view.features)
     if selects and "reference" in experiment.recipe.policy.needs:
-        for name, dtype in experiment.reference.batch_columns().items():
-            batch[name] = leaf(np.dtype(dtype))
+        more = experiment.reference.batch_columns(experiment.reference_role.module)
+        for name, (dtype, shape) in more.items():
+            batch[name] = leaf(np.dtype(dtype), *shape)
+    if selects and experiment.recipe.policy.reads_concepts and experiment.task.text:
+        batch["concept"] = leaf(jnp.int32)
     return batch

@@ -50,10 +50,29 @@ def _cost_advice(model: CostModel) -> Iterator[str]:
             f"  the scorer is only {cheaper:.0f}x cheaper than the learner: below "
             f"{MIN_COST_RATIO}x scoring uses up most of the savings; use a smaller scorer"
         )
+    yield from _large_reference(model)
     if now < 0.5:
         yield (
             "  more than half of the updates must be saved: lower select.ratio, end selection "
             "earlier (select.until) or reuse a reference (levels above)"
+        )
+
+
+def _large_reference(model: CostModel) -> Iterator[str]:
+    """What published weights at their own size cost, and what to do where they cannot pay."""
+    if model.reference is None or not model.references:
+        return
+    cheaper = model.learner.forward / model.reference.forward
+    stored = model.break_even(model.ratio, "foundation dataset")
+    yield (
+        f"  the reference is {cheaper:.1f}x cheaper than the learner and runs on every candidate: "
+        f"break-even {model.break_even(model.ratio, 'pretrained'):.0%} of uniform's updates"
+    )
+    if cheaper < MIN_COST_RATIO:
+        yield (
+            "  it can hardly pay so: store its embeddings of each image and caption once with "
+            "config.reference.kind='embedded'; the break-even is then "
+            f"{stored:.0%}, after one pass over the data"
         )
 
 

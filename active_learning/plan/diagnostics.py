@@ -11,7 +11,8 @@ import numpy as np
 from active_learning import checkpoint
 from active_learning.core.step import select_step
 from active_learning.references.score_file import score_all
-from active_learning.train.build import Experiment, check_param_shapes, first_state
+from active_learning.train.build import Experiment, first_state
+from active_learning.train.starts import check_param_shapes
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
+from active_learning.checks import on_any_devices
 from active_learning.config import ConfigError
 from active_learning.data.sources.source import DataError
 from active_learning.plan.abstract import build_abstract
@@ -18,11 +20,12 @@ from active_learning.plan.cost_model import (
 )
 from active_learning.plan.diagnostics import diagnose_reference, diagnostics_lines
 from active_learning.plan.pod_lines import pod_lines
+from active_learning.plan.split import split_lines
 from active_learning.plan.topology import devices_of
 from active_learning.references import Trained
 from active_learning.settings import Config
 from active_learning.train.build import Experiment, abstract_state, build
-from active_learning.train.feature_pass import located, with_features
+from active_learning.train.embedding_pass import with_stored
 from active_learning.train.fitting import fitted
 from active_learning.train.starts import open_models
 
@@ -54,37 +57,19 @@ def plan_lines(
     """
     # First, since an unknown topology ends the plan.
     chips = devices_of(topology) if topology else []
-    experiment = None
-    try:
-        experiment = build(_without_reference(config), jax.devices()[:1])
-    except DataError as error:
-        if reference:
-            raise
-        shape, classes, examples = (
-            (assumed.image_size, assumed.image_size, 3),
-            assumed.classes,
-            assumed.examples,
-        )
-        what = "with captions" if config.task.text else f"in {classes:,} classes"
-        yield (
-            f"no data ({error}); planned for {examples:,} images of {assumed.image_size} px {what}"
-        )
-        opened, _ = open_models(config)
-        view = config.task.view_of(opened, shape, classes, (0.5,) * 3, (0.5,) * 3)
-        learner = config.task.specialize(opened.learner, view)
-        scorer = config.task.specialize(opened.scorer, view)
-    else:
-        data = experiment.data
-        assert data is not None  # `build` opened them
-        shape, classes, examples = experiment.view.image_shape, data.num_classes, len(data.train)
-        learner, scorer = experiment.learner, experiment.scorer
+    if config.reference.for_plan() != config.reference:
+        yield f"no file {config.reference.path}: the reference is planned at the size of the scorer"
+        config = dataclasses.replace(config, reference=config.reference.for_plan())
+    planned = _planned(config, assumed, needs_data=bool(reference))
+    yield from planned.notes
+    experiment, shape = planned.experiment, planned.image_shape
+    classes, examples = planned.classes, planned.examples
     config, changes = fitted(config, examples)
     yield from changes
-    model = cost_model_of(config, learner, scorer, examples, shape)
-    yield from cost_lines(model, other_scorers(config, model, learner, examples, shape))
-    here = build_abstract(
-        dataclasses.replace(config, fsdp=1), shape, classes, examples, jax.devices()[:1]
-    )
+    model = cost_model_of(config, planned.learner, planned.scorer, examples, shape)
+    yield from cost_lines(model, other_scorers(config, model, planned.learner, examples, shape))
+    yield from split_lines(model, len(chips))
+    here = build_abstract(on_any_devices(config), shape, classes, examples, jax.devices()[:1])
     yield from memory_lines(_state_bytes(here), config.batch_size, config.select.ratio, shape)
     if topology:
         there = build_abstract(config, shape, classes, examples, chips)
@@ -93,7 +78,7 @@ def plan_lines(
     if reference and experiment:
         _check_reference(config, reference)
         # Where a run would keep them whose reference this is.
-        joined = with_features(located(experiment, reference.parent))
+        joined = with_stored(experiment, reference.parent)
         assert joined is not None, "nobody asked to stop"
         experiment, _ = joined
         diagnostics = diagnose_reference(experiment, reference)
@@ -101,9 +86,44 @@ def plan_lines(
     yield from advice_lines(model, diagnostics, classes)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Planned:
+    """What the costs depend on: of the data where they can be opened, else as assumed."""
+
+    learner: Any
+    scorer: Any
+    image_shape: tuple[int, int, int]
+    classes: int
+    examples: int
+    # With data only.
+    experiment: Experiment | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _planned(config: Config, assumed: Assumptions, needs_data: bool) -> _Planned:
+    """Opens the data. Raises DataError where that fails and `needs_data`."""
+    try:
+        experiment = build(_without_reference(config), jax.devices()[:1])
+    except DataError as error:
+        if needs_data:
+            raise
+        size, classes = assumed.image_size, assumed.classes
+        what = "with captions" if config.task.text else f"in {classes:,} classes"
+        note = f"no data ({error}); planned for {assumed.examples:,} images of {size} px {what}"
+        opened, _ = open_models(config)
+        shape = (size, size, 3)
+        view = config.task.view_of(opened, shape, classes, (0.5,) * 3, (0.5,) * 3)
+        learner = config.task.specialize(opened.learner, view)
+        scorer = config.task.specialize(opened.scorer, view)
+        return _Planned(learner, scorer, shape, classes, assumed.examples, notes=(note,))
+    data, shape = experiment.data, experiment.view.image_shape
+    classes, examples = data.num_classes, len(data.train)
+    return _Planned(experiment.learner, experiment.scorer, shape, classes, examples, experiment)
+
+
 def _without_reference(config: Config) -> Config:
     """The config with a reference that is not read from disk, as planning needs none there."""
-    return dataclasses.replace(config, reference=Trained())
+    return dataclasses.replace(on_any_devices(config), reference=Trained())
 
 
 def _check_reference(config: Config, reference: Path) -> None:

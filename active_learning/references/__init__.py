@@ -3,6 +3,7 @@
 from active_learning.references.base import Obtained, Reference
 from active_learning.references.cotrained import CoTrained
 from active_learning.references.crossfitted import CrossFitted
+from active_learning.references.embedded import Embedded
 from active_learning.references.loaded import Loaded
 from active_learning.references.online import CopyOfOnline
 from active_learning.references.stored import Stored
@@ -12,6 +13,7 @@ __all__ = [
     "CoTrained",
     "CopyOfOnline",
     "CrossFitted",
+    "Embedded",
     "Loaded",
     "Obtained",
     "Reference",

@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from active_learning.config import ConfigError, Section, fields_of
 from active_learning.data.parts import Data
+from active_learning.models.published import Published
 
 # Trains one run: (config, workdir) -> its summary, or one with complete=False when it was stopped.
 TrainRun = Callable[[Any, Path], dict]
@@ -35,7 +36,7 @@ class Obtained:
 
 
 class Reference(Section):
-    """A source of reference scores. It has the scorer's architecture.
+    """A source of reference scores. It has the scorer's architecture, or that of its weights.
 
     `kind` in a config names one of the subclasses; each knows what it needs, what it refuses, what
     it charges, and how its scores reach the step.
@@ -121,6 +122,15 @@ class Reference(Section):
         del fresh
         return params
 
+    def published(self, config: Any) -> Published | None:
+        """Published weights that it is; None for references of the scorer's architecture.
+
+        Raises:
+          ConfigError: Weights that this config has no use for.
+        """
+        del config
+        return None
+
     def abstract_params(self, one: PyTree) -> PyTree | None:
         """Shapes of what `obtain` will return, given the shapes of one model's parameters."""
         return one if self.has_params else None
@@ -133,9 +143,18 @@ class Reference(Section):
         """The parameters of one model, to compare their shapes."""
         return params
 
-    def batch_columns(self) -> dict[str, str]:
-        """Further columns of a super-batch, name -> numpy type."""
+    def batch_columns(self, module: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Further columns of a super-batch: name -> numpy type and shape of one example.
+
+        Args:
+          module: That of the reference.
+        """
+        del module
         return {}
+
+    def for_plan(self) -> "Reference":
+        """The reference that a plan can do with where the files of this one are not at hand."""
+        return self
 
     def planned_training_flops(self, config: Any, steps_of: Callable, per_example: float) -> float:
         """FLOPs of training it that a plan can know beforehand.

@@ -91,8 +91,8 @@ class CrossFitted(Reference):
     def one_of(self, params: PyTree) -> PyTree:
         return single(params, 0)
 
-    def batch_columns(self) -> dict[str, str]:
-        return {"scored_by": "int32"}
+    def batch_columns(self, module: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+        return {"scored_by": ("int32", ())}
 
     def planned_training_flops(self, config: Any, steps_of: Callable, per_example: float) -> float:
         runs = self.own_runs(config).values()

@@ -35,7 +35,7 @@ def write(folder: Path, first: int, choices: Choices) -> None:
     np.savez(folder / f"{first:08d}.npz", epoch=choices.epochs, weight=choices.weights)
 
 
-def read(run: Path, batch_size: int, total: int, data_hash: str) -> Choices:
+def read(run: Path, batch_size: int, total: int, data_hash: str, ids_by: str = "place") -> Choices:
     """Reads the recorded choices of a run.
 
     Args:
@@ -43,6 +43,7 @@ def read(run: Path, batch_size: int, total: int, data_hash: str) -> Choices:
       batch_size: Examples of an update; the recorded run must have the same.
       total: Updates that are needed.
       data_hash: Hash of the data, which must be the recorded run's.
+      ids_by: What the ids of the data are made of.
 
     Raises:
       ConfigError: Names what does not fit.
@@ -52,7 +53,13 @@ def read(run: Path, batch_size: int, total: int, data_hash: str) -> Choices:
         raise ConfigError(
             f"{KEY}={str(run)!r}: no recorded choices there; its run needs log.chosen=True"
         )
-    theirs = json.loads((run / "config.json").read_text())["data"].get("hash")
+    recorded = json.loads((run / "config.json").read_text())["data"]
+    theirs, made_of = recorded.get("hash"), recorded.get("ids", "place")
+    if theirs != data_hash and made_of != ids_by:
+        raise ConfigError(
+            f"{KEY}={str(run)!r}: recorded with ids made of {made_of}, those of these data are "
+            f"made of {ids_by}; record it again"
+        )
     if theirs != data_hash:
         raise ConfigError(
             f"{KEY}={str(run)!r}: recorded on other data (hash {theirs} there, {data_hash} here)"

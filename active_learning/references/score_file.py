@@ -1,22 +1,28 @@
 """Files of reference scores: the loss of every example by id, computed once by `store_scores`.
 
-NAME.npz holds id int64, label int32 (the one that the loss is of), loss float32 (nats) and hit
-bool; NAME.json its sha256, the hashes of data and model, the view and the compute type.
+NAME.npz (or .parquet, .csv) holds id int64, label int32 (the one that the loss is of), loss float32
+(nats) and hit bool; NAME.json its sha256, the hashes of data and model, the view and the compute
+type.
 """
 
+import csv
 import hashlib
 import io
 import json
+import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float32, Int32, Int64, PyTree
 
+from active_learning import distributed
 from active_learning.core import losses
 from active_learning.core.recipe import Model
+from active_learning.core.sharding import batch_sharding, replicated
 from active_learning.data.parts import Part, rows_of_ids
 from active_learning.data.sources.source import DataError
 from active_learning.evaluators.batches import map_batches
@@ -24,6 +30,7 @@ from active_learning.metrics import write_atomic
 
 COLUMN = "reference_loss"  # of a batch
 KEY = "config.reference.path"
+PIECE = 65_536  # examples that are scored at once: what a stopped pass loses
 
 
 @dataclass(frozen=True)
@@ -37,10 +44,53 @@ class Scores:
     about: dict
 
 
+class Pieces:
+    """Finished pieces of a scoring pass, in a folder beside the file that they become.
+
+    Those of another pass, by `about`, are not found.
+    """
+
+    def __init__(self, path: Path, about: dict):
+        identity = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+        self.folder = path.with_name(f".{path.name}.pieces-{identity}")
+
+    def load(self, start: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Loss and hit of the piece that begins at row `start`; None where it is not finished."""
+        try:
+            with np.load(self.folder / f"{start}.npz", allow_pickle=False) as piece:
+                return piece["loss"], piece["hit"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def save(self, start: int, loss: np.ndarray, hit: np.ndarray) -> None:
+        """Writes a piece, as a whole."""
+        content = io.BytesIO()
+        np.savez(content, loss=loss, hit=hit)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.folder / f"{start}.npz", content.getvalue())
+
+    def remove(self) -> None:
+        """Removes all pieces."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
 def score_all(
-    model: Model, params: PyTree, part: Part, batch_size: int = 500
+    model: Model,
+    params: PyTree,
+    part: Part,
+    batch_size: int = 500,
+    mesh: Mesh | None = None,
+    pieces: Pieces | None = None,
 ) -> tuple[Float32[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
     """Scores every example of a part on the unaugmented view in evaluation mode.
+
+    Args:
+      model: The model.
+      params: Its parameters.
+      part: The examples.
+      batch_size: Examples at a time.
+      mesh: Devices that share the batches; None: one.
+      pieces: Where finished pieces are kept; None: nowhere.
 
     Returns:
       l_act of each example, and whether the prediction is its label.
@@ -50,14 +100,30 @@ def score_all(
         outputs = model.apply(params, batch, False)
         return model.act_loss(outputs, batch), losses.accuracy(outputs["logits"], batch["label"])
 
-    scored = jax.jit(one)
-    blocks = map_batches(
-        lambda batch: scored(params, batch),
-        lambda rows: part.batch(rows, np.zeros(len(rows), np.int32)),
-        len(part),
-        min(batch_size, len(part)),
-    )
-    loss, hit = (np.concatenate(leaves) for leaves in zip(*blocks, strict=True))
+    placement = None if mesh is None else batch_sharding(mesh)
+    everywhere = None if mesh is None else replicated(mesh)
+    if everywhere is not None:
+        params = jax.device_put(params, everywhere)
+    scored = jax.jit(one, out_shardings=everywhere)
+    found = []
+    step = len(part) if pieces is None else PIECE
+    for start in range(0, len(part), step):
+        rows = np.arange(start, min(start + step, len(part)))
+        piece = None if pieces is None else pieces.load(start)
+        if piece is None:
+            blocks = map_batches(
+                lambda batch: scored(params, batch),
+                lambda at, rows=rows: part.batch(rows[at], np.zeros(len(at), np.int32)),
+                len(rows),
+                min(batch_size, len(part)),
+                placement,
+            )
+            piece = tuple(np.concatenate(leaves) for leaves in zip(*blocks, strict=True))
+            if pieces is not None:
+                values = piece
+                distributed.run_on_primary(lambda at=start, v=values: pieces.save(at, *v))
+        found.append(piece)
+    loss, hit = (np.concatenate(leaves) for leaves in zip(*found, strict=True))
     return loss.astype(np.float32), hit > 0.5
 
 
@@ -67,23 +133,80 @@ def view_name(image_shape: tuple[int, int, int]) -> str:
 
 
 def write(path: Path, scores: Scores) -> dict:
-    """Writes NAME.npz and then NAME.json, which is returned."""
-    content = io.BytesIO()
-    np.savez(content, id=scores.ids, label=scores.labels, loss=scores.loss, hit=scores.hit)
-    write_atomic(path, content.getvalue())
+    """Writes the file, in the format of its suffix, and then NAME.json, which is returned."""
+    columns = {"id": scores.ids, "label": scores.labels, "loss": scores.loss, "hit": scores.hit}
+    write_atomic(path, _WRITERS[path.suffix](columns))
     about = scores.about | {"examples": len(scores.ids), "sha256": _sha256(path)}
     write_atomic(path.with_suffix(".json"), json.dumps(about, indent=1))
     return about
 
 
-def read(path: Path, data_hash: str, view: str, model: str = "") -> Scores:
+def _npz(columns: dict[str, np.ndarray]) -> bytes:
+    content = io.BytesIO()
+    np.savez(
+        content, id=columns["id"], label=columns["label"], loss=columns["loss"], hit=columns["hit"]
+    )
+    return content.getvalue()
+
+
+def _parquet(columns: dict[str, np.ndarray]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    content = io.BytesIO()
+    parquet.write_table(pa.table(columns), content)
+    return content.getvalue()
+
+
+def _csv(columns: dict[str, np.ndarray]) -> bytes:
+    content = io.StringIO()
+    writer = csv.writer(content)
+    writer.writerow(columns)
+    loss = [f"{value:.9g}" for value in columns["loss"].tolist()]  # float32 survives nine digits
+    hit = columns["hit"].astype(int).tolist()
+    writer.writerows(zip(columns["id"].tolist(), columns["label"].tolist(), loss, hit, strict=True))
+    return content.getvalue().encode()
+
+
+_WRITERS = {".npz": _npz, ".parquet": _parquet, ".csv": _csv}
+SUFFIXES = tuple(_WRITERS)
+
+
+def _columns(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """id, label, loss and hit of a file. Raises KeyError, ValueError or BadZipFile."""
+    names = ("id", "label", "loss", "hit")
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as found:
+            return found["id"], found["label"], found["loss"], found["hit"]
+    if path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        try:
+            table = parquet.read_table(path, columns=list(names))
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(" ".join(str(error).split())) from error
+        ids, labels, loss, hit = (table[name].to_numpy() for name in names)
+        return ids, labels, loss, hit
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    kinds = (np.int64, np.int32, np.float32, np.int8)
+    found = [
+        np.array([row[name] for row in rows]).astype(kind)
+        for name, kind in zip(names, kinds, strict=True)
+    ]
+    return found[0], found[1], found[2], found[3].astype(bool)
+
+
+def read(path: Path, data_hash: str, view: str, model: str = "", ids_by: str = "place") -> Scores:
     """Reads stored scores.
 
     Args:
-      path: NAME.npz.
+      path: NAME.npz, .parquet or .csv.
       data_hash: Hash of the data that they must be of.
       view: Name of the view that they must be of.
       model: Hash of the model that they must be of; "": any.
+      ids_by: What the ids of the data are made of.
 
     Raises:
       DataError: Names the file when it is missing, damaged, or of another data set, view or model.
@@ -102,14 +225,20 @@ def read(path: Path, data_hash: str, view: str, model: str = "") -> Scores:
         raise DataError(f"{beside}: unreadable ({error})") from error
     if about["sha256"] != _sha256(path):
         raise DataError(f"{path}: its sha256 is not the one in {beside.name}: damaged or replaced")
+    theirs = about.get("ids", "place")
+    if about["data"] != data_hash and theirs != ids_by:
+        raise DataError(
+            f"{path}: its ids are made of {theirs}, those of these data of {ids_by}; write it "
+            "again with store_scores"
+        )
     for name, ours in (("data", data_hash), ("view", view), ("model", model or about["model"])):
         if about[name] != ours:
             raise DataError(
                 f"{path}: scores of another {name} ({about[name]} there, {ours} in this config)"
             )
     try:
-        with np.load(path) as found:
-            scores = Scores(found["id"], found["label"], found["loss"], found["hit"], about)
+        ids, labels, loss, hit = _columns(path)
+        scores = Scores(ids, labels, loss, hit, about)
     except (KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: no stored scores ({error})") from error
     if len(bad := np.flatnonzero(~np.isfinite(scores.loss))):

@@ -3,7 +3,9 @@
 python -m active_learning.report RUN... [--out DIR] [--metric test/accuracy] [--title TITLE]
 """
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +67,11 @@ def default_out(paths: Sequence[str | Path]) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, or 2 with one line on stderr if a run cannot be used."""
+    """Run the command.
+
+    Returns:
+      0; with one line on stderr 2 if a run cannot be used, or 3 if the disk is full.
+    """
     parser = Parser("active_learning.report", "Run folders -> one HTML page, a table and JSON.")
     parser.add_argument(
         "runs",
@@ -85,10 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         out = write(options.runs, options.out, options.metric, options.title)
+        print(f"wrote {clean(out, 1000)}/index.html, table.md, report.json, figure.png", flush=True)
+    except BrokenPipeError:  # The reader of our output has closed it, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (RunError, OSError) as error:
         print(f"error: {clean(error, 1000)}", file=sys.stderr)
-        return 2
-    print(f"wrote {clean(out, 1000)}/index.html, table.md, report.json, figure.png")
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return 3 if full else 2
     return 0
 
 

@@ -1,6 +1,7 @@
 """What every task provides, and the view through which a model sees its examples."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +19,9 @@ from active_learning.data.features import COLUMN
 from active_learning.data.parts import Data, Part
 from active_learning.data.sources.source import channel_stats
 from active_learning.data.transforms import normalize, view
+
+# (outputs, the teacher's outputs) -> a loss for each example.
+SoftLoss = Callable[[Any, Any], Float[Array, "B"]]
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,10 @@ class Task(Section):
         """The module as functions of its parameters."""
         raise NotImplementedError
 
+    def soft_loss(self, view: View, temperature: float) -> SoftLoss:
+        """The loss of a learner against the outputs of a reference on the same batch."""
+        raise NotImplementedError
+
     def example(self, view: View) -> tuple[Array, ...]:
         """Inputs of a module, one example of zeros each."""
         raise NotImplementedError
@@ -209,6 +217,10 @@ class Task(Section):
     def describe(self, data: Data) -> str:
         """The examples in a few words, for logs."""
         return f"{data.num_classes} classes"
+
+    def check_reference_texts(self, module: Any, data: Data) -> None:
+        """Refuses a published reference that reads other tokens. Raises ConfigError."""
+        del module, data
 
     def check_loaded_reference(self, folder: Any, data: Data) -> None:
         """Refuses a reference of a run that read other inputs. Raises ConfigError."""

@@ -23,7 +23,7 @@ from active_learning.data import captions, tokenizer
 from active_learning.data.parts import Data, Part
 from active_learning.evaluators import Retrieval, image_text
 from active_learning.evaluators.retrieval import clip_benchmark_names
-from active_learning.tasks.base import Task, View
+from active_learning.tasks.base import SoftLoss, Task, View
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,18 @@ class Pairs(Task):
     # Fraction of a part's pairs that get another pair's caption, by the name of the part.
     shuffled_captions: Mapping[str, float] = setting({}, at_least=0.0, at_most=1.0)
     # Words: images whose captions mostly name one of them are used for zero-shot and few-shot.
-    classes: tuple = ()
+    classes: tuple[str, ...] = ()
     # Prompt templates of zero-shot classification.
-    templates: tuple = ("a photo of a {}.", "a {}.", "there is a {} in the picture.")
+    templates: tuple[str, ...] = ("a photo of a {}.", "a {}.", "there is a {} in the picture.")
 
     primary_metric = "recall"
 
     def check(self, config: Any) -> None:
         policy, chunk = config.select.policy, self.loss_chunk
+        if bad := [t for t in self.templates if "{}" not in t]:
+            raise ConfigError(
+                f"config.task.templates={bad[0]!r}: has no place '{{}}' for the name of a class"
+            )
         if config.augmentation.mixup:
             raise ConfigError(
                 f"config.augmentation.mixup={config.augmentation.mixup}: "
@@ -70,6 +74,11 @@ class Pairs(Task):
             )
         if policy.reuse_forward and not policy.needs_embeddings:
             raise ConfigError(f"config.select.policy: {policy.name!r} reads losses of labels")
+        if policy.reads_concepts and not self.classes:
+            raise ConfigError(
+                f"config.task.classes=(): {policy.name!r} counts the class words that captions "
+                "name, so give them"
+            )
         if policy.is_joint and self.loss != "sigmoid":
             raise ConfigError(
                 f"config.task.loss={self.loss!r}: {policy.name!r} needs 'sigmoid', "
@@ -137,6 +146,18 @@ class Pairs(Task):
         )
         return sharded(outputs.image, outputs.text, *scalars)
 
+    def soft_loss(self, view: View, temperature: float) -> SoftLoss:
+        function = partial(
+            contrastive.soft_info_nce, temperature=temperature, chunk=self.loss_chunk
+        )
+        sharded = sharding.shard_map_rows(function, view.mesh, rows=4)
+
+        def loss(outputs: Embeddings, teacher: Embeddings) -> Float[Array, "B"]:
+            pairs = outputs.image, outputs.text, teacher.image, teacher.text
+            return sharded(*pairs, outputs.scale[0], teacher.scale[0])
+
+        return loss
+
     def example(self, view: View) -> tuple[Array, ...]:
         image = jnp.zeros((1, *view.image_shape), jnp.dtype(view.dtype))
         return image, jnp.zeros((1, view.context), jnp.int32)
@@ -180,6 +201,10 @@ class Pairs(Task):
         about, context = data.provenance, data.train.captions.tokens.shape[2]
         count, cut = about["captions"], about["captions_cut"]
         return f"{count:,} captions ({cut:,} cut to {context} tokens)"
+
+    def check_reference_texts(self, module: Any, data: Data) -> None:
+        assert data.train.captions is not None, "attach() joins them"
+        _check_tower("config.reference.text", module.text, data.train.captions.tokenizer)
 
     def check_loaded_reference(self, folder: Path, data: Data) -> None:
         ours = data.provenance.get("tokenizer")
@@ -236,8 +261,20 @@ class Pairs(Task):
             "captions": int(table.counts.sum()),
             "captions_cut": table.cut,
         }
+        if config.select.policy.reads_concepts:
+            train = train.with_column("concept", _concepts(train, self.classes))
         provenance = data.provenance | about
         return dataclasses.replace(data, train=train, parts=parts, provenance=provenance)
+
+
+def _concepts(part: Part, names: tuple[str, ...]) -> np.ndarray:
+    """The class word that the captions of each row mostly name; one more number for none of them.
+
+    Captions are those of the image, also where a row is trained on with another's.
+    """
+    assert part.captions is not None  # attached before
+    named = captions.mentioned([part.captions.texts[row] for row in part.indices], names)
+    return np.where(named < 0, len(names), named).astype(np.int32)
 
 
 def _tokenizer(task: Pairs, texts: list[list[str]], vocab: int) -> tokenizer.Tokenizer:

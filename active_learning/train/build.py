@@ -12,28 +12,28 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from active_learning import checkpoint
 from active_learning.checks import StepCounts, check_values, resolve
 from active_learning.config import ConfigError
-from active_learning.core import infobatch, sharding
+from active_learning.core import distillation, resolution, sharding
 from active_learning.core.recipe import Batch, Model, Recipe, TrainState, init_state, unaugmented
-from active_learning.cost import flops, ledger
 from active_learning.data.augment import Augmentation, augmented, mixed
-from active_learning.data.loader import Candidates, Loader
+from active_learning.data.loader import Loader
 from active_learning.data.parts import Data
-from active_learning.data.pruned import Pruned
 from active_learning.data.sources.source import DataError
 from active_learning.models.layers import shared
 from active_learning.references import Reference, replay, score_file
 from active_learning.settings import Config
 from active_learning.tasks import Task, View
+from active_learning.train.costs import Role, low_resolution, update_costs
 from active_learning.train.fitting import fitted
 from active_learning.train.open_data import open_data
-from active_learning.train.starts import Start, Starts, open_models
+from active_learning.train.starts import Start, Starts, check_param_shapes, open_models
+from active_learning.train.streams import stream_of, with_memory
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,12 @@ class Experiment:
     costs: Mapping[str, float]
     uniform_costs: Mapping[str, float]
     mesh: Mesh
+    # The devices that score, where they are not those that train.
+    actor_mesh: Mesh | None = None
     # Published weights that the models start from.
     starts: Starts = field(default_factory=Starts)
+    # The model of a reference that has an architecture of its own, None for others.
+    own_reference: Role | None = None
     # Recorded choices of another run that are trained on.
     choices: replay.Choices | None = None
     # A line for each size that was fitted to a small pool.
@@ -79,6 +83,11 @@ class Experiment:
     def reference(self) -> Reference:
         """Where the reference comes from."""
         return self.config.reference
+
+    @property
+    def device_count(self) -> int:
+        """Devices that train or score."""
+        return self.mesh.size + (0 if self.actor_mesh is None else self.actor_mesh.size)
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -106,16 +115,19 @@ class Experiment:
         """Fresh parameters of a scorer."""
         return self.task.init(self.scorer, self.scorer_view, key)
 
+    @property
+    def reference_role(self) -> Role:
+        """Module and view of a reference."""
+        return self.own_reference or Role(self.scorer, self.scorer_view)
+
+    def init_reference(self, key: jax.Array) -> PyTree:
+        """Fresh parameters of one reference model."""
+        role = self.reference_role
+        return self.task.init(role.module, role.view, key)
+
     def loader(self, position: int) -> Loader:
         """Feeds the run from `position` on: candidates, or another run's choices."""
-        train, config, policy = self.data.train, self.config, self.config.select.policy
-        if policy.remember is not None:
-            fraction, b = policy.prune_fraction, config.batch_size
-            stream = Pruned(train, config.seed, fraction, b, self.steps.total)
-        elif self.choices is None:
-            stream = Candidates(train, self.config.seed)
-        else:
-            stream = replay.Replay(train, self.choices)
+        stream = stream_of(self.config, self.data.train, self.choices, self.steps.total)
         return Loader(stream, sharding.batch_sharding(self.mesh), position)
 
 
@@ -128,6 +140,8 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
     """
     given, (config, starts) = config, open_models(config)
     check_values(config)
+    if config.init_from and not (Path(config.init_from) / "checkpoints").is_dir():
+        raise ConfigError(f"config.init_from={config.init_from!r}: no run there (no checkpoints)")
     data = open_data(config)
     train_on, processes = config.split.train_on, jax.process_count()
     if not len(data.train):
@@ -138,10 +152,16 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
     given, changes = fitted(given, len(data.train), len(devices))
     config, _ = fitted(config, len(data.train), len(devices))
     steps = resolve(config, len(data.train), len(devices))
+    if config.select.actors and processes > 1:
+        raise ConfigError(
+            f"config.select.actors={config.select.actors}: only in one process, here are "
+            f"{processes}"
+        )
     choices = None
     if config.select.replay:
-        folder, content = Path(config.select.replay), data.provenance["hash"]
-        choices = replay.read(folder, config.batch_size, steps.total, content)
+        folder, about = Path(config.select.replay), data.provenance
+        by = about.get("ids", "place")
+        choices = replay.read(folder, config.batch_size, steps.total, about["hash"], by)
         data.train.rows_of(choices.ids, replay.KEY)
     data = config.task.attach(config, data)
     data_view = config.task.view(config, data)
@@ -152,20 +172,17 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
         name = score_file.view_name(scorer_view.image_shape)
         data, gate = config.reference.attach(config, data, name)
     experiment = assemble(given, steps, view, scorer_view, devices)
-    if config.select.policy.remember is not None:
-        data, experiment = _with_memory(data, experiment)
+    if experiment.own_reference is not None:
+        config.task.check_reference_texts(experiment.own_reference.module, data)
+    data, recipe = with_memory(data, experiment.recipe)
     return dataclasses.replace(
-        experiment, opened_data=data, choices=choices, stored_gate=gate, changes=tuple(changes)
+        experiment,
+        opened_data=data,
+        recipe=recipe,
+        choices=choices,
+        stored_gate=gate,
+        changes=tuple(changes),
     )
-
-
-def _with_memory(data: Data, experiment: Experiment) -> tuple[Data, Experiment]:
-    """For a policy that remembers losses: rows in every batch, and room for each example."""
-    rows, recipe = np.arange(len(data.train), dtype=np.int32), experiment.recipe
-    data = dataclasses.replace(data, train=data.train.with_column("row", rows))
-    policy = dataclasses.replace(recipe.policy, init=partial(infobatch.init, len(rows)))
-    recipe = dataclasses.replace(recipe, policy=policy)
-    return data, dataclasses.replace(experiment, recipe=recipe)
 
 
 def assemble(
@@ -178,7 +195,8 @@ def assemble(
     """Builds a run without its data: the models, the recipe and the cost of an update."""
     given, (config, starts) = config, open_models(config)
     check_values(config)
-    mesh, task = sharding.make_mesh(devices, config.fsdp), config.task
+    actors, task = config.select.actors, config.task
+    mesh = sharding.make_mesh(devices[actors:], config.fsdp)
     view, scorer_view = view.on(mesh), scorer_view.on(mesh)
     learner = task.specialize(config.learner, view)
     scorer = task.specialize(config.scorer, scorer_view)
@@ -187,12 +205,13 @@ def assemble(
         optimizer = starts.scorer.optimizer(optim.make(steps.scorer_warmup, steps.total))
         return starts.scorer.model(task.model(scorer, scorer_view, optimizer))
 
-    optimizer = starts.learner.optimizer(config.optim.make(steps.warmup, steps.total))
-    large = task.model(learner, view, optimizer)
+    own, frozen = _own_reference(config, starts, scorer_view)
+
     devices_or_none = mesh if mesh.size > 1 else None
     augment = partial(_augment, settings=config.augmentation, mesh=devices_or_none)
     recipe = Recipe(
-        learner=starts.learner.model(with_fsdp_gather(mesh, large)),
+        learner=_learner(config, steps, starts.learner, view, learner, mesh),
+        distill=config.distill.weight > 0,
         scorer=scorer_model(config.scorer_optim),
         policy=config.select.policy,
         sub_batch_size=config.batch_size,
@@ -203,10 +222,11 @@ def assemble(
         mesh=devices_or_none,
         grad_accum_steps=config.grad_accum_steps,
         ema_half_life=float(steps.ema),
+        frozen_reference=frozen,
         **config.reference.recipe_fields(config, scorer_model),
     )
     both = (starts.learner, learner, view), (starts.scorer, scorer, scorer_view)
-    costs, uniform_costs = _costs(config, recipe, *both)
+    costs, uniform_costs = update_costs(config, recipe, *both, own)
     return Experiment(
         config=given,
         steps=steps,
@@ -219,44 +239,40 @@ def assemble(
         costs=costs,
         uniform_costs=uniform_costs,
         mesh=mesh,
+        actor_mesh=sharding.make_mesh(devices[:actors]) if actors else None,
         starts=starts,
+        own_reference=own,
     )
 
 
-def _costs(
-    config: Config,
-    recipe: Recipe,
-    learner: tuple[Start, Any, View],
-    scorer: tuple[Start, Any, View],
-) -> tuple[dict[str, float], dict[str, float]]:
-    """FLOPs of an update inside the window and after it."""
-    learner_cost, scorer_cost = _cost("learner", *learner), _cost("scorer", *scorer)
-    if config.grad_accum_steps > 1 and (
-        recipe.learner.pairwise or config.select.policy.reuse_forward
-    ):  # A second forward pass.
-        learner_cost += flops.Cost(recompute=learner_cost.forward)
-        scorer_cost += flops.Cost(recompute=scorer_cost.forward)
-    policy, reference = config.select.policy, config.reference
-    b, ratio = config.batch_size, config.select.ratio
-    active = ledger.step_costs(
-        learner_cost,
-        scorer_cost,
-        policy.needs,
-        b,
-        ratio,
-        references=reference.models_scoring,
-        cotrained=reference.trains_along,
-        reuse=policy.reuse_forward,
-    )
-    return active, ledger.step_costs(learner_cost, scorer_cost, (), b, ratio)
+def _learner(
+    config: Config, steps: StepCounts, start: Start, view: View, module: Any, mesh: Mesh
+) -> Model:
+    """The learner; in part on larger patches and with soft targets, where the config has them."""
+    optimizer = start.optimizer(config.optim.make(steps.warmup, steps.total))
+
+    def model_of(module: Any) -> Model:
+        return start.model(with_fsdp_gather(mesh, config.task.model(module, view, optimizer)))
+
+    model = model_of(module)
+    if config.flexi.patch:
+        fraction = resolution.rows_at_low(config.flexi.fraction, config.batch_size)
+        model = resolution.mixed(model, model_of(low_resolution(config, module)), fraction)
+    if config.distill.weight:
+        soft_loss = config.task.soft_loss(view, config.distill.temperature)
+        model = distillation.distilled(model, soft_loss, config.distill.weight)
+    return model
 
 
-def _cost(role: str, start: Start, module: Any, view: View) -> Any:
-    """FLOPs of a module on its view. Raises ConfigError when the module cannot read it."""
-    try:
-        return start.cost(module, view.image_shape)
-    except ValueError as error:
-        raise ConfigError(f"config.{role}: {error}") from error
+def _own_reference(
+    config: Config, starts: Starts, view: View
+) -> tuple[Role, Model] | tuple[None, None]:
+    """A reference from published weights at their own size, on the scorers' images."""
+    if starts.reference is None or starts.reference.resolved is None:
+        return None, None
+    view = starts.reference.view(view)
+    module = config.task.specialize(starts.reference.resolved.module, view)
+    return Role(module, view), config.task.model(module, view, optax.set_to_zero())
 
 
 def _augment(batch: Batch, key: jax.Array, settings: Augmentation, mesh: Mesh | None) -> Batch:
@@ -334,30 +350,9 @@ def first_state(experiment: Experiment, reference: PyTree | None = None) -> Trai
 
 def abstract_state(experiment: Experiment) -> TrainState:
     """`first_state` as shapes with their shardings; nothing is allocated."""
-    one = jax.eval_shape(experiment.init_scorer, jax.random.key(0))
+    one = jax.eval_shape(experiment.init_reference, jax.random.key(0))
     reference = experiment.reference.abstract_params(one)
     shapes = jax.eval_shape(partial(_fresh, experiment), None, reference)
     shardings = sharding.state_shardings(shapes, experiment.mesh)
     place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
     return jax.tree.map(place, shapes, shardings)
-
-
-def check_param_shapes(params: PyTree, like: PyTree, key: str) -> PyTree:
-    """Returns `params` when its tree and shapes are those of `like`.
-
-    Raises:
-      ConfigError: Names the first parameter that differs.
-    """
-    theirs, ours = _shapes(params), _shapes(like)
-    for name in sorted(set(ours) | set(theirs)):
-        if ours.get(name) != theirs.get(name):
-            raise ConfigError(
-                f"{key}: parameter {name} is {theirs.get(name)} there, {ours.get(name)} in this "
-                "config"
-            )
-    return params
-
-
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}

@@ -26,6 +26,9 @@ class Evaluation:
         shared = self.settings.batch_size, batch_sharding(experiment.mesh)
         self._learner = task.evaluator(recipe.learner, experiment.view, *shared)
         self._scorer = task.evaluator(recipe.model("online"), experiment.scorer_view, *shared)
+        self._reference = self._scorer
+        if (own := experiment.own_reference) is not None:
+            self._reference = task.evaluator(recipe.model("reference"), own.view, *shared)
 
     def during(self, state: TrainState) -> dict[str, float]:
         """`SET/accuracy` and so on, on the fixed subset of each set.
@@ -70,7 +73,7 @@ class Evaluation:
         if experiment.stored_gate is not None:
             return experiment.task.gate_metric(experiment.stored_gate), {}
         (part, rows), references = self._gate_rows(), self._references(state)
-        metrics = [self._scorer(params, part, rows) for params in references]
+        metrics = [self._reference(params, part, rows) for params in references]
         values = [experiment.task.gate_metric(one) for one in metrics]
         cost = len(rows) * len(references) * self._forward
         return float(np.mean(values)), {"reference_score": cost}
@@ -105,12 +108,14 @@ class Evaluation:
         part = experiment.data.train.small_view()
         rows = part.subset(POOL_ROWS)
         params = experiment.recipe.reference_params(state)
-        check = experiment.task.check_labels(self._scorer, params, part, rows)
+        check = experiment.task.check_labels(self._reference, params, part, rows)
         return check, {} if check is None else {"reference_score": len(rows) * self._forward}
 
     @property
     def _forward(self) -> float:
-        return self.experiment.scorer.cost(self.experiment.scorer_view.image_shape).forward
+        """FLOPs of a reference's forward pass on one example."""
+        role = self.experiment.reference_role
+        return role.module.cost(role.view.image_shape).forward
 
     def gate(self, state: TrainState) -> dict[str, float]:
         """Metrics of online and reference on the gate, for the log.
@@ -121,8 +126,11 @@ class Evaluation:
         experiment, out = self.experiment, {}
         part = experiment.data.parts[self.settings.gate]
         references = self._references(state)
-        for name, models in (("online", [state.online.params]), ("reference", references)):
-            every = [self._scorer(params, part) for params in models]
+        for name, judge, models in (
+            ("online", self._scorer, [state.online.params]),
+            ("reference", self._reference, references),
+        ):
+            every = [judge(params, part) for params in models]
             every = every or [experiment.stored_gate]
             every = [m | {"metric": experiment.task.gate_metric(m)} for m in every]
             for key in GATE_METRICS:

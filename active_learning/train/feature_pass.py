@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int64, PyTree
 
 from active_learning import distributed
+from active_learning.core.recipe import Batch
 from active_learning.core.sharding import batch_sharding, replicated
 from active_learning.data.features import FeatureTable
 from active_learning.data.parts import Data, Part
@@ -21,6 +22,7 @@ from active_learning.evaluators.batches import map_batches
 from active_learning.metrics import LOG
 from active_learning.models.on_features import OnFeatures
 from active_learning.models.published import Resolved
+from active_learning.references import Embedded
 from active_learning.settings import Config
 from active_learning.tasks import View
 from active_learning.train.build import Experiment
@@ -38,6 +40,9 @@ class Bill:
 
     flops: float = 0.0
     seconds: float = 0.0
+
+    def __add__(self, other: "Bill") -> "Bill":
+        return Bill(self.flops + other.flops, self.seconds + other.seconds)
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,10 @@ class _Pass:
         adapted = self.resolved.adapted(self.resolved.module, self.view.image_shape)
         return jax.device_put(adapted.params(jax.random.key(0)), replicated(self.mesh))
 
-    def compiled(self, params: PyTree) -> Callable[[PyTree, dict[str, Array]], Float[Array, "B D"]]:
+    def compiled(self, params: PyTree) -> Callable[[PyTree, Batch], Float[Array, "B D"]]:
         """(parameters, batch) -> features on all devices, compiled ahead of time."""
 
-        def features(params: PyTree, batch: dict[str, Array]) -> Float[Array, "B D"]:
+        def features(params: PyTree, batch: Batch) -> Float[Array, "B D"]:
             outputs = self.module.apply({"params": params}, self.view.prepare(batch))
             return outputs["features"]
 
@@ -80,13 +85,14 @@ def located(experiment: Experiment, workdir: Path) -> Experiment:
 
     A reference that is trained for it finds them there too.
     """
-    scorer = experiment.config.scorer
-    if not isinstance(scorer, OnFeatures) or scorer.store:
-        return experiment
-    scorer = dataclasses.replace(scorer, store=str(workdir / "features"))
-    return dataclasses.replace(
-        experiment, config=dataclasses.replace(experiment.config, scorer=scorer)
-    )
+    config, store = experiment.config, str(workdir / "features")
+    if isinstance(config.scorer, OnFeatures) and not config.scorer.store:
+        config = dataclasses.replace(config, scorer=dataclasses.replace(config.scorer, store=store))
+    if isinstance(config.reference, Embedded) and not config.reference.store:
+        config = dataclasses.replace(
+            config, reference=dataclasses.replace(config.reference, store=store)
+        )
+    return dataclasses.replace(experiment, config=config)
 
 
 def with_features(
@@ -116,11 +122,11 @@ def with_features(
     for part in (*trained, *judged):
         if not _compute(one, tables[id(part.source)], part, requested):
             return None
-    rows = _training_rows(trained)
+    rows = training_rows(trained)
     table = tables[id(experiment.data.train.source)]
     LOG.info(
         "%s: features of %d examples from %s weights, %.0f s now, %s",
-        *(experiment.config.name, len(rows), reader.resolved.weights.layout.name),
+        *(experiment.config.name, len(rows), one.resolved.weights.layout.name),
         *(time.monotonic() - began, table.folder),
     )
     bill = Bill()
@@ -151,16 +157,15 @@ def _tables(experiment: Experiment, reader: HeadStart, one: _Pass) -> dict[int, 
     """The table of each source, by the source's identity; opened by the primary process first."""
     store = reader.scorer.store or experiment.config.scorer.store
     sources = {id(part.source): part.source for part in experiment.data.parts.values()}
-    view = "x".join(map(str, one.view.image_shape))
-    pixels = f"{view} mean {one.view.mean} std {one.view.std} patch {one.module.patch}"
+    view = view_hash(one.view, one.module)
 
     def opened(source: Any) -> FeatureTable:
         about = {
             "data": str(source.describe()["hash"]),
             "model": one.resolved.content_hash(),
-            "view": hashlib.sha256(pixels.encode()).hexdigest()[:16],
+            "view": view,
             "dtype": one.view.dtype,
-            "pixels": _pixels_hash(source),
+            "pixels": pixels_hash(source),
         }
         return FeatureTable.open(Path(store), about, source.ids, reader.width)
 
@@ -172,7 +177,13 @@ def _tables(experiment: Experiment, reader: HeadStart, one: _Pass) -> dict[int, 
     return {key: opened(source) for key, source in sources.items()}
 
 
-def _pixels_hash(source: Any) -> str:
+def view_hash(view: View, vit: Any) -> str:
+    """Hash of what an image is to a model: size, normalization and patches."""
+    text = f"{view.image_shape} mean {view.mean} std {view.std} patch {vit.patch}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def pixels_hash(source: Any) -> str:
     """Hash of a few images, since that of data on disk covers names only."""
     rows = np.linspace(0, len(source) - 1, SAMPLED_IMAGES).astype(np.int64)
     images = source.gather(np.unique(rows))["image"]
@@ -198,7 +209,7 @@ def _own_runs(config: Config) -> list[Config]:
     return list(config.reference.own_runs(config).values())
 
 
-def _training_rows(trained: list[Part]) -> Int64[np.ndarray, "n"]:
+def training_rows(trained: list[Part]) -> Int64[np.ndarray, "n"]:
     """Rows of the training source that are trained on by any model: what the pass is charged for.
 
     Evaluation is never charged.
@@ -208,21 +219,46 @@ def _training_rows(trained: list[Part]) -> Int64[np.ndarray, "n"]:
 
 def _compute(one: _Pass, table: FeatureTable, part: Part, requested: Callable[[], bool]) -> bool:
     """Computes and writes the missing features of a part; False when it was stopped."""
-    rows = np.flatnonzero(~table.is_stored(part.indices))
+
+    def prepare() -> Callable[[Int64[np.ndarray, "k"]], Float[np.ndarray, "k D"]]:
+        params = one.params()
+        features = one.compiled(params)
+        return lambda rows: np.concatenate(list(_features_of(one, features, params, part, rows)))
+
+    return fill(table, part.indices, prepare, requested)
+
+
+def fill(
+    table: FeatureTable,
+    rows: Int64[np.ndarray, "n"],
+    prepare: Callable[[], Callable[[Int64[np.ndarray, "k"]], Float[np.ndarray, "k D"]]],
+    requested: Callable[[], bool],
+) -> bool:
+    """Writes what a table lacks, in pieces.
+
+    Args:
+      table: The table of a source.
+      rows: Rows of the source that are needed.
+      prepare: Compiles what computes: places among `rows` -> their values.
+      requested: Asked before each piece whether to stop.
+
+    Returns:
+      Whether all is there now.
+    """
+    missing = np.flatnonzero(~table.is_stored(rows))
     distributed.barrier("features")  # All have seen what is missing before any of it is written.
-    if not len(rows):
+    if not len(missing):
         return True
-    params = one.params()
-    features = one.compiled(params)
-    for start in range(0, len(rows), PIECE):
+    values_of = prepare()
+    for start in range(0, len(missing), PIECE):
         if requested():
             return False
-        piece, began = rows[start : start + PIECE], time.monotonic()
-        values = np.concatenate(list(_features_of(one, features, params, part, piece)))
+        piece, began = missing[start : start + PIECE], time.monotonic()
+        values = values_of(piece)
         seconds = time.monotonic() - began
         distributed.run_on_primary(
             lambda piece=piece, values=values, seconds=seconds: table.write(
-                part.indices[piece], values, seconds
+                rows[piece], values, seconds
             )
         )
     distributed.barrier("features written")

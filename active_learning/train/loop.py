@@ -19,14 +19,15 @@ from active_learning.references import Obtained
 from active_learning.references.pool_filter import filter_pool
 from active_learning.settings import Config
 from active_learning.train import overview, run_folder
-from active_learning.train.build import Experiment, build, check_param_shapes, first_state
+from active_learning.train.build import Experiment, build, first_state
 from active_learning.train.delayed import DelayedOutputs
+from active_learning.train.embedding_pass import with_stored
 from active_learning.train.evaluation import Evaluation
-from active_learning.train.feature_pass import located, with_features
 from active_learning.train.fitting import fitted
 from active_learning.train.gate import Gate
 from active_learning.train.recorder import SelectionLogger
 from active_learning.train.signals import PreemptionGuard
+from active_learning.train.starts import check_param_shapes
 from active_learning.train.updates import UpdateRunner, with_pending
 
 __all__ = ["NonFiniteError", "run"]
@@ -77,23 +78,34 @@ def run(
             "%s starts from %s weights:\n%s", role, report["layout"], "\n".join(report["table"])
         )
     with contextlib.nullcontext(guard) if guard else PreemptionGuard() as guard:
-        joined = with_features(located(experiment, workdir), lambda: guard.requested)
-        if joined is None:
+        training = _prepared(experiment, workdir, guard)
+        if training is None:
             return run_folder.summarize(experiment, Ledger(), {}, None, complete=False)
-        experiment, bill = joined
-        reference, prefilter = None, (bill.flops, bill.seconds)
-        if config.select.policy.reads_reference:
-            train = lambda own, folder: run(own, folder, guard)
-            reference = config.reference.obtain(experiment, workdir, train)
-            if reference is None:
-                return run_folder.summarize(experiment, Ledger(), {}, None, complete=False)
-            _check_params(experiment, reference)
-        if config.select.policy.pool_fraction < 1:
-            params = None if reference is None else reference.params
-            experiment, flops, seconds = filter_pool(experiment, params, workdir)
-            prefilter = prefilter[0] + flops, prefilter[1] + seconds
-        training = Training(experiment, workdir, guard, reference, prefilter)
         return training.run(profile)
+
+
+def _prepared(experiment: Experiment, workdir: Path, guard: PreemptionGuard) -> "Training | None":
+    """The training, once what it reads is at hand: stored outputs, the reference, a filtered pool.
+
+    None when the guard asked to stop before.
+    """
+    config = experiment.config
+    joined = with_stored(experiment, workdir, lambda: guard.requested)
+    if joined is None:
+        return None
+    experiment, bill = joined
+    reference, prefilter = None, (bill.flops, bill.seconds)
+    if config.select.policy.reads_reference:
+        train = lambda own, folder: run(own, folder, guard)
+        reference = config.reference.obtain(experiment, workdir, train)
+        if reference is None:
+            return None
+        _check_params(experiment, reference)
+    if config.select.policy.pool_fraction < 1:
+        params = None if reference is None else reference.params
+        experiment, flops, seconds = filter_pool(experiment, params, workdir)
+        prefilter = prefilter[0] + flops, prefilter[1] + seconds
+    return Training(experiment, workdir, guard, reference, prefilter)
 
 
 def _complete_summary(workdir: Path) -> dict | None:
@@ -111,7 +123,7 @@ def _check_reference_runs(experiment: Experiment) -> None:
     """A reference that is to be trained is a run of its own: checks it before anything starts."""
     config = experiment.config
     if config.select.policy.reads_reference:
-        devices = experiment.mesh.size
+        devices = experiment.device_count
         config.reference.check_own_runs(
             config,
             experiment.data,
@@ -122,7 +134,7 @@ def _check_reference_runs(experiment: Experiment) -> None:
 def _check_params(experiment: Experiment, reference: Obtained) -> None:
     if reference.params is not None:
         one = experiment.reference.one_of(reference.params)
-        like = jax.eval_shape(experiment.init_scorer, jax.random.key(0))
+        like = jax.eval_shape(experiment.init_reference, jax.random.key(0))
         check_param_shapes(one, like, "config.reference")
 
 
@@ -191,7 +203,7 @@ class Training:
             "ledger": self.ledger.as_dict(),
             "hash": config_hash(self.experiment.config),
         }
-        self.logger.flush()
+        self.logger.flush(self.ledger.step)
         self.checkpoints.save(self.ledger.step, self.state, meta)
 
     def run(self, profile: tuple[int, int]) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """Opens the data of a run and splits them by id."""
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from active_learning.config import ConfigError
 from active_learning.data import classes, splits
 from active_learning.data.parts import Data, Part
-from active_learning.data.sources.disk_section import listed
-from active_learning.data.sources.source import DataError, Source, SourceSection
+from active_learning.data.sources.source import Source, SourceSection
 from active_learning.metrics import LOG
 from active_learning.settings import Config
 
@@ -28,20 +29,20 @@ def open_data(config: Config) -> Data:
     if config.small_view:
         train, test = train.small_view(), test.small_view()
     indices = _split(config, train)
-    unknown = (set(split.train_on) | set(split.labels)) - set(indices)
-    if missing := sorted(unknown):
-        raise ConfigError(
-            f"config.split: no part is named {missing[0]!r}; parts: {', '.join(indices)}"
-        )
+    _check_names("config.split.train_on", split.train_on, indices)
+    _check_names("config.split.labels", split.labels, indices)
+    if not split.train_on:
+        raise ConfigError("config.split.train_on=(): name at least one part")
     parts = {
         name: _part(train, rows, split.labels.get(name, config.data.label))
         for name, rows in indices.items()
     }
-    judged = _part(test, np.arange(len(test)), opened.test_label)
-    for name, part in {"test": judged, **_extra_sets(config, train)}.items():
-        if name in parts:
-            raise ConfigError(f"config.split.parts: {name!r} is the name of an evaluation set")
-        parts[name] = part
+    if taken := {"test", *config.evaluate.also} & set(parts):
+        name = min(taken)
+        raise ConfigError(f"config.split.parts: {name!r} is the name of an evaluation set")
+    parts["test"] = _part(test, np.arange(len(test)), opened.test_label)
+    for name, section in config.evaluate.also.items():
+        parts[name] = _extra_set(f"config.evaluate.also.{name}", section, config, train)
     _check_evaluation_sets(config, parts)
     joined = _joined([parts[name] for name in split.train_on])
     if split.fold >= 0:
@@ -63,7 +64,11 @@ def _split(config: Config, train: Source) -> dict[str, np.ndarray]:
         name: int(size if size >= 1 else size * len(train)) for name, size in split.parts.items()
     }
     indices = splits.split(
-        train.labels(config.data.label), sizes, split.seed, groups=train.picture_ids
+        train.labels(config.data.label),
+        sizes,
+        split.seed,
+        groups=train.picture_ids,
+        ids=train.ids,
     )
     splits.check_disjoint({name: train.ids[rows] for name, rows in indices.items()})
     return indices
@@ -85,56 +90,62 @@ def _joined(parts: list[Part]) -> Part:
     )
 
 
-def _extra_sets(config: Config, train: Source) -> dict[str, Part]:
-    """The test set of each further source in `evaluate.also`, with the classes of training."""
-    parts = {}
-    for name, section in config.evaluate.also.items():
-        key = f"config.evaluate.also.{name}"
-        if not isinstance(section, SourceSection):
-            raise ConfigError(f"{key}={section!r}: expected a source, such as section(ImageFolder)")
-        if config.task.text:
-            section = section.with_text(config.task.text)
-        opened = section.open()
-        source = opened.test.small_view() if config.small_view else opened.test
-        if source.image_shape != train.image_shape:
-            ours, theirs = ("x".join(map(str, s.image_shape)) for s in (train, source))
-            raise DataError(f"{key}: its images are {theirs}, those of training {ours}")
-        part = _part(source, np.arange(len(source)), opened.test_label)
-        parts[name] = part if config.task.text else _with_classes(part, train, key)
-    return parts
+def _extra_set(key: str, section: Any, config: Config, train: Source) -> Part:
+    """The test set of a further source, its labels renumbered by the names of the classes.
 
+    Examples of classes that the training data do not have are left out, with a line in the log.
 
-def _with_classes(part: Part, train: Source, key: str) -> Part:
-    """Numbers the labels of another source as in training, by the names of the classes.
-
-    Without names on both sides numbers are taken as they are. Examples of classes that training
-    does not have are left out, with one line.
+    Raises:
+      ConfigError: It is no source, its images have another size, or no class of it is one of the
+        training data's.
+      DataError: A file or value that cannot be used.
     """
-    theirs, ours = part.source.class_names, train.class_names
-    labels, unknown = part.labels, [f"class {k}" for k in range(part.source.num_classes)]
-    if theirs and ours:
-        labels, unknown = classes.matched(part.labels, theirs, ours), list(theirs)
-    known = (labels >= 0) & (labels < train.num_classes)
+    if not isinstance(section, SourceSection):
+        raise ConfigError(f"{key}={section!r}: expected a source, such as section(ImageFolder)")
+    if config.task.text:
+        section = section.with_text(config.task.text)
+    opened = section.open()
+    source = opened.test.small_view() if config.small_view else opened.test
+    if source.image_shape != train.image_shape:
+        ours, theirs = ("x".join(map(str, s.image_shape)) for s in (train, source))
+        raise ConfigError(f"{key}: its images are {theirs}, those of training {ours}")
+    part = _part(source, np.arange(len(source)), opened.test_label)
+    ours, theirs = _names(train), _names(source)
+    if config.task.text or ours == theirs:
+        return part
+    labels = classes.matched(part.labels, theirs, ours)
     clean = part.clean_labels
-    if clean is not None and theirs and ours:
+    if clean is not None:
         clean = classes.matched(clean, theirs, ours)
-    if not known.all():
-        foreign = [unknown[k] for k in np.unique(part.labels[~known])]
-        told = f"of classes that training does not have ({listed(foreign)})"
-        if not known.any():
-            raise DataError(f"{key}: all examples are {told}")
-        LOG.info("%s: left out: %d of %d examples, %s", key, (~known).sum(), len(known), told)
-    return dataclasses.replace(part, labels=labels, clean_labels=clean).select(known)
+    rows = np.flatnonzero(labels != classes.MISSING)
+    if not len(rows):
+        raise ConfigError(
+            f"{key}: none of its classes ({', '.join(theirs[:5])}, ...) is one of the training "
+            f"data's ({', '.join(ours[:5])}, ...)"
+        )
+    if left := len(labels) - len(rows):
+        LOG.warning("%s: %d of %d examples left out: other classes", key, left, len(labels))
+    return dataclasses.replace(part, labels=labels, clean_labels=clean).select(rows)
+
+
+def _names(source: Source) -> tuple[str, ...]:
+    """Names of the classes; their numbers where there are none."""
+    return tuple(source.class_names) or tuple(str(k) for k in range(source.num_classes))
 
 
 def _check_evaluation_sets(config: Config, parts: dict[str, Part]) -> None:
     gate = (config.evaluate.gate,) if config.evaluate.gate else ()
-    for name in config.evaluate.sets + gate:
+    for key, names in (("sets", config.evaluate.sets), ("gate", gate)):
+        key = f"config.evaluate.{key}"
+        _check_names(key, names, parts)
+        for name in names:
+            if name in config.split.train_on:
+                raise ConfigError(f"{key}: part {name!r} is also trained on")
+            if not len(parts[name]):
+                raise ConfigError(f"{key}: part {name!r} holds no examples")
+
+
+def _check_names(key: str, names: Iterable[str], parts: Iterable[str]) -> None:
+    for name in names:
         if name not in parts:
-            raise ConfigError(
-                f"config.evaluate: no part is named {name!r}; parts: {', '.join(parts)}"
-            )
-        if name in config.split.train_on:
-            raise ConfigError(f"config.evaluate: part {name!r} is also trained on")
-        if not len(parts[name]):
-            raise ConfigError(f"config.evaluate: part {name!r} holds no examples")
+            raise ConfigError(f"{key}: no part is named {name!r}; parts: {', '.join(parts)}")

@@ -6,11 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from active_learning import distributed
 from active_learning.core.recipe import Chosen
 from active_learning.data.sources.source import join_id
 from active_learning.metrics import LOG
 from active_learning.references import replay
 from active_learning.train.build import Experiment
+from active_learning.train.choices import ChoiceCounter
 
 # Effective sample size, as a fraction of the super-batch, above which sampling is nearly uniform.
 NEARLY_UNIFORM = 0.95
@@ -35,6 +37,7 @@ class SelectionLogger:
         self._values: dict[str, list[float]] = {}
         self._chosen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._chosen_from = step
+        self.counter = self._counter(step)
         window = experiment.steps.window
         moments = {max(1, window * percent // 100) for percent in SNAPSHOTS_AT} | {window}
         self._snapshot_at = moments if window and self.settings.snapshots else set()
@@ -58,10 +61,10 @@ class SelectionLogger:
         """
         for name, value in metrics.items():
             self._add(f"train/{name}", value)
-        taken, weights = rows, np.ones(len(rows), np.float32)
+        taken, weights, scores = rows, np.ones(len(rows), np.float32), None
         if chosen is not None:
-            indices, weights, selected = jax.device_get(
-                (chosen.indices, chosen.weights, chosen.metrics)
+            indices, weights, selected, scores = jax.device_get(
+                (chosen.indices, chosen.weights, chosen.metrics, chosen.scores)
             )
             if step in self._snapshot_at:
                 self._write_snapshot(step, chosen, rows, epochs)
@@ -72,6 +75,8 @@ class SelectionLogger:
                 self._add("candidates/corrupted_fraction", self.is_corrupted[rows].mean())
         if self.is_corrupted is not None:
             self._add("select/corrupted_fraction", self.is_corrupted[taken].mean())
+        if self.counter is not None:
+            self.counter.add(step, rows, scores, taken)
         if self.settings.chosen:
             part = self.experiment.data.train
             ids = part.ids[taken] if chosen is None else join_id(jax.device_get(chosen.ids))
@@ -101,8 +106,24 @@ class SelectionLogger:
             ", or raise config.task.score_scale" if scaled else "",
         )
 
-    def flush(self) -> None:
-        """Writes the choices collected so far: chosen/FROM.npy and .npz, see `replay`."""
+    def _counter(self, step: int) -> ChoiceCounter | None:
+        """Counts of all updates up to `step`; None where this process or the run keeps none."""
+        if not self.settings.choices or not distributed.is_primary():
+            return None
+        counter = ChoiceCounter(len(self.experiment.data.train))
+        if step and not counter.restore(self.workdir, step):
+            LOG.warning("%s: no counts of choices up to update %d", self.workdir, step)
+        return counter
+
+    def flush(self, step: int) -> None:
+        """Writes what was collected up to `step`: counts, and chosen/FROM.npy and .npz.
+
+        The first are those of `choices`, the second those of `replay`.
+        """
+        if self.counter is not None:
+            # One more than there are checkpoints: the newest may be damaged or not yet complete.
+            self.counter.save(self.workdir, step, self.experiment.config.checkpoint.max_to_keep + 1)
+            self.counter.write(self.workdir, self.experiment.data.train.ids)
         if not self._chosen:
             return
         choices = replay.Choices(*(np.stack(values) for values in zip(*self._chosen, strict=True)))

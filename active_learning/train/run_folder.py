@@ -48,6 +48,12 @@ def init_workdir(workdir: Path, config: Config, about: dict[str, Any]) -> None:
         raise ConfigError(f"{workdir}: holds a run of another config ({what})")
     for key, what in (("hash", "data"), ("scores", "stored scores")):
         before, now = theirs["data"].get(key), about["data"].get(key)
+        made_of = [one["data"].get("ids", "place") for one in (theirs, about)]
+        if before != now and made_of[0] != made_of[1]:
+            raise ConfigError(
+                f"{workdir}: ids of the run's examples were made of {made_of[0]}, now of "
+                f"{made_of[1]}; train it again in a new folder"
+            )
         if before != now:
             raise ConfigError(
                 f"{workdir}: {what} changed since the run started: {before}, now {now}"
@@ -151,6 +157,9 @@ def _weights(experiment: Experiment) -> dict[str, Any]:
         "learner": starts.learner.report(experiment.learner, experiment.view),
         "scorer": starts.scorer.report(experiment.scorer, experiment.scorer_view),
     }
+    if starts.reference is not None:
+        role = experiment.reference_role
+        reports["reference"] = starts.reference.report(role.module, role.view)
     return {role: report for role, report in reports.items() if report is not None}
 
 

@@ -128,10 +128,12 @@ RANDOM = Start()
 
 @dataclass(frozen=True)
 class Starts:
-    """Where learner and scorer start."""
+    """Where learner, scorer and a published reference start."""
 
     learner: Start = RANDOM
     scorer: Start = RANDOM
+    # Of a reference that has an architecture of its own, None for others.
+    reference: Start | None = None
 
 
 def open_models(config: Config) -> tuple[Config, Starts]:
@@ -154,7 +156,24 @@ def open_models(config: Config) -> tuple[Config, Starts]:
             starts[role] = Start(resolved)
             if config.task.text:
                 _check_tokenizer(config, role, resolved)
+    if config.select.policy.reads_reference:
+        weights = config.reference.published(config)
+        if weights is not None:
+            starts["reference"] = Start(_open_reference(config, weights))
     return config, Starts(**starts)
+
+
+def _open_reference(config: Config, weights: Published) -> Resolved:
+    """Published weights that score pairs, which must read the learner's tokens."""
+    resolved = open_published(weights, texts=True, key="config.reference")
+    _check_tokenizer(config, "reference", resolved)
+    theirs, ours = resolved.module.text.context, config.learner.text.context
+    if theirs != ours:
+        raise ConfigError(
+            f"config.reference.path={weights.path!r}: reads texts of {theirs} tokens, "
+            f"config.learner.text.context={ours}"
+        )
+    return resolved
 
 
 def _check_features(config: Config) -> None:
@@ -187,3 +206,24 @@ def _check_tokenizer(config: Config, role: str, resolved: Resolved) -> None:
         f"config.task.tokenizer='': config.{role} has a text tower that was trained with its own "
         f"tokenizer, give its file or folder{where}"
     )
+
+
+def check_param_shapes(params: PyTree, like: PyTree, key: str) -> PyTree:
+    """Returns `params` when its tree and shapes are those of `like`.
+
+    Raises:
+      ConfigError: Names the first parameter that differs.
+    """
+    theirs, ours = _shapes(params), _shapes(like)
+    for name in sorted(set(ours) | set(theirs)):
+        if ours.get(name) != theirs.get(name):
+            raise ConfigError(
+                f"{key}: parameter {name} is {theirs.get(name)} there, {ours.get(name)} in this "
+                "config"
+            )
+    return params
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}

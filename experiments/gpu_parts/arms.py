@@ -16,8 +16,8 @@ class Size:
     learner: Any
     scorer: Any
     batch_size: int
-    # Updates in one dispatch, and examples in a chunk of evaluation.
-    scanned: int
+    # Updates between two fetches of metrics, and examples in a chunk of evaluation.
+    dispatched: int
     chunk: int
     # Uniform's full budget, where time allows: at most so many updates and passes over the data.
     # (Longer runs learn the wrong labels by heart.)
@@ -41,7 +41,7 @@ SIZES = {
         ResNet(),
         ResNet(width=32, stages=(1, 1, 1)),
         batch_size=256,
-        scanned=50,
+        dispatched=50,
         chunk=1000,
         updates=6000,
         passes=30,
@@ -57,7 +57,7 @@ SIZES = {
         MLP(width=8, depth=1),
         MLP(width=4, depth=1),
         batch_size=8,
-        scanned=2,
+        dispatched=2,
         chunk=50,
         updates=8,
         passes=30,

@@ -25,7 +25,6 @@ from experiments.gpu_parts.resident import (
     Models,
     Programs,
     Stream,
-    compile_programs,
     fresh_state,
     settings_of,
 )
@@ -55,7 +54,7 @@ class Regime:
 
 
 def prepare(size: Size, train: Images, test: Images) -> Regime:
-    """Puts the data on the device and compiles everything."""
+    """Puts the data on the device."""
     pixels = train.image.reshape(-1, train.image.shape[-1]) / np.float32(255)
     mean, std = (tuple(map(float, of(pixels, axis=0))) for of in (np.mean, np.std))
     shape, classes = train.image.shape[1:], int(train.clean_label.max()) + 1
@@ -67,7 +66,7 @@ def prepare(size: Size, train: Images, test: Images) -> Regime:
         size.batch_size,
         size.ratio,
         size.ema_half_life,
-        size.scanned,
+        size.dispatched,
     )
     columns = {
         "image": train.image,
@@ -85,7 +84,7 @@ def prepare(size: Size, train: Images, test: Images) -> Regime:
         {"image": train.image[repeated], "label": train.label[repeated]},
     )
     columns, on_test, on_tune = jax.device_put(sets)
-    programs = compile_programs(models, columns, on_test, size.chunk)
+    programs = Programs(models, columns, on_test, size.chunk)
     return Regime(size, models, programs, columns, on_test, rows, on_tune)
 
 
@@ -103,18 +102,18 @@ def accuracy(found: jax.Array, labels: jax.Array) -> dict[str, float]:
     return {"accuracy": float(right.mean()), "worst_class": float(per_class.min())}
 
 
-def rounded(updates: float, scanned: int) -> int:
+def rounded(updates: float, size: int) -> int:
     """A number of updates that whole dispatches carry out, at least one."""
-    return max(1, round(updates / scanned)) * scanned
+    return max(1, round(updates / size)) * size
 
 
 def run_arm(regime: Regime, arm: Arm, total: int, seed: int, rate: float | None = None) -> dict:
     """Trains one arm, and evaluates it along the way; evaluation is on no clock.
 
-    Each program has run once before the clock starts.
+    Each program is compiled before the clock starts.
     """
     size, programs = regime.size, regime.programs
-    window = rounded(arm.window * total, size.scanned) if arm.window else 0
+    window = rounded(arm.window * total, size.dispatched) if arm.window else 0
     temperature = size.temperature if arm.temperature is None else arm.temperature
     settings = settings_of(total, regime.rate if rate is None else rate, temperature)
     reference_loss = arm.reference * regime.columns["reference_loss"]
@@ -125,7 +124,9 @@ def run_arm(regime: Regime, arm: Arm, total: int, seed: int, rate: float | None 
         ledger.charge(regime.reference_bill or {})
     seconds = {"active": 0.0, "uniform": 0.0}
     curve, corrupted, selected = [], {"active": [], "uniform": []}, 0
-    every = rounded(total / size.evaluations, size.scanned)
+    every = rounded(total / size.evaluations, size.dispatched)
+    for kind in ("active", "uniform") if window else ("uniform",):
+        programs.get(kind)
     jax.block_until_ready((state, columns))
     while ledger.step < total:
         until = min(total, (ledger.step // every + 1) * every)
@@ -134,10 +135,10 @@ def run_arm(regime: Regime, arm: Arm, total: int, seed: int, rate: float | None 
         kind = "active" if ledger.step < window else "uniform"
         batch = size.batch_size * (size.ratio if kind == "active" else 1)
         began, outputs = time.perf_counter(), []
-        for _ in range((until - ledger.step) // size.scanned):
-            rows, epochs = stream.next(size.scanned, batch)
-            state, metrics = getattr(programs, kind)(state, columns, rows, epochs, settings)
-            outputs.append(metrics)
+        for _ in range((until - ledger.step) // size.dispatched):
+            rows, epochs = stream.next(size.dispatched, batch)
+            state, metrics = programs.updates(kind, state, columns, rows, epochs, settings)
+            outputs += metrics
         jax.block_until_ready((state, outputs))
         seconds[kind] += time.perf_counter() - began
         done = until - ledger.step
@@ -180,7 +181,7 @@ def run_arm(regime: Regime, arm: Arm, total: int, seed: int, rate: float | None 
 
 def _evaluated(regime: Regime, state: Any, ledger: Ledger, loss: float) -> dict[str, float]:
     """A point of the curve: raw and averaged weights on the test set."""
-    labels, judge = regime.test["label"], regime.programs.learner_hits
+    labels, judge = regime.test["label"], regime.programs.get("learner_hits")
     raw, averaged = (
         accuracy(judge(params, regime.test), labels)
         for params in (state.learner.params, state.ema.params)
@@ -208,7 +209,7 @@ def choose_rate(regime: Regime, deadline: float) -> dict:
     Also decides uniform's number of updates by the time that an update takes.
     """
     size, tried, began = regime.size, {}, time.perf_counter()
-    total = rounded(size.pilot_updates, size.scanned)
+    total = rounded(size.pilot_updates, size.dispatched)
     warm_up(regime)
     for rate in size.rates:
         own = run_pilot(regime, total, rate)
@@ -218,7 +219,7 @@ def choose_rate(regime: Regime, deadline: float) -> dict:
     left = max(deadline - time.monotonic(), 0.0)
     fits = UNIFORM_FRACTION * left / regime.seconds["uniform"]
     passes = size.passes * len(regime.train_rows) / size.batch_size
-    regime.updates = rounded(min(size.updates, passes, fits), size.scanned)
+    regime.updates = rounded(min(size.updates, passes, fits), size.dispatched)
     return {
         "tried": tried,
         "rate": regime.rate,
@@ -230,17 +231,13 @@ def choose_rate(regime: Regime, deadline: float) -> dict:
 
 
 def warm_up(regime: Regime) -> None:
-    """Runs every program once: the first call of a program loads it."""
-    size, programs = regime.size, regime.programs
-    settings, stream = settings_of(size.scanned, 0.0), Stream(regime.train_rows, 0)
-    for name, ratio in (("uniform", 1), ("active", size.ratio), ("scorer", 1)):
-        state = fresh_state(regime.models, "scorer" if name == "scorer" else "learner", 0)
-        at = stream.next(size.scanned, ratio * size.batch_size)
-        state, _ = getattr(programs, name)(state, regime.columns, *at, settings)
-        if name == "uniform":
-            jax.block_until_ready(programs.learner_hits(state.learner.params, regime.test))
-    jax.block_until_ready(programs.losses(state.learner.params, regime.columns))
-    jax.block_until_ready(programs.scorer_hits(state.learner.params, regime.test))
+    """Runs both kinds of update once: the first call of a program loads it."""
+    settings, stream = settings_of(1, 0.0), Stream(regime.train_rows, 0)
+    for kind, ratio in (("uniform", 1), ("active", regime.size.ratio)):
+        state = fresh_state(regime.models, "learner", 0)
+        at = stream.next(1, ratio * regime.size.batch_size)
+        state, _ = regime.programs.updates(kind, state, regime.columns, *at, settings)
+        jax.block_until_ready(state)
 
 
 def run_pilot(regime: Regime, total: int, rate: float) -> dict:
@@ -250,19 +247,19 @@ def run_pilot(regime: Regime, total: int, rate: float) -> dict:
     settings = settings_of(total, rate, size.temperature)
     jax.block_until_ready(state)
     began = time.perf_counter()
-    for _ in range(total // size.scanned):
-        at = stream.next(size.scanned, size.batch_size)
-        state, _ = regime.programs.uniform(state, regime.columns, *at, settings)
+    for _ in range(total // size.dispatched):
+        at = stream.next(size.dispatched, size.batch_size)
+        state, _ = regime.programs.updates("uniform", state, regime.columns, *at, settings)
     jax.block_until_ready(state)
     seconds["uniform"] = (time.perf_counter() - began) / total
-    found = regime.programs.learner_hits(state.learner.params, regime.tune)
+    found = regime.programs.get("learner_hits")(state.learner.params, regime.tune)
     right = accuracy(found, regime.tune["label"])["accuracy"]
     if regime.seconds is None:
-        at = stream.next(size.scanned, size.ratio * size.batch_size)
+        at = stream.next(size.dispatched, size.ratio * size.batch_size)
         began = time.perf_counter()
-        state, _ = regime.programs.active(state, regime.columns, *at, settings)
+        state, _ = regime.programs.updates("active", state, regime.columns, *at, settings)
         jax.block_until_ready(state)
-        seconds["active"] = (time.perf_counter() - began) / size.scanned
+        seconds["active"] = (time.perf_counter() - began) / size.dispatched
     return {"tune_accuracy": right, "seconds": seconds}
 
 
@@ -272,20 +269,22 @@ def train_references(regime: Regime) -> dict:
     Fills in the column `reference_loss` and what it cost.
     """
     size, models = regime.size, regime.models
-    total = rounded(size.reference * regime.updates, size.scanned)
+    total = rounded(size.reference * regime.updates, size.dispatched)
+    for name in ("scorer", "losses"):  # Compilation is on no clock.
+        regime.programs.get(name)
     began, fold = time.perf_counter(), np.arange(len(regime.columns["label"])) % FOLDS
     loss, trained, settings = np.zeros(len(fold), np.float32), [], settings_of(total, 0.0)
     for k in range(FOLDS):
         stream = Stream(regime.train_rows[fold[regime.train_rows] == k], seed=k)
         state = fresh_state(models, "scorer", seed=10 + k)
-        for _ in range(total // size.scanned):
-            at = stream.next(size.scanned, size.batch_size)
-            state, _ = regime.programs.scorer(state, regime.columns, *at, settings)
-        of_all = np.asarray(regime.programs.losses(state.learner.params, regime.columns))
+        for _ in range(total // size.dispatched):
+            at = stream.next(size.dispatched, size.batch_size)
+            state, _ = regime.programs.updates("scorer", state, regime.columns, *at, settings)
+        of_all = np.asarray(regime.programs.get("losses")(state.learner.params, regime.columns))
         loss = np.where(fold == k, loss, of_all)
         trained.append(state.learner.params)
     regime.reference_seconds = time.perf_counter() - began
-    judged = [regime.programs.scorer_hits(params, regime.test) for params in trained]
+    judged = [regime.programs.get("scorer_hits")(params, regime.test) for params in trained]
     accuracies = [accuracy(found, regime.test["label"])["accuracy"] for found in judged]
     regime.columns = regime.columns | {"reference_loss": jnp.asarray(loss)}
     scorer = models.cost("scorer")
@@ -333,7 +332,7 @@ def run(scale: str, train: Images, test: Images, deadline: float, save: Callable
         "dtype": size.dtype,
         "scorer_forward_over_learner": regime.models.cost("scorer").forward
         / regime.models.cost("learner").forward,
-        "compile_seconds": regime.programs.compile_seconds,
+        "compile_seconds": regime.programs.seconds,
         "arms": [],
         "skipped": [],
     }
@@ -344,7 +343,7 @@ def run(scale: str, train: Images, test: Images, deadline: float, save: Callable
         if arm.reads_reference and regime.reference_bill is None:
             result["reference"] = train_references(regime)
             save(result)
-        total = rounded(arm.budget * regime.updates, size.scanned)
+        total = rounded(arm.budget * regime.updates, size.dispatched)
         needs, left = expected_seconds(regime, arm, total), deadline - time.monotonic()
         if needs > left:
             why = f"needs about {needs:.0f} s, {max(left, 0):.0f} s left"

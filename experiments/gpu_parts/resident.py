@@ -1,9 +1,10 @@
-"""Training on a data set that lies on the device as a whole: many updates in one dispatch.
+"""Training on a data set that lies on the device as a whole: only positions travel.
 
-The steps are the package's own `train_step` and `uniform_step`, in a `lax.scan` over the positions
-of the stream; batches are gathered, augmented and selected inside the same program. The number of
-updates, the learning rate and the temperature are arguments, so that runs of different lengths and
-rates share one program.
+The steps are the package's own `train_step` and `uniform_step`; batches are gathered, augmented and
+selected inside the same program. The number of updates, the learning rate and the temperature are
+arguments, so that runs of different lengths and rates share one program. A program is one update,
+dispatched without waiting, and is compiled when it is first needed: a scan over many updates took
+minutes to compile, all programs before the first update.
 """
 
 import time
@@ -43,8 +44,8 @@ class Models:
     batch_size: int
     ratio: int
     ema_half_life: float
-    # Updates in a dispatch.
-    scanned: int
+    # Updates between two fetches of metrics.
+    dispatched: int
 
     def module(self, role: str) -> Any:
         """The Flax module of "learner" or "scorer", with classes and compute type filled in."""
@@ -111,7 +112,7 @@ def recipe(models: Models, role: str, total: Any, rate: Any, temperature: Any = 
     )
 
 
-def dispatch(
+def one_update(
     models: Models,
     role: str,
     active: bool,
@@ -121,24 +122,19 @@ def dispatch(
     epochs: jax.Array,
     settings: dict[str, jax.Array],
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Several updates on (updates, B) or (updates, b) rows of the columns.
+    """An update on (B,) or (b,) rows of the columns.
 
-    Returns the state, and of each update the loss and the corrupted fraction of what it was
-    trained on.
+    Returns the state, and the loss and the corrupted fraction of what it was trained on.
     """
     how = recipe(models, role, **settings)
-
-    def update(state: TrainState, at: tuple) -> tuple[TrainState, dict]:
-        batch = {name: column[at[0]] for name, column in columns.items()} | {"epoch": at[1]}
-        corrupted = batch["corrupted"]
-        if active:
-            state, (metrics, chosen) = train_step(how, state, batch)
-            corrupted = corrupted[chosen.indices]
-        else:
-            state, metrics = uniform_step(how, state, batch)
-        return state, {"loss": metrics["loss"], "corrupted": jnp.mean(corrupted)}
-
-    return jax.lax.scan(update, state, (rows, epochs))
+    batch = {name: column[rows] for name, column in columns.items()} | {"epoch": epochs}
+    corrupted = batch["corrupted"]
+    if active:
+        state, (metrics, chosen) = train_step(how, state, batch)
+        corrupted = corrupted[chosen.indices]
+    else:
+        state, metrics = uniform_step(how, state, batch)
+    return state, {"loss": metrics["loss"], "corrupted": jnp.mean(corrupted)}
 
 
 def example_losses(models: Models, params: PyTree, columns: dict, chunk: int) -> jax.Array:
@@ -172,47 +168,71 @@ def in_chunks(function: Callable, batch: dict, chunk: int) -> jax.Array:
     return out.reshape(-1)[:count]
 
 
-@dataclass(frozen=True)
+UPDATES = {"uniform": ("learner", False), "active": ("learner", True), "scorer": ("scorer", False)}
+# Judging needs no fast convolutions: their tuning would take longer than it saves.
+UNTUNED = {"gpu": {"xla_gpu_autotune_level": "0"}}
+
+
 class Programs:
-    """Compiled programs of the regime, and the seconds that their compilation took together."""
+    """The compiled programs of the regime by name: UPDATES, losses, learner_hits, scorer_hits.
 
-    uniform: Any
-    active: Any
-    scorer: Any
-    losses: Any
-    learner_hits: Any
-    scorer_hits: Any
-    compile_seconds: float
+    Attributes:
+      seconds: What the compilation of each took.
+    """
 
+    def __init__(self, models: Models, columns: dict, test: dict, chunk: int):
+        self.models, self.columns, self.test, self.chunk = models, columns, test, chunk
+        self.seconds: dict[str, float] = {}
+        self._compiled: dict[str, Any] = {}
 
-def compile_programs(models: Models, columns: dict, test: dict, chunk: int) -> Programs:
-    """Compiles everything at once, in threads: XLA compiles outside the interpreter's lock."""
-    began = time.perf_counter()
-    learner, scorer = (
-        jax.eval_shape(partial(models.init, role, 0)) for role in ("learner", "scorer")
-    )
-    numbers = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in settings_of(1, 0.0)}
+    def get(self, name: str) -> Any:
+        """The program, compiled on first use."""
+        if name not in self._compiled:
+            began = time.perf_counter()
+            lowered, options = self._lowered(name), None
+            if name not in UPDATES:
+                options = UNTUNED.get(jax.default_backend())
+            self._compiled[name] = lowered.compile(compiler_options=options)
+            self.seconds[name] = time.perf_counter() - began
+        return self._compiled[name]
 
-    def updates(role: str, active: bool) -> tuple:
-        how = recipe(models, role, **settings_of(1, 0.0))
-        params, online = (learner, scorer) if role == "learner" else (scorer, None)
-        key = jax.random.key(0)
-        state = jax.eval_shape(partial(init_state, how), key, params, online)
+    def updates(
+        self,
+        kind: str,
+        state: TrainState,
+        columns: dict[str, jax.Array],
+        rows: np.ndarray,
+        epochs: np.ndarray,
+        settings: dict[str, jax.Array],
+    ) -> tuple[TrainState, list[dict]]:
+        """Dispatches an update of a kind for each row of `rows`; waits for none of them."""
+        run, metrics = self.get(kind), []
+        for at in zip(rows, epochs, strict=True):
+            state, one = run(state, columns, *at, settings)
+            metrics.append(one)
+        return state, metrics
+
+    def _lowered(self, name: str) -> Any:
+        models = self.models
+        shapes = {
+            role: jax.eval_shape(partial(models.init, role, 0)) for role in ("learner", "scorer")
+        }
+        if name == "losses":
+            function = jax.jit(partial(example_losses, models, chunk=self.chunk))
+            return function.lower(shapes["scorer"], self.columns)
+        if name not in UPDATES:
+            role = name.removesuffix("_hits")
+            function = jax.jit(partial(hits, models, role, chunk=self.chunk))
+            return function.lower(shapes[role], self.test)
+        role, active = UPDATES[name]
+        online = shapes["scorer"] if role == "learner" else None
+        how, key = recipe(models, role, **settings_of(1, 0.0)), jax.random.key(0)
+        state = jax.eval_shape(partial(init_state, how), key, shapes[role], online)
         size = models.batch_size * (models.ratio if active else 1)
-        at = jax.ShapeDtypeStruct((models.scanned, size), jnp.int32)
-        function = partial(dispatch, models, role, active)
-        return jax.jit(function, donate_argnums=0), state, columns, at, at, numbers
-
-    jobs = {
-        "uniform": updates("learner", False),
-        "active": updates("learner", True),
-        "scorer": updates("scorer", False),
-        "losses": (jax.jit(partial(example_losses, models, chunk=chunk)), scorer, columns),
-        "learner_hits": (jax.jit(partial(hits, models, "learner", chunk=chunk)), learner, test),
-        "scorer_hits": (jax.jit(partial(hits, models, "scorer", chunk=chunk)), scorer, test),
-    }
-    lowered = {name: function.lower(*rest) for name, (function, *rest) in jobs.items()}
-    return Programs(**compile_all(lowered), compile_seconds=time.perf_counter() - began)
+        at = jax.ShapeDtypeStruct((size,), jnp.int32)
+        numbers = {key: jax.ShapeDtypeStruct((), jnp.float32) for key in settings_of(1, 0.0)}
+        function = jax.jit(partial(one_update, models, role, active), donate_argnums=0)
+        return function.lower(state, self.columns, at, at, numbers)
 
 
 def compile_all(lowered: dict[str, Any]) -> dict[str, Any]:

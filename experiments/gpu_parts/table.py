@@ -38,7 +38,7 @@ def lines(result: dict) -> Iterator[str]:
     yield (
         f"regime: {result['training_examples']:,} training and {result['test_examples']:,} test "
         f"images, {result['corrupted_fraction']:.0%} of the labels wrong, compiled in "
-        f"{result['compile_seconds']:.0f} s"
+        f"{sum(result['compile_seconds'].values()):.0f} s"
     )
     full = next((arm for arm in result["arms"] if arm["budget"] == 1), None)
     for arm in result["arms"]:

@@ -8,13 +8,13 @@ import pytest
 
 from active_learning.curation.page import thumbnail, write_page
 from active_learning.curation.records import (
-    DECISION_COLUMNS,
     ClassSummary,
     Cut,
     Estimate,
     Record,
     Summary,
 )
+from active_learning.data.decisions import DECISION_COLUMNS
 
 CLASSES = ("cat", "dog", "<i>ship</i>")
 ODD = 'train/"odd", näme\n=1.png'

@@ -4,6 +4,7 @@ import numpy as np
 
 from active_learning.curation import duplicates
 from active_learning.data import images
+from active_learning.data.sources.contents import digest
 
 
 def photos(n, seed=0, side=64):
@@ -14,7 +15,7 @@ def photos(n, seed=0, side=64):
 
 
 def made(pictures):
-    names = np.array([duplicates.digest(one.tobytes()) for one in pictures])
+    names = np.array([digest(one.tobytes()) for one in pictures])
     return duplicates.prints(pictures, names)
 
 

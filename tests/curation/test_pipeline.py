@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from active_learning import curate as command
-from active_learning.curation import chosen, crossfit, kernel, pairs, pipeline, trained
-from active_learning.curation.decisions import read_decisions, read_rows
-from active_learning.curation.examples import content_keys
+from active_learning.curation import crossfit, kernel, pairs, pipeline, trained
 from active_learning.curation.features import PatchFeatures
 from active_learning.curation.folds import Pieces
 from active_learning.curation.records import Record
 from active_learning.data import images
-from active_learning.data.sources.from_path import section_of
+from active_learning.data.decisions import read_decisions, read_rows
+from active_learning.data.sources.contents import content_keys
+from active_learning.data.sources.from_path import listings_of, section_of
+from active_learning.train import choices
 from experiments.curate_checks import found_faults, plant
 
 NAMES = ("bars", "checks", "dots")
@@ -61,13 +62,18 @@ def world(tmp_path_factory):
 
 def test_the_choices_of_a_run_stand_beside(world):
     folder, _, _ = world
-    counter = chosen.ChoiceCounter(np.arange(311))
-    counter.add(np.arange(311), np.linspace(0, 1, 311), np.arange(10))
-    counter.write(folder)
+    train, _ = listings_of(section_of(str(folder / "data")))
+    count = len(train.files)
+    counter = choices.ChoiceCounter(count)
+    counter.add(1, np.arange(count), np.linspace(0, 1, count), np.arange(10))
+    counter.write(folder, train.ids)
     options = dataclasses.replace(QUICK, run=folder)
     pipeline.curate(section_of(str(folder / "data")), folder / "out2", options, "world")
     details = [row["detail"] for row in read_rows(folder / "out2" / "scores.csv")]
     assert sum("chosen 1 of 1 times" in one for one in details) >= 10
+    notes = json.loads((folder / "out2" / "summary.json").read_text())["notes"]
+    assert any("were chosen" in one for one in notes)
+    assert "were never chosen" in (folder / "out2" / "index.html").read_text()
 
 
 def test_planted_faults_are_found(world):
@@ -126,12 +132,17 @@ def test_keys_follow_the_content_not_the_name():
     [
         (["nowhere", "out"], "nowhere"),
         (["only"], "give SOURCE and OUT"),
-        (["nowhere", "out", "--folds=1"], "--folds=1: expected 2"),
-        (["nowhere", "out", "--minutes=-1"], "--minutes=-1.0"),
+        (["nowhere", "out", "--folds=1"], "--folds: '1': expected a whole number between 2"),
+        (["nowhere", "out", "--minutes=-1"], "--minutes: '-1': expected a number between 0"),
+        ([".", "out", "--weights=nowhere"], "--weights.path: "),
     ],
 )
 def test_wrong_input_gets_one_line(arguments, part, capsys):
-    assert command.main(arguments) == 2
+    try:
+        code = command.main(arguments)
+    except SystemExit as left:  # The parser of the flags leaves by itself.
+        code = left.code
+    assert code == 2
     error = capsys.readouterr().err.strip()
     assert part in error and error.startswith("error:") and "\n" not in error
 

@@ -67,25 +67,32 @@ def test_the_schedule_with_traced_length_is_that_of_the_package():
 
 
 @pytest.mark.parametrize("active", [True, False])
-def test_a_dispatch_is_the_packages_own_step_repeated(prepared, active):
+def test_updates_are_the_packages_own_step_repeated(prepared, active):
     models, settings = prepared.models, resident.settings_of(4, 0.05, 0.5)
     stream = resident.Stream(prepared.train_rows, 0)
-    rows, epochs = stream.next(SIZE.scanned, SIZE.batch_size * (SIZE.ratio if active else 1))
-    program = prepared.programs.active if active else prepared.programs.uniform
+    rows, epochs = stream.next(SIZE.dispatched, SIZE.batch_size * (SIZE.ratio if active else 1))
     state = resident.fresh_state(models, "learner", 0)
-    state, metrics = program(state, prepared.columns, rows, epochs, settings)
+    kind, columns = "active" if active else "uniform", prepared.columns
+    state, metrics = prepared.programs.updates(kind, state, columns, rows, epochs, settings)
     how = resident.recipe(models, "learner", **settings)
     alone = resident.fresh_state(models, "learner", 0)
     step = jax.jit(lambda state, batch: (train_step if active else uniform_step)(how, state, batch))
-    for n in range(SIZE.scanned):
+    for n in range(SIZE.dispatched):
         batch = {name: column[rows[n]] for name, column in prepared.columns.items()}
         alone, out = step(alone, batch | {"epoch": epochs[n]})
         own = out[0] if active else out
-        np.testing.assert_allclose(own["loss"], metrics["loss"][n], rtol=1e-5)
+        np.testing.assert_allclose(own["loss"], metrics[n]["loss"], rtol=1e-5)
     close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
     jax.tree.map(close, state.learner.params, alone.learner.params)
     jax.tree.map(close, state.ema.params, alone.ema.params)
-    assert int(state.step) == SIZE.scanned
+    assert int(state.step) == SIZE.dispatched
+
+
+def test_only_what_is_needed_is_compiled(prepared):
+    alone = resident.Programs(prepared.models, prepared.columns, prepared.test, SIZE.chunk)
+    alone.get("scorer_hits")
+    first = alone.get("scorer_hits")
+    assert list(alone.seconds) == ["scorer_hits"] and alone.get("scorer_hits") is first
 
 
 def test_a_stream_sees_every_row_once_an_epoch():
@@ -130,10 +137,8 @@ def test_references_score_what_they_were_not_trained_on(prepared, monkeypatch):
     monkeypatch.setattr(regime, "Stream", Watched)
     marks = iter((np.full(200, 1.0, np.float32), np.full(200, 2.0, np.float32)))
     programs = prepared.programs
-    watched = resident.Programs(**{**vars(programs), "losses": lambda params, columns: next(marks)})
-    prepared.programs = watched
+    monkeypatch.setitem(programs._compiled, "losses", lambda params, columns: next(marks))
     regime.train_references(prepared)
-    prepared.programs = programs
     loss = np.asarray(prepared.columns["reference_loss"])
     assert set(loss[drawn[0]]) == {2.0} and set(loss[drawn[1]]) == {1.0}
     assert not set(drawn[0]) & set(drawn[1])

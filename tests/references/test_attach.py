@@ -87,6 +87,44 @@ def test_stored_losses_are_the_live_ones(data, reference, scores):
     )
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_the_file_is_what_its_suffix_says(data, scores, tmp_path, suffix):
+    file, about = scores
+    whole = score_file.read(file, about["data"], about["view"])
+    other = tmp_path / f"s.{suffix}"
+    score_file.write(other, whole)
+    found = score_file.read(other, about["data"], about["view"])
+    for name in ("ids", "labels", "loss", "hit"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+        assert getattr(found, name).dtype == getattr(whole, name).dtype
+    it = build.build(with_stored(data, other))
+    assert score_file.COLUMN in it.data.train.columns
+    other.write_bytes(b"damaged")
+    with pytest.raises(DataError, match="sha256"):
+        build.build(with_stored(data, other))
+
+
+def test_a_stopped_pass_goes_on_on_all_devices(data, reference, scores, tmp_path, monkeypatch):
+    monkeypatch.setattr(score_file, "PIECE", 200)
+    done, save = [], score_file.Pieces.save
+
+    def stopping(self, *piece):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(piece[0])
+        save(self, *piece)
+
+    monkeypatch.setattr(score_file.Pieces, "save", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        store_scores.store(reference, world.config(data), out=tmp_path / "s.npz")
+    assert done == [0, 200] and not (tmp_path / "s.npz").exists()
+    monkeypatch.setattr(score_file.Pieces, "save", save)
+    store_scores.store(reference, world.config(data), out=tmp_path / "s.npz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.json", "s.npz"]
+    with np.load(tmp_path / "s.npz") as ours, np.load(scores[0]) as theirs:
+        np.testing.assert_allclose(ours["loss"], theirs["loss"], atol=1e-6)
+
+
 def test_the_command_writes_beside_the_data(data, reference, capsys):
     assert store_scores.main([str(reference)]) == 0
     said = capsys.readouterr().out

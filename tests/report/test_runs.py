@@ -206,7 +206,7 @@ def test_command_exits_2_with_one_line(make, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main([str(tmp_path / "empty")]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["report"] * 3
+    assert [line.split(":")[0] for line in lines] == ["error"] * 3
     assert not (tmp_path / "out").exists()
 
 

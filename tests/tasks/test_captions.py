@@ -15,8 +15,7 @@ from active_learning.core.step import select_step
 from active_learning.data.sources.source import DataError
 from active_learning.evaluate import evaluate
 from active_learning.models import Text, TwoTower, ViT
-from active_learning.models.weights import About, write_weights
-from active_learning.references import CrossFitted, Loaded, Stored
+from active_learning.references import CrossFitted, Stored
 from active_learning.settings import Evaluate, Pairs, Select, Split
 from active_learning.train import loop
 from active_learning.train.build import build, first_state
@@ -220,36 +219,6 @@ def test_choices_by_pairs_are_the_same_on_eight_devices(folder, policy):
         assert len(np.unique(found.indices)) == 16
         chosen[count] = sorted(np.asarray(found.indices).tolist())
     assert chosen[1] == chosen[8]
-
-
-def test_published_weights_are_a_reference_and_cost_nothing(folder, tmp_path):
-    config = pairs_world.config(
-        folder, scorer=VIT_TOWERS, evaluate=Evaluate(subset=8, batch_size=8)
-    )
-    it = build(config)
-    params = jax.device_get(it.init_scorer(jax.random.key(3)))
-    shape = it.scorer_view.image_shape
-    about = About(shape, (0.5,) * 3, (0.5,) * 3, ())
-    layout = write_weights(tmp_path / "w", it.scorer, params, about, "npz")
-    file = tmp_path / "w" / layout.tensors_file
-    loaded = Loaded(path=str(file))
-    obtained = loaded.obtain(it, tmp_path, loop.run)
-    assert sum(obtained.flops.values()) == 0
-    jax.tree.map(np.testing.assert_array_equal, obtained.params, params)
-    done = loop.run(
-        dataclasses.replace(config, reference=loaded, total="1 steps"), tmp_path / "run"
-    )
-    assert done["reference"] == {
-        "accuracy": None,
-        "flops": 0.0,
-        "seconds": 0.0,
-        "steps": 0,
-        "charged": True,
-    }
-    with np.load(file) as arrays:
-        np.savez(file, **(dict(arrays) | {"params/t": np.zeros(2, np.float32)}))
-    with pytest.raises(ConfigError, match=r"params/t"):
-        loaded.obtain(it, tmp_path, loop.run)
 
 
 def test_nearly_uniform_sampling_is_warned_of_once(folder, tmp_path, caplog):

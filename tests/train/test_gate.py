@@ -146,9 +146,16 @@ def test_an_untrained_reference_is_recognized(held_out, tmp_path):
     assert labels["agreement"]["low"] <= labels["agreement"]["value"] <= labels["agreement"]["high"]
 
 
-def test_a_run_stopped_in_the_window_decides_and_ends_the_same(config, tmp_path, monkeypatch):
+@pytest.fixture
+def generous(monkeypatch):
+    """A window of several updates, which no look ends."""
     monkeypatch.setattr(economics, "UNPROVEN", 0.2)
     monkeypatch.setattr(Evaluation, "reference_on_gate", lambda *_: (2.0, {}))
+
+
+def test_a_stopped_run_decides_and_ends_the_same_and_so_does_one_device(
+    config, tmp_path, monkeypatch, generous
+):
     straight = loop.run(config, tmp_path / "straight")
     assert straight["window_steps"] > 5
     assert not loop.run(config, tmp_path / "run", world.StopAfter(4))["complete"]
@@ -159,14 +166,10 @@ def test_a_run_stopped_in_the_window_decides_and_ends_the_same(config, tmp_path,
         np.testing.assert_array_equal,
         *(checkpoint.load_params(tmp_path / name) for name in ("run", "straight")),
     )
-
-
-def test_one_device_decides_as_eight_do(config, tmp_path, monkeypatch):
-    summary = loop.run(config, tmp_path / "eight")
     monkeypatch.setattr(loop, "build", partial(build, devices=jax.devices()[:1]))
     alone = loop.run(config, tmp_path / "one")
-    assert decisions(alone) == decisions(summary)
-    assert alone["flops"] == summary["flops"]
+    assert decisions(alone) == decisions(straight)
+    assert alone["flops"] == straight["flops"]
 
 
 def test_wilsons_interval_by_hand():

@@ -16,7 +16,7 @@ from active_learning.cost.ledger import ACCOUNTS
 from active_learning.references import CopyOfOnline, CrossFitted, Loaded, Obtained, Trained
 from active_learning.report.__main__ import write
 from active_learning.settings import Evaluate, Log, Optim, Select, Split
-from active_learning.train import economics, loop
+from active_learning.train import choices, economics, loop
 from active_learning.train.build import build
 from active_learning.train.evaluation import Evaluation
 from tests import world
@@ -64,11 +64,29 @@ def test_a_stopped_and_continued_run_is_the_straight_run_bit_for_bit(
     last = loop.run(config, tmp_path / "run")
     assert last["complete"]
     np.testing.assert_array_equal(ids(tmp_path / "run"), ids(folder))
+    for ours, theirs in zip(
+        choices.read_counts(tmp_path / "run"), choices.read_counts(folder), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
     jax.tree.map(np.testing.assert_array_equal, models(tmp_path / "run"), models(folder))
     assert last["flops"] == expected["flops"]
     assert last["final"] == expected["final"]
     steps = [(line["step"], line.get("test/accuracy")) for line in lines(tmp_path / "run")]
     assert steps == [(line["step"], line.get("test/accuracy")) for line in lines(folder)]
+
+
+def test_the_counts_of_choices_are_those_of_the_recorded_ids(straight):
+    folder, summary = straight
+    counts = choices.read_counts(folder)
+    by_id = dict(zip(counts.id.tolist(), counts.chosen.tolist(), strict=True))
+    recorded, times = np.unique(ids(folder), return_counts=True)
+    assert [by_id[int(one)] for one in recorded] == times.tolist()
+    assert counts.chosen.sum() == summary["examples"] == times.sum()
+    uniform = (summary["step"] - summary["window_steps"]) * 16
+    assert counts.candidate.sum() == summary["candidates"] + uniform
+    assert np.isfinite(counts.last_score[counts.last_step > 0]).all()
+    assert counts.last_step.max() == summary["window_steps"]
+    assert np.isnan(counts.last_score[counts.last_step == 0]).all()
 
 
 def test_a_complete_run_is_not_run_again(data, straight):
@@ -154,9 +172,11 @@ def test_a_copy_of_the_online_model_as_reference_scores_zero(data, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_its_step(data, tmp_path):
-    config = world.config(
-        data, optim=Optim(learning_rate=1e30, clip=0.0, warmup="0 steps"), select=Select()
+    # Weight decay of 100 at this rate multiplies the weights by -1e6 in each update.
+    diverges = Optim(
+        learning_rate=1e4, weight_decay=1e2, clip=0.0, warmup="0 steps", schedule="constant"
     )
+    config = world.config(data, optim=diverges, select=Select())
     with pytest.raises(
         loop.NonFiniteError, match=r"run: (loss|grad_norm) is (nan|inf) at update \d+"
     ):
@@ -232,7 +252,7 @@ def test_there_must_be_a_complete_run_to_load(data, tmp_path):
         ({"split": Split(parts=PARTS, labels={"test": "clean"})}, "no part is named 'test'"),
         (
             {"split": Split(parts=PARTS | {"tune": 0}), "evaluate": Evaluate(sets=("tune",))},
-            "config.evaluate: part 'tune' holds no examples",
+            "config.evaluate.sets: part 'tune' holds no examples",
         ),
         (
             {"reference": Trained(part="gate")},

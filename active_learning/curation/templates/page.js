@@ -121,7 +121,7 @@
     const node = element("section", { className: "strip" });
     if (title) {
       const head = element("h3", { textContent: state.tab.grouped ? `${records.length} alike` : title });
-      const size = state.tab.grouped ? "" : `${records.length} on this page`;
+      const size = state.tab.grouped ? "" : `given label · ${records.length} on this page`;
       head.append(element("small", { textContent: size }));
       if (state.tab.grouped && records.length > 1) {
         head.append(button("keep the first, drop the others", () => change(records.map((record, n) =>

@@ -55,10 +55,13 @@ class ArrayRecords(ShardSection):
 
         indices = shards.each(files, opened)
         shard, index = shards.join(indices)
-        ids, names = shards.ids_of(shard, index.columns), shards.class_names(files[0])
+        place = np.arange(len(shard)) - np.searchsorted(shard, shard)
+        counted = (shard.astype(np.int64) << np.int64(32)) | place
+        ids, by = shards.ids_of(index.columns, "place", lambda: counted)
+        names = shards.class_names(files[0])
         columns = {name: values for name, values in index.columns.items() if name != "id"}
         records = Records(files, shard, index.places, ids)
-        return Listing(records, columns, self.path, "array_record", names, ids, notes)
+        return Listing(records, columns, self.path, "array_record", names, ids, notes, ids_by=by)
 
 
 def _stamp(path: str) -> str:

@@ -21,6 +21,7 @@ from active_learning.data.classes import Classes
 from active_learning.data.errors import DataError
 from active_learning.data.sources import paths
 from active_learning.data.sources.files import open_regular
+from active_learning.data.sources.keep import decided_memory
 from active_learning.data.sources.problems import Problems
 from active_learning.data.sources.source import Memory, Opened, SourceSection, check_small
 
@@ -40,7 +41,8 @@ class Arrays(SourceSection):
     Each holds `image` uint8 (n, height, width, channels), or (n, height, width) for gray, and label
     columns (n,) or (n, 1). Channels first, and fractions 0 .. 1 instead of 0 .. 255, are understood
     where they are unambiguous. Labels become classes by the rule of data/classes.py; a column
-    `class_names` (strings) names them.
+    `class_names` (strings) names them. An id is the column `id` (whole numbers, all different), or
+    the place in the array: there are no files whose content could name an example.
     """
 
     # The folder; '': the folder `name` in that of the environment variable ACTIVE_LEARNING_DATA.
@@ -54,6 +56,9 @@ class Arrays(SourceSection):
     clean_label: str = "label"
     # px of the view that scorers see; 0: the same view.
     small: int = setting(0, at_least=0, at_most=4096)
+    # Decisions and new labels, as of all sources (docs/curate.md); compared by content.
+    keep: str = setting("", hashed=False)
+    labels: str = setting("", hashed=False)
     # Factor on the limits of data/limits.py.
     limits: float = setting(1.0, above=0.0, at_most=1e6, hashed=False)
 
@@ -105,6 +110,7 @@ class Arrays(SourceSection):
 
         def source_of(part: str, read: _Read) -> Memory:
             where = str(files[part])
+            ids = _ids(read.columns, where)
             return Memory(
                 image=read.image,
                 label_columns=_numbered(read.columns, known, {*wanted, test_label}, where),
@@ -116,6 +122,7 @@ class Arrays(SourceSection):
                 small=self.small,
                 sample=sample,
                 problems=Problems(where, len(read.image), notes=read.notes),
+                stored_ids=ids,
             )
 
         sources = source_of("train", train), source_of("test", test)
@@ -126,7 +133,8 @@ class Arrays(SourceSection):
         ):
             if column:  # checks the range now; columns nobody asked for may be anything
                 source.labels(column)
-        return Opened(*sources, test_label)
+        kept = decided_memory(sources[0], self.keep, self.labels, self.label)
+        return Opened(kept, sources[1], test_label)
 
     def _classes(self, train: "_Read", wanted: tuple[str, ...], where: str) -> Classes:
         if train.names:
@@ -135,6 +143,18 @@ class Arrays(SourceSection):
         known = classes.of_labels(values, 0, f"{where}: column {wanted[0]!r}")
         classes.check_several(known.names, f"{where}: column {wanted[0]!r}")
         return known
+
+
+def _ids(columns: dict[str, np.ndarray], where: str) -> np.ndarray | None:
+    """The column `id`; None where there is none. Raises DataError where it names nothing."""
+    ids = columns.pop("id", None)
+    if ids is None:
+        return None
+    if ids.dtype.kind not in "iu" or len(np.unique(ids)) < len(ids):
+        raise DataError(
+            f"{where}: column 'id' ({ids.dtype}) must hold whole numbers, all different"
+        )
+    return ids.astype(np.int64)
 
 
 def _are_mapped(known: Classes) -> bool:

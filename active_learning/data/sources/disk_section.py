@@ -17,6 +17,7 @@ from active_learning.data.classes import Classes
 from active_learning.data.errors import DataError
 from active_learning.data.sources import paths
 from active_learning.data.sources.files import Listing, drop_bad, unique_ids
+from active_learning.data.sources.keep import decided
 from active_learning.data.sources.on_disk import LARGEST, Disk, found_size, take
 from active_learning.data.sources.problems import Problems
 from active_learning.data.sources.source import Opened, SourceSection, check_small
@@ -46,6 +47,11 @@ class DiskSection(SourceSection):
     holdout: float = setting(0.1, above=0.0, below=1.0)
     # Decoding threads; 0: one a core.
     threads: int = setting(0, at_least=0, at_most=4096, hashed=False)
+    # Decisions of the curation page, a table of keys, or FILE:CONDITION over its scores: only what
+    # they keep is trained on (docs/curate.md). Compared by content, as all data are.
+    keep: str = setting("", hashed=False)
+    # The same with new labels: relabeled rows, or FILE:CONDITION for the suggested ones.
+    labels: str = setting("", hashed=False)
     # Factor on all limits of data/limits.py.
     limits: float = setting(1.0, above=0.0, at_most=1e6, hashed=False)
 
@@ -77,7 +83,7 @@ class DiskSection(SourceSection):
         raise NotImplementedError
 
     def checked_listings(self) -> tuple[Listing, Listing | None]:
-        """Returns `listings` after checking the keys.
+        """Returns `listings` after checking the keys, with decisions applied to the training set.
 
         Raises:
           DataError: Names the key, file or folder that cannot be used or read.
@@ -85,7 +91,8 @@ class DiskSection(SourceSection):
         self.check()
         limits.scaled(self.limits)
         try:
-            return self.listings()
+            train, test = self.listings()
+            return decided(train, self.keep, self.labels, self.label), test
         except OSError as error:
             why = (
                 "no permission to read it" if isinstance(error, PermissionError) else error.strerror
@@ -130,7 +137,10 @@ class DiskSection(SourceSection):
             )
         strata = made.labels(self.label) if self.label else np.zeros(len(made), np.int32)
         held = splits.split(
-            strata, {"test": count, "train": len(made) - count}, groups=made.picture_ids
+            strata,
+            {"test": count, "train": len(made) - count},
+            groups=made.picture_ids,
+            ids=made.ids,
         )
         if not len(held["test"]) or not len(held["train"]):
             raise DataError(
@@ -181,7 +191,10 @@ class DiskSection(SourceSection):
         about = {
             "kind": listing.kind,
             "where": text.printable(os.path.basename(listing.where.rstrip("/"))),
+            "ids": listing.ids_by,
         }
+        if listing.decisions:
+            about["decisions"] = listing.decisions
         kept = {column: values[rows] for column, values in labels.items()}
         return Disk(
             listing.files, rows, ids[rows], kept, texts, len(known.names), known.names, self.size,

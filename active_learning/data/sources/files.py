@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, Integer
 
-from active_learning.data import limits
+from active_learning.data import classes, limits
 from active_learning.data.errors import DataError
 from active_learning.data.sources.problems import LeftOut, Problems
 
@@ -52,6 +53,17 @@ class Files:
         """The last `size` bytes of the image."""
         return self.read(index)[-size:]
 
+    def file(self, index: int) -> str | None:
+        """The absolute path of the image's own file; None where it has none."""
+        return None
+
+    def stamp(self, index: int) -> str:
+        """A short text that changes when the image's file does; '' where that is unknown."""
+        return ""
+
+
+NOT_KEPT = "columns that are not kept"  # the note that names them, with their types
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -73,6 +85,10 @@ class Listing:
         default_factory=dict
     )  # rows that cannot be used, with the reason
     hint: str = ""  # added to the error for a column that is not there
+    ids_by: str = "place"  # what the ids are made of: place, bytes, key or stored
+    # Rows that a decision leaves out, and a hash of the decisions; see `decided`.
+    dropped: frozenset[int] = frozenset()
+    decisions: str = ""
 
     def names_of(self, columns: Sequence[str]) -> tuple[str, ...]:
         """Returns the class names given for the first of `columns` that has some; () for none."""
@@ -81,9 +97,25 @@ class Listing:
                 return tuple(self.class_names[column])
         return ()
 
+    def classes(self, column: str, count: int = 0) -> classes.Classes:
+        """The classes by the rule of data/classes.py; none where the column is not there."""
+        if column not in self.columns:
+            return classes.Classes(())
+        if names := self.names_of([column]):
+            return classes.Classes(names, given=True)
+        where = f"{self.where}: column {column!r}"
+        return classes.of_labels(self.columns[column], count, where)
+
     def missing(self, column: str) -> DataError:
         """The error for a column that is not there."""
         there = ", ".join(self.columns) or "none"
+        others = self.notes.get(NOT_KEPT, "")
+        kept_out = re.search(rf"(?:^|, ){re.escape(column)} \((.*?)\)(?:, |$)", others)
+        if kept_out:
+            return DataError(
+                f"{self.where}: column {column!r} holds {kept_out[1]}; a class is a whole number "
+                f"or a name; there are: {there}{self.hint}"
+            )
         return DataError(f"{self.where}: no column {column!r}; there are: {there}{self.hint}")
 
 
@@ -131,14 +163,19 @@ def unique_ids(listing: Listing, keep: np.ndarray, problems: Problems) -> Int64[
     again[first] = False
     for row in np.flatnonzero(again):
         keep[row] = False
+        if row in listing.dropped:
+            continue
         name = f"{listing.files.name(int(row))} (row {row})"
         problems.add(name, f"id {listing.ids[row]} occurs more than once")
     return listing.ids
 
 
 def drop_bad(listing: Listing, keep: np.ndarray, problems: Problems) -> None:
-    """Counts the rows that the listing itself calls bad; `keep` becomes False for them."""
+    """`keep` becomes False for rows left out by decision, and for bad ones, which are counted."""
+    keep[sorted(listing.dropped)] = False
     for row, reason in listing.bad.items():
+        if row in listing.dropped:
+            continue
         keep[row] = False
         problems.add(listing.files.name(row), reason)
 

@@ -140,4 +140,9 @@ def encoded(source: Memory) -> Listing:
     columns = {name: values.tolist() for name, values in source.label_columns.items()}
     kind = (source.about or {}).get("kind", "arrays")
     names = {"": source.class_names} if source.class_names else {}
-    return Listing(_Encoded(source), columns, source.location, kind, names, source.ids)
+    by = "place" if source.stored_ids is None else "stored"
+    decisions = (source.about or {}).get("decisions", "")
+    return Listing(
+        _Encoded(source), columns, source.location, kind, names, source.ids, ids_by=by,
+        decisions=decisions,
+    )  # fmt: skip

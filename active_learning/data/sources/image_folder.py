@@ -8,7 +8,7 @@ from pathlib import Path
 from active_learning.config import setting
 from active_learning.data import classes, images, text
 from active_learning.data.errors import DataError
-from active_learning.data.sources import layouts, paths, tables
+from active_learning.data.sources import contents, layouts, paths, tables
 from active_learning.data.sources.disk_section import DiskSection
 from active_learning.data.sources.files import Listing, open_regular
 from active_learning.data.sources.problems import LeftOut
@@ -33,8 +33,8 @@ class ImageFolder(DiskSection):
     usual spelling, a table, or a folder of train and test tables.
 
     Classes are the folders' names, or the labels of the table, by the rule of data/classes.py.
-    Paths in a table are relative to it. ids are places in the sorted list of paths (in a table: its
-    row), so they stay while the files stay.
+    Paths in a table are relative to it. An id is a hash of the file's bytes, so it survives adding,
+    removing, moving and renaming files; copies of one file are told apart by the order of names.
     """
 
     image: str = ""  # column of a table with the images' paths; '': one of the usual names
@@ -42,6 +42,10 @@ class ImageFolder(DiskSection):
     root: str = setting("", hashed=False)
 
     def listings(self) -> tuple[Listing, Listing | None]:
+        train, test = self._listings()
+        return _with_ids(train), None if test is None else _with_ids(test)
+
+    def _listings(self) -> tuple[Listing, Listing | None]:
         root = paths.local(self.path)
         if root.is_file():
             return self._table(root), None
@@ -74,6 +78,11 @@ class ImageFolder(DiskSection):
 
     def _table(self, file: Path) -> Listing:
         return read_table(file, self.image, self.root)
+
+
+def _with_ids(listing: Listing) -> Listing:
+    ids = contents.file_ids(listing.files, listing.where)
+    return replace(listing, ids=ids, ids_by="bytes")
 
 
 def _metadata(folder: Path) -> Path | None:
@@ -212,20 +221,27 @@ def _refuse_parts(root: Path, folders: list[str]) -> None:
         )
 
 
-def _images_below(root: str, folder: str, left_out: LeftOut) -> Iterator[str]:
+def _images_below(
+    root: str, folder: str, left_out: LeftOut, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[str]:
     """Yields the images below `folder`, as paths relative to `root`, and counts other files.
 
-    A file is an image by its suffix; without a usual suffix by its first bytes.
+    A file is an image by its suffix; without a usual suffix by its first bytes. Links to folders
+    are followed, but not to one of those `above`, (device, inode) of each.
     """
-    with os.scandir(os.path.join(root, folder)) as entries:
+    place = os.path.join(root, folder)
+    above |= {_identity(root), _identity(place)}
+    with os.scandir(place) as entries:
         for entry in entries:
             below = f"{folder}/{entry.name}"
             suffix = os.path.splitext(entry.name)[1].lower()
             if layouts.is_ignored(entry.name) or entry.name in ("Thumbs.db", "desktop.ini"):
                 continue
             if entry.is_dir():
-                if not layouts.is_output(entry.path):
-                    yield from _images_below(root, below, left_out)
+                if entry.is_symlink() and _identity(entry.path) in above:
+                    left_out.add("links lead to a folder that they are in", below)
+                elif not layouts.is_output(entry.path):
+                    yield from _images_below(root, below, left_out, above)
             elif not entry.is_file() and os.path.exists(entry.path):
                 left_out.add("entries are no regular files", below)
             elif suffix in _USUAL or (
@@ -234,6 +250,12 @@ def _images_below(root: str, folder: str, left_out: LeftOut) -> Iterator[str]:
                 yield below
             else:
                 left_out.add(_kind(suffix), below)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    """Device and inode of a folder, the same by whichever path."""
+    state = os.stat(folder)
+    return state.st_dev, state.st_ino
 
 
 def _kind(suffix: str) -> str:

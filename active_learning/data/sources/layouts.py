@@ -24,6 +24,7 @@ _RUN = (
     "summary.json",
     "reference",
     "chosen",
+    "chosen.parquet",
     "snapshots",
     "seconds.json",
 )

@@ -12,12 +12,19 @@ from active_learning.data.sources.on_disk import LARGEST, found_size
 from active_learning.data.sources.preparation import Options
 
 _USUAL = 224  # px that a learner is told to see of images as large or larger
-_CONFIGS = {"array_record": "array_record", "tar": "webdataset"}
+_CONFIGS = {"array_record": "array_record", "tar": "webdataset", "parquet": "parquet"}
 
 
 def for_tfds(root: Path, name: str) -> str:
     """The command for a set of TensorFlow Datasets."""
     return _command("tfds", f"--config.data.path={root}", f"--config.data.name={name}")
+
+
+def for_folder(out: Path) -> str:
+    """The command for a folder of links or tables of paths, of labels or of pairs."""
+    train, _ = listings_of(section_of(str(out)))
+    config = "folder" if label_column(train) is not None else "pairs"
+    return _command(config, f"--config.data.path={out}")
 
 
 def for_shards(out: Path, options: Options) -> str:

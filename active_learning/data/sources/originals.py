@@ -14,6 +14,7 @@ from active_learning.config import setting
 from active_learning.data.errors import DataError
 from active_learning.data.sources import paths
 from active_learning.data.sources.files import open_regular
+from active_learning.data.sources.keep import decided_memory
 from active_learning.data.sources.source import Memory, Opened, SourceSection
 
 FASHION = (
@@ -47,6 +48,9 @@ class Originals(SourceSection):
 
     path: str = setting("", hashed=False)
     label: str = "label"
+    # Decisions and new labels, as of all sources (docs/curate.md); compared by content.
+    keep: str = setting("", hashed=False)
+    labels: str = setting("", hashed=False)
 
     def open(self) -> Opened:
         """Reads both parts into memory. Raises DataError naming the file."""
@@ -61,7 +65,7 @@ class Originals(SourceSection):
             Memory(*read(folder, part), len(names), "", names, about, f"{kind} {part}")
             for part in ("train", "test")
         )
-        return Opened(train, test, self.label)
+        return Opened(decided_memory(train, self.keep, self.labels, self.label), test, self.label)
 
 
 def are_in(folder: Path) -> bool:

@@ -16,8 +16,8 @@ import numpy as np
 
 from active_learning.data import text
 from active_learning.data.errors import DataError
-from active_learning.data.sources import shards
-from active_learning.data.sources.files import Files, Listing, open_regular
+from active_learning.data.sources import contents, shards
+from active_learning.data.sources.files import NOT_KEPT, Files, Listing, open_regular
 from active_learning.data.sources.index import Index
 from active_learning.data.sources.shards import ShardSection
 from active_learning.data.sources.source import Opened
@@ -39,8 +39,9 @@ class Parquet(ShardSection):
     default/train/*.parquet in it, or a pattern.
 
     The image column holds bytes, or a struct with `bytes`; numbers, truth values, texts, lists of
-    texts and structs of texts are columns. Class names are those of the Hugging Face features. ids
-    are shard << 32 | row, or the column `id`. Above DIRECT bytes the files must be prepared first.
+    texts and structs of texts are columns. Class names are those of the Hugging Face features. An
+    id is the column `id`, or a hash of the image's bytes. Above DIRECT bytes the files must be
+    prepared first.
     """
 
     image: str = ""  # the image column; '': the one that the files name, or a usual name
@@ -69,10 +70,13 @@ class Parquet(ShardSection):
             _index(table, path, image, notes) for table, path in zip(tables, paths, strict=True)
         ]
         shard, index = shards.join(indices)
-        ids = shards.ids_of(shard, index.columns)
         columns = {name: values for name, values in index.columns.items() if name != "id"}
         rows = Rows(paths, tables, shard, index.places, image)
-        return Listing(rows, columns, self.path, "parquet", names, ids, notes)
+        ids, by = shards.ids_of(
+            index.columns, "bytes", lambda: contents.file_ids(rows, os.path.dirname(paths[0]))
+        )
+        names = shards.class_names(paths[0]) | names
+        return Listing(rows, columns, self.path, "parquet", names, ids, notes, ids_by=by)
 
 
 def _open(path: str) -> Any:
@@ -161,6 +165,24 @@ def _is_text_or_list(kind: Any) -> bool:
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
+def _is_number_list(kind: Any) -> bool:
+    """Whether an Arrow type is a list, of whichever form, of whole numbers or truth values."""
+    from pyarrow import types
+
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return lists and (types.is_integer(kind.value_type) or types.is_boolean(kind.value_type))
+
+
+def _single(column: Any) -> list[Any] | None:
+    """The elements of a column of lists with one element each; None where one has more."""
+    from pyarrow import compute
+
+    lengths = compute.call_function("list_value_length", [column]).unique().to_pylist()
+    if 1 in lengths and set(lengths) <= {1, None}:
+        return [None if value is None else value[0] for value in column.to_pylist()]
+    return None
+
+
 def _index(table: Any, path: str, image: str, notes: dict[str, str]) -> Index:
     """All columns but the image that can be kept; places are (row group, row in it).
 
@@ -168,20 +190,21 @@ def _index(table: Any, path: str, image: str, notes: dict[str, str]) -> Index:
     """
     import pyarrow
 
-    wanted = [f.name for f in table.schema_arrow if f.name != image and _is_kept(f.type)]
-    dropped = [
-        f"{f.name} ({f.type})"
-        for f in table.schema_arrow
-        if f.name != image and f.name not in wanted
-    ]
-    if dropped:
-        notes["columns that are not kept"] = ", ".join(dropped)[:500]
+    fields = [f for f in table.schema_arrow if f.name != image]
+    wanted = [f.name for f in fields if _is_kept(f.type)]
+    lists = [f.name for f in fields if f.name not in wanted and _is_number_list(f.type)]
     counts = [table.metadata.row_group(k).num_rows for k in range(table.num_row_groups)]
     try:
         read = table.read(columns=wanted) if wanted else None
         columns = {} if read is None else {name: read.column(name).to_pylist() for name in wanted}
+        for name in lists:  # Lists of one number each are numbers; others are not kept.
+            if (numbers := _single(table.read(columns=[name]).column(0))) is not None:
+                columns[name] = numbers
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: damaged ({_reason(error)})") from error
+    dropped = [f"{f.name} ({f.type})" for f in fields if f.name not in columns]
+    if dropped:
+        notes[NOT_KEPT] = ", ".join(dropped)[:500]
     columns = {text.clean(name): text.clean_value(values) for name, values in columns.items()}
     places = [(group, row) for group, n in enumerate(counts) for row in range(n)]
     return Index([], columns, np.asarray(places, np.int64).reshape(-1, 2))
@@ -222,6 +245,12 @@ class Rows(Files):
 
     def size(self, row: int) -> int:
         return len(self.read(row)) if self.groups > _GROUPS else -1
+
+    def stamp(self, row: int) -> str:
+        shard = int(self.shard[row])
+        state = os.stat(self.paths[shard])
+        place = row - int(np.searchsorted(self.shard, shard))
+        return f"{state.st_size} {state.st_mtime_ns} {self.paths[shard]} {place}"
 
     def _group(self, shard: int, group: int) -> list[Any]:
         import pyarrow

@@ -20,11 +20,11 @@ from active_learning.data.sources import shards
 from active_learning.data.sources.files import Listing, drop_bad, picture_ids, read_file, unique_ids
 from active_learning.data.sources.on_disk import reason_of, threads_here
 from active_learning.data.sources.problems import LIMIT, Problems
-from active_learning.data.sources.writers import RecordShard, TarShard, publish
+from active_learning.data.sources.writers import ParquetShard, RecordShard, TarShard, publish
 
 JOURNAL = "prepare.jsonl"  # the plan, then a line for each finished shard; gone when all are
 SUMS = "SHA256SUMS"
-SHARDS = {"array_record": RecordShard, "tar": TarShard}
+SHARDS = {"array_record": RecordShard, "tar": TarShard, "parquet": ParquetShard}
 _BLOCK = 256  # examples decoded at a time
 _JOURNAL_BYTES = 1 << 30
 
@@ -41,7 +41,8 @@ class Options:
     """
 
     format: str = field(
-        default="array_record", metadata={"help": "array_record, or tar in the WebDataset layout"}
+        default="array_record",
+        metadata={"help": "array_record, tar in the WebDataset layout, or parquet"},
     )
     size: int = _option(
         0, "px of the shorter side of images that are larger; 0: all as they are", 8, 4096
@@ -57,7 +58,7 @@ class Options:
     def check(self) -> None:
         """Raises DataError naming the first option that cannot be."""
         if self.format not in SHARDS:
-            raise DataError(f"--format={self.format}: expected {' or '.join(SHARDS)}")
+            raise DataError(f"--format={self.format}: expected {', '.join(SHARDS)}")
         values = dataclasses.asdict(self)
         for f in dataclasses.fields(self):
             if "range" not in f.metadata:

@@ -1,17 +1,18 @@
 """Shards: files of many examples each. Which there are, and one listing over all."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from active_learning.config import setting
 from active_learning.data.errors import DataError
-from active_learning.data.sources import layouts, paths
+from active_learning.data.sources import contents, layouts, paths
 from active_learning.data.sources.disk_section import DiskSection
 from active_learning.data.sources.files import Listing, read_file
 from active_learning.data.sources.index import Index
@@ -51,6 +52,13 @@ class ShardSection(DiskSection):
                 f"training set"
             )
         return self.listing(train, notes), self.listing(test, {}) if test else None
+
+
+class Ids(NamedTuple):
+    """Ids of a listing, and what they are made of (`Listing.ids_by`)."""
+
+    ids: np.ndarray
+    by: str
 
 
 def find(path: str, key: str, suffix: str) -> layouts.Layout:
@@ -140,19 +148,36 @@ def accounts(indices: Sequence[Index]) -> tuple[dict[int, str], LeftOut]:
     return bad, left_out
 
 
-def ids_of(shard: np.ndarray, columns: dict[str, list[Any]]) -> np.ndarray:
-    """Returns the stored ids, or shard << 32 | place in the shard where there are none.
+def ids_of(columns: dict[str, list[Any]], by: str, made: Callable[[], np.ndarray]) -> Ids:
+    """The stored ids; where there are none, ids `made` of the content named by `by`.
 
-    Where some examples have a stored id, the others get 1 << 47 | that number.
+    Where some examples have a stored id, the others keep what is made, with bit 47 set.
     """
-    place = np.arange(len(shard)) - np.searchsorted(shard, shard)
-    counted = (shard.astype(np.int64) << np.int64(32)) | place
     has = np.array([type(i) is int and -(2**63) <= i < 2**63 for i in columns.get("id", [])], bool)
-    if not has.any():
-        return counted
-    counted |= np.int64(1) << np.int64(47)
-    counted[has] = [i for i, there in zip(columns["id"], has, strict=True) if there]
-    return counted
+    if has.all() and len(has):
+        return Ids(np.array(columns["id"], np.int64), "stored")
+    ids = made()
+    if has.any():
+        ids |= np.int64(1) << np.int64(47)
+        ids[has] = [i for i, there in zip(columns["id"], has, strict=True) if there]
+    return Ids(ids, by)
+
+
+def ids_of_members(names: Sequence[str], shard: np.ndarray, keys: Sequence[str]) -> np.ndarray:
+    """Ids by key; where a key occurs in several shards, by the shard's name and key.
+
+    Of a key that occurs twice in one shard both rows get one id: the later is a bad example.
+    """
+    shards_of: dict[str, set[int]] = {}
+    for number, key in zip(shard.tolist(), keys, strict=True):
+        shards_of.setdefault(key, set()).add(number)
+    full = [
+        key if len(shards_of[key]) == 1 else f"{os.path.basename(str(names[number]))}/{key}"
+        for number, key in zip(shard.tolist(), keys, strict=True)
+    ]
+    distinct = list(dict.fromkeys(full))
+    id_of = dict(zip(distinct, contents.ids_of_keys(distinct).tolist(), strict=True))
+    return np.array([id_of[key] for key in full], np.int64).reshape(-1)
 
 
 def each(of: Sequence[T], one: Callable[[T], U]) -> list[U]:

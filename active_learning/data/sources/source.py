@@ -152,14 +152,15 @@ class SourceSection(Section):
         Raises:
           DataError: The section has no path, as a mixture.
         """
-        places = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        section: Any = self  # A dataclass, as all subclasses are.
+        places = {f.name: getattr(self, f.name) for f in dataclasses.fields(section)}
         if "path" not in places:
             raise DataError(f"--data={path}: {type(self).__name__} has no path of its own")
         old, changes = str(places["path"]), {"path": path}
         for name in ("test_path", "root"):
             if below := str(places.get(name, "")):
                 changes[name] = _rebased(below, old, path)
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(section, **changes)
 
     def with_text(self, column: str) -> "SourceSection":
         """The section that leaves out, and counts, examples without a caption in `column`."""
@@ -206,13 +207,16 @@ class Memory(Source):
     small: int = 0  # px of the view that scorers see; made on the device
     sample: int = 0  # images, evenly spaced, that hash and statistics read; 0: all
     problems: Problems | None = None
+    stored_ids: np.ndarray | None = None  # None: 0 .. n-1
 
     def __len__(self) -> int:
         return len(self.image)
 
     @cached_property
     def ids(self) -> Int64[np.ndarray, "n"]:
-        """0 .. n-1."""
+        """Those stored with the data, else places."""
+        if self.stored_ids is not None:
+            return self.stored_ids
         return np.arange(len(self.image), dtype=np.int64)
 
     @property

@@ -68,6 +68,16 @@ class Paths(Files):
     def tail(self, index: int, size: int) -> bytes:
         return read_tail(self._file(index), size)
 
+    def file(self, index: int) -> str | None:
+        return os.path.abspath(self._file(index))
+
+    def stamp(self, index: int) -> str:
+        try:
+            state = os.stat(self._file(index))
+        except OSError:
+            return ""
+        return f"{state.st_size} {state.st_mtime_ns} {self.place(index)}"
+
     def _file(self, index: int) -> str:
         return resolve(self.root, self.paths[index], self.ending)
 

@@ -12,7 +12,7 @@ import numpy as np
 from active_learning.config import setting
 from active_learning.data import classes, images
 from active_learning.data.errors import DataError
-from active_learning.data.sources import paths, shards
+from active_learning.data.sources import contents, paths, shards
 from active_learning.data.sources.disk_section import DiskSection
 from active_learning.data.sources.files import Files, Listing
 from active_learning.data.sources.index import Index, open_index
@@ -28,8 +28,8 @@ INFO = "dataset_info.json"
 class Tfds(DiskSection):
     """The set `name` (NAME or NAME/CONFIG) prepared under `path`; '' as `version`: the newest.
 
-    Columns are its class labels, integers and texts. ids are the feature `id` where there is one,
-    else places in the split.
+    Columns are its class labels, integers and texts. An id is the feature `id` where there is one,
+    else a hash of the image's bytes.
     """
 
     path: str = setting("~/tensorflow_datasets", hashed=False)
@@ -117,15 +117,18 @@ class Tfds(DiskSection):
             columns=1,
             size=0,
         )
-        ids = shards.ids_of(np.zeros(len(index.places), np.int64), index.columns)
+        where = f"{self.name}:{split}"
+        files = _Records(records, self.image, where)
+        ids, by = shards.ids_of(
+            index.columns, "bytes", lambda: contents.file_ids(files, str(folder / split))
+        )
         names = {
             n: tuple(kind.names)
             for n, kind in known.items()
             if isinstance(kind, features.ClassLabel)
         }
         columns = {name: values for name, values in index.columns.items() if name != "id"}
-        where = f"{self.name}:{split}"
-        return Listing(_Records(records, self.image, where), columns, where, "tfds", names, ids)
+        return Listing(files, columns, where, "tfds", names, ids, ids_by=by)
 
 
 def _listed(root: Path) -> str:
@@ -236,6 +239,8 @@ def _builder(tfds: Any, name: str, train: Listing, test: Listing | None) -> type
     def examples(listing: Listing) -> Iterator[tuple[int, dict[str, Any]]]:
         ids = listing.ids if listing.ids is not None else itertools.count()
         for row, i in zip(range(len(listing.files)), ids, strict=False):
+            if row in listing.dropped:
+                continue
             blob = listing.files.read(row)
             try:
                 images.decode(blob)

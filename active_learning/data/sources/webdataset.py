@@ -33,9 +33,10 @@ class WebDataset(ShardSection):
     names, or any tars; or a pattern such as 'DIR/train-*.tar' or 'DIR/train-{000..015}.tar'; or
     such a URL whose server answers range requests.
 
-    Columns: `label` from .cls, `caption` from .txt, and every field of .json. ids are shard << 32 |
-    place in the shard, shards in sorted order of their names, or the field `id` where every example
-    has one. The index is kept beside each tar (TAR.index.npz), or in `cache`.
+    Columns: `label` from .cls, `caption` from .txt, and every field of .json. An id is the field
+    `id`, or a hash of the key (of shard and key where a key occurs in several shards), so it
+    survives adding, removing and reordering members and shards. The index is kept beside each tar
+    (TAR.index.npz), or in `cache`.
     """
 
     suffix = ".tar"
@@ -55,11 +56,16 @@ class WebDataset(ShardSection):
 
         indices = shards.each(files, opened)
         shard, index = shards.join(indices)
-        ids, names = shards.ids_of(shard, index.columns), shards.class_names(paths[0])
+        ids, by = shards.ids_of(
+            index.columns, "key", lambda: shards.ids_of_members(paths, shard, index.keys)
+        )
+        names = shards.class_names(paths[0])
         columns = {name: values for name, values in index.columns.items() if name != "id"}
         bad, left_out = shards.accounts(indices)
         places = _Members(files, shard, index)
-        return Listing(places, columns, self.path, "webdataset", names, ids, notes, left_out, bad)
+        return Listing(
+            places, columns, self.path, "webdataset", names, ids, notes, left_out, bad, ids_by=by
+        )
 
 
 @dataclass(frozen=True, eq=False)

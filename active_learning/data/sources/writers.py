@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from active_learning.data import images, text
+from active_learning.data.errors import DataError
 from active_learning.data.sources import array_record
 
 Fields = dict[str, Any]  # `id` and the columns
@@ -67,7 +68,48 @@ class TarShard:
         self._tar.close()
 
 
-def publish(shard: RecordShard | TarShard) -> None:
+class ParquetShard:
+    """NAME.parquet: `image` (bytes and a name), `id`, and the columns; no small views."""
+
+    suffix = ".parquet"
+
+    def __init__(self, path: Path, small: bool):
+        if small:
+            raise DataError("--small: Parquet has no place for small views; use --format=tar")
+        self.files = [path]
+        self._rows: list[dict[str, Any]] = []
+        self._open = True
+
+    def add(self, fields: Fields, image: bytes, small: bytes | None) -> None:
+        """Appends an example."""
+        assert small is None  # refused above
+        name = f"{fields['id']:012d}{images.suffix(image)}"
+        self._rows.append({"image": {"bytes": image, "path": name}} | text.clean_value(fields))
+
+    def close(self) -> None:
+        """Writes the file."""
+        if not self._open:
+            return
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        self._open = False
+        names = dict.fromkeys(name for row in self._rows for name in row)
+        columns = {name: _column([row.get(name) for row in self._rows]) for name in names}
+        parquet.write_table(pa.table(columns), f"{self.files[0]}.part")
+
+
+def _column(values: list[Any]) -> Any:
+    """An Arrow column; values of several types become text."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else str(value) for value in values])
+
+
+def publish(shard: RecordShard | TarShard | ParquetShard) -> None:
     """Closes a shard and renames its files, the first one last: where it is, everything is."""
     shard.close()
     for file in reversed(shard.files):

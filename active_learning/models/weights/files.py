@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import PyTree
+from safetensors.numpy import save_file
 
 from active_learning.config import ConfigError
 from active_learning.models.vit import ViT
@@ -304,12 +305,6 @@ def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
         named: dict[str, Any] = dict(tensors)  # `savez` declares other keyword arguments too
         np.savez(path, **named)
         return
-    try:
-        from safetensors.numpy import save_file
-    except ImportError as error:
-        raise ConfigError(
-            "writing .safetensors needs the package safetensors: pip install safetensors"
-        ) from error
     contiguous = {name: np.asarray(values, order="C") for name, values in tensors.items()}
     # transformers refuses files that do not say for which framework they are.
     save_file(contiguous, path, metadata={"format": "pt"})

@@ -7,11 +7,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 from jaxtyping import Float32
+from safetensors import SafetensorError, safe_open
 
 from active_learning.config import ConfigError
 
@@ -184,7 +184,6 @@ def _open_index(path: Path) -> Tensors:
 
 def _open_safetensors(path: Path) -> dict[str, Tensor]:
     """Each read maps the file anew: pages of a file that stays mapped count as memory in use."""
-    safe_open, failure = _library()
 
     def read(name: str) -> np.ndarray:
         with safe_open(path, "numpy") as file:
@@ -197,19 +196,9 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
                 part = file.get_slice(name)
                 shape, dtype = tuple(part.get_shape()), str(part.get_dtype())
                 out[name] = Tensor(shape, dtype, lambda name=name: read(name))
-    except (failure, OSError) as error:
+    except (SafetensorError, OSError) as error:
         raise ConfigError(_what_is_cut(path, error)) from error
     return out
-
-
-def _library() -> tuple[Any, type[Exception]]:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise ConfigError(
-            "reading .safetensors needs the package safetensors: pip install safetensors"
-        ) from error
-    return safe_open, SafetensorError
 
 
 def _what_is_cut(path: Path, error: Exception) -> str:

@@ -11,8 +11,8 @@ import pytest
 from active_learning.config import ConfigError
 from active_learning.data import images
 from active_learning.data.loader import Candidates, Loader
-from active_learning.data.sources.image_folder import ImageFolder
-from active_learning.data.sources.source import DataError, Source, channel_stats
+from active_learning.data.sources.image_folder import ImageFolder, list_classes
+from active_learning.data.sources.source import DataError, Source, channel_stats, join_id
 from active_learning.models import ViT
 from active_learning.references import Trained
 from active_learning.settings import Evaluate, Select, Split
@@ -21,6 +21,8 @@ from active_learning.train.loop import run
 from active_learning.train.open_data import open_data
 from tests import world
 from tests.data.photos import COLOURS, blob, picture, write_folder
+
+COLOUR_NAMES = list(COLOURS)
 
 
 def settings(path, **changes):
@@ -41,13 +43,17 @@ def test_class_folders(tmp_path):
     assert opened.train.class_names == ("blue", "green", "red")
     assert (len(opened.train), len(opened.test)) == (27, 3)
     assert not set(opened.train.ids) & set(opened.test.ids)
-    assert sorted([*opened.train.ids, *opened.test.ids]) == list(range(30))
-    assert opened.train.labels("label").tolist() == (opened.train.ids // 10).tolist()
+    assert len({*opened.train.ids, *opened.test.ids}) == 30
+    names = [opened.train.name(row) for row in range(27)]
+    assert [COLOUR_NAMES[k] for k in opened.train.labels("label")] == [
+        name.split("/")[0] for name in names
+    ]
     assert sorted(opened.test.labels("label")) == [0, 1, 2]
     at = np.array([20, 3])
     seen = opened.train.gather(at)
-    for image, i in zip(seen["image"], opened.train.ids[at], strict=True):
-        want = picture(list(COLOURS)[i // 10], int(i % 10))
+    for image, row in zip(seen["image"], at, strict=True):
+        colour, number = names[row].removesuffix(".png").split("/")
+        want = picture(colour, int(number))
         assert np.array_equal(image, images.cover(want, 16))
     assert not seen["bad"].any()
 
@@ -126,11 +132,13 @@ def test_bad_files_are_replaced_alike_in_every_run(tmp_path):
         for name in a:
             assert np.array_equal(a[name], b[name]), name
         assert (a["image"].reshape(63, -1).std(1) > 0).all()
-        assert np.array_equal(
-            a["label"], a["id"][:, 1] // 70
-        )  # id and label follow the replacement
-    bad = {2 * 70 + 7, 11}
-    assert not bad & {int(i) for batch in one for i in batch["id"][:, 1]}
+    source = ImageFolder(path=str(tmp_path), size=16).open().train
+    name_of = {int(i): source.name(row) for row, i in enumerate(source.ids)}
+    seen = [
+        (name_of[int(i)], k) for a in one for i, k in zip(join_id(a["id"]), a["label"], strict=True)
+    ]
+    assert all(name.split("/")[0] == COLOUR_NAMES[k] for name, k in seen)
+    assert not {"red/007.png", "blue/011.png"} & {name for name, _ in seen}
 
 
 def test_more_than_one_percent_stops_the_run_with_names(tmp_path):
@@ -148,7 +156,8 @@ def test_more_than_one_percent_stops_the_run_with_names(tmp_path):
 def test_channel_stats_leave_out_what_is_bad(tmp_path):
     write_folder(tmp_path, each=40)
     source = ImageFolder(path=str(tmp_path), size=16).open().train
-    index = int(np.flatnonzero(source.ids == 5)[0])
+    names = [source.name(row) for row in range(len(source))]
+    index = names.index("blue/005.png")
     rest = np.delete(np.arange(len(source)), index)
     want = channel_stats(source, rest)
     (tmp_path / "blue" / "005.png").write_bytes(b"damaged")
@@ -275,3 +284,13 @@ def test_what_is_found_is_in_the_run(tmp_path):
     assert it.view.num_classes == 3
     assert it.view.image_shape == (16, 16, 3)
     assert np.allclose(it.view.mean, np.mean(list(COLOURS.values()), 0) / 255, atol=0.02)
+
+
+def test_a_link_to_a_folder_above_is_left_out_and_counted(tmp_path):
+    write_folder(tmp_path, each=4)
+    (tmp_path / "blue" / "again").symlink_to(tmp_path)
+    (tmp_path / "blue" / "more").symlink_to(tmp_path / "green")
+    listing = list_classes(tmp_path)
+    assert len(listing.files) == 16  # through `more` the green ones are blue as well
+    lines = listing.left_out.lines()
+    assert len(lines) == 1 and "links lead to a folder that they are in: blue/again" in lines[0]

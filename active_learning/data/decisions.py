@@ -1,12 +1,15 @@
 """Decisions about examples, read from a table or from a query over the scores.
 
 A table is the CSV that the page downloads (columns `key`, `decision`, `new_label`) or any CSV or
-Parquet file with a column `key`, whose rows are kept. A query is `FILE:CONDITION` over a table of
+Parquet file with a column `key`, whose rows are kept. Keys are those of
+`sources.contents.content_keys`. A query is `FILE:CONDITION` over a table of
 scores, e.g. `OUT/scores.parquet:score<0.9 and issue!='duplicate'`. Conditions are parsed here:
 nothing is evaluated, and the only names are the table's columns.
 """
 
 import csv
+import hashlib
+import json
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from active_learning.curation.records import DECISIONS
 from active_learning.data.errors import DataError
 
 _TOKEN = re.compile(
@@ -30,6 +32,11 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "!=": operator.ne,
 }
 Row = Mapping[str, Any]
+
+# What the page's button downloads and `prepare` reads: one row per decided example.
+# decision is keep, relabel or drop; new_label is given for relabel only.
+DECISION_COLUMNS = ("key", "path", "label", "decision", "new_label")
+DECISIONS = ("keep", "relabel", "drop")
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,17 @@ class Decisions:
         """Whether an example stays."""
         return key not in self.drop and (self.only is None or key in self.only)
 
-    def label(self, key: str, given: str) -> str:
-        """The label of an example that stays."""
-        return self.relabel.get(key, given)
+    @property
+    def keys(self) -> frozenset[str]:
+        """Every key that something is decided of."""
+        return self.drop | frozenset(self.relabel) | (self.only or frozenset())
+
+    @property
+    def digest(self) -> str:
+        """A hash of what is decided, whatever the file is called and however it is ordered."""
+        only = None if self.only is None else sorted(self.only)
+        decided = [sorted(self.drop), sorted(self.relabel.items()), only]
+        return hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:16]
 
 
 def read_decisions(text: str) -> Decisions:
@@ -86,6 +101,29 @@ def read_decisions(text: str) -> Decisions:
         elif decision == "relabel":
             relabel[row["key"]] = new
     return Decisions(frozenset(drop), relabel)
+
+
+def read_labels(text: str) -> dict[str, str]:
+    """New labels by key, read from `FILE` or `FILE:CONDITION`.
+
+    A table of decisions gives its relabeled rows, any other table with a column `new_label` the
+    rows in which that is not empty. With a condition the rows that fulfill it get their
+    `suggested` label.
+
+    Raises:
+      DataError: As `read_decisions`, or a table without such a column.
+    """
+    path, condition = _split(text)
+    rows = read_rows(path)
+    column = "suggested" if condition else "new_label"
+    if rows and column not in rows[0]:
+        raise DataError(f"{path}: no column {column!r} to take new labels from")
+    if condition:
+        fulfills = parse(condition, tuple(rows[0]) if rows else ())
+        rows = [row for row in rows if fulfills(row)]
+    elif rows and "decision" in rows[0]:
+        rows = [row for row in rows if row["decision"] == "relabel"]
+    return {row["key"]: str(row[column]) for row in rows if row[column]}
 
 
 def _split(text: str) -> tuple[Path, str]:

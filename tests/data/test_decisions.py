@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from active_learning.curation.decisions import parse, read_decisions
+from active_learning.data.decisions import parse, read_decisions
 from active_learning.data.errors import DataError
 
 COLUMNS = ("key", "score", "issue", "probability")
@@ -71,7 +71,7 @@ def test_a_table_of_decisions(tmp_path):
     )
     found = read_decisions(str(file))
     assert not found.keeps("a") and found.keeps("b") and found.keeps("unheard of")
-    assert found.label("b", "cat") == "dog" and found.label("c", "cat") == "cat"
+    assert found.relabel == {"b": "dog"} and found.keys == {"a", "b"}
 
 
 def test_a_query_keeps_what_fulfills_it_in_every_row(tmp_path):

@@ -1,0 +1,116 @@
+"""Features of a published model for curation: frozen, at its own image size, on all local devices.
+
+Heads on these features are cross-fitted as on any others. Blocks of features are kept as pieces,
+so that a pass that was stopped goes on where it was.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int64, UInt8
+
+from active_learning.config import ConfigError
+from active_learning.curation.features import compress
+from active_learning.curation.folds import Pieces, signature
+from active_learning.data import images
+from active_learning.data.transforms import normalize
+from active_learning.models.published import Published, Resolved, open_published
+
+BLOCK = 512  # images whose features are written at once
+BATCH = 64  # images that run at once on each device
+COMPONENTS = 512  # principal components that are kept, at most
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A published model without its head.
+
+    Attributes:
+      resolved: Its file.
+    """
+
+    resolved: Resolved
+
+    @classmethod
+    def open(cls, path: Path) -> "Trunk":
+        """Reads what a file says; no values. Raises ConfigError naming --weights."""
+        resolved = open_published(Published(path=str(path)), texts=False, key="--weights")
+        height, width, _ = resolved.about.image_shape
+        if height != width:
+            raise ConfigError(f"--weights={path}: for images of {height} x {width}, no square")
+        return cls(resolved)
+
+    @property
+    def mark(self) -> str:
+        """A hash of the weights."""
+        return self.resolved.content_hash()
+
+    def features(
+        self,
+        picture: Callable[[int], UInt8[np.ndarray, "h w c"]],
+        rows: Int64[np.ndarray, "m"],
+        digests: np.ndarray,
+        work: Path,
+        progress: Callable[[float, str], None],
+    ) -> Float[np.ndarray, "m d"]:
+        """Unit vectors: half-whitened principal components of the model's features.
+
+        Args:
+          picture: Reads one example at its full size.
+          rows: The examples.
+          digests: Of the content of these examples.
+          work: Folder of finished pieces.
+          progress: Called with (share done, what).
+        """
+        forward: Callable | None = None
+        blocks = []
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
+            pieces = Pieces(work, signature(digests[start : start + BLOCK], self.mark))
+            piece = pieces.load(f"trunk-{start}")
+            if piece is None:
+                forward = forward or self._forward()
+                piece = {"features": forward(picture, block)}
+                pieces.save(f"trunk-{start}", piece)
+            blocks.append(piece["features"])
+            progress(min(start + BLOCK, len(rows)) / len(rows), "features of the given weights")
+        return compress(np.concatenate(blocks), COMPONENTS)
+
+    def _forward(self) -> Callable[[Callable, np.ndarray], Float[np.ndarray, "k d"]]:
+        """(picture, rows) -> features, with the parameters read and placed once."""
+        about = self.resolved.about
+        module = dataclasses.replace(self.resolved.module, num_classes=0)
+        size = about.image_shape[0]
+        params = self.resolved.adapted(module, about.image_shape).params(jax.random.key(0))
+        mesh = Mesh(np.array(jax.local_devices()), ("data",))
+        params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+        by_row = NamedSharding(mesh, PartitionSpec("data"))
+        batch = BATCH * mesh.size
+
+        @jax.jit
+        def run(params, pixels: UInt8[Array, "b s s c"]) -> Float[Array, "b d"]:
+            outputs = module.apply({"params": params}, normalize(pixels, about.mean, about.std))
+            return outputs["features"].astype(jnp.float32)
+
+        def forward(picture: Callable, rows: np.ndarray) -> np.ndarray:
+            out = []
+            for start in range(0, len(rows), batch):
+                views = [_view(picture(int(row)), size) for row in rows[start : start + batch]]
+                filled = views + [views[-1]] * (batch - len(views))
+                found = run(params, jax.device_put(np.stack(filled), by_row))
+                out.append(np.asarray(found)[: len(views)])
+            return np.concatenate(out)
+
+        return forward
+
+
+def _view(picture: UInt8[np.ndarray, "h w c"], size: int) -> UInt8[np.ndarray, "s s 3"]:
+    """The picture in color, covering size x size."""
+    color = np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture
+    return images.cover(color, size)

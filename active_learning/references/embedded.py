@@ -1,0 +1,66 @@
+"""A reference of image-text pairs whose embeddings are stored (the paper's foundation dataset)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from active_learning.config import ConfigError, setting
+from active_learning.cost.ledger import ACCOUNTS
+from active_learning.data.features import REFERENCE_COLUMNS
+from active_learning.models.published import Published
+from active_learning.references.base import Obtained, Reference, TrainRun
+from active_learning.references.loaded import Loaded
+
+
+@dataclass(frozen=True)
+class Embedded(Reference):
+    """Published two towers that embed every image and every caption once, before the first update.
+
+    The embeddings are stored by id and joined to each batch; no reference runs while the run
+    trains, however large it is.
+    """
+
+    kind_name = "embedded"
+    models_scoring = 0
+    has_params = False
+
+    # Published weights, as in `Published`.
+    path: str = ""
+    # Folder of the embeddings, which several runs may share; '': WORKDIR/features.
+    store: str = setting("", hashed=False)
+    # Whether the pass over the training data is on this run's bill.
+    charge: bool = True
+
+    def check(self, config: Any) -> None:
+        if not self.path:
+            raise ConfigError(
+                "config.reference.kind='embedded' needs config.reference.path, published weights "
+                "of two towers"
+            )
+        if not config.task.text:
+            raise ConfigError(
+                "config.reference.kind='embedded' is for image-text pairs; for labels, heads on "
+                "stored features are: config.scorer=section(OnFeatures, of=...)"
+            )
+
+    def published(self, config: Any) -> Published | None:
+        self.check(config)
+        return Published(path=self.path)
+
+    def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
+        return Obtained(flops=dict.fromkeys(ACCOUNTS, 0.0))
+
+    def for_plan(self) -> Reference:
+        """A run in place of weights that are not there: planned at the size of the scorer."""
+        path = Path(self.path)
+        return self if path.exists() else Loaded(path=str(path.with_suffix("")), charge=False)
+
+    def each(self, params: Any) -> list[Any]:
+        return []
+
+    def batch_columns(self, module: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+        width = module.image_out or module.image.width
+        shapes = (width,), (width,), (), ()
+        return {
+            name: ("float32", shape) for name, shape in zip(REFERENCE_COLUMNS, shapes, strict=True)
+        }
