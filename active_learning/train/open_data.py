@@ -9,7 +9,7 @@ import numpy as np
 from active_learning.config import ConfigError
 from active_learning.data import classes, splits
 from active_learning.data.parts import Data, Part
-from active_learning.data.sources.source import Source
+from active_learning.data.sources.source import Source, SourceSection
 from active_learning.metrics import LOG
 from active_learning.settings import Config
 
@@ -96,13 +96,19 @@ def _extra_set(key: str, section: Any, config: Config, train: Source) -> Part:
     Examples of classes that the training data do not have are left out, with a line in the log.
 
     Raises:
-      ConfigError: No class of the source is one of the training data's.
+      ConfigError: It is no source, its images have another size, or no class of it is one of the
+        training data's.
       DataError: A file or value that cannot be used.
     """
+    if not isinstance(section, SourceSection):
+        raise ConfigError(f"{key}={section!r}: expected a source, such as section(ImageFolder)")
     if config.task.text:
         section = section.with_text(config.task.text)
     opened = section.open()
     source = opened.test.small_view() if config.small_view else opened.test
+    if source.image_shape != train.image_shape:
+        ours, theirs = ("x".join(map(str, s.image_shape)) for s in (train, source))
+        raise ConfigError(f"{key}: its images are {theirs}, those of training {ours}")
     part = _part(source, np.arange(len(source)), opened.test_label)
     ours, theirs = _names(train), _names(source)
     if config.task.text or ours == theirs:

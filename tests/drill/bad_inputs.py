@@ -108,8 +108,10 @@ def _damaged(source: Path, place: Path, how: str, own: float) -> str:
         DAMAGES[how](path, draw)
     done = commands.run("prepare", place / "data", place / "out", limit=6 * SECONDS)
     problem = done.fault()
-    if not problem and done.code and done.seconds > SECONDS:
-        problem = f"refused after {done.seconds:.0f} s"
+    if (
+        not problem and done.code and done.cpu > SECONDS
+    ):  # By the clock a busy machine would decide.
+        problem = f"refused after {done.cpu:.0f} CPU seconds"
     if not problem and done.peak > BYTES + _LOADED:
         problem = f"takes {done.peak / 2**20:.0f} MiB"
     if not problem:

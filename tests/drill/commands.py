@@ -27,6 +27,7 @@ class Done:
     seconds: float
     peak: int  # bytes of resident memory, 0 for a process of its own
     hung: bool = False
+    cpu: float = 0.0  # seconds of all its threads
 
     @property
     def error_line(self) -> str:
@@ -75,15 +76,16 @@ class _Server:
             cwd=ROOT,
             env=os.environ | environment(),
         )
+        self._process.stdout.readline()  # It has loaded the libraries.
 
     def start(self, job: dict) -> int:
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
-    def wait(self) -> tuple[int, int]:
-        code, peak = self._process.stdout.readline().split()
-        return int(code), int(peak)
+    def wait(self) -> tuple[int, int, float]:
+        code, peak, cpu = self._process.stdout.readline().split()
+        return int(code), int(peak), float(cpu)
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -138,8 +140,8 @@ def run(
             timers.append(threading.Timer(kill_after, send, (number,)))
         for timer in timers:
             timer.start()
-        code, peak = server.wait()
+        code, peak, cpu = server.wait()
         for timer in timers:
             timer.cancel()
         read = lambda path: path.read_text(errors="replace") if path.exists() else ""
-        return Done(code, read(out), read(err), time.monotonic() - began, peak, bool(hung))
+        return Done(code, read(out), read(err), time.monotonic() - began, peak, bool(hung), cpu)

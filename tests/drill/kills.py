@@ -19,7 +19,9 @@ class Straight:
     """The runs that nobody disturbed, each made when it is first needed."""
 
     def __init__(self, folder: Path):
-        self.folder, self.data = folder, runs.write_data(folder / "data")
+        self.folder, self.data = folder, folder / "data"
+        if not self.data.exists():
+            runs.write_data(self.data)
         self._lock, self._cached = threading.Lock(), {}
 
     def of(self, kind: str) -> tuple[Path, dict[str, str], float]:

@@ -1,7 +1,8 @@
 """Runs commands of the package, each in a process of its own that has the libraries loaded.
 
-Reads one JSON object a line, {"module", "args", "out", "err", "env"}; answers with the process id,
-and at its end with the exit code (negative: the signal) and the largest resident size in bytes.
+Prints "ready" first. Reads one JSON object a line, {"module", "args", "out", "err", "env"}; answers
+with the process id, and at its end with the exit code (negative: the signal), the largest resident
+size in bytes and the CPU seconds.
 """
 
 import atexit
@@ -53,13 +54,15 @@ def main() -> None:
     for name in PRELOADED:
         with contextlib.suppress(ImportError):  # optional decoders
             importlib.import_module(name)
+    print("ready", flush=True)
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
             _child(json.loads(line))
         print(pid, flush=True)
         _, status, usage = os.wait4(pid, 0)
-        print(os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024, flush=True)
+        cpu = usage.ru_utime + usage.ru_stime
+        print(os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024, cpu, flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 
 from active_learning.config import ConfigError
 from active_learning.data.sources.arrays import Arrays
+from active_learning.data.sources.shapes import Shapes
 from active_learning.metrics import LOG
 from active_learning.settings import Evaluate, Select, Split
 from active_learning.train.open_data import open_data
@@ -49,3 +50,16 @@ def test_other_classes_are_left_out_and_counted(tmp_path, caplog, monkeypatch):
 def test_no_class_in_common_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"config.evaluate.also.more: none of its classes"):
         opened(tmp_path, [0, 1, 0, 1], ["fox", "gnu"])
+
+
+@pytest.mark.parametrize(
+    ("also", "message"),
+    [(3, r"also\.more=3: expected a source"), ("larger", "images are 16x16x3, those of .* 8x8x3")],
+)
+def test_what_cannot_be_judged_is_one_line(tmp_path, also, message):
+    ours = write(tmp_path / "ours", [0, 1, 0, 1], ["cat", "dog"])
+    if also == "larger":
+        also = Shapes(size=16, train=20, test=20)
+    config = world.config(tmp_path, data=ours, split=Split(), select=Select())
+    with pytest.raises(ConfigError, match=message):
+        open_data(world.dataclasses.replace(config, evaluate=Evaluate(also={"more": also})))
