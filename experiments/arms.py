@@ -25,6 +25,7 @@ from active_learning.config import config_hash
 from active_learning.metrics import LOG, read_summary
 from active_learning.settings import Config
 from active_learning.train import loop
+from active_learning.train.signals import PreemptionGuard
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,12 @@ def _complete(summary: dict | None) -> bool:
 
 
 def trained(config: Config, folder: Path) -> dict:
-    """The summary of a run, trained or found complete; SystemExit when it was asked to stop."""
-    summary = loop.run(config, folder)
+    """The summary of a run, trained or found complete; SystemExit when it was asked to stop.
+
+    The guard is what lets the untrained reference of a control be a run without updates.
+    """
+    with PreemptionGuard() as guard:
+        summary = loop.run(config, folder, guard)
     if not _complete(summary):
         raise SystemExit(f"stopped at {folder}; the same command continues it")
     return summary

@@ -253,7 +253,7 @@ TABLES = {
     "flickr_desk_final": pairs,
     "noise_desk_tune": tuned,
     "finetune_desk": finetuned,
-    "safety_desk": lambda result: safety.table(result["cells"]),
+    "safety_desk": safety.page,
     "label_check": label_check.table,
 }
 

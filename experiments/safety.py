@@ -319,6 +319,14 @@ def table(cells: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
+def page(result: dict) -> str:
+    """The table, and what is missing in it."""
+    cells, missing = result["cells"], result["not_run"]
+    count = f"{len(cells)} of {len(CELLS)} cells were run"
+    left = f"; not run: {', '.join(missing)}" if missing else ""
+    return f"{table(cells)}\n\n{count}{left}."
+
+
 def results(file: Path) -> dict[str, list[dict]]:
     """Cells of an earlier call, by name."""
     return json.loads(file.read_text())["cells"] if file.exists() else {}
