@@ -85,6 +85,21 @@ def decide(scores: Path, decisions: Path) -> None:
             writer.writerow(given | {"decision": "relabel" if new else "keep", "new_label": new})
 
 
+def precision(scores: Path) -> dict[str, list[float]]:
+    """By the number of most suspect examples: fraction wrong, and with the right suggestion."""
+    with np.load(data_folder() / "cifar10n" / "train.npz") as archive:
+        clean = archive["label"]
+    judged = [row for row in read_rows(scores) if row["probability"] is not None]
+    judged.sort(key=lambda row: -row["score"])
+    right = [CIFAR[clean[int(Path(row["path"]).stem)]] for row in judged]
+    wrong = np.array([r != row["label"] for r, row in zip(right, judged, strict=True)])
+    found = np.array([r == row["suggested"] for r, row in zip(right, judged, strict=True)])
+    return {
+        str(k): [round(float(wrong[:k].mean()), 3), round(float(found[:k].mean()), 3)]
+        for k in (50, 250, 500, REVIEWED)
+    }
+
+
 def wrong_labels(folder: Path) -> tuple[int, float]:
     """Examples of a training set, and the fraction of its labels that are wrong."""
     with np.load(data_folder() / "cifar10n" / "train.npz") as archive:
@@ -128,15 +143,18 @@ def accuracy(folder: Path, arm: str, seed: int, updates: int) -> float:
 
 
 def table() -> str:
-    """The table of docs/curate.md."""
+    """The table of docs/curate.md, of the runs that are finished."""
     known = json.loads(RESULTS.read_text())["circle"]
-    lines = ["| training set | examples | wrong labels | accuracy |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| training set | examples | wrong labels | accuracy | runs |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for arm in ARMS:
         row = known["sets"][arm]
         runs = 100 * np.array(list(known["accuracy"][arm].values()))
-        error = runs.std(ddof=1) / np.sqrt(len(runs))
+        error = f" ± {runs.std(ddof=1) / np.sqrt(len(runs)):.1f}" if len(runs) > 1 else ""
         share = f"{row['examples']:,} | {row['wrong']:.1%}"
-        lines.append(f"| {arm} | {share} | {runs.mean():.1f} ± {error:.1f} |")
+        lines.append(f"| {arm} | {share} | {runs.mean():.1f}{error} | {len(runs)} |")
     return "\n".join(lines)
 
 
@@ -158,6 +176,7 @@ def main(argv: list[str] | None = None) -> None:
         keep("circle", known)
     folders = sets(source)
     known["updates"] = args.updates
+    known["precision"] = precision(WORK / "out" / "scores.parquet")
     known["sets"] = {
         arm: dict(zip(("examples", "wrong"), wrong_labels(folder), strict=True))
         for arm, folder in folders.items()

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments import curate
+from experiments import curate, curate_circle
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "curate.md"
 
 
-@pytest.mark.parametrize("table", [curate.auc_table, curate.planted_table])
+@pytest.mark.parametrize("table", [curate.auc_table, curate.planted_table, curate_circle.table])
 def test_docs_hold_the_tables_of_the_results(table):
     assert table() in DOCS.read_text()
 
