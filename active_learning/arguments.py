@@ -45,6 +45,13 @@ class Parser(argparse.ArgumentParser):
             self.error(self._unknown(unknown))
         return known
 
+    def folder(self, text: str, name: str) -> Path:
+        """The folder that a positional argument `name` asks to write; an error if it is no path."""
+        try:
+            return path(text)
+        except argparse.ArgumentTypeError as error:
+            self.error(f"{name}: {error}")
+
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits with 2."""
         line = " ".join(str(message).split())

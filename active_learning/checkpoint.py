@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from active_learning import distributed
 from active_learning.config import ConfigError
+from active_learning.distributed.finite import nonfinite
 from active_learning.metrics import LOG, StorageError, write_atomic
 
 MANIFEST = "checksums.json"
@@ -295,34 +295,6 @@ def newest_damage(run: Path) -> str | None:
     """Returns what is wrong with a run's newest checkpoint; None when it is intact or not there."""
     steps = _steps(Path(run) / "checkpoints")
     return find_damage(Path(run) / "checkpoints" / str(steps[0])) if steps else None
-
-
-def nonfinite(tree: PyTree) -> str | None:
-    """Returns the path of the first parameter with a value that is not finite, else None.
-
-    Optimizer states and whatever else lies outside of `params` is not looked at.
-    """
-    named = [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
-    named = [
-        (name, leaf)
-        for name, leaf in named
-        if "params" in name.split("/") and jnp.issubdtype(leaf.dtype, jnp.floating)
-    ]
-    if not named:
-        return None
-    leaves = [leaf for _, leaf in named]
-    if all(isinstance(leaf, np.ndarray) for leaf in leaves):
-        finite = np.array([np.isfinite(leaf).all() for leaf in leaves])
-    else:  # One program, which all processes run: an array may be spread over them.
-        finite = np.asarray(jax.jit(_all_finite)(leaves))
-    return None if finite.all() else named[int(np.argmin(finite))][0]
-
-
-def _all_finite(leaves: list) -> jax.Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
 
 
 def load_params(run: Path, which: str = "learner") -> PyTree:

@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from active_learning.config import ConfigError, check_ranges, is_zero, to_steps
+from active_learning.core.resolution import rows_at_low
 from active_learning.settings import Config
 
 # Latest end of the window with until='auto', in % of the run: late in the decay of the learning
@@ -48,10 +49,14 @@ def resolve(config: Config, pool: int, devices: int) -> StepCounts:
       ConfigError: Names the key that cannot work.
     """
     check_ranges(config)
+    _check_actors(config, devices)
+    devices -= config.select.actors
     _check_devices(config, devices)
     config.reference.check(config)
     _check_filter(config)
     _check_reuse(config)
+    _check_flexi(config, devices)
+    _check_distill(config)
     config.augmentation.check()
     config.task.check(config)
     _check_views(config)
@@ -73,6 +78,15 @@ def check_values(config: Config) -> None:
         module = getattr(config, role)
         if not (callable(getattr(module, "cost", None)) and dataclasses.is_dataclass(module)):
             raise ConfigError(f"config.{role}={module!r:.60}: expected a model, e.g. a ViT")
+
+
+def on_any_devices(config: Config) -> Config:
+    """The config without the keys that ask for a number of devices, for other uses of its models.
+
+    The learner is whole on each device, and no device is set apart for scoring.
+    """
+    select = dataclasses.replace(config.select, actors=0, refresh=1)
+    return dataclasses.replace(config, fsdp=1, select=select)
 
 
 def _step_counts(config: Config, pool: int) -> StepCounts:
@@ -109,19 +123,47 @@ def _step_counts(config: Config, pool: int) -> StepCounts:
 
 def _check_devices(config: Config, devices: int) -> None:
     b, select, accum = config.batch_size, config.select, config.grad_accum_steps
+    scoring = select.actors or devices
     if b % devices:
         raise ConfigError(f"config.batch_size={b}: not divisible by the {devices} devices")
     if devices % config.fsdp:
         raise ConfigError(f"config.fsdp={config.fsdp}: does not divide the {devices} devices")
-    if select.score_chunk and (b * select.ratio // devices) % select.score_chunk:
+    if select.score_chunk and (b * select.ratio // scoring) % select.score_chunk:
         raise ConfigError(
             f"config.select.score_chunk={select.score_chunk}: must divide the "
-            f"{b * select.ratio // devices} candidates of a device"
+            f"{b * select.ratio // scoring} candidates of a device"
         )
     if b % (accum * devices):
         raise ConfigError(
             f"config.grad_accum_steps={accum}: must divide the {b // devices} examples of a "
             f"device (config.batch_size={b})"
+        )
+
+
+def _check_actors(config: Config, devices: int) -> None:
+    """Actors leave devices to train, choose ahead, and have something to score."""
+    select, key = config.select, f"config.select.actors={config.select.actors}"
+    if not select.actors:
+        if select.refresh != 1:
+            raise ConfigError(
+                f"config.select.refresh={select.refresh}: only with config.select.actors"
+            )
+        return
+    if select.actors >= devices:
+        raise ConfigError(
+            f"{key}: of {devices} devices at least one must train, so at most {devices - 1}"
+        )
+    if not select.policy.needs:
+        raise ConfigError(f"{key}: policy {select.policy.name!r} scores nothing while it trains")
+    if select.schedule != "ahead":
+        raise ConfigError(
+            f"{key}: actors choose one update ahead, so config.select.schedule must be 'ahead'"
+        )
+    if config.batch_size % select.actors:
+        raise ConfigError(f"{key}: must divide config.batch_size={config.batch_size}")
+    if config.reference.trains_along:
+        raise ConfigError(
+            f"{key}: a co-trained reference trains on super-batches, which lie on the actors only"
         )
 
 
@@ -157,6 +199,45 @@ def _check_reuse(config: Config) -> None:
                 f"config.{key}={value!r}: {policy.name!r} scores and trains in one pass, so it "
                 f"must be {only!r}"
             )
+
+
+def _check_flexi(config: Config, devices: int) -> None:
+    flexi, policy = config.flexi, config.select.policy
+    if not flexi.patch:
+        return
+    try:
+        rows_at_low(flexi.fraction, config.batch_size // devices)
+    except ValueError as error:
+        raise ConfigError(f"config.flexi.fraction={error}") from error
+    if policy.reuse_forward:
+        raise ConfigError(
+            f"config.flexi.patch={flexi.patch}: {policy.name!r} trains on the pass that scores, "
+            "which is at one resolution; use the policy without '_fused'"
+        )
+    if config.grad_accum_steps > 1:
+        raise ConfigError(
+            f"config.grad_accum_steps={config.grad_accum_steps}: with config.flexi.patch a batch "
+            "is not cut further, use 1"
+        )
+
+
+def _check_distill(config: Config) -> None:
+    policy, reference = config.select.policy, config.reference
+    key = f"config.distill.weight={config.distill.weight}"
+    if not config.distill.weight:
+        return
+    if "reference" not in policy.needs:
+        raise ConfigError(f"{key}: policy {policy.name!r} reads no reference to learn from")
+    if reference.models_scoring != 1:
+        raise ConfigError(
+            f"{key}: config.reference.kind={reference.kind_name!r} has not one model that runs; "
+            "use 'trained' or 'loaded'"
+        )
+    if policy.reuse_forward:
+        raise ConfigError(
+            f"{key}: {policy.name!r} trains on the pass that scores; use the policy without "
+            "'_fused'"
+        )
 
 
 def _check_views(config: Config) -> None:

@@ -43,8 +43,8 @@ def parse(argv: list[str]) -> tuple[object, Path, Options, str]:
     args = parser.parse_args(rest)
     if len(args.paths) != (2 if config is None else 1):
         raise ConfigError("give SOURCE and OUT, or OUT and --config=FILE")
+    out = parser.folder(args.paths[-1], "OUT")
     section = section_of(args.paths[0]) if config is None else config.data
-    out = Path(args.paths[-1]).expanduser()
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: a file; give a folder for the results")
     fitted = dataclasses.replace(CrossFit(), folds=args.folds, repeats=args.repeats)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from active_learning import checkpoint, cli
 from active_learning.arguments import Parser, path
+from active_learning.checks import on_any_devices
 from active_learning.evaluators import image_text
 from active_learning.train.build import build
 from active_learning.train.embedding_pass import with_stored
@@ -49,7 +50,7 @@ def evaluate(
     if sets:
         evaluation = dataclasses.replace(config.evaluate, sets=sets)
         config = dataclasses.replace(config, evaluate=evaluation)
-    built = build(config)
+    built = build(on_any_devices(config))
     check_same_data(workdir, built)
     joined = with_stored(built, workdir)
     assert joined is not None, "nobody asked to stop"

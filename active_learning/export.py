@@ -15,6 +15,7 @@ import numpy as np
 
 from active_learning import checkpoint, cli
 from active_learning.arguments import Parser, path
+from active_learning.checks import on_any_devices
 from active_learning.config import ConfigError
 from active_learning.models.weights import FORMATS, About, Layout, open_weights, write_weights
 from active_learning.train import run_folder
@@ -50,7 +51,7 @@ def _model_of(run: Path, which: str, data: str) -> tuple[Any, Any, About]:
     if not (run / "checkpoints").is_dir() and not (run / "summary.json").exists():
         weights = open_weights(run)
         return weights.module, weights.params(), weights.about
-    experiment = build(run_folder.load_config(run, data))
+    experiment = build(on_any_devices(run_folder.load_config(run, data)))
     run_folder.check_same_data(run, experiment)
     learner = which == "learner"
     module = experiment.learner if learner else experiment.scorer

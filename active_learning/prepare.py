@@ -21,7 +21,7 @@ from active_learning import cli
 from active_learning.arguments import Parser, number
 from active_learning.config import ConfigError, changed, fields_of, from_flags
 from active_learning.data import limits
-from active_learning.data.sources import next_command, paths, taking, tfds
+from active_learning.data.sources import next_command, taking, tfds
 from active_learning.data.sources.from_path import listings_of, section_of
 from active_learning.data.sources.preparation import Options, prepare
 
@@ -64,7 +64,9 @@ def _arguments(rest: list[str]) -> argparse.Namespace:
         metavar="FACTOR",
         help="on the limits of data/limits.py",
     )
-    return parser.parse_args(rest)
+    args = parser.parse_args(rest)
+    args.out = parser.folder(args.paths[-1], "OUT")
+    return args
 
 
 def run(argv: list[str]) -> str:
@@ -74,13 +76,12 @@ def run(argv: list[str]) -> str:
     if len(args.paths) != (2 if config is None else 1):
         expected = "SOURCE OUT" if config is None else "OUT"
         raise ConfigError(f"expected {expected}, got {' '.join(args.paths)}")
-    paths.check_kind(args.paths[-1], "OUT", write=True)
     given = vars(args)
     options = Options(**{f.name: given[f.name] for f in dataclasses.fields(Options)})
     options = _as_format(options, args.kind)
     options.check()
     section = _section(section_of(args.paths[0]) if config is None else config.data, given)
-    out = paths.local(args.paths[-1])
+    out = args.out
     if args.tfds:
         if options != Options() or args.kind:
             raise ConfigError(f"--tfds={args.tfds}: takes the images as they are, no other options")

@@ -23,7 +23,9 @@ __all__ = [
     "Augmentation",
     "Checkpoint",
     "Config",
+    "Distill",
     "Evaluate",
+    "Flexi",
     "Labels",
     "Log",
     "Optim",
@@ -71,6 +73,30 @@ class Select(Section):
     # 'exact': selection n + 1 follows update n. 'ahead': it scores with the online model after
     # update n - 1 and hides behind update n.
     schedule: str = setting("exact", one_of=("exact", "ahead"))
+    # Devices that score, with a copy of the scoring models, while the others train; 0: all do both.
+    actors: int = setting(0, at_least=0, hashed=False)
+    # Updates between two copies for the actors.
+    refresh: int = setting(1, at_least=1)
+
+
+@dataclass(frozen=True)
+class Flexi(Section):
+    """A second, lower resolution of the learner: larger patches of the same image."""
+
+    # Side of the larger patches, at which the learner scores; 0: one resolution.
+    patch: int = setting(0, at_least=0)
+    # Fraction of each batch that is trained on in larger patches.
+    fraction: float = setting(0.5, above=0.0, below=1.0)
+
+
+@dataclass(frozen=True)
+class Distill(Section):
+    """Soft targets from the reference on the selected batch, as in ACED (arXiv 2411.18674)."""
+
+    # Of the soft loss; the label's or the pair's own loss has 1 - weight. 0: none.
+    weight: float = setting(0.0, at_least=0.0, at_most=1.0)
+    # Divides the logits of both models in the soft loss.
+    temperature: float = setting(1.0, above=0.0)
 
 
 @dataclass(frozen=True)
@@ -146,6 +172,10 @@ class Config(Section):
     # Random views for training, keyed by (id, epoch); `augmentation` says which.
     augment: bool = True
     augmentation: Augmentation = Augmentation()
+    # Larger patches for scoring with the learner and for part of its batches (Flexi-JEST).
+    flexi: Flexi = Flexi()
+    # Whether the learner also learns from the reference's outputs on what was selected.
+    distill: Distill = Distill()
     # Compute type; parameters, losses and scores are float32.
     dtype: str = setting("float32", one_of=("float32", "bfloat16"))
     # Run folder whose learner's weights the learner starts from.

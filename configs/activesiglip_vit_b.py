@@ -3,14 +3,14 @@
     python -m active_learning.main --config=configs/activesiglip_vit_b.py --workdir=runs/siglip \\
         --config.data.path='DIR/train-{0000..9999}.tar'
 
-Published SigLIP weights can be the reference; they fix the scorer's size to the learner's ViT-B:
+Published SigLIP weights can be the reference. As large as the learner, they would not pay if they
+ran on every candidate, so they embed each image and caption once:
 
     ... --config=configs/activesiglip_vit_b.py:published \\
         --config.reference.path=webli_en_b16_224_63724782.npz
 
 Hardware as for ActiveCLIP. Expected, from the paper: about half of uniform's updates on noisy web
-pairs with a reference of cleaner pairs. With `:published` the reference is free, but scorers as
-large as the learner are expensive: see `python -m active_learning.plan` first.
+pairs with a reference of cleaner pairs. `python -m active_learning.plan` prints the bill first.
 """
 
 from active_learning.config import check_arm, section
@@ -32,6 +32,6 @@ def get_config(arm: str = "learnability"):
         pixel_norm="symmetric",
     )
     if arm == "published":
-        config.scorer = activeclip_vit_b.towers("B")
-        config.reference = section(Reference, kind="loaded", path="webli_en_b16_224_63724782.npz")
+        path = "webli_en_b16_224_63724782.npz"
+        config.reference = section(Reference, kind="embedded", path=path)
     return config

@@ -1,8 +1,9 @@
-"""Joint selection alone: memory and time at the size of JEST's super-batches, and its share of a
-step with a ViT-B learner.
+"""Joint selection: its cost in a whole step (`cpu`), and alone its memory and time at the size of
+JEST's super-batches with its share of a step with a ViT-B learner (`full`); `smoke`: both, tiny.
 
-    python -m experiments.bench_joint --preset=full|smoke [--out FILE.json]
+    python -m experiments.bench_joint --preset=cpu|full|smoke [--rounds 9] [--out FILE.json]
 
+`cpu`: the table of `experiments.joint_cost`, every step in turns over the uniform one.
 `full`: B = 32,768 candidates, b = 6,554, 16 chunks, embeddings of a SigLIP B/16 (768 numbers), two
 models. Peak memory is that of the process (its growth from just before the embeddings are made), so
 run it alone. The share is analytic: products of joint selection over the FLOPs of a step whose
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 from active_learning.core import contrastive, policies, scores, select
 from active_learning.cost import ledger
 from active_learning.models import VARIANTS, Text, TwoTower, ViT
+from experiments import joint_cost
 
 PRESETS = {"full": (32_768, 6_554, 768), "smoke": (1_024, 128, 64)}
 
@@ -84,12 +86,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", choices=PRESETS, default="full")
+    parser.add_argument("--preset", choices=(*PRESETS, "cpu"), default="full")
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    found = measure(*PRESETS[args.preset])
+    found: dict = {}
+    if args.preset in PRESETS:
+        found = measure(*PRESETS[args.preset])
     for name, value in found.items():
         print(f"{name:22s} {value:,.6g}" if isinstance(value, float) else f"{name:22s} {value:,}")
+    if args.preset in joint_cost.SIZES:
+        smoke = args.preset == "smoke"  # compiling all of them takes longer than it is worth
+        names = ("uniform", "Flexi, stored reference") if smoke else ()
+        rounds = 2 if smoke else args.rounds
+        found["cost"] = joint_cost.measure(joint_cost.SIZES[args.preset], rounds, names)
+        print("\n".join(joint_cost.lines(found["cost"])))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """The full circle by commands: curate, decide, prepare --keep, train; accuracy before and after.
 
-    python -m experiments.curate_circle [--examples=5000] [--updates=800] [--seeds=3]
+    python -m experiments.curate_circle [--examples=5000] [--updates=500] [--seeds=3]
 
 5,000 images of CIFAR-10N with its worst labels (40 % wrong), as PNGs in a folder for each class,
 and 1,000 test images with clean labels. Four training sets, each for the same number of updates:
@@ -36,10 +36,11 @@ REVIEWED = 1000  # examples that the person looks at
 ARMS = ("as given", "dropped", "relabeled", "reviewed")
 # Small enough that twelve runs take minutes; the same for all arms.
 MODEL = (
-    "--config.learner.width=96",
-    "--config.learner.depth=3",
-    "--config.learner.patch=4",
+    "--config.learner.width=48",
+    "--config.learner.depth=2",
+    "--config.learner.patch=8",
     "--config.split.parts={}",
+    "--config.evaluate.every=50 %",
 )
 
 
@@ -142,7 +143,7 @@ def table() -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.curate_circle")
     parser.add_argument("--examples", type=int, default=5000)
-    parser.add_argument("--updates", type=int, default=800)
+    parser.add_argument("--updates", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args(argv)
     WORK.mkdir(parents=True, exist_ok=True)

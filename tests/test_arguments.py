@@ -95,6 +95,12 @@ def test_paths_of_flags(tmp_path, monkeypatch, capsys):
         refused(parser.parse_args, [word], capsys)
 
 
+@pytest.mark.parametrize("command", [prepare.main, curate.main])
+@pytest.mark.parametrize("out", ["s3://bucket/out", "", "a\0b", "~nosuchuser/out"])
+def test_the_folder_to_write_must_be_local(command, out, capsys):
+    assert refused(command, ["source", out], capsys).startswith("error: OUT: ")
+
+
 def test_a_number_within_its_range():
     assert number(int, 1, 4)("4") == 4
     assert number(float, 0, 1)("1e-3") == 0.001

@@ -12,6 +12,7 @@ import pytest
 from active_learning import checkpoint
 from active_learning.config import ConfigError
 from active_learning.core import sharding
+from active_learning.distributed.finite import nonfinite
 from active_learning.metrics import StorageError
 from tests import toy
 
@@ -189,7 +190,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     keeper.save(1, state, {"at": 1})
     keeper.save(2, broken, {"at": 2})
     keeper.close()
-    assert checkpoint.nonfinite(broken) == "learner/params/b"
+    assert nonfinite(broken) == "learner/params/b"
     with pytest.raises(checkpoint.DamagedError, match=r"2: learner/params/b is not finite"):
         checkpoint.load_params(tmp_path)
     assert checkpoint.load_params(tmp_path, "online")

@@ -43,7 +43,7 @@ CORE = (
     ("pair_scores",),
     ("policies",),
     ("recipe",),
-    ("observe", "reuse", "distillation"),
+    ("observe", "reuse", "distillation", "resolution"),
     ("step",),
 )
 

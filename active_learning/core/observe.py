@@ -20,7 +20,7 @@ def _observe(recipe: Recipe, model: Model, params: PyTree, batch: Batch) -> PyTr
     observe = recipe.policy.observe or model.act_loss
 
     def forward(params, rows):
-        return observe(model.apply(params, rows, False), rows)
+        return observe(model.score_outputs(params, rows), rows)
 
     def local(params, batch):
         size = jax.tree.leaves(batch)[0].shape[0]

@@ -42,6 +42,8 @@ class Policy:
     remember: Callable | None = None
     # Probability with which a remembered example of below-average loss is left out of an epoch.
     prune_fraction: float = 0.0
+    # The score reads what each candidate shows (`scores.ScoreInputs.concept`).
+    reads_concepts: bool = False
     # The score reads embeddings of image-text pairs, which stay sharded over the devices.
     needs_embeddings: bool = False
     # `score` returns `PairScores` for a joint sampler; the task's loss must be a sum over pairs.
@@ -84,6 +86,13 @@ class_centred_learnability = Policy(
     "class_centred_learnability", partial(scores.class_centred, reference_weight=2.0)
 )
 """Cautious learnability less its mean over each class, for imbalanced classes."""
+concept_balanced_learnability = Policy(
+    "concept_balanced_learnability", scores.concept_balanced, reads_concepts=True
+)
+"""Learnability less the log frequency of the example's concept in the super-batch.
+
+A concept is a class, for image-text pairs the word of `task.classes` that the captions name.
+"""
 hard = Policy("hard", scores.hard, needs=("online",))
 """The online model's loss, sampled."""
 easy_reference = Policy("easy_reference", scores.easy_reference, needs=("reference",))
@@ -207,7 +216,8 @@ among them count twice; the last eighth of the run draws all. No model scores, n
 POLICIES: dict[str, Policy] = {
     policy.name: policy
     for policy in (
-        uniform, learnability, cautious_learnability, class_centred_learnability, hard,
+        uniform, learnability, cautious_learnability, class_centred_learnability,
+        concept_balanced_learnability, hard,
         easy_reference, hard_learner, hard_learner_fused, small_loss, infobatch, rho, gradient_norm,
         margin, entropy, divbs, pair_learnability, s_cliploss, joint, joint_learner,
         joint_learner_fused, joint_easy, offline_filter,
@@ -219,7 +229,8 @@ SCORES: dict[str, Callable] = {
         score.__name__: score
         for score in (
             scores.learnability, scores.hard, scores.small_loss, scores.easy_reference,
-            scores.class_centred, scores.entropy, scores.margin, scores.gradient_norm, scores.divbs,
+            scores.class_centred, scores.concept_balanced,
+            scores.entropy, scores.margin, scores.gradient_norm, scores.divbs,
             pair_scores.joint_learnability, pair_scores.joint_easy_reference,
             pair_scores.loss_learnability, pair_scores.s_cliploss,
         )

@@ -33,6 +33,14 @@ class Model:
     optimizer: optax.GradientTransformation
     # Whether an example's loss depends on the rest of its batch.
     pairwise: bool = False
+    # As `apply`, where scores are computed in another way than evaluations (a low resolution).
+    score_apply: Callable[[PyTree, Batch, bool], Any] | None = None
+    # Rows of a batch are treated alike when their places differ by this.
+    period: int = 1
+
+    def score_outputs(self, params: PyTree, batch: Batch) -> Any:
+        """Outputs that scores are computed from: evaluation mode."""
+        return (self.score_apply or self.apply)(params, batch, False)
 
 
 def unaugmented(batch: Batch, key: Key[Array, ""]) -> Batch:
@@ -90,6 +98,12 @@ class Recipe:
             raise ValueError(
                 f"policy {self.policy.name!r} with distill=True: a reused forward pass has no "
                 "second view for the teacher; use the policy that scores in a pass of its own"
+            )
+        if self.learner.period > 1 and (self.policy.reuse_forward or self.grad_accum_steps > 1):
+            raise ValueError(
+                "a learner that treats rows by their place (period "
+                f"{self.learner.period}) with a reused forward pass or grad_accum_steps="
+                f"{self.grad_accum_steps}: both change the places"
             )
 
     def model(self, name: str) -> Model:

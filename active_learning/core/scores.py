@@ -26,6 +26,8 @@ class ScoreInputs(NamedTuple):
     reference: Any = None
     # Class numbers (B,) as trained on, None where the candidates have none.
     label: Any = None
+    # What each candidate shows (B,): a number for the class word its captions name, else its class.
+    concept: Any = None
     # Number of candidates that will be selected (int).
     b: Any = None
 
@@ -97,6 +99,31 @@ def class_centred(
     sums = jnp.zeros((size,)).at[classes].add(values)
     counts = jnp.zeros((size,)).at[classes].add(1.0)
     return _score(values - (sums / jnp.maximum(counts, 1.0))[classes]), policy_state
+
+
+def concept_balanced(
+    inputs: ScoreInputs,
+    policy_state: PolicyState,
+    score: Callable[..., tuple[Scores, PolicyState]] = learnability,
+    weight: float = 1.0,
+    **options: Any,
+) -> tuple[Scores, PolicyState]:
+    """`score(inputs, policy_state, **options)` less `weight` * log of the concept's frequency.
+
+    Frequencies are counted in the super-batch. With `weight` equal to the temperature, candidates
+    of equal score are drawn such that every concept comes equally often, whatever its frequency
+    (the composition of CABS, concept-aware batch sampling).
+
+    Raises:
+      ValueError: The candidates have neither concepts nor labels.
+    """
+    if inputs.concept is None:
+        raise ValueError("concept_balanced: the super-batch has neither 'concept' nor 'label'")
+    values, policy_state = score(inputs, policy_state, **options)
+    size = inputs.concept.shape[0]
+    concepts = jnp.unique(inputs.concept, return_inverse=True, size=size)[1]
+    counts = jnp.zeros((size,)).at[concepts].add(1.0)
+    return _score(values - weight * jnp.log(counts[concepts])), policy_state
 
 
 def logits(outputs: dict[str, Array], batch: dict[str, Array]) -> Float[Array, "B C"]:

@@ -123,7 +123,9 @@ def aot_compile(
     )
 
 
-def home_first(indices: Int[Array, "b"], super_batch_size: int, devices: int) -> Int[Array, "b"]:
+def home_first(
+    indices: Int[Array, "b"], super_batch_size: int, devices: int, period: int = 1
+) -> Int[Array, "b"]:
     """Permutes `indices` so that a selected row stays on the device that owns it where it can.
 
     The order inside a sub-batch is free, so only rows of devices with more than b / devices of them
@@ -134,10 +136,17 @@ def home_first(indices: Int[Array, "b"], super_batch_size: int, devices: int) ->
     Args:
       indices: Rows of the super-batch, distinct.
       super_batch_size: B; a device owns B / devices consecutive rows.
-      devices: Must divide both b and B.
+      devices: Must divide both B and b / period.
+      period: Where the place in the sub-batch decides how a row is treated: index i stays at a
+        place that is i modulo `period`.
     """
     if devices == 1:
         return indices
+    if period > 1:
+        groups = [
+            home_first(indices[first::period], super_batch_size, devices) for first in range(period)
+        ]
+        return jnp.stack(groups, axis=1).reshape(-1)
     b = indices.shape[0]
     room = b // devices
     indices = jnp.sort(indices)  # Sorts by owner.

@@ -68,7 +68,8 @@ def _score_and_select(
     The sampled indices are permuted so that as few rows as possible change device.
     """
     with jax.named_scope("select"):
-        inputs = inputs | {"label": super_batch.get("label")}
+        label = super_batch.get("label")
+        inputs = inputs | {"label": label, "concept": super_batch.get("concept", label)}
         if recipe.mesh is not None and not recipe.policy.needs_embeddings:
             inputs = jax.lax.with_sharding_constraint(inputs, replicated(recipe.mesh))
         values, policy_state = recipe.policy.score(
@@ -81,7 +82,8 @@ def _score_and_select(
         selection = recipe.policy.select(key, logits, recipe.sub_batch_size)
         values, logits = pair_scores.per_example(values), pair_scores.per_example(logits)
         devices = 1 if recipe.mesh is None else recipe.mesh.size
-        indices = home_first(selection.indices, values.shape[0], devices)
+        period = recipe.learner.period
+        indices = home_first(selection.indices, values.shape[0], devices, period)
         weights = jnp.zeros_like(values).at[selection.indices].set(selection.weights)[indices]
         metrics = {
             "score_mean_all": jnp.mean(values),

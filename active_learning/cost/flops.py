@@ -46,7 +46,7 @@ class Cost:
             self.forward + other.forward, self.first + other.first, self.recompute + other.recompute
         )
 
-    def __mul__(self, times: int) -> "Cost":
+    def __mul__(self, times: float | int) -> "Cost":
         return Cost(self.forward * times, self.first * times, self.recompute * times)
 
     __rmul__ = __mul__

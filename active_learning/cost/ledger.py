@@ -86,6 +86,7 @@ def step_costs(
     cotrained: bool = False,
     reuse: bool = False,
     distill: bool = False,
+    learner_scores: Any = None,
     reference: Any = None,
 ) -> dict[str, float]:
     """FLOPs of one update, by account.
@@ -101,11 +102,12 @@ def step_costs(
       cotrained: The reference is also trained on all candidates.
       reuse: The learner scores with the forward pass it trains with (`Policy.reuse_forward`).
       distill: The reference runs on the examples trained on as well (`Recipe.distill`).
+      learner_scores: `flops.Cost` per example of the learner's scoring pass; None: as `learner`.
       reference: `flops.Cost` per example of a frozen reference of another architecture.
     """
     costs = {"learner_train": b * learner.train, "recompute": b * learner.recompute}
     if "learner" in needs:
-        costs["learner_train"] += (ratio - reuse) * b * learner.forward
+        costs["learner_train"] += (ratio - reuse) * b * (learner_scores or learner).forward
     if "online" in needs:
         costs["online_score"] = ratio * b * scorer.forward
         costs["online_train"] = b * scorer.train

@@ -217,9 +217,11 @@ def _kicker(summary: Summary, shown: int, found: int) -> str:
 def _numbers(summary: Summary, found: list[Record]) -> list[dict]:
     numbers = []
     if summary.corrupted is not None:
-        detail = f"{_percent(summary.confidence)} interval: {_interval(summary.corrupted)}"
+        fraction, level = summary.corrupted, _percent(summary.confidence)
         text = "of the labels are probably wrong"
-        value = _percent(summary.corrupted.value)
+        value, detail = _percent(fraction.value), f"{level} interval: {_interval(fraction)}"
+        if fraction.high - fraction.low > WIDE:
+            value, detail = _interval(fraction), f"{level} interval; the models cannot say more"
         numbers.append({"value": value, "text": text, "detail": detail, "bad": True})
     for issues, text in (
         (("duplicate",), "exact duplicates"),

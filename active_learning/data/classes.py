@@ -30,6 +30,7 @@ from active_learning.data.errors import DataError
 
 MISSING = -1  # class number of a label that is missing or no class
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
+_FRACTION = re.compile(r"[+-]?([0-9]*\.[0-9]+(e[+-]?[0-9]+)?|[0-9]+e-[0-9]+)", re.IGNORECASE)
 _BOOLS = {"false": 0, "true": 1}
 
 
@@ -182,6 +183,9 @@ def of_labels(values: Iterable[Any], count: int, where: str) -> Classes:
         return Classes(tuple(str(n) for n in sorted(numbers)))
     if {name.casefold() for name in named} <= set(_BOOLS):
         return Classes(tuple(_BOOLS))
+    fractions = [name for name in named if whole(name) is None and _FRACTION.fullmatch(name)]
+    if len(fractions) == sum(whole(name) is None for name in named) > 0:  # all are numbers
+        raise DataError(f"{where} holds {fractions[0]}; a class is a whole number or a name")
     names = ordered(named)
     if count and len(names) != count:
         raise DataError(f"config.data.classes={count}: {where} has {len(names)} different labels")

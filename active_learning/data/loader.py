@@ -113,6 +113,7 @@ class Loader:
     """The batches of a stream, one after the other.
 
     Attributes:
+      placement: Where batches are put. It may be set: what was read ahead is then dropped.
       ahead: Batches that are read before they are asked for; 0: none.
       position: Examples handed out, not those read ahead; all there is to save. It may be set: what
         was read for other positions, or at another size, is dropped.
@@ -134,8 +135,8 @@ class Loader:
         # all decoding threads busy.
         self._ahead = ThreadPoolExecutor(2, "loader-ahead")
         self._second = ThreadPoolExecutor(1, "loader-second")
-        # (position, count, small) of a batch, and its future.
-        self._coming: deque[tuple[tuple[int, int, bool], Future]] = deque()
+        # (position, count, small, placement) of a batch, and its future.
+        self._coming: deque[tuple[tuple[int, int, bool, Any], Future]] = deque()
 
     def next(self, count: int, small: bool = False) -> LoadedBatch:
         """The next `count` examples. Raises what reading them raised."""
@@ -151,18 +152,23 @@ class Loader:
         self._fill(count, small, max(1, self.ahead))
         return self._coming[0][1].result()
 
-    def fetch(self, find: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Future:
+    def fetch(
+        self,
+        find: Callable[[], tuple[np.ndarray, np.ndarray]],
+        placement: jax.sharding.Sharding | None,
+    ) -> Future:
         """Starts reading the full batch of rows that are not known yet.
 
         Args:
           find: Returns rows of the part, and their epochs; called in a thread of its own.
+          placement: Where the batch is put.
         """
 
         def read() -> dict[str, jax.Array]:
             rows, epochs = find()
-            here = local_rows(self.placement, len(rows))
+            here = local_rows(placement, len(rows))
             batch = self.stream.part.batch(rows[here], epochs[here])
-            return to_global_array(batch, self.placement, len(rows))
+            return to_global_array(batch, placement, len(rows))
 
         return self._second.submit(read)
 
@@ -180,17 +186,18 @@ class Loader:
         self._second.shutdown(cancel_futures=True)
 
     def _fill(self, count: int, small: bool, size: int) -> None:
-        if self._coming and self._coming[0][0] != (self.position, count, small):
+        where = self.placement
+        if self._coming and self._coming[0][0] != (self.position, count, small, where):
             for _, future in self._coming:
                 future.cancel()
             self._coming.clear()
         for n in range(len(self._coming), size):
-            what = (self.position + n * count, count, small)
+            what = (self.position + n * count, count, small, where)
             if what[0] >= self.stream.end:
                 break
             self._coming.append((what, self._ahead.submit(self._load, *what)))
 
-    def _load(self, position: int, count: int, small: bool) -> LoadedBatch:
-        batch = self.stream.read(position, count, local_rows(self.placement, count), small)
+    def _load(self, position: int, count: int, small: bool, placement: Any) -> LoadedBatch:
+        batch = self.stream.read(position, count, local_rows(placement, count), small)
         rows, epochs = self.stream.at(position, count)
-        return LoadedBatch(to_global_array(batch, self.placement, count), rows, epochs)
+        return LoadedBatch(to_global_array(batch, placement, count), rows, epochs)

@@ -1,5 +1,7 @@
 """Vision Transformer (arXiv 2010.11929, pre-norm form), in the variants of published weights."""
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -7,6 +9,7 @@ from jaxtyping import Array, Float
 
 from active_learning.config import setting
 from active_learning.cost import flops
+from active_learning.models import resize
 from active_learning.models.layers import DTYPES, MAX_DEPTH, MAX_WIDTH, Dense
 from active_learning.models.transformer import (
     Attention,
@@ -76,6 +79,14 @@ class ViT(nn.Module):
     norm: str = "tokens"
     # Width of a tanh layer before the head (ImageNet-21k checkpoints of the JAX ViT); 0: none.
     pre_logits: int = setting(0, at_least=0, at_most=4 * MAX_WIDTH)
+    # Side of the patches that the parameters are for, where it is not `patch`: FlexiViT
+    # (arXiv 2212.08013). 0: `patch`.
+    weights_patch: int = setting(0, at_least=0, at_most=4096)
+
+    @property
+    def resampled(self) -> bool:
+        """Whether the parameters are for patches of another side."""
+        return self.weights_patch not in (0, self.patch)
 
     @property
     def has_class_token(self) -> bool:
@@ -97,8 +108,9 @@ class ViT(nn.Module):
         height, width, _ = image_shape
         if not 0 < self.keep <= 1:
             raise ValueError(f"keep {self.keep}: expected a fraction of the patches in (0, 1]")
-        if height % self.patch or width % self.patch:
-            raise ValueError(f"patch {self.patch} does not divide the {height} x {width} image")
+        for side in (self.patch, self.weights_patch or self.patch):
+            if height % side or width % side:
+                raise ValueError(f"patch {side} does not divide the {height} x {width} image")
         check_tower(self)
         if self.pool not in POOLS:
             raise ValueError(f"pool {self.pool!r}: expected one of {', '.join(POOLS)}")
@@ -138,17 +150,11 @@ class ViT(nn.Module):
     def _embed(self, image: Array, train: bool) -> Array:
         size, p = image.shape[0], self.patch
         rows, columns = image.shape[1] // p, image.shape[2] // p
-        x = (
-            image.reshape(size, rows, p, columns, p, -1)
-            .transpose(0, 1, 3, 2, 4, 5)
-            .reshape(size, rows * columns, -1)
-        )
-        position = self.param(
-            "position",
-            nn.initializers.normal(self.width**-0.5),
-            (self.prefix_positions + rows * columns, self.width),
-        )
-        first, position = position[: self.prefix_positions], position[self.prefix_positions :]
+        x = image.reshape(size, rows, p, columns, p, -1).transpose(0, 1, 3, 2, 4, 5)
+        if self.resampled:
+            x = self._resampled(x)
+        x = x.reshape(size, rows * columns, -1)
+        first, position = self._positions(image.shape[1], image.shape[2])
         if self.keep < 1:
             kept = self.kept_patches(rows * columns)
             x, position = x[:, kept], position[kept]
@@ -157,6 +163,32 @@ class ViT(nn.Module):
         )
         x = x + position[None].astype(x.dtype)
         return jnp.concatenate([*self._prefix(first, size, x.dtype), x], axis=1)
+
+    def _resampled(self, patches: Float[Array, "B Y X p p C"]) -> Float[Array, "B Y X q q C"]:
+        """The patches at the side that the embedding is for.
+
+        Resizing the embedding by the pseudoinverse is the same function, and costs more.
+        """
+        matrix = resize.patch_resampler(self.weights_patch, self.patch).astype(np.float32)
+        sides = partial(jnp.einsum, "ai,bj,nyxijc->nyxabc", matrix, matrix, optimize="optimal")
+        return sides(patches.astype(jnp.float32)).astype(patches.dtype)
+
+    def _positions(self, height: int, width: int) -> tuple[Array, Array]:
+        """Positions of the prefix, and of the patches of an image."""
+        side = self.weights_patch or self.patch
+        rows, columns = height // side, width // side
+        shape = (self.prefix_positions + rows * columns, self.width)
+        position = self.param("position", nn.initializers.normal(self.width**-0.5), shape)
+        first, grid = position[: self.prefix_positions], position[self.prefix_positions :]
+        if not self.resampled:
+            return first, grid
+        vertical, horizontal = (
+            resize.bilinear_antialias(old, new // self.patch).astype(np.float32)
+            for old, new in ((rows, height), (columns, width))
+        )
+        grid = grid.reshape(rows, columns, self.width)
+        grid = jnp.einsum("Yy,Xx,yxd->YXd", vertical, horizontal, grid, optimize="optimal")
+        return first, grid.reshape(-1, self.width)
 
     def _prefix(self, position: Array, size: int, dtype) -> list[Array]:
         """The class token and the registers, those that have a position with it."""
@@ -198,8 +230,16 @@ class ViT(nn.Module):
 
     def embed_cost(self, image_shape: tuple[int, int, int]) -> flops.Cost:
         """FLOPs per example of the patch embedding."""
-        patches = self.tokens(image_shape) - self.prefix
-        return flops.dense(patches, self.patch**2 * image_shape[2], self.width, first=True)
+        patches, channels = self.tokens(image_shape) - self.prefix, image_shape[2]
+        if not self.resampled:
+            return flops.dense(patches, self.patch**2 * channels, self.width, first=True)
+        old, new = self.weights_patch, self.patch
+        every = (image_shape[0] // new) * (image_shape[1] // new)
+        # All patches are resized, along one axis and then along the other; nothing is learnt there,
+        # so the backward pass has no product.
+        resizing = 2.0 * every * channels * old * new * (old + new)
+        embedding = flops.dense(patches, old**2 * channels, self.width, first=True)
+        return embedding + flops.Cost(resizing, 2 * resizing)
 
     def pool_cost(self, image_shape: tuple[int, int, int]) -> flops.Cost:
         """FLOPs per example of attention pooling; nothing for the other pools."""

@@ -63,4 +63,6 @@ def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
         more = experiment.reference.batch_columns(experiment.reference_role.module)
         for name, (dtype, shape) in more.items():
             batch[name] = leaf(np.dtype(dtype), *shape)
+    if selects and experiment.recipe.policy.reads_concepts and experiment.task.text:
+        batch["concept"] = leaf(jnp.int32)
     return batch

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from active_learning.checks import resolve
+from active_learning.checks import on_any_devices, resolve
 from active_learning.config import ConfigError
 from active_learning.cost import ledger
 from active_learning.cost.accounts import ACCOUNT_LABELS, ACCOUNTS
@@ -16,6 +16,7 @@ from active_learning.models import VARIANTS, Published, TwoTower, ViT
 from active_learning.models.frozen import head_inputs
 from active_learning.models.on_features import FeatureHead
 from active_learning.settings import Config
+from active_learning.train.costs import learner_costs
 from active_learning.train.feature_pass import feature_flops
 from active_learning.train.fitting import fitted
 from active_learning.train.starts import Starts, open_models
@@ -47,6 +48,10 @@ class CostModel:
     reference_flops: float
     # FLOPs of scoring the pool once before the run, for policies that filter it.
     prefilter_flops: float = 0.0
+    # FLOPs an example of the learner's scoring pass, where it is not a forward pass in training.
+    learner_scores: Cost | None = None
+    # Whether the reference also runs on the examples trained on.
+    distill: bool = False
     # FLOPs of computing stored features once, for scorers that are heads on them.
     pass_flops: float = 0.0
     # FLOPs an example of a reference that has an architecture of its own.
@@ -65,9 +70,21 @@ class CostModel:
             references=0 if stored else self.references,
             cotrained=self.cotrained and level == "none",
             reuse=bool(needs) and self.policy.reuse_forward,
+            learner_scores=self.learner_scores,
+            distill=self.distill,
             reference=self.reference,
         )
         return ledger.total(costs)
+
+    @property
+    def training_update(self) -> float:
+        """FLOPs of what an update trains, without scoring any candidate."""
+        return self.active_update(0)
+
+    @property
+    def scoring_update(self) -> float:
+        """FLOPs of scoring the candidates of an update."""
+        return self.active_update(self.ratio) - self.training_update
 
     @property
     def uniform_update(self) -> float:
@@ -86,6 +103,8 @@ class CostModel:
             references=self.references,
             cotrained=self.cotrained,
             reuse=policy.reuse_forward,
+            learner_scores=self.learner_scores,
+            distill=self.distill,
             reference=self.reference,
         )
         uniform = ledger.step_costs(self.learner, self.scorer, (), b, 1)
@@ -146,7 +165,7 @@ def cost_model_of(
     Raises:
       ConfigError: For durations that cannot be resolved.
     """
-    config, starts = open_models(config)
+    config, starts = open_models(on_any_devices(config))
     steps = resolve(config, examples, 1)
     policy = config.select.policy
     small = starts.scorer.cost(scorer, scorer_image_shape(config, image_shape))
@@ -154,13 +173,16 @@ def cost_model_of(
     if policy.reads_reference and reference.charge:
         steps_of = lambda own: resolve(fitted(own, examples)[0], examples, 1).total
         training = reference.planned_training_flops(config, steps_of, small.train)
+    large, large_scores = learner_costs(config, starts.learner, learner, image_shape)
     prefilters = policy.pool_fraction < 1 and reference.models_scoring > 0
     return CostModel(
         updates=steps.total,
         window_updates=steps.window,
         batch_size=config.batch_size,
         ratio=config.select.ratio,
-        learner=starts.learner.cost(learner, image_shape),
+        learner=large,
+        learner_scores=large_scores,
+        distill=config.distill.weight > 0,
         scorer=small,
         policy=policy,
         references=reference.models_scoring,

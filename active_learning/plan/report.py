@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from active_learning.checks import on_any_devices
 from active_learning.config import ConfigError
 from active_learning.data.sources.source import DataError
 from active_learning.plan.abstract import build_abstract
@@ -19,6 +20,7 @@ from active_learning.plan.cost_model import (
 )
 from active_learning.plan.diagnostics import diagnose_reference, diagnostics_lines
 from active_learning.plan.pod_lines import pod_lines
+from active_learning.plan.split import split_lines
 from active_learning.plan.topology import devices_of
 from active_learning.references import Trained
 from active_learning.settings import Config
@@ -66,9 +68,8 @@ def plan_lines(
     yield from changes
     model = cost_model_of(config, planned.learner, planned.scorer, examples, shape)
     yield from cost_lines(model, other_scorers(config, model, planned.learner, examples, shape))
-    here = build_abstract(
-        dataclasses.replace(config, fsdp=1), shape, classes, examples, jax.devices()[:1]
-    )
+    yield from split_lines(model, len(chips))
+    here = build_abstract(on_any_devices(config), shape, classes, examples, jax.devices()[:1])
     yield from memory_lines(_state_bytes(here), config.batch_size, config.select.ratio, shape)
     if topology:
         there = build_abstract(config, shape, classes, examples, chips)
@@ -122,7 +123,7 @@ def _planned(config: Config, assumed: Assumptions, needs_data: bool) -> _Planned
 
 def _without_reference(config: Config) -> Config:
     """The config with a reference that is not read from disk, as planning needs none there."""
-    return dataclasses.replace(config, reference=Trained())
+    return dataclasses.replace(on_any_devices(config), reference=Trained())
 
 
 def _check_reference(config: Config, reference: Path) -> None:

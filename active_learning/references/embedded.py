@@ -9,6 +9,7 @@ from active_learning.cost.ledger import ACCOUNTS
 from active_learning.data.features import REFERENCE_COLUMNS
 from active_learning.models.published import Published
 from active_learning.references.base import Obtained, Reference, TrainRun
+from active_learning.references.loaded import Loaded
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Embedded(Reference):
 
     def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
         return Obtained(flops=dict.fromkeys(ACCOUNTS, 0.0))
+
+    def for_plan(self) -> Reference:
+        """A run in place of weights that are not there: planned at the size of the scorer."""
+        path = Path(self.path)
+        return self if path.exists() else Loaded(path=str(path.with_suffix("")), charge=False)
 
     def each(self, params: Any) -> list[Any]:
         return []

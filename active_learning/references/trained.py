@@ -96,6 +96,8 @@ def own_run_config(config: Any, reference: Any, **split: Any) -> Any:
         optim=reference.optim,
         scorer_optim=Optim(),
         select=type(config.select)(),
+        flexi=type(config.flexi)(),
+        distill=type(config.distill)(),
         reference=Trained(),
         init_from="",
         fsdp=1,

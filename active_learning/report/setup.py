@@ -15,6 +15,7 @@ POLICY_SCORERS: dict[str, tuple[str, ...]] = {
     "learnability": ("online", "reference"),
     "cautious_learnability": ("online", "reference"),
     "class_centred_learnability": ("online", "reference"),
+    "concept_balanced_learnability": ("online", "reference"),
     "hard": ("online",),
     "easy_reference": ("reference",),
     "hard_learner": ("learner",),

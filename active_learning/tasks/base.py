@@ -1,6 +1,7 @@
 """What every task provides, and the view through which a model sees its examples."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +19,9 @@ from active_learning.data.features import COLUMN
 from active_learning.data.parts import Data, Part
 from active_learning.data.sources.source import channel_stats
 from active_learning.data.transforms import normalize, view
+
+# (outputs, the teacher's outputs) -> a loss for each example.
+SoftLoss = Callable[[Any, Any], Float[Array, "B"]]
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,10 @@ class Task(Section):
 
     def model(self, module: Any, view: View, optimizer: optax.GradientTransformation) -> Model:
         """The module as functions of its parameters."""
+        raise NotImplementedError
+
+    def soft_loss(self, view: View, temperature: float) -> SoftLoss:
+        """The loss of a learner against the outputs of a reference on the same batch."""
         raise NotImplementedError
 
     def example(self, view: View) -> tuple[Array, ...]:

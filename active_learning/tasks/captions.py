@@ -23,7 +23,7 @@ from active_learning.data import captions, tokenizer
 from active_learning.data.parts import Data, Part
 from active_learning.evaluators import Retrieval, image_text
 from active_learning.evaluators.retrieval import clip_benchmark_names
-from active_learning.tasks.base import Task, View
+from active_learning.tasks.base import SoftLoss, Task, View
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ class Pairs(Task):
             )
         if policy.reuse_forward and not policy.needs_embeddings:
             raise ConfigError(f"config.select.policy: {policy.name!r} reads losses of labels")
+        if policy.reads_concepts and not self.classes:
+            raise ConfigError(
+                f"config.task.classes=(): {policy.name!r} counts the class words that captions "
+                "name, so give them"
+            )
         if policy.is_joint and self.loss != "sigmoid":
             raise ConfigError(
                 f"config.task.loss={self.loss!r}: {policy.name!r} needs 'sigmoid', "
@@ -140,6 +145,18 @@ class Pairs(Task):
             partial(function, chunk=self.loss_chunk), view.mesh, rows=2
         )
         return sharded(outputs.image, outputs.text, *scalars)
+
+    def soft_loss(self, view: View, temperature: float) -> SoftLoss:
+        function = partial(
+            contrastive.soft_info_nce, temperature=temperature, chunk=self.loss_chunk
+        )
+        sharded = sharding.shard_map_rows(function, view.mesh, rows=4)
+
+        def loss(outputs: Embeddings, teacher: Embeddings) -> Float[Array, "B"]:
+            pairs = outputs.image, outputs.text, teacher.image, teacher.text
+            return sharded(*pairs, outputs.scale[0], teacher.scale[0])
+
+        return loss
 
     def example(self, view: View) -> tuple[Array, ...]:
         image = jnp.zeros((1, *view.image_shape), jnp.dtype(view.dtype))
@@ -244,8 +261,20 @@ class Pairs(Task):
             "captions": int(table.counts.sum()),
             "captions_cut": table.cut,
         }
+        if config.select.policy.reads_concepts:
+            train = train.with_column("concept", _concepts(train, self.classes))
         provenance = data.provenance | about
         return dataclasses.replace(data, train=train, parts=parts, provenance=provenance)
+
+
+def _concepts(part: Part, names: tuple[str, ...]) -> np.ndarray:
+    """The class word that the captions of each row mostly name; one more number for none of them.
+
+    Captions are those of the image, also where a row is trained on with another's.
+    """
+    assert part.captions is not None  # attached before
+    named = captions.mentioned([part.captions.texts[row] for row in part.indices], names)
+    return np.where(named < 0, len(names), named).astype(np.int32)
 
 
 def _tokenizer(task: Pairs, texts: list[list[str]], vocab: int) -> tokenizer.Tokenizer:

@@ -17,7 +17,7 @@ from active_learning.curation.estimate import agreement, corrupted_fraction, wil
 from active_learning.curation.records import Estimate
 from active_learning.data.parts import Part
 from active_learning.evaluators import Accuracy
-from active_learning.tasks.base import LabelCheck, Task, View
+from active_learning.tasks.base import LabelCheck, SoftLoss, Task, View
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,14 @@ class Labels(Task):
             return mix * own + (1.0 - mix) * other
 
         return Model(apply, partial(loss, smoothing=self.label_smoothing), loss, optimizer)
+
+    def soft_loss(self, view: View, temperature: float) -> SoftLoss:
+        del view
+
+        def loss(outputs: dict[str, Array], teacher: dict[str, Array]) -> Float[Array, "B"]:
+            return losses.soft_xent(outputs["logits"], teacher["logits"], temperature)
+
+        return loss
 
     def example(self, view: View) -> tuple[Array, ...]:
         return (jnp.zeros((1, *view.input_shape), jnp.dtype(view.dtype)),)

@@ -19,9 +19,8 @@ from jaxtyping import PyTree
 from active_learning import checkpoint
 from active_learning.checks import StepCounts, check_values, resolve
 from active_learning.config import ConfigError
-from active_learning.core import sharding
+from active_learning.core import distillation, resolution, sharding
 from active_learning.core.recipe import Batch, Model, Recipe, TrainState, init_state, unaugmented
-from active_learning.cost import flops, ledger
 from active_learning.data.augment import Augmentation, augmented, mixed
 from active_learning.data.loader import Loader
 from active_learning.data.parts import Data
@@ -30,18 +29,11 @@ from active_learning.models.layers import shared
 from active_learning.references import Reference, replay, score_file
 from active_learning.settings import Config
 from active_learning.tasks import Task, View
+from active_learning.train.costs import Role, low_resolution, update_costs
 from active_learning.train.fitting import fitted
 from active_learning.train.open_data import open_data
 from active_learning.train.starts import Start, Starts, check_param_shapes, open_models
 from active_learning.train.streams import stream_of, with_memory
-
-
-@dataclass(frozen=True)
-class Role:
-    """A module with what it sees."""
-
-    module: Any
-    view: View
 
 
 @dataclass(frozen=True)
@@ -63,6 +55,8 @@ class Experiment:
     costs: Mapping[str, float]
     uniform_costs: Mapping[str, float]
     mesh: Mesh
+    # The devices that score, where they are not those that train.
+    actor_mesh: Mesh | None = None
     # Published weights that the models start from.
     starts: Starts = field(default_factory=Starts)
     # The model of a reference that has an architecture of its own, None for others.
@@ -89,6 +83,11 @@ class Experiment:
     def reference(self) -> Reference:
         """Where the reference comes from."""
         return self.config.reference
+
+    @property
+    def device_count(self) -> int:
+        """Devices that train or score."""
+        return self.mesh.size + (0 if self.actor_mesh is None else self.actor_mesh.size)
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -153,6 +152,11 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
     given, changes = fitted(given, len(data.train), len(devices))
     config, _ = fitted(config, len(data.train), len(devices))
     steps = resolve(config, len(data.train), len(devices))
+    if config.select.actors and processes > 1:
+        raise ConfigError(
+            f"config.select.actors={config.select.actors}: only in one process, here are "
+            f"{processes}"
+        )
     choices = None
     if config.select.replay:
         folder, about = Path(config.select.replay), data.provenance
@@ -191,7 +195,8 @@ def assemble(
     """Builds a run without its data: the models, the recipe and the cost of an update."""
     given, (config, starts) = config, open_models(config)
     check_values(config)
-    mesh, task = sharding.make_mesh(devices, config.fsdp), config.task
+    actors, task = config.select.actors, config.task
+    mesh = sharding.make_mesh(devices[actors:], config.fsdp)
     view, scorer_view = view.on(mesh), scorer_view.on(mesh)
     learner = task.specialize(config.learner, view)
     scorer = task.specialize(config.scorer, scorer_view)
@@ -200,13 +205,13 @@ def assemble(
         optimizer = starts.scorer.optimizer(optim.make(steps.scorer_warmup, steps.total))
         return starts.scorer.model(task.model(scorer, scorer_view, optimizer))
 
-    optimizer = starts.learner.optimizer(config.optim.make(steps.warmup, steps.total))
-    large = task.model(learner, view, optimizer)
     own, frozen = _own_reference(config, starts, scorer_view)
+
     devices_or_none = mesh if mesh.size > 1 else None
     augment = partial(_augment, settings=config.augmentation, mesh=devices_or_none)
     recipe = Recipe(
-        learner=starts.learner.model(with_fsdp_gather(mesh, large)),
+        learner=_learner(config, steps, starts.learner, view, learner, mesh),
+        distill=config.distill.weight > 0,
         scorer=scorer_model(config.scorer_optim),
         policy=config.select.policy,
         sub_batch_size=config.batch_size,
@@ -221,7 +226,7 @@ def assemble(
         **config.reference.recipe_fields(config, scorer_model),
     )
     both = (starts.learner, learner, view), (starts.scorer, scorer, scorer_view)
-    costs, uniform_costs = _costs(config, recipe, *both, own)
+    costs, uniform_costs = update_costs(config, recipe, *both, own)
     return Experiment(
         config=given,
         steps=steps,
@@ -234,9 +239,29 @@ def assemble(
         costs=costs,
         uniform_costs=uniform_costs,
         mesh=mesh,
+        actor_mesh=sharding.make_mesh(devices[:actors]) if actors else None,
         starts=starts,
         own_reference=own,
     )
+
+
+def _learner(
+    config: Config, steps: StepCounts, start: Start, view: View, module: Any, mesh: Mesh
+) -> Model:
+    """The learner; in part on larger patches and with soft targets, where the config has them."""
+    optimizer = start.optimizer(config.optim.make(steps.warmup, steps.total))
+
+    def model_of(module: Any) -> Model:
+        return start.model(with_fsdp_gather(mesh, config.task.model(module, view, optimizer)))
+
+    model = model_of(module)
+    if config.flexi.patch:
+        fraction = resolution.rows_at_low(config.flexi.fraction, config.batch_size)
+        model = resolution.mixed(model, model_of(low_resolution(config, module)), fraction)
+    if config.distill.weight:
+        soft_loss = config.task.soft_loss(view, config.distill.temperature)
+        model = distillation.distilled(model, soft_loss, config.distill.weight)
+    return model
 
 
 def _own_reference(
@@ -248,44 +273,6 @@ def _own_reference(
     view = starts.reference.view(view)
     module = config.task.specialize(starts.reference.resolved.module, view)
     return Role(module, view), config.task.model(module, view, optax.set_to_zero())
-
-
-def _costs(
-    config: Config,
-    recipe: Recipe,
-    learner: tuple[Start, Any, View],
-    scorer: tuple[Start, Any, View],
-    own: Role | None,
-) -> tuple[dict[str, float], dict[str, float]]:
-    """FLOPs of an update inside the window and after it."""
-    learner_cost, scorer_cost = _cost("learner", *learner), _cost("scorer", *scorer)
-    if config.grad_accum_steps > 1 and (
-        recipe.learner.pairwise or config.select.policy.reuse_forward
-    ):  # A second forward pass.
-        learner_cost += flops.Cost(recompute=learner_cost.forward)
-        scorer_cost += flops.Cost(recompute=scorer_cost.forward)
-    policy, reference = config.select.policy, config.reference
-    b, ratio = config.batch_size, config.select.ratio
-    active = ledger.step_costs(
-        learner_cost,
-        scorer_cost,
-        policy.needs,
-        b,
-        ratio,
-        references=reference.models_scoring,
-        cotrained=reference.trains_along,
-        reuse=policy.reuse_forward,
-        reference=None if own is None else _cost("reference", Start(), own.module, own.view),
-    )
-    return active, ledger.step_costs(learner_cost, scorer_cost, (), b, ratio)
-
-
-def _cost(role: str, start: Start, module: Any, view: View) -> Any:
-    """FLOPs of a module on its view. Raises ConfigError when the module cannot read it."""
-    try:
-        return start.cost(module, view.image_shape)
-    except ValueError as error:
-        raise ConfigError(f"config.{role}: {error}") from error
 
 
 def _augment(batch: Batch, key: jax.Array, settings: Augmentation, mesh: Mesh | None) -> Batch:

@@ -65,7 +65,7 @@ class _Pass:
         adapted = self.resolved.adapted(self.resolved.module, self.view.image_shape)
         return jax.device_put(adapted.params(jax.random.key(0)), replicated(self.mesh))
 
-    def compiled(self, params: PyTree) -> Callable[[PyTree, dict[str, Array]], Float[Array, "B D"]]:
+    def compiled(self, params: PyTree) -> Callable[[PyTree, Batch], Float[Array, "B D"]]:
         """(parameters, batch) -> features on all devices, compiled ahead of time."""
 
         def features(params: PyTree, batch: Batch) -> Float[Array, "B D"]:

@@ -123,7 +123,7 @@ def _check_reference_runs(experiment: Experiment) -> None:
     """A reference that is to be trained is a run of its own: checks it before anything starts."""
     config = experiment.config
     if config.select.policy.reads_reference:
-        devices = experiment.mesh.size
+        devices = experiment.device_count
         config.reference.check_own_runs(
             config,
             experiment.data,

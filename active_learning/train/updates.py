@@ -5,7 +5,8 @@ exact, two-stage  select_step on small views, the chosen rows are decoded in ful
                   train_on_selection.
 ahead             select_step for update n + 1, by the online model after update n - 1, then
                   train_on_selection for update n. Selection, and decoding what it chose, hide
-                  behind training; the choice for n + 1 is `TrainState.pending`.
+                  behind training; the choice for n + 1 is `TrainState.pending`. With actors
+                  (`train.selectors`) it runs on other devices.
 """
 
 from concurrent.futures import Future
@@ -14,17 +15,17 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from active_learning.core import infobatch
-from active_learning.core.recipe import Batch, Chosen, Recipe, TrainState
-from active_learning.core.sharding import aot_compile, replicated
+from active_learning.core.recipe import Chosen, TrainState
+from active_learning.core.sharding import aot_compile, batch_sharding, replicated
 from active_learning.core.step import select_step, train_on_selection, train_step, uniform_step
 from active_learning.data.loader import LoadedBatch, Loader
 from active_learning.data.pruned import Pruned
 from active_learning.data.sources.source import join_id
 from active_learning.train.build import Experiment
+from active_learning.train.selectors import make_selector
 
 
 class UpdateOutput(NamedTuple):
@@ -47,7 +48,9 @@ class _PreparedBatch(NamedTuple):
 
     position: int
     batch: LoadedBatch
-    full: Future | None
+    chosen: Chosen
+    # The chosen rows, where the super-batch is not what they are taken from in training.
+    rows: Any
 
 
 def with_pending(experiment: Experiment, state: TrainState) -> TrainState:
@@ -64,11 +67,7 @@ def with_pending(experiment: Experiment, state: TrainState) -> TrainState:
         for name, rows in example.items()
     }
     chosen = jax.eval_shape(partial(select_step, experiment.recipe), state, batch)[1]
-    room = jax.jit(
-        lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), chosen),
-        out_shardings=replicated(experiment.mesh),
-    )
-    return replace(state, pending=room())
+    return replace(state, pending=make_selector(experiment).room(state, chosen))
 
 
 class UpdateRunner:
@@ -85,6 +84,8 @@ class UpdateRunner:
         self.ahead, b = experiment.config.select.schedule == "ahead", experiment.config.batch_size
         # Examples drawn for an update, by whether selection is on.
         self.sizes = {True: b * experiment.config.select.ratio, False: b}
+        self.selector, training = make_selector(experiment), batch_sharding(experiment.mesh)
+        self.placements = {True: self.selector.placement, False: training}
         self._compiled: dict[str, Any] = {}
         self._prepared: _PreparedBatch | None = None
 
@@ -122,14 +123,14 @@ class UpdateRunner:
         two_stage, state = self.experiment.two_stage_decode, replace(state, pending=None)
         if not active:
             self.discard_pending()
+        self.loader.placement = self.placements[active]
         batch = self.loader.peek(self.sizes[active], active and two_stage)
         examples, step = [batch.batch], train_step if active else uniform_step
         if active and (self.ahead or two_stage):
-            select = jax.jit(partial(_select, recipe), out_shardings=everywhere)
-            self._compiled["select"] = select.lower(state, batch.batch, 0).compile()
-            _, chosen = self._compiled["select"](state, batch.batch, 0)
-            full = self._fetch_full(chosen, batch)
-            examples = [batch.batch, chosen, None if full is None else full.result()]
+            chosen = self.selector.compile(state, batch.batch)
+            rows = self._rows(chosen, batch)
+            rows = rows.result() if isinstance(rows, Future) else rows
+            examples = [self.selector.for_training(batch.batch), chosen, rows]
             step = train_on_selection
         run = aot_compile(partial(step, recipe), state, *examples, rest=everywhere)
         self._compiled["train" if active else "uniform"] = run
@@ -149,10 +150,12 @@ class UpdateRunner:
         pending, state = state.pending, replace(state, pending=None)
         if not active:
             self.discard_pending()
+            self.loader.placement = self.placements[False]
             batch = self.loader.next(self.sizes[False])
             state, metrics = self._compiled["uniform"](state, batch.batch)
             output = UpdateOutput(metrics, None, batch.rows, batch.epochs)
             return replace(state, pending=pending), output
+        self.loader.placement = self.placements[True]
         if self.ahead:
             return self._ahead(state, pending, more)
         return self._exact(state)
@@ -162,29 +165,29 @@ class UpdateRunner:
         if not self.experiment.two_stage_decode:
             state, (metrics, chosen) = self._compiled["train"](state, batch.batch)
         else:
-            state, chosen = self._select_now(state, batch, 0)
-            full = self._wait(self._fetch_full(chosen, batch))
-            state, metrics = self._compiled["train"](state, batch.batch, chosen, full)
+            state, chosen = self.selector.select(state, batch.batch, 0, 0)
+            rows = self._wait(self._rows(chosen, batch))
+            state, metrics = self._compiled["train"](state, batch.batch, chosen, rows)
         return state, UpdateOutput(metrics, chosen, batch.rows, batch.epochs)
 
     def _ahead(
-        self, state: TrainState, pending: Chosen | None, more: bool
+        self, state: TrainState, pending: Any, more: bool
     ) -> tuple[TrainState, UpdateOutput]:
         if self._prepared is None:
             state, pending = self._prepare(state, 0, pending if self.restored else None)
         assert self._prepared is not None
-        (_, batch, future), chosen = self._prepared, pending
+        _, batch, chosen, rows = self._prepared
         self._prepared = None
         if more:
             state, pending = self._prepare(state, 1)
-        full = self._wait(future)
-        state, metrics = self._compiled["train"](state, batch.batch, chosen, full)
+        rows, candidates = self._wait(rows), self.selector.for_training(batch.batch)
+        state, metrics = self._compiled["train"](state, candidates, chosen, rows)
         output = UpdateOutput(metrics, chosen, batch.rows, batch.epochs)
         return replace(state, pending=pending), output
 
     def _prepare(
-        self, state: TrainState, ahead: int, pending: Chosen | None = None
-    ) -> tuple[TrainState, Chosen]:
+        self, state: TrainState, ahead: int, pending: Any = None
+    ) -> tuple[TrainState, Any]:
         """Reads the next super-batch and selects from it.
 
         `pending`: its choice, where it was made before the run stopped.
@@ -192,29 +195,26 @@ class UpdateRunner:
         position = self.loader.position
         batch = self.loader.next(self.sizes[True], self.experiment.two_stage_decode)
         if pending is None:
-            state, pending = self._select_now(state, batch, ahead)
-        self._prepared = _PreparedBatch(position, batch, self._fetch_full(pending, batch))
-        return state, pending
+            update = position // self.sizes[True]
+            state, chosen = self.selector.select(state, batch.batch, ahead, update)
+        else:
+            chosen = self.selector.recall(state, pending)
+        self._prepared = _PreparedBatch(position, batch, chosen, self._rows(chosen, batch))
+        return state, self.selector.keep(chosen)
 
-    def _select_now(
-        self, state: TrainState, batch: LoadedBatch, ahead: int
-    ) -> tuple[TrainState, Chosen]:
-        policy_state, chosen = self._compiled["select"](state, batch.batch, ahead)
-        return replace(state, policy_state=policy_state), chosen
-
-    def _fetch_full(self, chosen: Chosen, batch: LoadedBatch) -> Future | None:
-        """Decodes the chosen rows in full; None where the super-batch holds them already."""
+    def _rows(self, chosen: Chosen, batch: LoadedBatch) -> Any:
+        """The chosen rows, decoded in full or sent by actors; None: taken in the update."""
         if not self.experiment.two_stage_decode:
-            return None
+            return self.selector.take(batch.batch, chosen)
 
         def find():
             indices, ids = jax.device_get((chosen.indices, chosen.ids))
             return self.experiment.data.train.rows_of(join_id(ids)), batch.epochs[indices]
 
-        return self.loader.fetch(find)
+        return self.loader.fetch(find, self.placements[False])
 
-    def _wait(self, full: Future | None) -> Any:
-        return None if full is None else self.loader.wait(full)
+    def _wait(self, rows: Any) -> Any:
+        return self.loader.wait(rows) if isinstance(rows, Future) else rows
 
     def discard_pending(self) -> bool:
         """Forgets a choice made ahead, as if its candidates had never been read.
@@ -225,9 +225,3 @@ class UpdateRunner:
         had = self._prepared is not None
         self.loader.position, self._prepared = self.position, None
         return had
-
-
-def _select(recipe: Recipe, state: TrainState, batch: Batch, ahead: Any) -> tuple[Any, Chosen]:
-    """`select_step` for the update `ahead` of the state's: the new policy state, and the choice."""
-    state, chosen = select_step(recipe, replace(state, step=state.step + ahead), batch)
-    return state.policy_state, chosen

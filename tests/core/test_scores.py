@@ -83,6 +83,28 @@ def test_class_centred_scores_by_hand():
     np.testing.assert_allclose(of_hard, [-10.0, 0.0, 10.0], rtol=1e-6)
 
 
+def test_concept_balanced_scores_by_hand():
+    """Three candidates of one concept lose log 3, the single one nothing."""
+    concept = jnp.array([7, 2, 7, 7])
+    inputs = scores.ScoreInputs(
+        online=jnp.array([1.0, 2.0, 3.0, 4.0]), reference=jnp.zeros(4), concept=concept
+    )
+    values, state = scores.concept_balanced(inputs, "kept", weight=0.5)
+    less = 0.5 * np.log(3)
+    np.testing.assert_allclose(values, [1 - less, 2, 3 - less, 4 - less], rtol=1e-6)
+    assert state == "kept"
+    with pytest.raises(ValueError, match="neither 'concept' nor 'label'"):
+        scores.concept_balanced(inputs._replace(concept=None), ())
+
+
+def test_equal_scores_draw_every_concept_equally_often():
+    """Law at T = 1: 90 candidates of one concept and 10 of another, one drawn: half and half."""
+    concept = (jnp.arange(100) < 10).astype(jnp.int32)
+    inputs = scores.ScoreInputs(online=jnp.zeros(100), reference=jnp.zeros(100), concept=concept)
+    p = jax.nn.softmax(scores.concept_balanced(inputs, ())[0])
+    np.testing.assert_allclose([p[:10].sum(), p[10:].sum()], [0.5, 0.5], rtol=1e-5)
+
+
 def test_class_centred_scores_need_labels():
     with pytest.raises(ValueError, match="class_centred: the super-batch has no 'label'"):
         scores.class_centred(INPUTS, ())

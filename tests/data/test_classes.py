@@ -78,3 +78,13 @@ def test_matching_by_name_and_the_line_that_is_printed():
     counted = classes.counts(np.array([0, 0, 1], np.int32), ("cat", "dog", "elk"))
     assert counted == {"cat": 2, "dog": 1, "elk": 0}
     assert classes.line(counted, 2) == "3 classes: 0 = cat (2), 1 = dog (1) and 1 more"
+
+
+@pytest.mark.parametrize("values", [["0.1", "0.2", "1"], ["1e-3", ".5"], ["-0.25", "3"]])
+def test_fractions_written_as_texts_are_no_classes(values):
+    with pytest.raises(DataError, match=r"x holds .*; a class is a whole number or a name"):
+        classes.of_labels(values, 0, "x")
+
+
+def test_versions_are_names():
+    assert classes.of_labels(["1.5", "v2"], 0, "x").names == ("1.5", "v2")

@@ -9,9 +9,9 @@ from PIL import Image
 
 from active_learning.config import ConfigError
 from active_learning.core import losses
-from active_learning.models import Published, Text, TwoTower, ViT, frozen
+from active_learning.models import Published, Text, TwoTower, ViT, frozen, resize
 from active_learning.models.published import open_published, resolve
-from active_learning.models.weights import resize, write_weights
+from active_learning.models.weights import write_weights
 from tests.hlo import product_flops
 from tests.models.weights import tiny
 

@@ -28,7 +28,7 @@ def data(tmp_path_factory):
 def reference(data, tmp_path_factory):
     """A run of the scorer's architecture, long enough to differ from its initialization."""
     folder = tmp_path_factory.mktemp("runs") / "reference"
-    own = world.own_run(pairs_world.config(data))
+    own = world.own_run(base(data))
     loop.run(dataclasses.replace(own, total="3 steps"), folder)
     return folder
 
@@ -36,13 +36,18 @@ def reference(data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def stored(data, reference, tmp_path_factory):
     out = tmp_path_factory.mktemp("stored") / "embeddings"
-    return store_scores.store(reference, pairs_world.config(data), out=out, dtype="float32")
+    return store_scores.store(reference, base(data), out=out, dtype="float32")
+
+
+def base(data, **changes):
+    towers = {"learner": pairs_world.towers(16, depth=1), "scorer": pairs_world.towers(8, depth=1)}
+    return pairs_world.config(data, **towers, **changes)
 
 
 def config(data, reference, policy=policies.learnability, **changes):
-    base = pairs_world.config(data, reference=reference, **changes)
+    paired = base(data, reference=reference, **changes)
     select = Select(policy=policy, ratio=2, until="100 %")
-    return dataclasses.replace(base, select=select, evaluate=Evaluate(every="4 steps", subset=24))
+    return dataclasses.replace(paired, select=select, evaluate=Evaluate(every="4 steps", subset=24))
 
 
 def chosen(folder):
@@ -93,9 +98,7 @@ def test_a_stopped_pass_goes_on_where_it_was(data, reference, stored, tmp_path, 
         write(self, rows, image, text)
 
     out = tmp_path / "e"
-    again = lambda: store_scores.store(
-        reference, pairs_world.config(data), out=out, dtype="float32"
-    )
+    again = lambda: store_scores.store(reference, base(data), out=out, dtype="float32")
     monkeypatch.setattr(embeddings.EmbeddingTable, "write", stopping)
     with pytest.raises(KeyboardInterrupt):
         again()
@@ -119,7 +122,7 @@ def test_bfloat16_by_hand():
 
 
 def test_bfloat16_halves_the_files(data, reference, stored, tmp_path):
-    store_scores.store(reference, pairs_world.config(data), out=tmp_path / "half")
+    store_scores.store(reference, base(data), out=tmp_path / "half")
     half, whole = (np.load(f / "text.npy") for f in (tmp_path / "half", stored[0]))
     assert half.dtype == np.uint16 and whole.dtype == np.float32
     np.testing.assert_allclose(embeddings.from_bfloat16(half), whole, atol=2**-8)

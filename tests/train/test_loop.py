@@ -172,9 +172,11 @@ def test_a_copy_of_the_online_model_as_reference_scores_zero(data, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_its_step(data, tmp_path):
-    config = world.config(
-        data, optim=Optim(learning_rate=1e30, clip=0.0, warmup="0 steps"), select=Select()
+    # Weight decay of 100 at this rate multiplies the weights by -1e6 in each update.
+    diverges = Optim(
+        learning_rate=1e4, weight_decay=1e2, clip=0.0, warmup="0 steps", schedule="constant"
     )
+    config = world.config(data, optim=diverges, select=Select())
     with pytest.raises(
         loop.NonFiniteError, match=r"run: (loss|grad_norm) is (nan|inf) at update \d+"
     ):
@@ -250,7 +252,7 @@ def test_there_must_be_a_complete_run_to_load(data, tmp_path):
         ({"split": Split(parts=PARTS, labels={"test": "clean"})}, "no part is named 'test'"),
         (
             {"split": Split(parts=PARTS | {"tune": 0}), "evaluate": Evaluate(sets=("tune",))},
-            "config.evaluate: part 'tune' holds no examples",
+            "config.evaluate.sets: part 'tune' holds no examples",
         ),
         (
             {"reference": Trained(part="gate")},

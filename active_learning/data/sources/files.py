@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,9 @@ class Files:
         return ""
 
 
+NOT_KEPT = "columns that are not kept"  # the note that names them, with their types
+
+
 @dataclass(frozen=True)
 class Listing:
     """What a folder, table or set of shards holds."""
@@ -105,6 +109,13 @@ class Listing:
     def missing(self, column: str) -> DataError:
         """The error for a column that is not there."""
         there = ", ".join(self.columns) or "none"
+        others = self.notes.get(NOT_KEPT, "")
+        kept_out = re.search(rf"(?:^|, ){re.escape(column)} \((.*?)\)(?:, |$)", others)
+        if kept_out:
+            return DataError(
+                f"{self.where}: column {column!r} holds {kept_out[1]}; a class is a whole number "
+                f"or a name; there are: {there}{self.hint}"
+            )
         return DataError(f"{self.where}: no column {column!r}; there are: {there}{self.hint}")
 
 

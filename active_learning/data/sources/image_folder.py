@@ -221,20 +221,27 @@ def _refuse_parts(root: Path, folders: list[str]) -> None:
         )
 
 
-def _images_below(root: str, folder: str, left_out: LeftOut) -> Iterator[str]:
+def _images_below(
+    root: str, folder: str, left_out: LeftOut, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[str]:
     """Yields the images below `folder`, as paths relative to `root`, and counts other files.
 
-    A file is an image by its suffix; without a usual suffix by its first bytes.
+    A file is an image by its suffix; without a usual suffix by its first bytes. Links to folders
+    are followed, but not to one of those `above`, (device, inode) of each.
     """
-    with os.scandir(os.path.join(root, folder)) as entries:
+    place = os.path.join(root, folder)
+    above |= {_identity(root), _identity(place)}
+    with os.scandir(place) as entries:
         for entry in entries:
             below = f"{folder}/{entry.name}"
             suffix = os.path.splitext(entry.name)[1].lower()
             if layouts.is_ignored(entry.name) or entry.name in ("Thumbs.db", "desktop.ini"):
                 continue
             if entry.is_dir():
-                if not layouts.is_output(entry.path):
-                    yield from _images_below(root, below, left_out)
+                if entry.is_symlink() and _identity(entry.path) in above:
+                    left_out.add("links lead to a folder that they are in", below)
+                elif not layouts.is_output(entry.path):
+                    yield from _images_below(root, below, left_out, above)
             elif not entry.is_file() and os.path.exists(entry.path):
                 left_out.add("entries are no regular files", below)
             elif suffix in _USUAL or (
@@ -243,6 +250,12 @@ def _images_below(root: str, folder: str, left_out: LeftOut) -> Iterator[str]:
                 yield below
             else:
                 left_out.add(_kind(suffix), below)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    """Device and inode of a folder, the same by whichever path."""
+    state = os.stat(folder)
+    return state.st_dev, state.st_ino
 
 
 def _kind(suffix: str) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from active_learning.data import text
 from active_learning.data.errors import DataError
 from active_learning.data.sources import contents, shards
-from active_learning.data.sources.files import Files, Listing, open_regular
+from active_learning.data.sources.files import NOT_KEPT, Files, Listing, open_regular
 from active_learning.data.sources.index import Index
 from active_learning.data.sources.shards import ShardSection
 from active_learning.data.sources.source import Opened
@@ -165,6 +165,24 @@ def _is_text_or_list(kind: Any) -> bool:
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
+def _is_number_list(kind: Any) -> bool:
+    """Whether an Arrow type is a list, of whichever form, of whole numbers or truth values."""
+    from pyarrow import types
+
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return lists and (types.is_integer(kind.value_type) or types.is_boolean(kind.value_type))
+
+
+def _single(column: Any) -> list[Any] | None:
+    """The elements of a column of lists with one element each; None where one has more."""
+    from pyarrow import compute
+
+    lengths = compute.call_function("list_value_length", [column]).unique().to_pylist()
+    if 1 in lengths and set(lengths) <= {1, None}:
+        return [None if value is None else value[0] for value in column.to_pylist()]
+    return None
+
+
 def _index(table: Any, path: str, image: str, notes: dict[str, str]) -> Index:
     """All columns but the image that can be kept; places are (row group, row in it).
 
@@ -172,20 +190,21 @@ def _index(table: Any, path: str, image: str, notes: dict[str, str]) -> Index:
     """
     import pyarrow
 
-    wanted = [f.name for f in table.schema_arrow if f.name != image and _is_kept(f.type)]
-    dropped = [
-        f"{f.name} ({f.type})"
-        for f in table.schema_arrow
-        if f.name != image and f.name not in wanted
-    ]
-    if dropped:
-        notes["columns that are not kept"] = ", ".join(dropped)[:500]
+    fields = [f for f in table.schema_arrow if f.name != image]
+    wanted = [f.name for f in fields if _is_kept(f.type)]
+    lists = [f.name for f in fields if f.name not in wanted and _is_number_list(f.type)]
     counts = [table.metadata.row_group(k).num_rows for k in range(table.num_row_groups)]
     try:
         read = table.read(columns=wanted) if wanted else None
         columns = {} if read is None else {name: read.column(name).to_pylist() for name in wanted}
+        for name in lists:  # Lists of one number each are numbers; others are not kept.
+            if (numbers := _single(table.read(columns=[name]).column(0))) is not None:
+                columns[name] = numbers
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: damaged ({_reason(error)})") from error
+    dropped = [f"{f.name} ({f.type})" for f in fields if f.name not in columns]
+    if dropped:
+        notes[NOT_KEPT] = ", ".join(dropped)[:500]
     columns = {text.clean(name): text.clean_value(values) for name, values in columns.items()}
     places = [(group, row) for group, n in enumerate(counts) for row in range(n)]
     return Index([], columns, np.asarray(places, np.int64).reshape(-1, 2))

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from active_learning.config import ConfigError
+from active_learning.models.resize import resize_patch, resize_positions
 from active_learning.models.weights import table
 from active_learning.models.weights.files import Weights
 from active_learning.models.weights.layout import has_two_towers
-from active_learning.models.weights.resize import resize_patch, resize_positions
 from active_learning.models.weights.table import Assembly, Leaves, Line, Row
 
 # Standard deviation of a head that does not begin at 0.

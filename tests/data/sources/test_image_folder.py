@@ -11,7 +11,7 @@ import pytest
 from active_learning.config import ConfigError
 from active_learning.data import images
 from active_learning.data.loader import Candidates, Loader
-from active_learning.data.sources.image_folder import ImageFolder
+from active_learning.data.sources.image_folder import ImageFolder, list_classes
 from active_learning.data.sources.source import DataError, Source, channel_stats, join_id
 from active_learning.models import ViT
 from active_learning.references import Trained
@@ -284,3 +284,13 @@ def test_what_is_found_is_in_the_run(tmp_path):
     assert it.view.num_classes == 3
     assert it.view.image_shape == (16, 16, 3)
     assert np.allclose(it.view.mean, np.mean(list(COLOURS.values()), 0) / 255, atol=0.02)
+
+
+def test_a_link_to_a_folder_above_is_left_out_and_counted(tmp_path):
+    write_folder(tmp_path, each=4)
+    (tmp_path / "blue" / "again").symlink_to(tmp_path)
+    (tmp_path / "blue" / "more").symlink_to(tmp_path / "green")
+    listing = list_classes(tmp_path)
+    assert len(listing.files) == 16  # through `more` the green ones are blue as well
+    lines = listing.left_out.lines()
+    assert len(lines) == 1 and "links lead to a folder that they are in: blue/again" in lines[0]

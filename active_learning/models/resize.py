@@ -93,6 +93,15 @@ def resize_positions(
     return np.concatenate([position[:prefix], resized])
 
 
+def patch_resampler(old: int, new: int) -> Float[np.ndarray, "old new"]:
+    """Pseudoinverse of resizing a patch from side `old` to side `new`, along one axis.
+
+    Applied to a patch of side `new` before an embedding for `old`, it does what `resize_patch` does
+    to the embedding.
+    """
+    return np.linalg.pinv(bilinear_antialias(old, new))
+
+
 def resize_patch(
     kernel: Float[np.ndarray, "old D"], old: int, new: int
 ) -> Float[np.ndarray, "new D"]:
@@ -107,7 +116,7 @@ def resize_patch(
     """
     if old == new:
         return kernel
-    inverse = np.linalg.pinv(bilinear_antialias(old, new).T)
+    inverse = patch_resampler(old, new).T
     cells = kernel.reshape(old, old, -1, kernel.shape[1]).astype(np.float64)
     resized = np.einsum("Yy,Xx,yxcd->YXcd", inverse, inverse, cells, optimize=True)
     return resized.reshape(-1, kernel.shape[1]).astype(kernel.dtype)
