@@ -30,7 +30,7 @@ def ran(monkeypatch):
     monkeypatch.setattr(
         arms.loop,
         "run",
-        lambda config, folder: arms.read_summary(folder) or run(config, folder),
+        lambda config, folder, guard: arms.read_summary(folder) or run(config, folder),
     )
     return folders
 
