@@ -56,6 +56,11 @@ def plan_lines(
       DataError: Where a reference is to be evaluated without data.
     """
     # First, since an unknown topology ends the plan.
+    if topology and config.select.actors:
+        raise ConfigError(
+            f"--topology={topology} with config.select.actors={config.select.actors}: actors run "
+            "two programs; plan with actors=0, the best split is printed"
+        )
     chips = devices_of(topology) if topology else []
     if config.reference.for_plan() != config.reference:
         yield f"no file {config.reference.path}: the reference is planned at the size of the scorer"

@@ -273,7 +273,7 @@ def _concepts(part: Part, names: tuple[str, ...]) -> np.ndarray:
     Captions are those of the image, also where a row is trained on with another's.
     """
     assert part.captions is not None  # attached before
-    named = captions.mentioned([part.captions.texts[row] for row in part.indices], names)
+    named = captions.mentioned([part.captions.texts[int(row)] for row in part.indices], names)
     return np.where(named < 0, len(names), named).astype(np.int32)
 
 

@@ -60,7 +60,7 @@ def make_selector(experiment: Experiment) -> Selector:
     return Actors(experiment) if experiment.actor_mesh is not None else OwnDevices(experiment)
 
 
-class OwnDevices:
+class OwnDevices(Selector):
     """Selects on the devices that train."""
 
     def __init__(self, experiment: Experiment):
@@ -105,7 +105,7 @@ class PendingOfActors(NamedTuple):
     models: dict[str, ModelState]
 
 
-class Actors:
+class Actors(Selector):
     """Selects on devices of its own, with copies of the scoring models.
 
     The copies are made anew every `select.refresh` updates. With 1 they are those of the update

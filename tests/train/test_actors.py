@@ -3,6 +3,7 @@ updates, also after a stop.
 """
 
 import dataclasses
+import re
 from functools import partial
 
 import jax
@@ -122,6 +123,9 @@ def test_super_batches_lie_on_the_actors_and_the_learner_on_the_others(arrays):
     _, expected = choose(first_state(alone, jax.device_get(reference)), first)
     words = [np.sort(np.asarray(choice.ids)[:, 1]) for choice in (output.chosen, expected)]
     np.testing.assert_array_equal(*words)
+    for program in (updates.selector._select, updates.selector._take, updates._compiled["train"]):
+        moves = re.findall(r"= (.*) (?:all-gather|all-reduce)\(", program.as_text())
+        assert not [shapes for shapes in moves if ",8,8,3]" in shapes]
     state, output = updates(state, False, False)
     assert output.chosen is None
     loader.close()
