@@ -74,9 +74,9 @@ class Select(Section):
     # update n - 1 and hides behind update n.
     schedule: str = setting("exact", one_of=("exact", "ahead"))
     # Devices that score, with a copy of the scoring models, while the others train; 0: all do both.
-    actors: int = setting(0, at_least=0, hashed=False)
+    actors: int = setting(0, at_least=0, at_most=1_000_000, hashed=False)
     # Updates between two copies for the actors.
-    refresh: int = setting(1, at_least=1)
+    refresh: int = setting(1, at_least=1, at_most=1_000_000)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Flexi(Section):
     """A second, lower resolution of the learner: larger patches of the same image."""
 
     # Side of the larger patches, at which the learner scores; 0: one resolution.
-    patch: int = setting(0, at_least=0)
+    patch: int = setting(0, at_least=0, at_most=4096)
     # Fraction of each batch that is trained on in larger patches.
     fraction: float = setting(0.5, above=0.0, below=1.0)
 
@@ -96,7 +96,7 @@ class Distill(Section):
     # Of the soft loss; the label's or the pair's own loss has 1 - weight. 0: none.
     weight: float = setting(0.0, at_least=0.0, at_most=1.0)
     # Divides the logits of both models in the soft loss.
-    temperature: float = setting(1.0, above=0.0)
+    temperature: float = setting(1.0, above=0.0, at_most=1e6)
 
 
 @dataclass(frozen=True)

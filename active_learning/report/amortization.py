@@ -6,10 +6,11 @@ from active_learning.cost.accounts import AMORTIZATION_LEVELS
 from active_learning.report.analysis import Analysis
 from active_learning.report.setup import Setup
 
-# Levels at which a run with this kind of reference does not reveal its cost: stored scores were
-# paid for elsewhere, and a co-trained reference does not exist before the run.
+# Levels at which a run with this kind of reference does not reveal its cost: stored scores and
+# published weights were paid for elsewhere, and a co-trained reference does not exist before.
 UNKNOWN_LEVELS: dict[str | None, set[str]] = {
     "stored": {"pretrained", "none"},
+    "embedded": {"none"},
     "cotrained": {"foundation dataset", "pretrained"},
     "online": {"foundation dataset", "pretrained"},
 }

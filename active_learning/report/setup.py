@@ -19,6 +19,8 @@ POLICY_SCORERS: dict[str, tuple[str, ...]] = {
     "hard": ("online",),
     "easy_reference": ("reference",),
     "hard_learner": ("learner",),
+    "small_loss": ("learner",),
+    "infobatch": (),
     "hard_learner_fused": ("learner",),
     "rho": ("learner", "reference"),
     "gradient_norm": ("learner",),
@@ -38,7 +40,15 @@ FILTERS = frozenset({"offline_filter"})
 SELECT_DEFAULTS = {"policy": "uniform", "schedule": "exact", "replay": ""}
 REFERENCE_DEFAULTS = {"kind": "trained", "path": ""}
 # Where the reference of a run comes from.
-REFERENCE_KINDS = ("trained", "loaded", "stored", "cotrained", "crossfitted", "online")
+REFERENCE_KINDS = (
+    "trained",
+    "loaded",
+    "stored",
+    "embedded",
+    "cotrained",
+    "crossfitted",
+    "online",
+)
 
 
 @dataclass(frozen=True)
