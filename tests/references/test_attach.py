@@ -198,7 +198,7 @@ def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data
     recipe = toy.recipe(reference=model)
     state, batch = toy.state(recipe), toy.batch(32)
     after, (metrics, chosen) = jax.jit(partial(al.train_step, recipe))(state, batch)
-    by_hand, _ = step_module._optimizer_step(model, state.reference, batch, jnp.ones(32), 1)
+    by_hand, *_ = step_module._optimizer_step(model, state.reference, batch, jnp.ones(32), 1)
     np.testing.assert_allclose(
         after.reference.params["w"], by_hand.params["w"], rtol=1e-5, atol=1e-7
     )
