@@ -276,13 +276,13 @@ def find_damage(folder: Path) -> str | None:
         return None
     try:
         expected = json.loads(manifest.read_bytes())["files"]
-        found = _checksums(folder)["files"]
+        checksums = _checksums(folder)["files"]
         for name, entry in expected.items():
-            if name not in found:
+            if name not in checksums:
                 return f"{name} is missing"
-            if found[name]["size"] != entry["size"]:
-                return f"{name} has {found[name]['size']} bytes, not {entry['size']}"
-            if found[name]["sha256"] != entry["sha256"]:
+            if checksums[name]["size"] != entry["size"]:
+                return f"{name} has {checksums[name]['size']} bytes, not {entry['size']}"
+            if checksums[name]["sha256"] != entry["sha256"]:
                 return f"{name} does not match its checksum"
     except OSError as error:
         return f"{error.filename or folder}: {error.strerror}"

@@ -76,9 +76,10 @@ def report(summary: Summary, out: Path) -> list[str]:
         + ", ".join(f"{n} {issue}" for issue, n in summary.counts.items())
     ]
     if summary.corrupted is not None:
-        found = summary.corrupted
+        corrupted = summary.corrupted
         lines.append(
-            f"wrong labels: {found.value:.1%} (between {found.low:.1%} and {found.high:.1%})"
+            f"wrong labels: {corrupted.value:.1%} (between {corrupted.low:.1%} and "
+            f"{corrupted.high:.1%})"
         )
     return [*lines, *summary.notes, f"look at {out / 'index.html'}"]
 

@@ -326,12 +326,12 @@ def span(text: str | None) -> tuple[int, int]:
     """Parses START:STOP; (0, 0) for nothing. Raises ConfigError naming --profile."""
     if not text:
         return 0, 0
-    found = re.fullmatch(r"(\d+):(\d+)", text)
-    if found is None or int(found[1]) >= int(found[2]):
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if match is None or int(match[1]) >= int(match[2]):
         raise ConfigError(
             f"--profile={text}: expected START:STOP, two numbers of updates, START before STOP"
         )
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 class Profile:

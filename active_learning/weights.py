@@ -33,10 +33,10 @@ def check(weights: Weights, path: Path) -> bool:
       ConfigError: The file cannot be used.
     """
     good = True
-    for found in compare(weights, path):
-        verdict = "ok" if found.ok else f"above {found.tolerance:.0e}"
-        print(f"{found.output}: largest difference {found.largest:.2e}, {verdict}")
-        good = good and found.ok
+    for difference in compare(weights, path):
+        verdict = "ok" if difference.ok else f"above {difference.tolerance:.0e}"
+        print(f"{difference.output}: largest difference {difference.largest:.2e}, {verdict}")
+        good = good and difference.ok
     return good
 
 

@@ -90,20 +90,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    found: dict = {}
+    result: dict = {}
     if args.preset in PRESETS:
-        found = measure(*PRESETS[args.preset])
-    for name, value in found.items():
+        result = measure(*PRESETS[args.preset])
+    for name, value in result.items():
         print(f"{name:22s} {value:,.6g}" if isinstance(value, float) else f"{name:22s} {value:,}")
     if args.preset in joint_cost.SIZES:
         smoke = args.preset == "smoke"  # compiling all of them takes longer than it is worth
         names = ("uniform", "Flexi, stored reference") if smoke else ()
         rounds = 2 if smoke else args.rounds
-        found["cost"] = joint_cost.measure(joint_cost.SIZES[args.preset], rounds, names)
-        print("\n".join(joint_cost.lines(found["cost"])))
+        result["cost"] = joint_cost.measure(joint_cost.SIZES[args.preset], rounds, names)
+        print("\n".join(joint_cost.lines(result["cost"])))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

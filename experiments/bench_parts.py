@@ -49,25 +49,25 @@ def cut(image: jax.Array, patch: int) -> jax.Array:
     return parts.reshape(size, rows * rows, -1)
 
 
-def calls_of(it: Experiment) -> dict[str, Callable[[], Any]]:
+def calls_of(experiment: Experiment) -> dict[str, Callable[[], Any]]:
     """What is timed: each call runs it once."""
-    b, ratio = it.config.batch_size, it.config.select.ratio
-    loader = it.loader(0)
+    b, ratio = experiment.config.batch_size, experiment.config.select.ratio
+    loader = experiment.loader(0)
     candidates, batch = (jax.tree.map(jnp.asarray, loader.next(n).batch) for n in (b * ratio, b))
     loader.close()
-    fresh = [it.init_scorer(jax.random.key(seed)) for seed in (1, 2)]
-    state, scorer = first_state(it, fresh[1]), it.recipe.scorer
+    fresh = [experiment.init_scorer(jax.random.key(seed)) for seed in (1, 2)]
+    state, scorer = first_state(experiment, fresh[1]), experiment.recipe.scorer
     score = lambda params, rows: scorer.act_loss(scorer.apply(params, rows, False), rows)
     pair = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fresh)
     floats = lambda image: image.astype(jnp.float32) / 127.5 - 1.0
-    image, patch = batch["image"], it.scorer.patch
-    small = replace(it.recipe, learner=scorer)
+    image, patch = batch["image"], experiment.scorer.patch
+    small = replace(experiment.recipe, learner=scorer)
     learner = replace(state, online=None, reference=None)
     return {
-        "learner update": update(it.recipe, learner, batch),
+        "learner update": update(experiment.recipe, learner, batch),
         "online update": update(small, replace(learner, learner=state.online), batch),
-        "augmentation": partial(jax.jit(it.recipe.augment), batch, state.key),
-        "learner AdamW": descent(it.recipe.learner, state.learner.params),
+        "augmentation": partial(jax.jit(experiment.recipe.augment), batch, state.key),
+        "learner AdamW": descent(experiment.recipe.learner, state.learner.params),
         "online AdamW": descent(scorer, fresh[0]),
         "patches of floats": partial(jax.jit(lambda x: cut(x, patch)), floats(image)),
         "patches of bytes, then floats": partial(jax.jit(lambda x: floats(cut(x, patch))), image),
@@ -76,9 +76,13 @@ def calls_of(it: Experiment) -> dict[str, Callable[[], Any]]:
             jax.jit(lambda p, q, rows: (score(p, rows), score(q, rows))), *fresh, batch
         ),
         "scorers in one call": partial(jax.jit(jax.vmap(score, (0, None))), pair, batch),
-        "scoring in chunks": partial(jax.jit(partial(select_step, it.recipe)), state, candidates),
+        "scoring in chunks": partial(
+            jax.jit(partial(select_step, experiment.recipe)), state, candidates
+        ),
         "scoring all at once": partial(
-            jax.jit(partial(select_step, replace(it.recipe, score_chunk=0))), state, candidates
+            jax.jit(partial(select_step, replace(experiment.recipe, score_chunk=0))),
+            state,
+            candidates,
         ),
     }
 
@@ -97,14 +101,18 @@ QUOTIENTS = {
 
 def bench(rounds: int, repeats: int, preset: str) -> dict:
     (config,) = PRESETS[preset]().values()
-    it = build(config)
+    experiment = build(config)
     cpu: dict[str, list[float]] = {}
     seconds = {
-        name: np.array(t) for name, t in interleaved(calls_of(it), rounds, repeats, cpu).items()
+        name: np.array(t)
+        for name, t in interleaved(calls_of(experiment), rounds, repeats, cpu).items()
     }
     b, costs = (
         config.batch_size,
-        (it.learner.cost(it.view.image_shape), it.scorer.cost(it.view.image_shape)),
+        (
+            experiment.learner.cost(experiment.view.image_shape),
+            experiment.scorer.cost(experiment.view.image_shape),
+        ),
     )
     rates = {
         name: b * cost.train / float(np.median(cpu[name]))

@@ -47,7 +47,7 @@ def tiny(batch_size: int, fsdp: int = 1):
     )
 
 
-def structure(it, found) -> dict:
+def structure(experiment, result) -> dict:
     """What the compiler says of one device, and the largest thing that is gathered or reduced
     beside the images of a device.
     """
@@ -55,17 +55,20 @@ def structure(it, found) -> dict:
 
     from active_learning.plan import pod
 
-    said = pod.plan_metrics(it, found, 0.5)
+    metrics = pod.plan_metrics(experiment, result, 0.5)
     images = (
-        int(np.prod(it.view.image_shape)) * it.config.batch_size * said["ratio"] // it.mesh.size
+        int(np.prod(experiment.view.image_shape))
+        * experiment.config.batch_size
+        * metrics["ratio"]
+        // experiment.mesh.size
     )
     merged = [
         c.bytes
-        for c in found.collectives
+        for c in result.collectives
         if c.kind in ("all-gather", "all-reduce") and c.scope in pod.SELECTION
     ]
-    learner = [c for c in found.collectives if c.scope not in pod.SELECTION]
-    return said | {
+    learner = [c for c in result.collectives if c.scope not in pod.SELECTION]
+    return metrics | {
         "images_bytes": images,
         "selection_largest_merge_bytes": max(merged, default=0),
         "learner_payload_bytes": sum(c.bytes * max(1, c.times) for c in learner),
@@ -73,7 +76,7 @@ def structure(it, found) -> dict:
     }
 
 
-def choices(it) -> str:
+def choices(experiment) -> str:
     """Trains a few updates on drawn candidates: a digest of all chosen ids, the same whoever holds
     what.
     """
@@ -86,14 +89,20 @@ def choices(it) -> str:
     from active_learning.core.step import train_step
     from active_learning.train.build import first_state
 
-    state = first_state(it, it.init_scorer(jax.random.key(1)))
-    place, everywhere = sharding.batch_sharding(it.mesh), sharding.replicated(it.mesh)
+    state = first_state(experiment, experiment.init_scorer(jax.random.key(1)))
+    place, everywhere = (
+        sharding.batch_sharding(experiment.mesh),
+        sharding.replicated(experiment.mesh),
+    )
     step, digest = None, hashlib.sha256()
     for n in range(STEPS):
-        rng, size = np.random.default_rng(n), it.config.batch_size * it.config.select.ratio
+        rng, size = (
+            np.random.default_rng(n),
+            experiment.config.batch_size * experiment.config.select.ratio,
+        )
         whole = {
-            "image": rng.integers(0, 256, (size, *it.view.image_shape)).astype(np.uint8),
-            "label": rng.integers(0, it.view.num_classes, size).astype(np.int32),
+            "image": rng.integers(0, 256, (size, *experiment.view.image_shape)).astype(np.uint8),
+            "label": rng.integers(0, experiment.view.num_classes, size).astype(np.int32),
             "epoch": np.zeros(size, np.int32),
             "id": np.stack([np.zeros(size), np.arange(size) + n * size], axis=1).astype(np.uint32),
         }
@@ -102,7 +111,7 @@ def choices(it) -> str:
             for k, v in whole.items()
         }
         step = step or sharding.aot_compile(
-            partial(train_step, it.recipe), state, batch, rest=everywhere
+            partial(train_step, experiment.recipe), state, batch, rest=everywhere
         )
         state, (_, chosen) = step(state, batch)
         digest.update(np.sort(np.asarray(chosen.ids)[:, 1]).tobytes())
@@ -116,14 +125,16 @@ def one_process() -> list[dict]:
     emulate(max(DEVICES))
     rows = []
     for count in DEVICES:
-        it = tiny(SHARE * count)(count)
-        rows.append({"processes": 1, "devices": count} | structure(it, pod.compile_step(it)))
+        experiment = tiny(SHARE * count)(count)
+        rows.append(
+            {"processes": 1, "devices": count} | structure(experiment, pod.compile_step(experiment))
+        )
         rows[-1]["choices"] = choices(tiny(SHARE * max(DEVICES))(count))
-    it = tiny(SHARE * max(DEVICES), fsdp=2)(max(DEVICES))
+    experiment = tiny(SHARE * max(DEVICES), fsdp=2)(max(DEVICES))
     shared = (
         {"processes": 1, "devices": max(DEVICES)}
-        | structure(it, pod.compile_step(it))
-        | {"choices": choices(it)}
+        | structure(experiment, pod.compile_step(experiment))
+        | {"choices": choices(experiment)}
     )
     return [*rows, shared]
 
@@ -137,11 +148,11 @@ def process(port: str, rank: int) -> None:
     emulate(max(DEVICES) // 2)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank)
-    it = tiny(SHARE * max(DEVICES))(max(DEVICES))
+    experiment = tiny(SHARE * max(DEVICES))(max(DEVICES))
     row = (
         {"processes": 2, "devices": jax.device_count()}
-        | structure(it, pod.compile_step(it))
-        | {"choices": choices(it)}
+        | structure(experiment, pod.compile_step(experiment))
+        | {"choices": choices(experiment)}
     )
     if rank == 0:
         print(json.dumps(row))
@@ -177,8 +188,8 @@ def pod_row(topology: str, ratio: int, fsdp: int) -> dict:
     config.batch_size, config.fsdp = 16 * len(devices), fsdp
     if fsdp == 1:
         config.select.ratio, config.select.score_chunk = ratio, 16
-    it = build_abstract(freeze(config), (224, 224, 3), 1000, 1_281_167, devices)
-    return {"topology": topology} | structure(it, pod.compile_step(it))
+    experiment = build_abstract(freeze(config), (224, 224, 3), 1000, 1_281_167, devices)
+    return {"topology": topology} | structure(experiment, pod.compile_step(experiment))
 
 
 def table(rows: list[dict]) -> list[str]:

@@ -119,30 +119,32 @@ def step_on(run: jax.stages.Compiled, state: Any, data: Any) -> Step:
     held, memory = [state], run.memory_analysis()
 
     def call():
-        held[0], said = run(held[0], data)
-        return held[0], said
+        held[0], metrics = run(held[0], data)
+        return held[0], metrics
 
     used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Step(run.as_text(), used + memory.temp_size_in_bytes, call)
 
 
-def steps_of(it: Experiment) -> dict[str, Step]:
+def steps_of(experiment: Experiment) -> dict[str, Step]:
     """The four things to time, compiled."""
-    b, ratio = it.config.batch_size, it.config.select.ratio
-    loader = it.loader(0)
+    b, ratio = experiment.config.batch_size, experiment.config.select.ratio
+    loader = experiment.loader(0)
     candidates, batch = loader.next(b * ratio).batch, loader.next(b).batch
     loader.close()
-    small = replace(it.recipe, learner=it.recipe.scorer)
-    state = first_state(it, it.init_scorer(jax.random.key(1)))
+    small = replace(experiment.recipe, learner=experiment.recipe.scorer)
+    state = first_state(experiment, experiment.init_scorer(jax.random.key(1)))
     copy = lambda: jax.tree.map(lambda x: x.copy(), state)
     online = replace(copy(), learner=copy().online, online=None, reference=None)
-    scoring = jax.jit(partial(select_step, it.recipe)).lower(state, candidates).compile()
+    scoring = jax.jit(partial(select_step, experiment.recipe)).lower(state, candidates).compile()
     return {
         "uniform": step_on(
-            aot_compile(partial(uniform_step, it.recipe), state, batch), copy(), batch
+            aot_compile(partial(uniform_step, experiment.recipe), state, batch), copy(), batch
         ),
         "active": step_on(
-            aot_compile(partial(train_step, it.recipe), state, candidates), copy(), candidates
+            aot_compile(partial(train_step, experiment.recipe), state, candidates),
+            copy(),
+            candidates,
         ),
         "scoring": step_on(scoring, state, candidates),
         "online": step_on(aot_compile(partial(uniform_step, small), online, batch), online, batch),
@@ -187,27 +189,32 @@ def quotients(seconds: dict[str, list[float]], flop_ratio: float) -> dict[str, f
     }
 
 
-def scoring_memory(it: Experiment, ratio: int) -> int:
+def scoring_memory(experiment: Experiment, ratio: int) -> int:
     """Temporary bytes of `select_step` at a ratio, from the compiler."""
-    config = replace(it.config, select=replace(it.config.select, ratio=ratio))
-    view, devices = it.view, list(it.mesh.devices.flat)
-    it = build_abstract(config, view.image_shape, view.num_classes, 10**6, devices)
-    step = jax.jit(partial(select_step, it.recipe)).lower(abstract_state(it), abstract_batch(it))
+    config = replace(experiment.config, select=replace(experiment.config.select, ratio=ratio))
+    view, devices = experiment.view, list(experiment.mesh.devices.flat)
+    experiment = build_abstract(config, view.image_shape, view.num_classes, 10**6, devices)
+    step = jax.jit(partial(select_step, experiment.recipe)).lower(
+        abstract_state(experiment), abstract_batch(experiment)
+    )
     return step.compile().memory_analysis().temp_size_in_bytes
 
 
 def bench(name: str, config: Config, rounds: int, repeats: int) -> dict:
-    it = build(config)
-    steps = steps_of(it)
+    experiment = build(config)
+    steps = steps_of(experiment)
     cpu: dict[str, list[float]] = {}
     seconds = interleaved(steps, rounds, repeats, cpu)
-    work = {"active": sum(it.costs.values()), "uniform": sum(it.uniform_costs.values())}
-    figures = quotients(seconds, work["active"] / work["uniform"])
-    figures["cpu"] = quotients(cpu, work["active"] / work["uniform"])
+    work = {
+        "active": sum(experiment.costs.values()),
+        "uniform": sum(experiment.uniform_costs.values()),
+    }
+    metrics = quotients(seconds, work["active"] / work["uniform"])
+    metrics["cpu"] = quotients(cpu, work["active"] / work["uniform"])
     median = {key: float(np.median(values)) for key, values in seconds.items()}
     peak = flops.PEAK_FLOPS.get(jax.devices()[0].device_kind)
     memory = (
-        {f"ratio {ratio}": scoring_memory(it, ratio) for ratio in (2, 10)}
+        {f"ratio {ratio}": scoring_memory(experiment, ratio) for ratio in (2, 10)}
         if config.select.score_chunk
         else {}
     )
@@ -228,7 +235,7 @@ def bench(name: str, config: Config, rounds: int, repeats: int) -> dict:
         "peak_bytes": {key: step.peak_bytes for key, step in steps.items()},
         "scoring_temporary_bytes": memory,
         "rounds": rounds,
-        **figures,
+        **metrics,
     }
 
 
@@ -311,15 +318,15 @@ def table(result: dict) -> list[str]:
         f"selecting from {CANDIDATES:,} scores: {result['selection_65536_ms']:.2f} ms, "
         f"{result['selection_over_vit_b_step']:.1e} of a ViT-B/16 update's time at b = 4,096"
     )
-    said = result["big_vision"]
-    if "skipped" in said:
-        lines.append(f"big_vision: skipped, {said['skipped']}")
+    text = result["big_vision"]
+    if "skipped" in text:
+        lines.append(f"big_vision: skipped, {text['skipped']}")
     else:
         lines.append(
-            f"ViT-Ti/16, b {said['batch_size']}: {said['median_ms']['ours']:.0f} ms, "
-            f"big_vision {said['median_ms']['theirs']:.0f} ms, "
-            f"ours / theirs {said['ours_over_theirs']:.3f} "
-            f"({said['ours_over_theirs_cpu']:.3f} in CPU time)"
+            f"ViT-Ti/16, b {text['batch_size']}: {text['median_ms']['ours']:.0f} ms, "
+            f"big_vision {text['median_ms']['theirs']:.0f} ms, "
+            f"ours / theirs {text['ours_over_theirs']:.3f} "
+            f"({text['ours_over_theirs_cpu']:.3f} in CPU time)"
         )
     return lines
 

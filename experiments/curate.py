@@ -141,15 +141,15 @@ def compare(evidence: crossfit.Evidence, labels: np.ndarray, wrong: np.ndarray) 
     }
     best = max(rivals, key=lambda name: rivals[name]["auc"])
     best_strict = max(strict, key=lambda name: strict[name]["auc"])
-    found = {name: measures(score, wrong) for name, score in ours.items()}
+    result = {name: measures(score, wrong) for name, score in ours.items()}
     return {
         "examples": len(labels),
         "wrong": round(float(wrong.mean()), 4),
-        "ours": found,
+        "ours": result,
         "cleanlab_best": {"name": best, **rivals[best]},
         "cleanlab_best_with_neighbors": {"name": best_strict, **strict[best_strict]},
         "cleanlab": rivals,
-        "gain": round(found["combined"]["auc"] - rivals[best]["auc"], 4),
+        "gain": round(result["combined"]["auc"] - rivals[best]["auc"], 4),
     }
 
 
@@ -197,8 +197,8 @@ def planted_table() -> str:
     share = row["recall_at_precision_0.9"]
     twice = row["recall_at_twice_their_number"]
     planted = row["planted"]
-    found = f"{share:.0%} at a precision of 90 %, {twice:.0%} among the first {2 * planted}"
-    lines.append(f"| exchanged label | {planted} | {found} | AUC {row['auc']:.3f} |")
+    result = f"{share:.0%} at a precision of 90 %, {twice:.0%} among the first {2 * planted}"
+    lines.append(f"| exchanged label | {planted} | {result} | AUC {row['auc']:.3f} |")
     return "\n".join(lines)
 
 

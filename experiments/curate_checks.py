@@ -159,14 +159,14 @@ def estimates(
     for model, mapped in models.items():
         for name, labels in columns.items():
             p = predict(mapped, labels)
-            found = estimate.corrupted_fraction(estimate.agreement(p, labels))
+            result = estimate.corrupted_fraction(estimate.agreement(p, labels))
             truth = float((labels != clean).mean())
             out[f"{model}/{name}"] = {
                 "truth": round(truth, 4),
-                "low": round(found.low, 4),
-                "value": round(found.value, 4),
-                "high": round(found.high, 4),
-                "contains": found.low <= truth <= found.high,
+                "low": round(result.low, 4),
+                "value": round(result.value, 4),
+                "high": round(result.high, 4),
+                "contains": result.low <= truth <= result.high,
                 "accuracy_on_clean": round(float((p.argmax(axis=1) == clean).mean()), 4),
             }
     return out

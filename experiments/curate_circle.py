@@ -93,9 +93,9 @@ def precision(scores: Path) -> dict[str, list[float]]:
     judged.sort(key=lambda row: -row["score"])
     right = [CIFAR[clean[int(Path(row["path"]).stem)]] for row in judged]
     wrong = np.array([r != row["label"] for r, row in zip(right, judged, strict=True)])
-    found = np.array([r == row["suggested"] for r, row in zip(right, judged, strict=True)])
+    result = np.array([r == row["suggested"] for r, row in zip(right, judged, strict=True)])
     return {
-        str(k): [round(float(wrong[:k].mean()), 3), round(float(found[:k].mean()), 3)]
+        str(k): [round(float(wrong[:k].mean()), 3), round(float(result[:k].mean()), 3)]
         for k in (50, 250, 500, REVIEWED)
     }
 

@@ -76,8 +76,8 @@ def best_rate(file: Path) -> float:
     """Uniform's best rate on `tune`, the middle one where that phase has not been run."""
     if not file.exists():
         return sorted(RATES)[len(RATES) // 2]
-    found = json.loads(file.read_text())
-    return float(max(found, key=lambda rate: found[rate]["tune_full/accuracy"]))
+    result = json.loads(file.read_text())
+    return float(max(result, key=lambda rate: result[rate]["tune_full/accuracy"]))
 
 
 def base(scale: Scale, out: Path, published: Path, rate: float) -> Config:
@@ -148,7 +148,7 @@ def step_seconds(plain: Config, arms: dict[str, Config], rounds: int, updates: i
         kinds[name] = _stepper(arms[name], True)
         own = arms[name].reference.own_runs(arms[name])["fold0"]
         kinds[f"{name}: reference"] = _stepper(own, False)
-    found: dict[str, list[float]] = {name: [] for name in kinds}
+    result: dict[str, list[float]] = {name: [] for name in kinds}
     for stepper in kinds.values():
         stepper(2)
     for n in range(rounds):
@@ -156,9 +156,9 @@ def step_seconds(plain: Config, arms: dict[str, Config], rounds: int, updates: i
         for name in names:
             began = time.perf_counter()
             kinds[name](updates)
-            found[name].append((time.perf_counter() - began) / updates)
+            result[name].append((time.perf_counter() - began) / updates)
     _, bill = _with_data(arms[HEADS])
-    return {name: statistics.median(values) for name, values in found.items()} | {
+    return {name: statistics.median(values) for name, values in result.items()} | {
         "feature pass": bill.seconds
     }
 
@@ -255,14 +255,14 @@ def tune(plain: Config, scale: Scale, out: Path) -> dict[str, dict[str, float]]:
     """Final accuracies of uniform training at half of the budget, on `tune`, by the rate."""
     judged = replace(plain.evaluate, sets=("tune",))
     half = replace(plain, evaluate=judged, total=f"{scale.steps // 2} steps")
-    found = {}
+    result = {}
     for rate in RATES:
         optim = replace(plain.optim, learning_rate=rate)
         arm = Arm(replace(half, name=f"rate {rate:g}", optim=optim), 0.5, (1,))
         (folder,) = list(run_all([arm], out))[-1]
         final = json.loads((folder / "summary.json").read_text())["final"]
-        found[f"{rate:g}"] = {k: v for k, v in final.items() if k.endswith("accuracy")}
-    return found
+        result[f"{rate:g}"] = {k: v for k, v in final.items() if k.endswith("accuracy")}
+    return result
 
 
 def _times(plain: Config, arms: dict[str, Config], out: Path, smoke: bool) -> dict[str, float]:

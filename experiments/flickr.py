@@ -48,7 +48,7 @@ def _cell(value: dict | None, times: float = 1.0) -> str:
 
 def row(folders: list[Path]) -> dict:
     """One line of the table: the runs of an arm at one budget."""
-    found = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    result = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     about = json.loads((folders[0] / "config.json").read_text())
     lines = [
         [json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()]
@@ -62,11 +62,11 @@ def row(folders: list[Path]) -> dict:
         ]
         for of in lines
     ]
-    finals = [s["final"] for s in found]
+    finals = [s["final"] for s in result]
     test = next(name for name in ("test_full", "tune_full") if f"{name}/log_rank" in finals[0])
     images = np.mean([f[f"{test}/per_image"] for f in finals], axis=0)
     draws = np.random.default_rng(0).integers(0, len(images), (2000, len(images)))
-    references = [s["reference"]["accuracy"] for s in found if s["reference"]]
+    references = [s["reference"]["accuracy"] for s in result if s["reference"]]
     return {
         "arm": about["name"],
         "updates": about["total_steps"],
@@ -93,8 +93,8 @@ def row(folders: list[Path]) -> dict:
             for li in lines[0]
             if "gate/online_log_rank" in li
         ],
-        "flops": float(np.mean([total_flops(s["flops"]) for s in found])),
-        "seconds": float(np.mean([s["train_seconds"] for s in found])),
+        "flops": float(np.mean([total_flops(s["flops"]) for s in result])),
+        "seconds": float(np.mean([s["train_seconds"] for s in result])),
         "curve": [[li["step"], li[k]] for li in lines[0] for k in ("test/log_rank",) if k in li],
     }
 
@@ -213,15 +213,15 @@ def beside(rows: list[dict]) -> str:
             theirs = min(others, key=lambda r: abs(math.log(r["flops"] / mine["flops"])))
             known = dict(zip(theirs["seeds"], theirs["log_rank_by_seed"], strict=True))
             pairs = zip(mine["seeds"], mine["log_rank_by_seed"], strict=True)
-            found = interval(value - known[seed] for seed, value in pairs if seed in known)
-            if found:
+            result = interval(value - known[seed] for seed, value in pairs if seed in known)
+            if result:
                 cells = [
                     f"{claim}, {mine['updates']}",
                     f"{mine['flops']:.2e}",
                     f"{other}, {theirs['updates']}",
                     f"{theirs['flops']:.2e}",
                 ]
-                gap = f"{found['mean']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
+                gap = f"{result['mean']:+.3f} [{result['low']:+.3f}, {result['high']:+.3f}]"
                 out.append(f"| {' | '.join([*cells, gap])} |")
     return "\n".join(out)
 
@@ -264,12 +264,12 @@ def figure(rows: list[dict], path: Path) -> None:
 
 def rows_of(arms: list[Arm], out: Path, done: list[Path]) -> list[dict]:
     """Lines of the arms of which some run is complete."""
-    found = []
+    result = []
     for one in arms:
         folders = [folder for _, folder in one.runs(out) if folder in done]
         if folders:
-            found.append(row(folders))
-    return found
+            result.append(row(folders))
+    return result
 
 
 def kept(arms: list[Arm], out: Path, done: list[Path], name: str) -> list[dict]:

@@ -171,11 +171,11 @@ def interval(values: Iterable[float]) -> dict[str, float] | None:
     }
 
 
-def points(found: dict[str, float] | None) -> str:
+def points(result: dict[str, float] | None) -> str:
     """An interval of shares, in points."""
-    if found is None:
+    if result is None:
         return "-"
-    return f"{100 * found['mean']:+.1f} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
+    return f"{100 * result['mean']:+.1f} [{100 * result['low']:+.1f}, {100 * result['high']:+.1f}]"
 
 
 def equal_flops(budgets: list[tuple[float, float]], flops: float) -> float | None:
@@ -201,18 +201,18 @@ def compared(
     """One row an arm, in the order of `names`: accuracy, FLOPs over uniform's, and the two paired
     differences, over the seeds that are complete.
     """
-    found: dict[str, dict[int, list[tuple[int, float, float]]]] = {name: {} for name in names}
+    result: dict[str, dict[int, list[tuple[int, float, float]]]] = {name: {} for name in names}
     for folder in folders:
         about, summary = (
             json.loads((folder / name).read_text()) for name in ("config.json", "summary.json")
         )
-        of_arm = found.setdefault(about["name"], {}).setdefault(about["seed"], [])
+        of_arm = result.setdefault(about["name"], {}).setdefault(about["seed"], [])
         of_arm.append(
             (about["total_steps"], total_flops(summary["flops"]), summary["final"][metric])
         )
-    uniform, rows = found.get("uniform", {}), []
+    uniform, rows = result.get("uniform", {}), []
     plain = _at(uniform, updates)
-    for name, by_seed in found.items():
+    for name, by_seed in result.items():
         mine = {seed: run for seed, run in _at(by_seed, updates).items() if seed in plain}
         if not mine:
             continue

@@ -28,18 +28,18 @@ def _stepper(config: Config, kind: str) -> Callable[[int], None]:
         config = replace(
             config, select=replace(config.select, schedule="ahead" if kind == "ahead" else "exact")
         )
-    it = build(config.reference.own_runs(config)[""] if kind == "reference" else config)
-    updates = UpdateRunner(it, it.loader(0), restored=False)
-    held = [first_state(it, it.init_scorer(jax.random.key(1)) if active else None)]
+    experiment = build(config.reference.own_runs(config)[""] if kind == "reference" else config)
+    updates = UpdateRunner(experiment, experiment.loader(0), restored=False)
+    held = [first_state(experiment, experiment.init_scorer(jax.random.key(1)) if active else None)]
     updates.compile(held[0], active)
 
     def run(count: int) -> None:
-        late = None
+        previous = None
         for _ in range(count):
-            held[0], said = updates(held[0], active, more=active)
-            late, said = said.metrics, late
-            jax.device_get(said)
-        jax.block_until_ready((held[0], late))
+            held[0], metrics = updates(held[0], active, more=active)
+            previous, metrics = metrics.metrics, previous
+            jax.device_get(metrics)
+        jax.block_until_ready((held[0], previous))
 
     return run
 

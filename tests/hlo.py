@@ -58,7 +58,7 @@ def product_flops(text: str) -> float:
         kernel = _operands(operands, shapes)[1]
         per_output = np.prod(kernel) / kernel[kernel_labels.index("o")]
         dilation = [
-            int(n) for found in _DILATION.findall(window) for n in found.split("x")
+            int(n) for result in _DILATION.findall(window) for n in result.split("x")
         ]  # zeros between inputs: no products
         total += 2.0 * np.prod(_shape(out)) * per_output / np.prod(dilation)
     return float(total)

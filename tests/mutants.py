@@ -124,7 +124,7 @@ MUTANTS = [
     Mutant("scores centred over all classes", "core/scores.py", "(sums / jnp.maximum(counts, 1.0))[classes]", "jnp.mean(values)", "core/test_scores.py"),
     Mutant("the teacher sees another view", "core/step.py", "recipe.reference_params(state), seen, False)", "recipe.reference_params(state), batch, True)", "core/test_distillation.py"),
     Mutant("soft gradients fall with the temperature", "core/losses.py", "-(temperature**2) * ", "-1.0 * ", "core/test_distillation.py"),
-    Mutant("checksums are not compared", "checkpoint.py", 'if found[name]["sha256"] != entry["sha256"]:', 'if False:', "test_checkpoint.py"),
+    Mutant("checksums are not compared", "checkpoint.py", 'if checksums[name]["sha256"] != entry["sha256"]:', 'if False:', "test_checkpoint.py"),
     Mutant("weights that are not finite are restored", "checkpoint.py", 'return restored, bad and f"{bad} is not finite"', "return restored, None", "test_checkpoint.py"),
     Mutant("the first checkpoint may take an hour", "checkpoint.py", "self._limit = FIRST_SAVE if first else LATER_SAVES", "self._limit = LATER_SAVES", "test_checkpoint.py"),
     Mutant("the final line is doubled", "metrics.py", "if _identity(row) in self._there:", "if False:", "test_metrics.py"),

@@ -47,11 +47,11 @@ def write_tars(folder: Path, train: int = 96, test: int = 24, seed: int = 0) -> 
                     0,
                     255,
                 )
-                said = [
+                text = [
                     f"a {'dark' if dark else 'bright'} {name} square",
                     f"the {name} one is {'dark' if dark else 'bright'}",
                 ]
-                about = {"captions": said, "filename": f"{part}{n}.jpg"}
+                about = {"captions": text, "filename": f"{part}{n}.jpg"}
                 for suffix, blob in (
                     (".jpg", images.encode(pixels.astype(np.uint8))),
                     (".json", json.dumps(about).encode()),

@@ -66,7 +66,7 @@ def test_two_processes_equal_one_stop_together_and_one_goes_on(tmp_path):
         for process in pair:
             process.kill()
     assert [process.returncode for process in pair] == [0, 0], out
-    steps = [int(said.splitlines()[-1]) for said, _ in out]
+    steps = [int(printed.splitlines()[-1]) for printed, _ in out]
     assert steps[0] == steps[1] == json.loads((both / "summary.json").read_text())["step"] >= 1
 
     assert json.loads((alone / "summary.json").read_text())["step"] == two_processes.STOP

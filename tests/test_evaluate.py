@@ -25,23 +25,23 @@ def test_figures_do_not_depend_on_the_batch_size(batch_size):
         np.asarray(rows["label"]) % 4,
     )  # class 4 never occurs
     part = Part(Memory(images, {"label": labels}, toy.CLASSES), np.arange(32), labels, None)
-    figures = Accuracy(toy.model(0.1), toy.CLASSES, batch_size)(toy.params(1), part)
+    metrics = Accuracy(toy.model(0.1), toy.CLASSES, batch_size)(toy.params(1), part)
     logits = np.asarray(toy.apply(toy.params(1), {"image": jnp.asarray(images)}, False)["logits"])
     hit = logits.argmax(axis=1) == labels
     per_class = [hit[labels == c].mean() for c in range(4)]
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    assert figures["accuracy"] == pytest.approx(hit.mean())
-    assert figures["loss"] == pytest.approx(-log_p[np.arange(32), labels].mean(), rel=1e-4)
-    assert figures["per_class"] == pytest.approx([*per_class, None])
-    assert figures["worst_class"] == pytest.approx(min(per_class))
+    assert metrics["accuracy"] == pytest.approx(hit.mean())
+    assert metrics["loss"] == pytest.approx(-log_p[np.arange(32), labels].mean(), rel=1e-4)
+    assert metrics["per_class"] == pytest.approx([*per_class, None])
+    assert metrics["worst_class"] == pytest.approx(min(per_class))
 
 
 def test_the_command_prints_what_the_run_ended_with(tmp_path, capsys):
     config = world.config(world.write_arrays(tmp_path))
     summary = loop.run(config, tmp_path / "run")
     assert evaluate.main([str(tmp_path / "run")]) == 0
-    figures = json.loads(capsys.readouterr().out)
-    assert figures["test"]["accuracy"] == pytest.approx(summary["final"]["test_full/accuracy"])
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["test"]["accuracy"] == pytest.approx(summary["final"]["test_full/accuracy"])
     assert evaluate.main([str(tmp_path / "run"), "--set", "tune", "--model", "reference"]) == 0
     assert set(json.loads(capsys.readouterr().out)) == {"tune"}
     assert evaluate.main([str(tmp_path / "run"), "--set", "nope"]) == 2

@@ -17,14 +17,14 @@ LIBRARIES = {"jax", "numpy", "jaxtyping"}
 
 def imports(path: Path) -> set[str]:
     """Modules imported anywhere in a file, also inside functions."""
-    found = set()
+    result = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            result |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            result |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return result
 
 
 def ours(path: Path) -> set[str]:

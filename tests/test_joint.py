@@ -90,9 +90,9 @@ def test_pair_scores_are_the_terms_of_the_sigmoid_loss():
 def test_joint_selection_is_the_formula(b, chunks, first, start):
     pairs, _ = pair_scores.joint_learnability(al.ScoreInputs(online=said(0), reference=said(1)), ())
     key = jax.random.key(3)
-    found = jax.jit(partial(select.joint, b=b, chunks=chunks, first=first, tile=3))(key, pairs)
+    result = jax.jit(partial(select.joint, b=b, chunks=chunks, first=first, tile=3))(key, pairs)
     expected = slow_joint(key, matrix_of(said(0)) - matrix_of(said(1)), b, chunks, start)
-    assert found.indices.tolist() == expected
+    assert result.indices.tolist() == expected
     assert len(set(expected)) == b
 
 
@@ -110,15 +110,16 @@ def test_with_a_diagonal_matrix_it_is_independent_sampling_in_law():
     sets = [tuple(row) for row in np.sort(np.asarray(chosen), axis=1).tolist()]
     p = np.exp(scores)
 
-    def law(those):  # of an unordered set, drawn one after the other without replacement
-        if not those:
+    def law(values):  # of an unordered set, drawn one after the other without replacement
+        if not values:
             return 1.0
         return sum(
-            p[i] / (p.sum() - sum(p[j] for j in those if j != i)) * law(those - {i}) for i in those
+            p[i] / (p.sum() - sum(p[j] for j in values if j != i)) * law(values - {i})
+            for i in values
         )
 
-    expected = np.array([law(frozenset(those)) for those in combinations(range(5), b)])
-    counts = np.array([sets.count(those) for those in combinations(range(5), b)])
+    expected = np.array([law(frozenset(values)) for values in combinations(range(5), b)])
+    counts = np.array([sets.count(values) for values in combinations(range(5), b)])
     assert expected.sum() == pytest.approx(1)
     assert (
         np.sum((counts - draws * expected) ** 2 / (draws * expected)) < 27.9
@@ -248,7 +249,7 @@ def test_joint_selection_gains_what_gibbs_sampling_gains_and_the_fake_does_not()
         chains[0], chains[1], rtol=0.001
     )  # they have forgotten where they started
     uniform = gains(lambda k, m: select.gumbel_top_k(k, jnp.zeros(SIZE), CHOSEN).indices)
-    share = lambda found: (found - uniform) / (chains.mean(axis=0) - uniform)
+    share = lambda result: (result - uniform) / (chains.mean(axis=0) - uniform)
     together = gains(lambda k, m: select.joint(k, Dense(m), CHOSEN, chunks=CHUNKS).indices)
     alone = gains(lambda k, m: select.gumbel_top_k(k, jnp.diagonal(m), CHOSEN).indices)
     fake = gains(lambda k, m: select.joint(k, outer_difference(m), CHOSEN, chunks=CHUNKS).indices)

@@ -76,7 +76,7 @@ def close(one, other):
 @pytest.fixture(scope="module")
 def levels(data, tmp_path_factory):
     """By name; the stored scores lie beside the runs."""
-    out, compiled, found = tmp_path_factory.mktemp("levels"), {}, {}
+    out, compiled, result = tmp_path_factory.mktemp("levels"), {}, {}
     original = UpdateRunner.compile
 
     def counting(self, state, active):
@@ -95,7 +95,7 @@ def levels(data, tmp_path_factory):
         )
         if level == "none":
             counted += compiled["reference", False] * REFERENCE_STEPS
-        found[level] = Level(config, folder, summary, counted)
+        result[level] = Level(config, folder, summary, counted)
         return folder
 
     with pytest.MonkeyPatch.context() as patch:
@@ -106,13 +106,13 @@ def levels(data, tmp_path_factory):
             reference=Loaded(path=str(live / "reference"), charge=False),
         )
         file, _ = store_scores.store(
-            live / "reference", found["none"].config, out=out / "scores.npz"
+            live / "reference", result["none"].config, out=out / "scores.npz"
         )
         run("foundation dataset", reference=Stored(path=str(file)))
         run("replayed policy", select=Select(replay=str(live)))
         run("replayed by a larger learner", select=Select(replay=str(live)), learner=LARGER)
         run("cotrained", reference=CoTrained())
-    return found
+    return result
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -171,25 +171,27 @@ def test_fed_the_live_runs_state_stored_scores_choose_what_a_running_reference_c
     live = levels["none"].folder
     reference = Stored(path=str(live.parent / "scores.npz"))
     sharp = dataclasses.replace(SHARP, until="100 %")
-    it = build(
+    experiment = build(
         world.config(data, total="1000 steps", select=sharp, reference=reference), jax.devices()[:1]
     )
-    part, size = it.data.train, RATIO * b
-    stream = Candidates(part, it.config.seed)
+    part, size = experiment.data.train, RATIO * b
+    stream = Candidates(part, experiment.config.seed)
     when = [
         np.stack(values)
         for values in zip(*(stream.at(n * size, size) for n in range(1000)), strict=True)
     ]
     every = part.batch(np.arange(len(part)), np.zeros(len(part), np.int32))
-    state = first_state(it, checkpoint.load_params(live, "reference"))
+    state = first_state(experiment, checkpoint.load_params(live, "reference"))
 
     def update(state, now):
         rows, epochs = now
         batch = {name: values[rows] for name, values in every.items()} | {"epoch": epochs}
         of_others = batch | {score_file.COLUMN: batch[score_file.COLUMN][::-1]}
-        read, wrong = (select_step(it.recipe, state, one)[1].ids for one in (batch, of_others))
+        read, wrong = (
+            select_step(experiment.recipe, state, one)[1].ids for one in (batch, of_others)
+        )
         del batch[score_file.COLUMN]
-        state, (_, chosen) = train_step(it.recipe, state, batch)
+        state, (_, chosen) = train_step(experiment.recipe, state, batch)
         common = lambda ids: jnp.mean(
             jnp.any(jnp.all(ids[:, None] == chosen.ids[None], axis=-1), axis=-1)
         )

@@ -101,9 +101,9 @@ def refused(config):
 
 @pytest.mark.parametrize("flag", WRONG)
 def test_what_is_wrong_is_one_line_and_exit_code_2(config, refused, flag):
-    code, said = refused[flag]
-    assert code == 2, said
-    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    code, text = refused[flag]
+    assert code == 2, text
+    errors = [line for line in text.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert WRONG[flag] in errors[0]
     assert not (config.parent / "run").exists()

@@ -64,12 +64,12 @@ def test_the_loop_reads_figures_one_update_late(tmp_path, monkeypatch):
     dispatched, original = [], UpdateRunner.__call__
 
     def watched(self, state, active, more):
-        state, said = original(self, state, active, more)
+        state, metrics = original(self, state, active, more)
         dispatched.append(len(dispatched) + 1)
-        late = {
-            name: Late(value, dispatched[-1], dispatched) for name, value in said.metrics.items()
+        previous = {
+            name: Late(value, dispatched[-1], dispatched) for name, value in metrics.metrics.items()
         }
-        return state, said._replace(metrics=late)
+        return state, metrics._replace(metrics=previous)
 
     monkeypatch.setattr(UpdateRunner, "__call__", watched)
     never = {"every": "100 %"}

@@ -190,5 +190,5 @@ def test_the_command(tmp_path, capsys):
     ):
         capsys.readouterr()
         assert main(arguments) == 2
-        said = capsys.readouterr().err
-        assert message in said and said.count("\n") == 1
+        printed = capsys.readouterr().err
+        assert message in printed and printed.count("\n") == 1

@@ -255,8 +255,8 @@ def history(
         outside[:, one.held] = kernel.softmax(one.logits[:, one.held])
         right = one.logits.argmax(axis=-1) == labels[None]
         margins = np.mean([scores.margin(logits, labels) for logits in one.logits], axis=0)
-        found = np.stack([margins, scores.epoch_learned(right), scores.forgetting(right)])
-        sums += np.where(one.held[None], 0.0, found)
+        features = np.stack([margins, scores.epoch_learned(right), scores.forgetting(right)])
+        sums += np.where(one.held[None], 0.0, features)
     margins, learned, forgotten = sums / max(1, len(folds) - 1)
     return {
         "trained": outside.mean(axis=0),

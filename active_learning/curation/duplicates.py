@@ -113,9 +113,9 @@ def near_pairs(
             same = one.digest[a] == against.digest[b]
             least = np.where(one.colorless[a] & against.colorless[b], COLORLESS, CORRELATION)
             kept = np.flatnonzero((close >= least) | same)
-            found = np.where(same, 1.0, close)[kept]
+            similarity = np.where(same, 1.0, close)[kept]
             out += zip(
-                a[kept].tolist(), b[kept].tolist(), np.clip(found, 0, 1).tolist(), strict=True
+                a[kept].tolist(), b[kept].tolist(), np.clip(similarity, 0, 1).tolist(), strict=True
             )
     return out
 

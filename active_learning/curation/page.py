@@ -70,9 +70,11 @@ def write_page(
     Raises:
       ValueError: A picture is in another format, or one picture alone exceeds the page.
     """
-    found = sorted((r for r in records if r.issue != "ok"), key=lambda r: (r.rank, r.issue, r.key))
+    flagged = sorted(
+        (r for r in records if r.issue != "ok"), key=lambda r: (r.rank, r.issue, r.key)
+    )
     # The rest is left for the tables, the style sheet and the script.
-    shown = _fit(found, images, int(0.95 * MAX_BYTES))
+    shown = _fit(flagged, images, int(0.95 * MAX_BYTES))
     script = files(TEMPLATES).joinpath("page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = jinja2.Environment(
@@ -86,8 +88,8 @@ def write_page(
         style=Markup(files(TEMPLATES).joinpath("page.css").read_text(encoding="utf-8")),
         script=Markup(script),
         data=Markup(_json(_data(shown, summary))),
-        kicker=_kicker(summary, len(shown), len(found)),
-        numbers=_numbers(summary, found),
+        kicker=_kicker(summary, len(shown), len(flagged)),
+        numbers=_numbers(summary, flagged),
         notes=[clean(note, 1000) for note in summary.notes],
         confidence=_percent(summary.confidence),
         names=[clean(c.name, 60) for c in summary.classes],
@@ -100,10 +102,10 @@ def write_page(
     return page
 
 
-def _fit(found: list[Record], images: Mapping[str, bytes], budget: int) -> list[dict]:
+def _fit(flagged: list[Record], images: Mapping[str, bytes], budget: int) -> list[dict]:
     """The most suspect records, as the script reads them, that fit into `budget` bytes."""
     shown, keys, without = [], set[str](), 0
-    for record in found:
+    for record in flagged:
         picture = images.get(record.key)
         without += picture is None
         if picture is None and without > MAX_WITHOUT_PICTURE:
@@ -203,18 +205,18 @@ def _interval(estimate: Estimate) -> str:
     return f"{_percent(estimate.low)} to {_percent(estimate.high)}"
 
 
-def _kicker(summary: Summary, shown: int, found: int) -> str:
+def _kicker(summary: Summary, shown: int, flagged: int) -> str:
     parts = [f"{summary.num_examples:,} examples"]
     if summary.classes:
         parts.append(f"{len(summary.classes):,} classes")
-    if shown < found:
-        parts.append(f"the {shown:,} most suspect of {found:,} findings are on this page")
+    if shown < flagged:
+        parts.append(f"the {shown:,} most suspect of {flagged:,} findings are on this page")
     else:
-        parts.append(f"{found:,} findings")
+        parts.append(f"{flagged:,} findings")
     return " · ".join(parts)
 
 
-def _numbers(summary: Summary, found: list[Record]) -> list[dict]:
+def _numbers(summary: Summary, flagged: list[Record]) -> list[dict]:
     numbers = []
     if summary.corrupted is not None:
         fraction, level = summary.corrupted, _percent(summary.confidence)
@@ -229,7 +231,7 @@ def _numbers(summary: Summary, found: list[Record]) -> list[dict]:
         (("leak",), "test examples that leak into training"),
         (("unreadable",), "unreadable files"),
     ):
-        count = sum(summary.counts.get(i, sum(r.issue == i for r in found)) for i in issues)
+        count = sum(summary.counts.get(i, sum(r.issue == i for r in flagged)) for i in issues)
         if count or issues[0] in summary.counts:
             bad = count > 0 and issues[0] in ("leak", "unreadable")
             numbers.append({"value": f"{count:,}", "text": text, "detail": "", "bad": bad})

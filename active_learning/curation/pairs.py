@@ -65,8 +65,8 @@ def image_embeddings(
         piece = pieces.load(name)
         if piece is None:
             mapped = mapped or kernel.kernel_map(features, settings.kernel, settings.seed)
-            found = kernel.held_out_regression(mapped, texts, held, settings.kernel.ridge)
-            piece = {"outputs": found}
+            predicted = kernel.held_out_regression(mapped, texts, held, settings.kernel.ridge)
+            piece = {"outputs": predicted}
             pieces.save(name, piece)
         out[held] = piece["outputs"]
         if tick is not None:

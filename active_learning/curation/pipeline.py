@@ -109,13 +109,13 @@ def _features(train: Loaded, rows: np.ndarray, options: Options, work: Path, tel
     pieces = Pieces(work, signature(digests, options.features))
     piece = pieces.load("features")
     if piece is None:
-        found = patch_features(
+        features = patch_features(
             train.images[rows],
             options.features,
             options.cross_fit.seed,
             lambda at, whole: tell(at / whole, "features"),
         )
-        piece = {"features": found}
+        piece = {"features": features}
         pieces.save("features", piece)
     return piece["features"]
 

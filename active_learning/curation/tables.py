@@ -23,8 +23,8 @@ def ranked(records: Sequence[Record]) -> list[Record]:
     """Records by issue and falling score, with their ranks; ties go by key."""
     out = []
     for issue in ISSUES:
-        found = sorted((r for r in records if r.issue == issue), key=lambda r: (-r.score, r.key))
-        out += [dataclasses.replace(r, rank=place) for place, r in enumerate(found, 1)]
+        flagged = sorted((r for r in records if r.issue == issue), key=lambda r: (-r.score, r.key))
+        out += [dataclasses.replace(r, rank=place) for place, r in enumerate(flagged, 1)]
     return out
 
 

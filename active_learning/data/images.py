@@ -243,8 +243,8 @@ def _orientation_of(tiff: bytes) -> int:
 
 
 def _known(exif: Image.Exif) -> int:
-    found = exif.get(_ORIENTATION, 1)
-    return found if found in range(1, 9) else 1
+    orientation = exif.get(_ORIENTATION, 1)
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:

@@ -98,14 +98,14 @@ class Part:
 
     def select(self, rows: Integer[np.ndarray, "k"] | Bool[np.ndarray, "n"]) -> "Part":
         """The part restricted to these rows."""
-        clean, whose = self.clean_labels, self.caption_of
+        clean, caption_of = self.clean_labels, self.caption_of
         return dataclasses.replace(
             self,
             indices=self.indices[rows],
             labels=self.labels[rows],
             clean_labels=None if clean is None else clean[rows],
             columns={name: values[rows] for name, values in self.columns.items()},
-            caption_of=None if whose is None else whose[rows],
+            caption_of=None if caption_of is None else caption_of[rows],
         )
 
     def with_column(self, name: str, values: np.ndarray) -> "Part":

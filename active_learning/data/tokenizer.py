@@ -234,9 +234,9 @@ def _added(made: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (), ()
 
 
-def _token(made: Any, said: Any) -> int | None:
+def _token(made: Any, declared: Any) -> int | None:
     """Id of a token of tokenizer_config.json, which spells it as text or as {'content': text}."""
-    text = said.get("content") if isinstance(said, dict) else said
+    text = declared.get("content") if isinstance(declared, dict) else declared
     return made.token_to_id(text) if isinstance(text, str) else None
 
 
@@ -265,8 +265,8 @@ def of_sentencepiece(blob: bytes, settings: dict[str, Any] | None = None) -> Tok
     pad = end
     if kind.startswith("Gemma"):
         said = settings.get("pad_token", PAD)
-        found = made.piece_to_id(said["content"] if isinstance(said, dict) else str(said))
-        pad = end if found == made.unk_id() else found
+        pad_id = made.piece_to_id(said["content"] if isinstance(said, dict) else str(said))
+        pad = end if pad_id == made.unk_id() else pad_id
 
     def clean(text: str) -> str:
         text = text.lower() if lower else text

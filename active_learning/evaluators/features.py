@@ -31,8 +31,8 @@ def stored_features(
         return compute()
     if file.exists():
         try:
-            with np.load(file, allow_pickle=False) as found:
-                features, theirs, old = found["features"], found["labels"], str(found["key"])
+            with np.load(file, allow_pickle=False) as stored:
+                features, theirs, old = stored["features"], stored["labels"], str(stored["key"])
         except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
             raise DataError(f"{file}: not a file of features ({error}); delete it") from error
         if old != key or not np.array_equal(theirs, labels):

@@ -82,12 +82,12 @@ def linear_probe(
         order = np.argsort(hash64(0x1B, np.arange(len(labels))), kind="stable")
         held = order[: max(1, round(held_out * len(order)))]
         kept = order[len(held) :]
-        found = []
+        accuracies = []
         for one in penalties:
             fitted = _fit(features[kept], numbers[kept], len(classes), one, iterations)
-            found.append(np.mean(fitted(features[held]).argmax(axis=1) == numbers[held]))
+            accuracies.append(np.mean(fitted(features[held]).argmax(axis=1) == numbers[held]))
         # Of equally good penalties the strongest.
-        penalty = max(zip(found, penalties, strict=True))[1]
+        penalty = max(zip(accuracies, penalties, strict=True))[1]
     scores = _fit(features, numbers, len(classes), penalty, iterations)(test[0])
     metrics = {f"lp_{name}": value for name, value in _metrics(scores, test[1], classes).items()}
     return metrics | {"penalty": float(penalty)}

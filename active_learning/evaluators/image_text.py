@@ -82,11 +82,11 @@ def classification(towers: Towers, task: Any, data: Any, name: str) -> dict:
 def _labelled(part, names: tuple[str, ...], from_captions: bool) -> tuple[np.ndarray, np.ndarray]:
     if not from_captions:
         return np.arange(len(part)), part.labels
-    found = captions.mentioned([part.captions.texts[row] for row in part.indices], names)
-    rows = np.flatnonzero(found >= 0)
+    mentioned = captions.mentioned([part.captions.texts[row] for row in part.indices], names)
+    rows = np.flatnonzero(mentioned >= 0)
     if not len(rows):
         raise DataError(f"config.task.classes={names}: no captions name them")
-    return rows, found[rows]
+    return rows, mentioned[rows]
 
 
 def _probes(train: few_shot.Labelled, test: few_shot.Judged) -> dict:
@@ -142,10 +142,10 @@ def captioned_images(towers: Towers, folder: Path, file: Path, split: str = "tes
     Returns:
       Recall under clip_benchmark's names, and the metrics of `retrieval_metrics`.
     """
-    found = text_files.read_captions(file, split)
-    images = image_sets.ImageSet(image_sets.Paths(folder, found.paths), towers.size)
-    owner = np.repeat(np.arange(len(images)), [len(texts) for texts in found.captions])
-    tokens = towers.encode([text for texts in found.captions for text in texts])
+    by_image = text_files.read_captions(file, split)
+    images = image_sets.ImageSet(image_sets.Paths(folder, by_image.paths), towers.size)
+    owner = np.repeat(np.arange(len(images)), [len(texts) for texts in by_image.captions])
+    tokens = towers.encode([text for texts in by_image.captions for text in texts])
     metrics = retrieval_metrics(
         towers.embed.images(towers.params, images),
         towers.embed.texts(towers.params, tokens),
@@ -170,10 +170,12 @@ def judged(towers: Towers, data, file: Path) -> dict[str, float]:
         for row, index in enumerate(part.indices):
             images[names[index]] = (part, row)
             texts[names[index]] = part.captions.tokens[index]
-    found = human.read_judgements(file)
-    usable = [j for j in found if j[0] in images and j[1] in texts and j[2] < len(texts[j[1]])]
+    judgements = human.read_judgements(file)
+    usable = [j for j in judgements if j[0] in images and j[1] in texts and j[2] < len(texts[j[1]])]
     if not usable:
-        raise DataError(f"{file}: none of its {len(found)} judgements is about images of this run")
+        raise DataError(
+            f"{file}: none of its {len(judgements)} judgements is about images of this run"
+        )
     place_of = {name: n for n, name in enumerate(sorted({j[0] for j in usable}))}
     left = towers.embed.images(towers.params, _Scattered([images[name] for name in place_of]))
     left = left[[place_of[j[0]] for j in usable]]
@@ -192,8 +194,8 @@ class _Scattered:
         return len(self.places)
 
     def images(self, rows: np.ndarray) -> np.ndarray:
-        found = [self.places[row] for row in rows.tolist()]
-        return np.concatenate([part.images(np.array([row])) for part, row in found])
+        places = [self.places[row] for row in rows.tolist()]
+        return np.concatenate([part.images(np.array([row])) for part, row in places])
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -100,13 +100,15 @@ def read_captions(file: Path, split: str = "test", most: int = 5) -> CaptionedIm
             f"{file}: not a caption file that is known ({type(error).__name__}: {error}); expected "
             "COCO annotations, Karpathy's JSON, or lines of NAME#NUMBER TAB CAPTION"
         ) from error
-    found: dict[str, list[str]] = {}
+    by_image: dict[str, list[str]] = {}
     for path, caption in pairs:
         if caption.strip():
-            found.setdefault(path, []).append(caption.strip())
-    if not found:
+            by_image.setdefault(path, []).append(caption.strip())
+    if not by_image:
         raise DataError(f"{file}: no captions in it" + (f" for split {split!r}" if split else ""))
-    return CaptionedImages(tuple(found), tuple(tuple(texts[:most]) for texts in found.values()))
+    return CaptionedImages(
+        tuple(by_image), tuple(tuple(texts[:most]) for texts in by_image.values())
+    )
 
 
 def _json_pairs(file: Path, content: dict, split: str) -> list[tuple[str, str]]:

@@ -83,17 +83,17 @@ def _first_selection(experiment: Experiment, params) -> tuple[np.ndarray, float]
     return rows[np.asarray(chosen.indices)], float(chosen.metrics["ess_fraction"])
 
 
-def diagnostics_lines(found: ReferenceDiagnostics) -> Iterator[str]:
+def diagnostics_lines(diagnostics: ReferenceDiagnostics) -> Iterator[str]:
     """The diagnostics as a table."""
     yield ""
     yield "the reference"
     rows = {
-        "accuracy on the gate": found.gate_accuracy,
-        "agreement with the pool's labels": found.agreement,
-        "agreement with the true labels": found.clean_agreement,
-        "effective sample size / super-batch": found.ess_fraction,
-        "corrupted labels in the pool": found.corrupted_pool,
-        "corrupted labels selected first": found.corrupted_selected,
+        "accuracy on the gate": diagnostics.gate_accuracy,
+        "agreement with the pool's labels": diagnostics.agreement,
+        "agreement with the true labels": diagnostics.clean_agreement,
+        "effective sample size / super-batch": diagnostics.ess_fraction,
+        "corrupted labels in the pool": diagnostics.corrupted_pool,
+        "corrupted labels selected first": diagnostics.corrupted_selected,
     }
     for name, value in rows.items():
         yield f"  {name:36s} {'unknown' if value is None else f'{value:.1%}'}"

@@ -67,14 +67,14 @@ def _group(rest: str) -> int:
 
     Written as a list of lists, as [groups,size]<=[devices], or as names of a mesh's axes.
     """
-    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
-        return int(found[1])
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
-        parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])
+    if match := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
+        return int(match[1])
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+        parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match[2])
         return math.prod(int(part or sizes[name]) for name, part in parts)
-    found = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
-    return found[1].count(",") + 1 if found else 2
+    match = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
+    return match[1].count(",") + 1 if match else 2
 
 
 def _length(rest: str, condition: str, body: str) -> int:
@@ -94,8 +94,8 @@ def _length(rest: str, condition: str, body: str) -> int:
 
 
 def _constant(name: str, computation: str) -> int:
-    found = re.search(rf"%{re.escape(name)} = [su]32\S* constant\((\d+)\)", computation)
-    return int(found[1]) if found else 0
+    match = re.search(rf"%{re.escape(name)} = [su]32\S* constant\((\d+)\)", computation)
+    return int(match[1]) if match else 0
 
 
 def _step(counter: re.Match | None, body: str) -> int:

@@ -101,11 +101,11 @@ def compile_step(experiment: Experiment) -> CompiledStep:
 def _too_large(experiment: Experiment, message: str) -> str:
     """The compiler's refusal as one line; its own first line where it is worded in another way."""
     temporaries, used = (pattern.search(message) for pattern in _OUT_OF_MEMORY)
-    found = temporaries or used
-    if found is None:
+    needed = temporaries or used
+    if needed is None:
         kind = experiment.mesh.devices.flat[0].device_kind
         return f"the step does not fit a {kind}: {message.splitlines()[0]}"
-    needs, has = (float(found[n]) * _UNITS[found[n + 1]] for n in (1, 3))
+    needs, has = (float(needed[n]) * _UNITS[needed[n + 1]] for n in (1, 3))
     if temporaries:  # state and batch come on top of these
         needs += _argument_bytes(experiment)
     return _does_not_fit(experiment, needs, has)

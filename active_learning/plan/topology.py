@@ -72,15 +72,15 @@ def canonical(topology: str) -> str:
                 f"--topology={topology}: no such slice; {kind}-N with N one of {sizes}"
             )
         return f"{generation}:{layouts[int(count)]}"
-    found = _LAYOUT.fullmatch(text)
-    if found is None or found[1] not in GENERATIONS:
+    match = _LAYOUT.fullmatch(text)
+    if match is None or match[1] not in GENERATIONS:
         raise ConfigError(f"--topology={topology}: unknown; {_EXPECTED}")
-    dimensions, most = GENERATIONS[found[1]]
-    sides = [int(side) for side in found[2].split("x")]
+    dimensions, most = GENERATIONS[match[1]]
+    sides = [int(side) for side in match[2].split("x")]
     if len(sides) != dimensions or math.prod(sides) > most:
         raise ConfigError(
             f"--topology={topology}: "
-            f"{found[1]} has {dimensions} dimensions and at most {most} chips"
+            f"{match[1]} has {dimensions} dimensions and at most {most} chips"
         )
     return text
 

@@ -167,10 +167,10 @@ class SelectionLogger:
     def _pairs(self, rows: np.ndarray, epochs: np.ndarray) -> dict[str, np.ndarray]:
         part = self.experiment.data.train
         assert part.captions is not None and part.caption_of is not None
-        whose = part.caption_of[rows]
-        text = part.captions.drawn_text(whose, part.ids[rows], epochs)
+        caption_of = part.caption_of[rows]
+        text = part.captions.drawn_text(caption_of, part.ids[rows], epochs)
         return {
-            "label": whose.astype(np.int64),
+            "label": caption_of.astype(np.int64),
             "clean_label": part.indices[rows],
             "text": np.array(text),
         }

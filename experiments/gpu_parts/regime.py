@@ -95,9 +95,9 @@ def costs(models: Models, active: bool) -> dict[str, float]:
     return step_costs(*both, needs, models.batch_size, models.ratio, references=0)
 
 
-def accuracy(found: jax.Array, labels: jax.Array) -> dict[str, float]:
+def accuracy(result: jax.Array, labels: jax.Array) -> dict[str, float]:
     """Of all examples, and of the worst class."""
-    right, classes = np.asarray(found), np.asarray(labels)
+    right, classes = np.asarray(result), np.asarray(labels)
     per_class = np.bincount(classes, right) / np.maximum(np.bincount(classes), 1)
     return {"accuracy": float(right.mean()), "worst_class": float(per_class.min())}
 
@@ -252,8 +252,8 @@ def run_pilot(regime: Regime, total: int, rate: float) -> dict:
         state, _ = regime.programs.updates("uniform", state, regime.columns, *at, settings)
     jax.block_until_ready(state)
     seconds["uniform"] = (time.perf_counter() - began) / total
-    found = regime.programs.get("learner_hits")(state.learner.params, regime.tune)
-    right = accuracy(found, regime.tune["label"])["accuracy"]
+    result = regime.programs.get("learner_hits")(state.learner.params, regime.tune)
+    right = accuracy(result, regime.tune["label"])["accuracy"]
     if regime.seconds is None:
         at = stream.next(size.dispatched, size.ratio * size.batch_size)
         began = time.perf_counter()
@@ -285,7 +285,7 @@ def train_references(regime: Regime) -> dict:
         trained.append(state.learner.params)
     regime.reference_seconds = time.perf_counter() - began
     judged = [regime.programs.get("scorer_hits")(params, regime.test) for params in trained]
-    accuracies = [accuracy(found, regime.test["label"])["accuracy"] for found in judged]
+    accuracies = [accuracy(result, regime.test["label"])["accuracy"] for result in judged]
     regime.columns = regime.columns | {"reference_loss": jnp.asarray(loss)}
     scorer = models.cost("scorer")
     regime.reference_bill = {

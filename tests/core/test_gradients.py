@@ -29,9 +29,9 @@ def test_accumulated_gradients_are_the_big_batch(name, devices):
         batch, weights = jax.device_put(
             (batch, weights), sharding.batch_sharding(toy.mesh_of(devices))
         )
-    found = jax.jit(partial(gradients.value_and_grad, model, parts=4))(fresh(), batch, weights)
+    result = jax.jit(partial(gradients.value_and_grad, model, parts=4))(fresh(), batch, weights)
     jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), jax.device_get(found), expected
+        partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), jax.device_get(result), expected
     )
     assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(expected))
 

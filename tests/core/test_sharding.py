@@ -110,7 +110,7 @@ def test_eight_devices_choose_the_same_ids_and_reach_the_same_parameters_as_one(
 
 
 def _bytes_moved(text: str, kind: str) -> list[int]:
-    return [found.bytes for found in collectives(text) if found.kind == kind]
+    return [result.bytes for result in collectives(text) if result.kind == kind]
 
 
 def test_the_compiled_step_gathers_no_images_and_donates_its_state():

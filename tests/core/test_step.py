@@ -52,10 +52,10 @@ def test_five_steps_equal_the_numpy_oracle():
         learner, online, chosen, score = np_algorithm_1(
             learner, online, reference, batch, gumbel, 8, 0.5
         )
-        state, (_, said) = step(state, batch)
-        assert set(said.indices.tolist()) == chosen
-        np.testing.assert_allclose(said.scores, score, rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(said.ids, batch["id"][np.asarray(said.indices)])
+        state, (_, metrics) = step(state, batch)
+        assert set(metrics.indices.tolist()) == chosen
+        np.testing.assert_allclose(metrics.scores, score, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(metrics.ids, batch["id"][np.asarray(metrics.indices)])
         for ours, oracle in (
             (state.learner, learner),
             (state.online, online),

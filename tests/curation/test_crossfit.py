@@ -53,12 +53,12 @@ def test_kernel_outputs_equal_the_closed_form_on_the_training_rows():
     settings = kernel.KernelSettings(landmarks=60, width=0.5, ridge=0.7)
     mapped = kernel.kernel_map(features, settings, 0)
     held = np.arange(60) % 4 == 1
-    found = kernel.held_out_outputs(mapped, given, CLASSES, held, settings.ridge)
+    result = kernel.held_out_outputs(mapped, given, CLASSES, held, settings.ridge)
     gram = np.exp((features @ features.T - 1) / settings.width)
     targets = np.eye(CLASSES)[given] - 1 / CLASSES
     inside = gram[np.ix_(~held, ~held)] + settings.ridge * np.eye((~held).sum())
     expected = gram[np.ix_(held, ~held)] @ np.linalg.solve(inside, targets[~held]) + 1 / CLASSES
-    np.testing.assert_allclose(found, expected, atol=0.02)  # the landmarks' jitter
+    np.testing.assert_allclose(result, expected, atol=0.02)  # the landmarks' jitter
 
 
 def test_a_held_out_label_does_not_reach_its_own_prediction():
@@ -97,12 +97,12 @@ def test_models_on_pixels_train_beside_the_others(tmp_path):
         folds=2, repeats=1, width=4, pixels=(MLP(width=4, depth=1),), training=SMALL.training
     )
     features = rng.normal(size=(40, 5)).astype(np.float32)
-    found = crossfit.cross_fit(
+    result = crossfit.cross_fit(
         crossfit.Examples(features, labels, 2, np.arange(40), images),
         settings,
         Pieces(tmp_path, "x"),
     )
-    assert found.trained.shape == (2, 40, 2) and found.kernel.shape == (1, 40, 2)
+    assert result.trained.shape == (2, 40, 2) and result.kernel.shape == (1, 40, 2)
 
 
 def test_history_uses_the_right_networks():
@@ -111,21 +111,21 @@ def test_history_uses_the_right_networks():
     logits[1, :, :, 1] = [[2.0], [2.0]]
     held = np.array([[True, True, False, False], [False, False, True, True]])
     folds = [trained.Dynamics(one, mask) for one, mask in zip(logits, held, strict=True)]
-    found = crossfit.history(folds, np.zeros(4, int))
-    np.testing.assert_allclose(found["margins"], [-2, -2, 2, 2])
-    np.testing.assert_allclose(found["learned"], [1, 1, 0, 0])
-    np.testing.assert_allclose(found["forgotten"], [2, 2, 0, 0])
-    np.testing.assert_allclose(found["last"][0], kernel.softmax(np.array([3.0, 0.0])), rtol=1e-6)
-    np.testing.assert_allclose(found["last"][2], kernel.softmax(np.array([0.0, 2.0])), rtol=1e-6)
+    result = crossfit.history(folds, np.zeros(4, int))
+    np.testing.assert_allclose(result["margins"], [-2, -2, 2, 2])
+    np.testing.assert_allclose(result["learned"], [1, 1, 0, 0])
+    np.testing.assert_allclose(result["forgotten"], [2, 2, 0, 0])
+    np.testing.assert_allclose(result["last"][0], kernel.softmax(np.array([3.0, 0.0])), rtol=1e-6)
+    np.testing.assert_allclose(result["last"][2], kernel.softmax(np.array([0.0, 2.0])), rtol=1e-6)
 
 
 def test_wrong_labels_rank_first(tmp_path):
     features, truth, given = blobs(300)
     pieces = Pieces(tmp_path, "x")
-    found = crossfit.cross_fit(
+    result = crossfit.cross_fit(
         crossfit.Examples(features, given, CLASSES, np.arange(300)), SMALL, pieces
     )
-    score = crossfit.suspicion(found, given)
+    score = crossfit.suspicion(result, given)
     assert ((score > 0) & (score < 1)).all()
     assert scores.area_under_roc(score, given != truth) > 0.9
 
@@ -158,8 +158,8 @@ def test_no_repeat_begins_that_would_end_too_late(tmp_path):
     import dataclasses
 
     settings = dataclasses.replace(SMALL, repeats=5)
-    found = crossfit.cross_fit(examples(), settings, Pieces(tmp_path, "x"), seconds=0.0)
-    assert len(found.kernel) == 1
+    result = crossfit.cross_fit(examples(), settings, Pieces(tmp_path, "x"), seconds=0.0)
+    assert len(result.kernel) == 1
 
 
 def test_pieces_of_other_data_are_not_found_and_half_written_ones_do_not_exist(tmp_path):

@@ -38,17 +38,17 @@ def test_recompressed_resized_and_cropped_copies_are_near():
     cropped = images.cover(pictures[11][1:63, 1:63], 64)
     brighter = np.clip(pictures[20].astype(int) * 0.9 + 12, 0, 255).astype(np.uint8)
     every = np.concatenate([pictures, np.stack([jpeg, resized, cropped, brighter, pictures[30]])])
-    found = duplicates.near_pairs(made(every), block=7)
-    assert {(i, j) for i, j, _ in found} == {(3, 40), (7, 41), (11, 42), (20, 43), (30, 44)}
-    assert dict(((i, j), c) for i, j, c in found)[30, 44] == 1.0
+    result = duplicates.near_pairs(made(every), block=7)
+    assert {(i, j) for i, j, _ in result} == {(3, 40), (7, 41), (11, 42), (20, 43), (30, 44)}
+    assert dict(((i, j), c) for i, j, c in result)[30, 44] == 1.0
 
 
 def test_two_sets_are_compared_with_each_other_only():
     pictures, others = photos(20), photos(20, seed=1)
     others[4] = pictures[9]
     pictures[1] = pictures[2]
-    found = duplicates.near_pairs(made(pictures), made(others))
-    assert found == [(9, 4, 1.0)]
+    result = duplicates.near_pairs(made(pictures), made(others))
+    assert result == [(9, 4, 1.0)]
 
 
 def test_flat_pictures_are_no_copies_unless_equal():

@@ -39,19 +39,19 @@ def test_the_interval_contains_the_truth_for_weak_and_strong_models(fraction, st
     for seed in range(5):
         truth, given = noisy(8000, fraction, seed)
         p = predictions(truth, fraction, strength, seed + 100)
-        found = estimate.corrupted_fraction(estimate.agreement(p, given))
+        result = estimate.corrupted_fraction(estimate.agreement(p, given))
         real = float((given != truth).mean())
-        assert found.low <= real <= found.high, (found, real)
-        assert found.low <= found.value <= found.high
+        assert result.low <= real <= result.high, (result, real)
+        assert result.low <= result.value <= result.high
         if strength == 8.0:
-            assert found.high - found.low <= 0.15
+            assert result.high - result.low <= 0.15
 
 
 def test_a_model_that_knows_nothing_proves_no_noise():
     _, given = noisy(3000, 0.0, 0)
     p = np.random.default_rng(1).dirichlet(np.ones(CLASSES), 3000)
-    found = estimate.corrupted_fraction(estimate.agreement(p, given))
-    assert found.low == 0.0 and found.high > 0.85
+    result = estimate.corrupted_fraction(estimate.agreement(p, given))
+    assert result.low == 0.0 and result.high > 0.85
 
 
 def test_agreement_by_hand():
@@ -88,11 +88,13 @@ def test_confusion_by_hand():
 def test_cuts_by_hand():
     wrong = np.array([1.0, 0.5, 0.0, 0.0])
     score = np.array([0.9, 0.7, 0.5, 0.1])
-    found = estimate.cuts(score, (wrong, wrong / 2, wrong), count=4)
-    assert [cut.count for cut in found] == sorted({cut.count for cut in found})
-    assert found[0].count == 1 and found[0].precision.value == 1.0 and found[0].precision.low == 0.5
-    assert found[-1].count == 4 and found[-1].precision.value == pytest.approx(0.375)
-    assert found[-1].recall.value == pytest.approx(1.0) and found[-1].score == 0.1
+    result = estimate.cuts(score, (wrong, wrong / 2, wrong), count=4)
+    assert [cut.count for cut in result] == sorted({cut.count for cut in result})
+    assert (
+        result[0].count == 1 and result[0].precision.value == 1.0 and result[0].precision.low == 0.5
+    )
+    assert result[-1].count == 4 and result[-1].precision.value == pytest.approx(0.375)
+    assert result[-1].recall.value == pytest.approx(1.0) and result[-1].score == 0.1
 
 
 def test_per_class_finds_the_class_that_is_wrong_and_skips_small_ones():
@@ -101,11 +103,11 @@ def test_per_class_finds_the_class_that_is_wrong_and_skips_small_ones():
     given = np.where((truth == 2) & (rng.random(6000) < 0.6), 5, truth)
     p = predictions(truth, 0.02, 6.0, 4)
     names = tuple("abcdefghij")
-    found = estimate.per_class(p, given, names)
-    for number, one in enumerate(found):
+    result = estimate.per_class(p, given, names)
+    for number, one in enumerate(result):
         real = float((truth != given)[given == number].mean())
         assert one.corrupted.low <= real <= one.corrupted.high
         assert one.count == (given == number).sum()
-    assert found[5].corrupted.low > 0.1 > found[4].corrupted.value
+    assert result[5].corrupted.low > 0.1 > result[4].corrupted.value
     few = estimate.per_class(p[:200], np.minimum(given[:200], 1), names)
     assert few[9].count == 0 and few[9].corrupted is None

@@ -100,10 +100,10 @@ def test_what_is_on_the_page(tmp_path):
 def test_without_cuts_the_precision_is_the_mean_probability(tmp_path):
     chances = (0.9, 0.7, 0.2, 0.1)
     records = [record(n, score=p, probability=p) for n, p in enumerate(chances)]
-    found = data(write(tmp_path, records, {}))
-    assert [cut["precision"] for cut in found["cuts"]] == pytest.approx([0.9, 0.8, 0.6, 0.475])
-    assert [cut["count"] for cut in found["cuts"]] == [1, 2, 3, 4]
-    assert found["start"] == 2  # The last of which half is wrong.
+    result = data(write(tmp_path, records, {}))
+    assert [cut["precision"] for cut in result["cuts"]] == pytest.approx([0.9, 0.8, 0.6, 0.475])
+    assert [cut["count"] for cut in result["cuts"]] == [1, 2, 3, 4]
+    assert result["start"] == 2  # The last of which half is wrong.
     assert data(write(tmp_path, [record(0)], {}))["cuts"] == []
 
 

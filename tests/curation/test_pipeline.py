@@ -79,11 +79,11 @@ def test_the_choices_of_a_run_stand_beside(world):
 def test_planted_faults_are_found(world):
     folder, faults, summary = world
     records = [Record(**row) for row in read_rows(folder / "out" / "scores.parquet")]
-    found = found_faults(records, faults)
+    result = found_faults(records, faults)
     for kind in ("duplicate", "leak", "unreadable", "near_duplicate"):
-        assert found[kind]["found"] == found[kind]["planted"] > 0, kind
-        assert found[kind]["reported"] == found[kind]["planted"], kind
-    assert found["label"]["auc"] > 0.95
+        assert result[kind]["found"] == result[kind]["planted"] > 0, kind
+        assert result[kind]["reported"] == result[kind]["planted"], kind
+    assert result["label"]["auc"] > 0.95
     assert summary.corrupted.low <= 0.03 <= summary.corrupted.high
     assert summary.num_examples == 311 and summary.counts["unreadable"] == 1
 
@@ -172,12 +172,12 @@ WORDS = ("red stripes on a shirt", "a board of black squares", "many round dots"
 def test_captions_that_were_exchanged_fit_worst(tmp_path):
     rng = np.random.default_rng(2)
     kinds = np.arange(240) % 3
-    said = kinds.copy()
-    said[:24] = (said[:24] + 1) % 3
+    text = kinds.copy()
+    text[:24] = (text[:24] + 1) % 3
     with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
         for row in range(240):
             image = images.encode_png(pattern(kinds[row], rng))
-            for suffix, blob in (("png", image), ("txt", WORDS[said[row]].encode())):
+            for suffix, blob in (("png", image), ("txt", WORDS[text[row]].encode())):
                 info = tarfile.TarInfo(f"{row:04d}.{suffix}")
                 info.size = len(blob)
                 tar.addfile(info, io.BytesIO(blob))

@@ -33,23 +33,23 @@ def features(path, pictures, work, rows=None):
     rows = np.arange(COUNT) if rows is None else rows
     digests = np.array([f"{row:016x}" for row in rows])
     told = []
-    found = Trunk.open(path).features(
+    result = Trunk.open(path).features(
         lambda row: pictures[row], rows, digests, work, lambda share, what: told.append(share)
     )
     assert told[-1] == 1.0
-    return found
+    return result
 
 
 def test_they_are_those_of_the_model(world, tmp_path, monkeypatch):
     path, pictures = world
     monkeypatch.setattr(module, "BATCH", 8)
-    found = features(path, pictures, tmp_path)
+    result = features(path, pictures, tmp_path)
     vit, init, _ = resolve(Published(path=str(path)), (16, 16, 3), 0)
     params = jax.tree.map(jnp.asarray, init(jax.random.key(0)))
     pixels = normalize(jnp.asarray(pictures), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2))
     wanted = compress(np.asarray(vit.apply({"params": params}, pixels)["features"]), 512)
-    np.testing.assert_allclose(np.abs(found), np.abs(wanted), atol=2e-3)  # up to signs of axes
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.abs(result), np.abs(wanted), atol=2e-3)  # up to signs of axes
+    np.testing.assert_allclose(np.linalg.norm(result, axis=1), 1, atol=1e-5)
 
 
 def test_a_stopped_pass_goes_on_where_it_was(world, tmp_path, monkeypatch):

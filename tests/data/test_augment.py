@@ -137,7 +137,7 @@ def test_mixup_by_hand_and_by_the_set_of_examples():
 
 
 def test_the_loss_of_a_mixed_example(tmp_path):
-    it = build(world.config(world.write_arrays(tmp_path)))
+    experiment = build(world.config(world.write_arrays(tmp_path)))
     logits = jnp.asarray(RNG.normal(size=(3, 4)), jnp.float32)
     batch = {
         "label": jnp.array([0, 1, 2]),
@@ -146,7 +146,7 @@ def test_the_loss_of_a_mixed_example(tmp_path):
     }
     own, other = (losses.softmax_xent(logits, batch[name]) for name in ("label", "mixed_label"))
     np.testing.assert_allclose(
-        it.recipe.learner.learn_loss({"logits": logits}, batch),
+        experiment.recipe.learner.learn_loss({"logits": logits}, batch),
         batch["mix"] * own + (1 - batch["mix"]) * other,
         rtol=1e-6,
     )
@@ -158,12 +158,12 @@ def test_the_pairs_are_the_same_on_one_and_on_two_devices(tmp_path):
     )
     seen = []
     for count in (1, 2):
-        it = build(config, jax.devices()[:count])
-        batch = it.data.train.batch(np.arange(16), np.zeros(16, np.int64))
+        experiment = build(config, jax.devices()[:count])
+        batch = experiment.data.train.batch(np.arange(16), np.zeros(16, np.int64))
         seen.append(
             jax.device_get(
-                jax.jit(it.recipe.augment)(
-                    jax.device_put(batch, sharding.batch_sharding(it.mesh)), KEY
+                jax.jit(experiment.recipe.augment)(
+                    jax.device_put(batch, sharding.batch_sharding(experiment.mesh)), KEY
                 )
             )
         )

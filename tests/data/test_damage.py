@@ -93,13 +93,13 @@ def opened(section, total: int) -> bool:
     why not.
     """
     try:
-        found = section.open()
+        result = section.open()
     except DataError as error:
         assert str(error) and "\n" not in str(error)
         return False
-    if found.train.problems_of():
-        train, test = (counted(source)[0] for source in (found.train, found.test))
-        assert train + test + len(found.train.problems.bad) == found.train.problems.total <= total
+    if result.train.problems_of():
+        train, test = (counted(source)[0] for source in (result.train, result.test))
+        assert train + test + len(result.train.problems.bad) == result.train.problems.total <= total
     return True
 
 

@@ -69,18 +69,18 @@ def test_a_table_of_decisions(tmp_path):
     file.write_text(
         "key,path,label,decision,new_label\na,p,cat,drop,\nb,p,cat,relabel,dog\nc,p,cat,keep,\n"
     )
-    found = read_decisions(str(file))
-    assert not found.keeps("a") and found.keeps("b") and found.keeps("unheard of")
-    assert found.relabel == {"b": "dog"} and found.keys == {"a", "b"}
+    result = read_decisions(str(file))
+    assert not result.keeps("a") and result.keeps("b") and result.keeps("unheard of")
+    assert result.relabel == {"b": "dog"} and result.keys == {"a", "b"}
 
 
 def test_a_query_keeps_what_fulfills_it_in_every_row(tmp_path):
     file = tmp_path / "scores.csv"
     file.write_text("key,score,issue\na,0.1,ok\nb,0.95,label\nc,0.2,label\nc,1.0,duplicate\n")
-    found = read_decisions(f"{file}:score<0.9")
-    assert [found.keeps(key) for key in "abcd"] == [True, False, False, False]
-    found = read_decisions(str(file))  # a plain table of keys
-    assert [found.keeps(key) for key in "abcd"] == [True, True, True, False]
+    result = read_decisions(f"{file}:score<0.9")
+    assert [result.keeps(key) for key in "abcd"] == [True, False, False, False]
+    result = read_decisions(str(file))  # a plain table of keys
+    assert [result.keeps(key) for key in "abcd"] == [True, True, True, False]
 
 
 def test_parquet(tmp_path):

@@ -174,6 +174,6 @@ def test_heic_is_read_with_its_extra(tmp_path):
         (tmp_path / name).mkdir()
         for n in range(4):
             (tmp_path / name / f"{n}.HEIC").write_bytes(blob)
-    found = ImageFolder(path=str(tmp_path), size=16).open()
-    assert len(found.train) + len(found.test) == 8
-    assert not found.train.gather(np.arange(2))["bad"].any()
+    result = ImageFolder(path=str(tmp_path), size=16).open()
+    assert len(result.train) + len(result.test) == 8
+    assert not result.train.gather(np.arange(2))["bad"].any()

@@ -158,15 +158,15 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path):
 
 
 def test_captions_are_drawn_evenly_and_by_id_and_epoch(blob):
-    those = captions.tokenize(
+    values = captions.tokenize(
         [["a dog", "two dogs", "snow"], ["a boy"]], tokenizer.of_json(blob), 8
     )
     n = 3000
-    drawn = those.draw(np.zeros(n, np.int64), np.arange(n), np.zeros(n, np.int64))
-    shares = [np.mean((drawn == those.tokens[0, k][None]).all(axis=1)) for k in range(3)]
+    drawn = values.draw(np.zeros(n, np.int64), np.arange(n), np.zeros(n, np.int64))
+    shares = [np.mean((drawn == values.tokens[0, k][None]).all(axis=1)) for k in range(3)]
     np.testing.assert_allclose(shares, 1 / 3, atol=0.04)
-    assert those.drawn_text(np.array([1]), np.array([5]), np.array([2])) == ["a boy"]
-    alone = those.draw(np.array([0]), np.array([17]), np.array([0]))
+    assert values.drawn_text(np.array([1]), np.array([5]), np.array([2])) == ["a boy"]
+    alone = values.draw(np.array([0]), np.array([17]), np.array([0]))
     np.testing.assert_array_equal(alone[0], drawn[17])
 
 

@@ -58,10 +58,10 @@ def test_augment_is_a_crop_and_a_flip_of_each_image():
     for padding, flip in ((4, True), (2, False), (0, True), (0, False)):
         out = np.asarray(augment(image, ids, epoch, KEY, crop_padding=padding, flip=flip))
         assert out.dtype == np.uint8
-        found = [
+        result = [
             crops(np.asarray(i), padding)[o.tobytes()] for i, o in zip(image, out, strict=True)
         ]
-        assert {mirrored for *_, mirrored in found} == ({0, 1} if flip else {0})
+        assert {mirrored for *_, mirrored in result} == ({0, 1} if flip else {0})
 
 
 def test_offsets_and_flips_are_uniform():
@@ -81,8 +81,8 @@ def test_offsets_and_flips_are_uniform():
         )
     )
     known = crops(image, padding)
-    found = np.array([known[o.tobytes()] for o in out])
-    counts = np.unique(found, axis=0, return_counts=True)[1]
+    result = np.array([known[o.tobytes()] for o in out])
+    counts = np.unique(result, axis=0, return_counts=True)[1]
     assert len(counts) == 18  # 3 x 3 offsets, mirrored or not
     assert (
         (counts - n / 18) ** 2 / (n / 18)

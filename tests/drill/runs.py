@@ -96,8 +96,8 @@ def _hash(workdir: Path, name: str) -> str:
 
 def difference(workdir: Path, expected: dict[str, str], names: tuple[str, ...] = PARTS) -> str:
     """The first part of a run that is not what it must be; empty when all are."""
-    found = content(workdir, names)
-    return next((f"other {name}" for name in names if found[name] != expected[name]), "")
+    result = content(workdir, names)
+    return next((f"other {name}" for name in names if result[name] != expected[name]), "")
 
 
 def _rows(workdir: Path) -> list[dict]:

@@ -10,8 +10,8 @@ from active_learning.evaluators.batches import map_batches, padded_rows
 
 
 def test_the_last_batch_repeats_the_last_row():
-    found = [(rows.tolist(), valid) for rows, valid in padded_rows(5, 3)]
-    assert found == [([0, 1, 2], 3), ([3, 4, 4], 2)]
+    result = [(rows.tolist(), valid) for rows, valid in padded_rows(5, 3)]
+    assert result == [([0, 1, 2], 3), ([3, 4, 4], 2)]
     assert list(padded_rows(0, 3)) == []
 
 

@@ -16,10 +16,10 @@ class Words(Embedder):
         pass
 
     def texts(self, params, tokens):
-        found = np.stack([(tokens == ord(letter)).sum(axis=1) for letter in "cd"], axis=1).astype(
+        result = np.stack([(tokens == ord(letter)).sum(axis=1) for letter in "cd"], axis=1).astype(
             np.float32
         )
-        return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-8)
+        return result / np.maximum(np.linalg.norm(result, axis=1, keepdims=True), 1e-8)
 
 
 def encode(texts):
@@ -34,8 +34,8 @@ def test_classes_are_the_mean_of_their_templates():
 
 def test_zero_shot_metrics_by_hand():
     images, classes = np.array([[1.0, 0.0], [0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), np.eye(2)
-    found = zero_shot.zero_shot(images, classes, np.array([0, 0, 1, 1]))
-    assert found == {"acc1": 0.75, "mean_per_class_recall": 0.75, "most_frequent": 0.5}
+    result = zero_shot.zero_shot(images, classes, np.array([0, 0, 1, 1]))
+    assert result == {"acc1": 0.75, "mean_per_class_recall": 0.75, "most_frequent": 0.5}
 
 
 def test_top_five_by_hand():
@@ -50,9 +50,9 @@ def test_top_five_by_hand():
     labels = np.array([4, 5, 0, 5])
     places = zero_shot.label_places(scores, labels)
     assert places.tolist() == [4, 5, 0, 5]
-    found = zero_shot.classification_metrics(places, labels, 6)
+    result = zero_shot.classification_metrics(places, labels, 6)
     # Classes 0, 4 and 5 occur; only class 0 is ever right.
-    assert found == {"acc1": 0.25, "acc5": 0.5, "mean_per_class_recall": pytest.approx(1 / 3)}
+    assert result == {"acc1": 0.25, "acc5": 0.5, "mean_per_class_recall": pytest.approx(1 / 3)}
 
 
 def test_blocks_of_images_change_nothing(monkeypatch):
@@ -70,9 +70,9 @@ def test_few_shot_is_ridge_regression_and_uses_so_many_examples():
     centers = rng.normal(size=(3, 5)) * 4
     labels = np.repeat(np.array([1, 4, 7]), 30)
     features = centers[np.repeat(np.arange(3), 30)] + rng.normal(size=(90, 5))
-    found = few_shot.few_shot((features, labels), (features, labels), shots=10)
-    assert found["examples"] == 30
-    assert found["acc1"] > 0.95
+    result = few_shot.few_shot((features, labels), (features, labels), shots=10)
+    assert result["examples"] == 30
+    assert result["acc1"] > 0.95
     # two points: w is known in closed form, x^T y / (x^T x + penalty), and its sign decides
     tiny = few_shot.few_shot(
         (np.array([[1.0], [-1.0]]), np.array([0, 1])),
@@ -83,10 +83,10 @@ def test_few_shot_is_ridge_regression_and_uses_so_many_examples():
 
 
 def test_a_label_that_was_not_fitted_is_wrong():
-    found = few_shot.few_shot(
+    result = few_shot.few_shot(
         (np.array([[1.0], [-1.0]]), np.array([0, 1])), (np.array([[1.0], [1.0]]), np.array([0, 2]))
     )
-    assert found["acc1"] == 0.5 and found["mean_per_class_recall"] == 0.5
+    assert result["acc1"] == 0.5 and result["mean_per_class_recall"] == 0.5
 
 
 def test_a_linear_probe_is_the_minimum_of_its_objective():
@@ -104,11 +104,11 @@ def test_a_linear_probe_chooses_its_penalty_without_the_test_set():
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 6, 300)
     features = np.eye(6)[labels] * 2 + rng.normal(size=(300, 6)) * 0.3
-    found = few_shot.linear_probe((features[:200], labels[:200]), (features[200:], labels[200:]))
-    assert found["lp_acc1"] > 0.95 and found["lp_acc5"] >= found["lp_acc1"]
-    assert found["penalty"] in few_shot.PENALTIES
+    result = few_shot.linear_probe((features[:200], labels[:200]), (features[200:], labels[200:]))
+    assert result["lp_acc1"] > 0.95 and result["lp_acc5"] >= result["lp_acc1"]
+    assert result["penalty"] in few_shot.PENALTIES
     other = few_shot.linear_probe((features[:200], labels[:200]), (features[:7], labels[:7]))
-    assert other["penalty"] == found["penalty"]
+    assert other["penalty"] == result["penalty"]
 
 
 def test_judgements_of_both_kinds_are_read_and_compared(tmp_path):
@@ -119,8 +119,8 @@ def test_judgements_of_both_kinds_are_read_and_compared(tmp_path):
         "c.jpg\ta.jpg#4\t0.25\t1\t3",
     ]
     (tmp_path / "x.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
-    found = human.read_judgements(tmp_path / "x.txt.gz")
-    assert found == [
+    result = human.read_judgements(tmp_path / "x.txt.gz")
+    assert result == [
         ("a.jpg", "b.jpg", 2, pytest.approx(4 / 3)),
         ("a.jpg", "a.jpg", 0, pytest.approx(11 / 3)),
         ("c.jpg", "c.jpg", 1, 1.0),

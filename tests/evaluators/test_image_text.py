@@ -57,15 +57,15 @@ def test_zero_shot_and_probes_on_a_folder(towers, tmp_path):
     for split in ("train", "val"):
         write_images(tmp_path / "set", split)
     path = str(tmp_path / "set")
-    found = image_text.labelled_images(towers, path, ("a {} thing",))
-    assert found["zero_shot"]["acc1"] == pytest.approx(11 / 12)
-    assert found["zero_shot"]["mean_per_class_recall"] == pytest.approx((3 / 4 + 1 + 1) / 3)
-    assert "acc5" not in found["zero_shot"] and found["zero_shot"]["images"] == 12
-    assert found["few_shot"]["acc1"] == pytest.approx(11 / 12)
-    assert found["linear_probe"]["lp_acc1"] == pytest.approx(11 / 12)
+    result = image_text.labelled_images(towers, path, ("a {} thing",))
+    assert result["zero_shot"]["acc1"] == pytest.approx(11 / 12)
+    assert result["zero_shot"]["mean_per_class_recall"] == pytest.approx((3 / 4 + 1 + 1) / 3)
+    assert "acc5" not in result["zero_shot"] and result["zero_shot"]["images"] == 12
+    assert result["few_shot"]["acc1"] == pytest.approx(11 / 12)
+    assert result["linear_probe"]["lp_acc1"] == pytest.approx(11 / 12)
     # The features are kept: the images are not read again, and the numbers are the same.
     read = towers.embed.read
-    assert image_text.labelled_images(towers, path, ("a {} thing",)) == found
+    assert image_text.labelled_images(towers, path, ("a {} thing",)) == result
     assert towers.embed.read == read == 24
 
 
@@ -73,9 +73,9 @@ def test_class_names_of_a_file_replace_those_of_the_folders(towers, tmp_path):
     write_images(tmp_path / "set", "test")
     path, names = str(tmp_path / "set" / "test"), tmp_path / "names.txt"
     names.write_text("the red\nthe green\nthe blue\n")  # red and blue exchanged
-    found = image_text.labelled_images(towers, path, ("{}",), names)
-    assert found["zero_shot"]["acc1"] == pytest.approx((1 + 4 + 0) / 12)
-    assert "few_shot" not in found  # no training images there
+    result = image_text.labelled_images(towers, path, ("{}",), names)
+    assert result["zero_shot"]["acc1"] == pytest.approx((1 + 4 + 0) / 12)
+    assert "few_shot" not in result  # no training images there
     names.write_text("red\n")
     with pytest.raises(DataError, match=r"names.txt: 1 class names, but .* has 3 classes"):
         image_text.labelled_images(towers, path, ("{}",), names)
@@ -90,12 +90,12 @@ def test_retrieval_with_several_captions_an_image(towers, tmp_path):
     lines[0] = "blue.png#0\ta red one"  # nearest to the wrong image
     file = tmp_path / "token"
     file.write_text("\n".join(lines))
-    found = image_text.captioned_images(towers, tmp_path, file)
-    assert found["image_retrieval_recall@1"] == pytest.approx(14 / 15)
+    result = image_text.captioned_images(towers, tmp_path, file)
+    assert result["image_retrieval_recall@1"] == pytest.approx(14 / 15)
     # Red's own five captions tie with blue's red one, which counts half before them.
-    assert found["text_retrieval_recall@1"] == pytest.approx(2 / 3)
-    assert found["text_retrieval_recall@5"] == found["image_retrieval_recall@5"] == 1.0
-    assert (found["images"], found["captions"]) == (3, 15)
+    assert result["text_retrieval_recall@1"] == pytest.approx(2 / 3)
+    assert result["text_retrieval_recall@5"] == result["image_retrieval_recall@5"] == 1.0
+    assert (result["images"], result["captions"]) == (3, 15)
     (tmp_path / "red.png").unlink()
     with pytest.raises(DataError, match=r"red.png: No such file"):
         image_text.captioned_images(towers, tmp_path, file)
@@ -110,8 +110,8 @@ def test_flags_are_read_and_half_of_a_pair_is_refused(towers, tmp_path):
     templates = tmp_path / "templates.json"
     templates.write_text(json.dumps(["a {c}", "the {c} one"]))
     args = parser.parse_args(["--zero_shot", path, "--templates", str(templates)])
-    found = image_text.evaluate_flags(towers, task, None, args)
-    assert found[path]["zero_shot"]["templates"] == 2
+    result = image_text.evaluate_flags(towers, task, None, args)
+    assert result[path]["zero_shot"]["templates"] == 2
     for flags, why in (
         (["--captions", "x"], "--captions=FILE and --images=FOLDER belong together"),
         (["--class_names", "x"], "--zero_shot=PATH, which is missing"),

@@ -24,28 +24,28 @@ def test_a_constant_model_is_at_chance_and_not_at_the_top():
 
 def test_metrics_of_a_perfect_model():
     images = np.eye(20)
-    found = retrieval.retrieval_metrics(
+    result = retrieval.retrieval_metrics(
         images, np.repeat(images, 2, axis=0), np.repeat(np.arange(20), 2)
     )
-    assert found["recall"] == 1.0
-    assert found["i2t_median_rank"] == found["t2i_mean_rank"] == 1.0
-    assert found["log_rank"] == pytest.approx(np.log(2))
-    assert found["per_image"] == [round(float(np.log(2)), 4)] * 20
+    assert result["recall"] == 1.0
+    assert result["i2t_median_rank"] == result["t2i_mean_rank"] == 1.0
+    assert result["log_rank"] == pytest.approx(np.log(2))
+    assert result["per_image"] == [round(float(np.log(2)), 4)] * 20
 
 
 def test_log_rank_and_recall_by_hand():
     images = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     texts = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, -1.0]])
-    found = retrieval.retrieval_metrics(images, texts, np.arange(3))
+    result = retrieval.retrieval_metrics(images, texts, np.arange(3))
     # Text ranks: 1; image 1 scores 0.1 below image 0: 2; images 0 and 2 tie at 0 for text 2 and
     # image 1 is last, so its own is one of two: 1.5.
     # Image ranks: image 0: own 1, text 1 scores 1 too: 1.5; image 1: own 0.1 is the best: 1;
     # image 2: own 0, others -1: 1.
-    assert found["log_rank"] == pytest.approx(
+    assert result["log_rank"] == pytest.approx(
         (np.log(np.array([2, 3, 2.5])).mean() + np.log(np.array([2.5, 2, 2])).mean()) / 2
     )
-    assert found["t2i_r1"] == pytest.approx(1 / 3)
-    assert found["i2t_r1"] == pytest.approx(2 / 3)
+    assert result["t2i_r1"] == pytest.approx(1 / 3)
+    assert result["i2t_r1"] == pytest.approx(2 / 3)
 
 
 def test_the_names_of_clip_benchmark_for_five_captions_an_image():
@@ -54,8 +54,8 @@ def test_the_names_of_clip_benchmark_for_five_captions_an_image():
     to_first = np.array([0.1, 0.2, 0.9, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.05])
     to_second = np.array([0.9, 0.8, 0.1, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.95])
     texts = np.stack([to_first, to_second], axis=1)
-    found = retrieval.retrieval_metrics(images, texts, np.repeat(np.arange(2), 5))
-    names = retrieval.clip_benchmark_names(found)
+    result = retrieval.retrieval_metrics(images, texts, np.repeat(np.arange(2), 5))
+    names = retrieval.clip_benchmark_names(result)
     assert names["text_retrieval_recall@1"] == 1.0  # any of the five counts: 0.9 and 0.95
     # Of the ten texts the right image is first for number 2, ties for number 5 (counted half
     # behind: rank 1.5) and first for number 9.
@@ -71,14 +71,14 @@ def test_blocks_give_the_ranks_of_the_whole_matrix(block):
     images = rng.integers(-2, 3, (60, 6)).astype(np.float32)
     owner = np.sort(np.concatenate([np.arange(60), rng.integers(0, 60, 90)]))
     texts = rng.integers(-2, 3, (150, 6)).astype(np.float32)
-    found = retrieval.retrieval_metrics(images, texts, owner, block)
+    result = retrieval.retrieval_metrics(images, texts, owner, block)
     scores = images @ texts.T
     own = owner[None] == np.arange(60)[:, None]
     best = np.where(own, scores, -np.inf).max(axis=1, keepdims=True)
     others = np.where(own, -np.inf, scores)
     ranks = 1 + (others > best).sum(axis=1) + (others == best).sum(axis=1) / 2
-    assert found["i2t_mean_rank"] == ranks.mean()
-    assert found["i2t_r5"] == np.mean(ranks <= 5)
+    assert result["i2t_mean_rank"] == ranks.mean()
+    assert result["i2t_r5"] == np.mean(ranks <= 5)
     ranks = retrieval.text_ranks(scores.T, owner)
-    assert found["t2i_mean_rank"] == ranks.mean()
-    assert found["t2i_median_rank"] == np.median(ranks)
+    assert result["t2i_mean_rank"] == ranks.mean()
+    assert result["t2i_median_rank"] == np.median(ranks)

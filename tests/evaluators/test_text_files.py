@@ -63,9 +63,9 @@ def test_a_template_needs_one_place_for_the_name(tmp_path, template):
 
 
 def test_captions_of_coco(tmp_path):
-    found = read_captions(write(tmp_path, "captions_val.json", COCO))
-    assert found.paths == ("9.jpg", "7.jpg")
-    assert found.captions == (("a dog", "one dog"), ("a cat",))
+    result = read_captions(write(tmp_path, "captions_val.json", COCO))
+    assert result.paths == ("9.jpg", "7.jpg")
+    assert result.captions == (("a dog", "one dog"), ("a cat",))
 
 
 def test_captions_of_karpathys_splits(tmp_path):
@@ -78,10 +78,10 @@ def test_captions_of_karpathys_splits(tmp_path):
 
 def test_captions_of_flickr_and_at_most_five(tmp_path):
     lines = [f"a.jpg#{n}\tcaption {n} ." for n in range(6)] + ["b.jpg#0\tone, two"]
-    found = read_captions(write(tmp_path, "results.token", "\n".join(lines)))
-    assert found.paths == ("a.jpg", "b.jpg")
-    assert found.captions[0] == tuple(f"caption {n} ." for n in range(5))
-    assert found.captions[1] == ("one, two",)
+    result = read_captions(write(tmp_path, "results.token", "\n".join(lines)))
+    assert result.paths == ("a.jpg", "b.jpg")
+    assert result.captions[0] == tuple(f"caption {n} ." for n in range(5))
+    assert result.captions[1] == ("one, two",)
     table = write(tmp_path, "captions.txt", 'image,caption\na.jpg,x\na.jpg,"y, z"\n')
     assert read_captions(table).captions == (("x", "y, z"),)
 

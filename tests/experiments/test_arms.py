@@ -43,7 +43,7 @@ def some(folder):
 
 
 def test_seed_by_seed_after_the_reference_they_share(tmp_path, ran):
-    first, every = [list(found) for found in arms.run_all(some(tmp_path), tmp_path)]
+    first, every = [list(result) for result in arms.run_all(some(tmp_path), tmp_path)]
     assert [folder.name.split("-")[0] for folder in ran] == [
         "shared",
         "chosen",

@@ -18,11 +18,11 @@ def test_rates_are_of_cpu_time_as_the_quotients_beside_them(monkeypatch):
             name: [10.0, 30.0, 20.0] for name in names
         }  # the clock, which other processes lengthen
 
-    it = SimpleNamespace(
+    experiment = SimpleNamespace(
         learner=model(600.0), scorer=model(60.0), view=SimpleNamespace(image_shape=(32, 32, 3))
     )
-    monkeypatch.setattr(bench_parts, "build", lambda config: it)
-    monkeypatch.setattr(bench_parts, "calls_of", lambda it: {})
+    monkeypatch.setattr(bench_parts, "build", lambda config: experiment)
+    monkeypatch.setattr(bench_parts, "calls_of", lambda experiment: {})
     monkeypatch.setattr(bench_parts, "interleaved", interleaved)
     result = bench_parts.bench(rounds=3, repeats=1, preset="smoke")
     b = result["batch_size"]

@@ -16,7 +16,7 @@ def test_docs_hold_the_tables_of_the_results(table):
 
 
 def test_every_interval_contains_the_truth():
-    found = json.loads(curate.RESULTS.read_text())["estimates"]
-    assert len(found) == 27 and all(one["contains"] for one in found.values())
-    wide = {n: o["high"] - o["low"] for n, o in found.items() if n.startswith("strong")}
+    result = json.loads(curate.RESULTS.read_text())["estimates"]
+    assert len(result) == 27 and all(one["contains"] for one in result.values())
+    wide = {n: o["high"] - o["low"] for n, o in result.items() if n.startswith("strong")}
     assert sum(width <= 0.15 for width in wide.values()) >= 8

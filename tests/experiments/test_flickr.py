@@ -11,14 +11,14 @@ from experiments import flickr, flickr_arms
 def short(arm, updates, flops, log_rank, own=None, recall=0.02, selects=True):
     """A line of the table, as far as the rule and the savings read it."""
     chosen = [[1, 0.3]] if selects else []
-    figures = {"log_rank": {"mean": log_rank, "sd": None}, "recall": {"mean": recall, "sd": 0.004}}
+    metrics = {"log_rank": {"mean": log_rank, "sd": None}, "recall": {"mean": recall, "sd": 0.004}}
     return {
         "arm": arm,
         "updates": updates,
         "flops": flops,
         "reference_recall": own,
         "exchanged_chosen": chosen,
-    } | figures
+    } | metrics
 
 
 UNIFORM = short("uniform", 100, 10.0, 5.0, selects=False)
@@ -27,10 +27,10 @@ UNIFORM = short("uniform", 100, 10.0, 5.0, selects=False)
 def test_what_is_saved_is_read_off_the_shortest_budget_that_reaches_uniform():
     budgets = ((100, 14.0, 4.0), (20, 4.0, 5.1), (40, 7.0, 4.9), (70, 9.0, 4.5))
     rows = [UNIFORM, *(short("chosen", *budget, own=0.01) for budget in budgets)]
-    found = flickr.saved(
+    result = flickr.saved(
         [*rows, short("worse", 90, 9.0, 5.1), short("joint, sigmoid", 40, 1.0, 1.0)]
     )
-    assert found.splitlines()[2:] == ["| chosen | 40 | 60 % | 30 % |"]
+    assert result.splitlines()[2:] == ["| chosen | 40 | 60 % | 30 % |"]
 
 
 def test_what_is_saved_says_what_a_reader_must_know():
@@ -154,9 +154,9 @@ def test_a_row_is_the_mean_of_its_runs(tmp_path):
             "test/log_rank": value,
         }
         (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    found = flickr.row([tmp_path / "seed0", tmp_path / "seed1"])
-    assert found["log_rank"] == {"mean": 5.5, "sd": np.sqrt(0.5)}
-    assert found["log_rank_interval"] == [5.5, 5.5]
-    assert found["exchanged_chosen"] == [[1, 0.30000000000000004]]
-    assert (found["flops"], found["seeds"], found["reference_recall"]) == (10.0, [0, 1], 0.02)
-    assert "5.5 ± 0.71 [5.500, 5.500]" in flickr.table([found])
+    result = flickr.row([tmp_path / "seed0", tmp_path / "seed1"])
+    assert result["log_rank"] == {"mean": 5.5, "sd": np.sqrt(0.5)}
+    assert result["log_rank_interval"] == [5.5, 5.5]
+    assert result["exchanged_chosen"] == [[1, 0.30000000000000004]]
+    assert (result["flops"], result["seeds"], result["reference_recall"]) == (10.0, [0, 1], 0.02)
+    assert "5.5 ± 0.71 [5.500, 5.500]" in flickr.table([result])

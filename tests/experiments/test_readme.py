@@ -43,12 +43,12 @@ def lines(*arms):
 
 def test_what_is_saved_carries_the_number_of_budgets_and_the_rule():
     four = arm("four", *[budget(0.5)] * 4, saved=(0.35, 0.17, -0.01))
-    found = lines(arm("one", budget(0.5)), four, arm("void", *[budget(0.5)] * 3, valid=False))
-    assert "| one (1 budget only) | 20.0 % | 10.0 % | - |" in found
-    assert "| four | 35.0 % | 17.0 % | -1.0 % |" in found
+    result = lines(arm("one", budget(0.5)), four, arm("void", *[budget(0.5)] * 3, valid=False))
+    assert "| one (1 budget only) | 20.0 % | 10.0 % | - |" in result
+    assert "| four | 35.0 % | 17.0 % | -1.0 % |" in result
     void = "void (invalid: the reference alone is better)"
-    assert f"| {void} (3 budgets only) | 20.0 % | 10.0 % | - |" in found
-    assert found.count(f"| {void} | 100 | 2 | 50.0 ± 0.6 | +3.5 ± 0.4 | - | - |") == 3
+    assert f"| {void} (3 budgets only) | 20.0 % | 10.0 % | - |" in result
+    assert result.count(f"| {void} | 100 | 2 | 50.0 ± 0.6 | +3.5 ± 0.4 | - | - |") == 3
 
 
 def test_the_headline_comes_first():
@@ -56,8 +56,8 @@ def test_the_headline_comes_first():
 
 
 def test_a_rule_that_was_not_checked_and_a_difference_that_is_not_paired_are_marked():
-    found = lines(arm("stored", budget(0.5, paired=False), valid=None))
-    assert "| stored (validity unknown) | 100 | 2 | 50.0 ± 0.6 | +3.5 ± 0.4 w | - | - |" in found
+    result = lines(arm("stored", budget(0.5, paired=False), valid=None))
+    assert "| stored (validity unknown) | 100 | 2 | 50.0 ± 0.6 | +3.5 ± 0.4 w | - | - |" in result
 
 
 def test_arms_that_pass_the_rule_by_less_than_the_spread_are_named():

@@ -30,10 +30,10 @@ def test_uniform_at_the_same_flops_lies_between_its_own_budgets():
 
 
 def test_the_interval_is_students():
-    found = score_comparison.interval(
+    result = score_comparison.interval(
         [1.0, 2.0, 3.0]
     )  # t = 4.3027 with 2 degrees of freedom, standard error 0.57735
-    assert (found["mean"], found["low"], found["high"]) == pytest.approx(
+    assert (result["mean"], result["low"], result["high"]) == pytest.approx(
         (2.0, -0.4841, 4.4841), abs=1e-4
     )
     assert score_comparison.interval([1.0]) is None

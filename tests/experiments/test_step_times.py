@@ -11,11 +11,16 @@ def test_updates_of_every_kind_are_timed_in_turns(tmp_path, monkeypatch):
 
     class Recorded(step_times.UpdateRunner):
         def __call__(self, state, active, more):
-            state, said = super().__call__(state, active, more)
+            state, metrics = super().__call__(state, active, more)
             done.append(
-                (self.experiment.config.name, self.ahead, len(said.rows), state.pending is not None)
+                (
+                    self.experiment.config.name,
+                    self.ahead,
+                    len(metrics.rows),
+                    state.pending is not None,
+                )
             )
-            return state, said
+            return state, metrics
 
     clock = itertools.count()
     monkeypatch.setattr(step_times, "UpdateRunner", Recorded)

@@ -64,8 +64,8 @@ def test_a_window_and_a_larger_scorer_by_hand():
 def test_the_costs_of_a_config_are_those_of_its_run(tmp_path):
     data = world.write_arrays(tmp_path)
     config = world.config(data)
-    it = build(config)
-    model = cost_model_of(config, it.learner, it.scorer, 400, (8, 8, 3))
+    experiment = build(config)
+    model = cost_model_of(config, experiment.learner, experiment.scorer, 400, (8, 8, 3))
     assert model.accounts() == loop.run(config, tmp_path / "run")["flops"]
 
 
@@ -74,8 +74,14 @@ def test_a_loaded_reference_costs_what_its_run_did(tmp_path):
     trained = loop.run(world.own_run(world.config(data)), tmp_path / "reference")
     for charge, paid in ((True, ledger.total(trained["flops"])), (False, 0.0)):
         loaded = Loaded(path=str(tmp_path / "reference"), charge=charge)
-        it = build(world.config(data, reference=loaded))
-        model = cost_model_of(it.config, it.learner, it.scorer, len(it.data.train), (8, 8, 3))
+        experiment = build(world.config(data, reference=loaded))
+        model = cost_model_of(
+            experiment.config,
+            experiment.learner,
+            experiment.scorer,
+            len(experiment.data.train),
+            (8, 8, 3),
+        )
         assert model.reference_flops == paid
 
 
@@ -83,18 +89,18 @@ def test_a_reference_is_diagnosed_and_advice_given(tmp_path, capsys):
     data = world.write_arrays(tmp_path)
     config = world.config(data)
     loop.run(config.reference.own_runs(config)[""], tmp_path / "reference")
-    it = build(config)
-    found = diagnose_reference(it, tmp_path / "reference")
-    assert found.clean_agreement > 0.25 and 0.2 < found.corrupted_pool < 0.4
-    assert 0 < found.ess_fraction <= 1
-    model = cost_model_of(config, it.learner, it.scorer, 400, (8, 8, 3))
-    text = "\n".join([*diagnostics_lines(found), *advice_lines(model, found, 4)])
-    assert f"accuracy on the gate                 {found.gate_accuracy:.1%}" in text
+    experiment = build(config)
+    result = diagnose_reference(experiment, tmp_path / "reference")
+    assert result.clean_agreement > 0.25 and 0.2 < result.corrupted_pool < 0.4
+    assert 0 < result.ess_fraction <= 1
+    model = cost_model_of(config, experiment.learner, experiment.scorer, 400, (8, 8, 3))
+    text = "\n".join([*diagnostics_lines(result), *advice_lines(model, result, 4)])
+    assert f"accuracy on the gate                 {result.gate_accuracy:.1%}" in text
     assert f"less than {model.break_even(4, 'none'):.0%} of uniform's updates" in text
     assert "below 15x scoring uses up most of the savings" in text
     assert "avoids corrupted labels" in text or "does not avoid" in text
     noise = dataclasses.replace(
-        found, agreement=0.3, ess_fraction=0.95, corrupted_selected=found.corrupted_pool
+        result, agreement=0.3, ess_fraction=0.95, corrupted_selected=result.corrupted_pool
     )
     text = "\n".join(advice_lines(model, noise, 4))
     assert (
@@ -110,19 +116,19 @@ def test_the_papers_setting_is_planned_without_its_data(capsys, monkeypatch):
         plan.main(["--config=configs/classact_vit_l.py", "--classes=18291", "--examples=300000000"])
         == 0
     )
-    said = capsys.readouterr().out
-    assert "planned for 300,000,000 images of 224 px in 18,291 classes" in said
-    assert "whether selection breaks even depends on the data" in said
+    printed = capsys.readouterr().out
+    assert "planned for 300,000,000 images of 224 px in 18,291 classes" in printed
+    assert "whether selection breaks even depends on the data" in printed
     (row,) = [
-        line.split() for line in said.splitlines() if line.split()[:3] == ["ViT-Ti", "49x", "2"]
+        line.split() for line in printed.splitlines() if line.split()[:3] == ["ViT-Ti", "49x", "2"]
     ]
     assert float(row[3]) == pytest.approx(0.94, abs=0.011)  # the paper's ratio and scorer
 
 
 def test_uniform_has_nothing_to_break_even(tmp_path):
     config = world.config(world.write_arrays(tmp_path), select=Select(), reference=Trained())
-    it = build(config)
-    model = cost_model_of(config, it.learner, it.scorer, 400, (8, 8, 3))
+    experiment = build(config)
+    model = cost_model_of(config, experiment.learner, experiment.scorer, 400, (8, 8, 3))
     assert list(advice_lines(model, None, 4))[-1].startswith("advice: uniform training")
     assert model.accounts()["reference_train"] == 0.0
 

@@ -121,20 +121,20 @@ def found(run):
 
 
 def test_a_step_is_planned_without_data_or_state(run, found):
-    said = pod.plan_metrics(run, found, 0.5)
-    assert said["chips"] == 8 and said["mesh"] == {"data": 4, "fsdp": 2}
-    assert 8 * sum(said["flops"].values()) == pytest.approx(sum(run.costs.values()))
-    assert said["flops_over_uniform"] == pytest.approx(
+    metrics = pod.plan_metrics(run, found, 0.5)
+    assert metrics["chips"] == 8 and metrics["mesh"] == {"data": 4, "fsdp": 2}
+    assert 8 * sum(metrics["flops"].values()) == pytest.approx(sum(run.costs.values()))
+    assert metrics["flops_over_uniform"] == pytest.approx(
         sum(run.costs.values()) / sum(run.uniform_costs.values())
     )
-    assert said["compute_seconds"] is None  # nobody's sheet for this device
+    assert metrics["compute_seconds"] is None  # nobody's sheet for this device
     rows = [c for c in found.collectives if c.scope == "take" and c.bytes == 8 * 8 * 8 * 3]
     assert len(rows) == 1
     of_selection = [c for c in found.collectives if c.scope in pod.SELECTION]
-    assert said["selection_moved_bytes"] == pytest.approx(
+    assert metrics["selection_moved_bytes"] == pytest.approx(
         sum(c.wire * max(1, c.times) for c in of_selection)
     )
-    assert sum(c.wire for c in of_selection) < said["moved_bytes"]
+    assert sum(c.wire for c in of_selection) < metrics["moved_bytes"]
     kernel = 4 * 192 * 64
     assert pod.learner_bytes(run) < 3 * (kernel / 2 + 4 * (64 + 64 * 4 + 4)) + 100
 
@@ -260,11 +260,13 @@ def test_layers_are_counted_from_one_and_two(run):
     config = dataclasses.replace(
         run.config, learner=vit, select=Select(), reference=Trained(), fsdp=1
     )
-    it = build_abstract(config, (8, 8, 3), world.CLASSES, 400, jax.devices()[:1])
-    counted = pod.count_update(it)
+    experiment = build_abstract(config, (8, 8, 3), world.CLASSES, 400, jax.devices()[:1])
+    counted = pod.count_update(experiment)
     unrolled = dataclasses.replace(config, learner=dataclasses.replace(vit, scan=False))
-    it = build_abstract(unrolled, (8, 8, 3), world.CLASSES, 400, jax.devices()[:1])
-    step = partial(uniform_step, it.recipe)
-    real = sharding.aot_compile(step, abstract_state(it), abstract_batch(it)).cost_analysis()
+    experiment = build_abstract(unrolled, (8, 8, 3), world.CLASSES, 400, jax.devices()[:1])
+    step = partial(uniform_step, experiment.recipe)
+    real = sharding.aot_compile(
+        step, abstract_state(experiment), abstract_batch(experiment)
+    ).cost_analysis()
     assert counted.flops == pytest.approx(real["flops"], rel=0.01)
     assert counted.memory_traffic == pytest.approx(real["bytes accessed"], rel=0.05)

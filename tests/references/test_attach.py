@@ -73,11 +73,13 @@ def with_stored(data, file, **expected):
 
 
 def test_stored_losses_are_the_live_ones(data, reference, scores):
-    it = build.build(with_stored(data, scores[0]))
+    experiment = build.build(with_stored(data, scores[0]))
     params = checkpoint.load_params(reference)
     rows = np.arange(0, 400, 7)
-    batch = jax.device_put(it.data.train.batch(rows, np.zeros(len(rows), np.int32)))
-    expected = it.recipe.scorer.act_loss(it.recipe.scorer.apply(params, batch, False), batch)
+    batch = jax.device_put(experiment.data.train.batch(rows, np.zeros(len(rows), np.int32)))
+    expected = experiment.recipe.scorer.act_loss(
+        experiment.recipe.scorer.apply(params, batch, False), batch
+    )
     np.testing.assert_allclose(batch[score_file.COLUMN], expected, atol=1e-5)
     assert scores[1]["model"] == checkpoint.params_hash(params)
     assert (scores[1]["view"], scores[1]["dtype"], scores[1]["examples"]) == (
@@ -93,12 +95,12 @@ def test_the_file_is_what_its_suffix_says(data, scores, tmp_path, suffix):
     whole = score_file.read(file, about["data"], about["view"])
     other = tmp_path / f"s.{suffix}"
     score_file.write(other, whole)
-    found = score_file.read(other, about["data"], about["view"])
+    result = score_file.read(other, about["data"], about["view"])
     for name in ("ids", "labels", "loss", "hit"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
-        assert getattr(found, name).dtype == getattr(whole, name).dtype
-    it = build.build(with_stored(data, other))
-    assert score_file.COLUMN in it.data.train.columns
+        np.testing.assert_array_equal(getattr(result, name), getattr(whole, name))
+        assert getattr(result, name).dtype == getattr(whole, name).dtype
+    experiment = build.build(with_stored(data, other))
+    assert score_file.COLUMN in experiment.data.train.columns
     other.write_bytes(b"damaged")
     with pytest.raises(DataError, match="sha256"):
         build.build(with_stored(data, other))
@@ -127,8 +129,8 @@ def test_a_stopped_pass_goes_on_on_all_devices(data, reference, scores, tmp_path
 
 def test_the_command_writes_beside_the_data(data, reference, capsys):
     assert store_scores.main([str(reference)]) == 0
-    said = capsys.readouterr().out
-    assert "600 scores of model" in said
+    printed = capsys.readouterr().out
+    assert "600 scores of model" in printed
     assert next(data.glob("scores-*.npz")).with_suffix(".json").exists()
     assert store_scores.main([str(data / "nowhere")]) == 2
     assert "no run there" in capsys.readouterr().err
@@ -136,35 +138,35 @@ def test_the_command_writes_beside_the_data(data, reference, capsys):
 
 def test_stored_scores_that_do_not_fit_are_refused(data, scores, tmp_path, tmp_path_factory):
     file, about = scores
-    found = score_file.read(file, about["data"], about["view"])
+    result = score_file.read(file, about["data"], about["view"])
 
     def changed(name, **changes):
         path = tmp_path / f"{name}.npz"
-        score_file.write(path, dataclasses.replace(found, **changes))
+        score_file.write(path, dataclasses.replace(result, **changes))
         return path
 
-    half = {name: getattr(found, name)[:300] for name in ("ids", "labels", "loss", "hit")}
+    half = {name: getattr(result, name)[:300] for name in ("ids", "labels", "loss", "hit")}
     damaged = changed("damaged")
     damaged.write_bytes(damaged.read_bytes()[:-8])
     cases = [
         (tmp_path / "none.npz", DataError, "no none.npz there"),
         (damaged, DataError, "damaged or replaced"),
         (
-            changed("view", about=found.about | {"view": "plain 9x9x3"}),
+            changed("view", about=result.about | {"view": "plain 9x9x3"}),
             DataError,
             "scores of another view",
         ),
-        (changed("data", about=found.about | {"data": "0"}), DataError, "scores of another data"),
+        (changed("data", about=result.about | {"data": "0"}), DataError, "scores of another data"),
         (changed("half", **half), DataError, "are not among these 300 examples"),
-        (changed("labels", labels=(found.labels + 1) % 4), DataError, "was scored with label"),
+        (changed("labels", labels=(result.labels + 1) % 4), DataError, "was scored with label"),
     ]
     cases = [(with_stored(data, path), *rest) for path, *rest in cases]
     of_another = "scores of another model .* there, 00ff in this config"
     cases.append((with_stored(data, file, model="00ff"), DataError, of_another))
     for config, error, message in cases:
-        with pytest.raises(error, match=message) as said:
+        with pytest.raises(error, match=message) as raised:
             loop.run(config, tmp_path / "run")
-        assert "\n" not in str(said.value)
+        assert "\n" not in str(raised.value)
     assert not (tmp_path / "run").exists()
 
 
@@ -185,14 +187,16 @@ def test_a_run_does_not_go_on_with_other_scores(data, reference, scores, tmp_pat
 
 
 def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data):
-    it = build.build(world.config(data, reference=CoTrained()))
-    assert it.costs["reference_train"] == 64 * it.scorer.cost((8, 8, 3)).train
+    experiment = build.build(world.config(data, reference=CoTrained()))
+    assert experiment.costs["reference_train"] == 64 * experiment.scorer.cost((8, 8, 3)).train
     step = lambda model, params: model.optimizer.update(
         params, model.optimizer.init(params), params
     )[0]
     ones = {"w": jnp.ones(3)}
     np.testing.assert_allclose(
-        step(it.recipe.reference, ones)["w"], 2 * step(it.recipe.scorer, ones)["w"], rtol=1e-5
+        step(experiment.recipe.reference, ones)["w"],
+        2 * step(experiment.recipe.scorer, ones)["w"],
+        rtol=1e-5,
     )
     model = toy.model(0.125)
     recipe = toy.recipe(reference=model)
@@ -211,9 +215,9 @@ def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data
 
 def test_cross_fitted_references_score_only_what_they_have_not_seen(data, tmp_path):
     config = world.config(data, reference=CrossFitted(total="6 steps", batch_size=16))
-    it = build.build(config)
-    mine = it.data.train.source.ids[it.data.train.indices]
-    scored_by = it.data.train.columns["scored_by"]
+    experiment = build.build(config)
+    mine = experiment.data.train.source.ids[experiment.data.train.indices]
+    scored_by = experiment.data.train.columns["scored_by"]
     for k in range(2):
         theirs = build.build(config.reference.own_runs(config)[f"fold{k}"]).data.train
         seen = theirs.source.ids[theirs.indices]
@@ -221,7 +225,9 @@ def test_cross_fitted_references_score_only_what_they_have_not_seen(data, tmp_pa
         assert set(seen.tolist()) | set(mine[scored_by == k].tolist()) == set(mine.tolist())
     summary = loop.run(config, tmp_path / "run")
     assert summary["flops"]["reference_score"] == 2 * summary["flops"]["online_score"]
-    assert summary["flops"]["reference_train"] == 2 * 6 * 16 * it.scorer.cost((8, 8, 3)).train
+    assert (
+        summary["flops"]["reference_train"] == 2 * 6 * 16 * experiment.scorer.cost((8, 8, 3)).train
+    )
     own = [read_summary(tmp_path / "run" / "reference" / f"fold{k}")["final"] for k in range(2)]
     assert summary["reference"]["accuracy"] == np.mean([one["test_full/accuracy"] for one in own])
     with pytest.raises(ConfigError, match="its references are cross-fitted"):
@@ -322,16 +328,16 @@ def test_the_ledger_charges_what_each_kind_of_reference_runs(kind):
 def test_the_pool_is_filtered_once_by_the_reference(data, reference, scores, tmp_path):
     select = Select(policy=dataclasses.replace(policies.offline_filter, pool_fraction=0.25))
     config = world.config(data, select=select, reference=Loaded(path=str(reference)))
-    it = build.build(config)
+    experiment = build.build(config)
     assert not loop.run(config, tmp_path / "run", world.StopAfter(7))["complete"]
     summary = loop.run(config, tmp_path / "run")
     losses, _ = score_file.score_all(
-        it.recipe.scorer, checkpoint.load_params(reference), it.data.train
+        experiment.recipe.scorer, checkpoint.load_params(reference), experiment.data.train
     )
-    pool = it.data.train.source.ids[it.data.train.indices]
+    pool = experiment.data.train.source.ids[experiment.data.train.indices]
     allowed = set(pool[np.argsort(losses)[:100]].tolist())
     assert set(ids(tmp_path / "run").ravel().tolist()) <= allowed
-    assert summary["flops"]["reference_score"] == 400 * it.scorer.cost((8, 8, 3)).forward
+    assert summary["flops"]["reference_score"] == 400 * experiment.scorer.cost((8, 8, 3)).forward
     assert summary["flops"]["online_score"] == 0.0
     free = loop.run(
         dataclasses.replace(config, reference=Stored(path=str(scores[0]))),

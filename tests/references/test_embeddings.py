@@ -117,8 +117,8 @@ def test_bfloat16_by_hand():
     values = np.array([1.0, -2.5, 1 + 2**-9, 1 + 3 * 2**-9, 0.0], np.float32)
     packed = embeddings.to_bfloat16(values)
     assert packed.tolist() == [0x3F80, 0xC020, 0x3F80, 0x3F81, 0]
-    found = embeddings.from_bfloat16(packed)
-    assert found.dtype == np.float32 and np.abs(found - values).max() <= 2**-8
+    result = embeddings.from_bfloat16(packed)
+    assert result.dtype == np.float32 and np.abs(result - values).max() <= 2**-8
 
 
 def test_bfloat16_halves_the_files(data, reference, stored, tmp_path):

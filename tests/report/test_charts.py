@@ -95,13 +95,13 @@ def test_a_level_that_a_run_says_nothing_of_has_no_cost(tmp_path, name):
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that are saved."""
-    figures, save = [], Figure.savefig
+    metrics, save = [], Figure.savefig
     monkeypatch.setattr(
         Figure,
         "savefig",
-        lambda self, *args, **words: (figures.append(self), save(self, *args, **words)),
+        lambda self, *args, **words: (metrics.append(self), save(self, *args, **words)),
     )
-    return figures
+    return metrics
 
 
 def test_of_many_arms_the_figure_shows_those_with_enough_budgets(tmp_path, drawn):

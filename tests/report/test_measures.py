@@ -22,8 +22,8 @@ def test_beta_curve_is_over_the_baselines_updates():
 
 
 def test_beta_budget_is_the_shortest_budget_that_reaches():
-    found = measures.beta_budget({200: 0.3, 400: 0.5, 600: 0.48, 800: 0.6}, 0.5, 800)
-    assert (found.beta, found.budget, found.tried, found.enough, found.mark) == (
+    result = measures.beta_budget({200: 0.3, 400: 0.5, 600: 0.48, 800: 0.6}, 0.5, 800)
+    assert (result.beta, result.budget, result.tried, result.enough, result.mark) == (
         0.5,
         400,
         4,
@@ -39,8 +39,8 @@ def test_beta_budget_with_few_budgets_is_marked():
 
 
 def test_beta_budget_never_reached():
-    found = measures.beta_budget({200: 0.1, 400: 0.2, 600: 0.3, 800: 0.4}, 0.5, 800)
-    assert (found.beta, found.budget, found.enough) == (None, None, True)
+    result = measures.beta_budget({200: 0.1, 400: 0.2, 600: 0.3, 800: 0.4}, 0.5, 800)
+    assert (result.beta, result.budget, result.enough) == (None, None, True)
 
 
 def test_savings():
@@ -64,35 +64,35 @@ def test_savings_on_a_curve():
 
 def test_difference_is_paired_when_the_seeds_are_the_same():
     # differences 0.1, 0.2, 0.3: mean 0.2, sd 0.1, error 0.1 / sqrt(3)
-    found = measures.difference({1: 0.5, 2: 0.7, 3: 0.9}, {3: 0.6, 2: 0.5, 1: 0.4})
-    assert found.paired
-    assert found.mean == pytest.approx(0.2)
-    assert found.error == pytest.approx(0.1 / math.sqrt(3))
+    result = measures.difference({1: 0.5, 2: 0.7, 3: 0.9}, {3: 0.6, 2: 0.5, 1: 0.4})
+    assert result.paired
+    assert result.mean == pytest.approx(0.2)
+    assert result.error == pytest.approx(0.1 / math.sqrt(3))
 
 
 def test_difference_is_paired_over_the_seeds_that_both_have():
     # of seeds 1 and 2: differences 0.1 and 0.3, mean 0.2, sd 0.1 sqrt(2), error 0.1; the other
     # seeds are left out
-    found = measures.difference({1: 0.5, 2: 0.8, 9: 0.0}, {0: 0.9, 1: 0.4, 2: 0.5, 3: 0.9})
-    assert found.paired
-    assert found.mean == pytest.approx(0.2)
-    assert found.error == pytest.approx(0.1)
+    result = measures.difference({1: 0.5, 2: 0.8, 9: 0.0}, {0: 0.9, 1: 0.4, 2: 0.5, 3: 0.9})
+    assert result.paired
+    assert result.mean == pytest.approx(0.2)
+    assert result.error == pytest.approx(0.1)
 
 
 def test_difference_is_welch_otherwise():
     # variances 0.02 (n = 2) and 0.01 (n = 3): sqrt(0.01 + 0.01 / 3); one common seed makes no pair
     one = measures.difference({4: 0.4, 2: 0.6}, {4: 0.2, 5: 0.3, 6: 0.4})
     assert one == measures.difference({1: 0.4, 2: 0.6}, {4: 0.2, 5: 0.3, 6: 0.4})
-    found = measures.difference({1: 0.4, 2: 0.6}, {4: 0.2, 5: 0.3, 6: 0.4})
-    assert not found.paired
-    assert found.mean == pytest.approx(0.2)
-    assert found.error == pytest.approx(math.sqrt(0.01 + 0.01 / 3))
+    result = measures.difference({1: 0.4, 2: 0.6}, {4: 0.2, 5: 0.3, 6: 0.4})
+    assert not result.paired
+    assert result.mean == pytest.approx(0.2)
+    assert result.error == pytest.approx(math.sqrt(0.01 + 0.01 / 3))
 
 
 def test_one_seed_has_no_spread():
-    found = measures.difference({1: 0.5}, {1: 0.4})
-    assert found.error is None
-    assert found.mean == pytest.approx(0.1)
+    result = measures.difference({1: 0.5}, {1: 0.4})
+    assert result.error is None
+    assert result.mean == pytest.approx(0.1)
     assert measures.spread([0.5]) is None
     assert measures.spread([0.4, 0.6]) == pytest.approx(math.sqrt(0.02))
 

@@ -63,11 +63,11 @@ def test_decisions_about_selection_are_on_the_page(uniform):
 
 def test_savings_of_an_arm_that_reaches(uniform):
     four_budgets(uniform)
-    found = arm(uniform, "learn")
-    assert found.valid is True
+    result = arm(uniform, "learn")
+    assert result.valid is True
     # The longest budget touches 0.5 at update 40, drops, and stays from update 80 only.
-    assert found.beta_curve == 0.8
-    assert (found.beta_budget.beta, found.beta_budget.budget, found.beta_budget.mark) == (
+    assert result.beta_curve == 0.8
+    assert (result.beta_budget.beta, result.beta_budget.budget, result.beta_budget.mark) == (
         0.6,
         60,
         "",
@@ -79,7 +79,7 @@ def test_savings_of_an_arm_that_reaches(uniform):
         "total_flops_saved_curve": 0.1,
         "wall_clock_saved_curve": 0.2,
     }
-    assert found.saved == pytest.approx(expected | curve)
+    assert result.saved == pytest.approx(expected | curve)
     text = headline(analyze(load_runs([uniform])))
     assert "40.0 % fewer updates, 30.0 % less total compute and 40.0 % less wall-clock time" in text
     assert "Only 2 seeds" in text
@@ -87,9 +87,9 @@ def test_savings_of_an_arm_that_reaches(uniform):
 
 def test_an_arm_that_reaches_and_drops_has_saved_nothing(uniform):
     write_run(uniform, "drops", 100, 1, [0.6, 0.7, 0.6, 0.49], reference=REFERENCE)
-    found = arm(uniform, "drops")
-    assert found.beta_curve is None and found.beta_budget.beta is None
-    assert set(found.saved.values()) == {None}
+    result = arm(uniform, "drops")
+    assert result.beta_curve is None and result.beta_budget.beta is None
+    assert set(result.saved.values()) == {None}
     assert headline(analyze(load_runs([uniform]))).startswith(
         "Nothing was saved: drops did not reach uniform’s 50.0 %"
     )
@@ -164,14 +164,14 @@ def test_notes_on_a_reference_that_is_not_charged(uniform):
     write_run(uniform, "stored", 50, 1, [0.3, 0.6], reference=stored)
     write_run(uniform, "loaded", 50, 1, [0.3, 0.6], reference=REFERENCE | {"charged": False})
     write_run(uniform, "untrained", 50, 1, [0.3, 0.6], reference=stored | {"accuracy": 0.1})
-    found = analyze(load_runs([uniform]))
-    assert [note for note in found.notes if "reference" in note] == [
+    result = analyze(load_runs([uniform]))
+    assert [note for note in result.notes if "reference" in note] == [
         "loaded: its reference was loaded and its training is not charged (10 FLOPs, 5 s).",
         "stored: its reference’s own accuracy is not known, so it is not checked "
         "whether the comparison is valid.",
     ]
-    assert "| stored (validity unknown) |" in tables.markdown(found, "Title")
-    assert "| untrained | 50 |" in tables.markdown(found, "Title")
+    assert "| stored (validity unknown) |" in tables.markdown(result, "Title")
+    assert "| untrained | 50 |" in tables.markdown(result, "Title")
 
 
 def test_final_values_are_the_whole_set_only_when_all_runs_have_it(uniform):
@@ -180,9 +180,9 @@ def test_final_values_are_the_whole_set_only_when_all_runs_have_it(uniform):
     summary = json.loads((folder / "summary.json").read_text())
     del summary["final"]["test_full/accuracy"]
     (folder / "summary.json").write_text(json.dumps(summary))
-    found = analyze(load_runs([uniform]))
-    assert found.final_metric == "test/accuracy"
-    assert any("not measured in every run" in note for note in found.notes)
+    result = analyze(load_runs([uniform]))
+    assert result.final_metric == "test/accuracy"
+    assert any("not measured in every run" in note for note in result.notes)
 
 
 def test_seeds_that_differ_in_more_than_the_seed_are_noted(uniform):

@@ -46,23 +46,23 @@ def test_a_run_from_the_tars_to_figures(folder, tmp_path):
         if "candidates/corrupted_fraction" in line
     ]
     assert np.mean(noisy) == pytest.approx(0.5, abs=0.13)
-    found = evaluate(tmp_path / "a")["test"]
-    assert found["log_rank"] == pytest.approx(summary["final"]["test_full/log_rank"], rel=1e-5)
+    result = evaluate(tmp_path / "a")["test"]
+    assert result["log_rank"] == pytest.approx(summary["final"]["test_full/log_rank"], rel=1e-5)
 
 
 def test_exchanged_captions_follow_the_config_and_only_there(folder):
-    it = build(pairs_world.config(folder))
-    assert it.data.parts["pool"].is_corrupted.mean() == 0.5
-    assert not it.data.parts["reference"].is_corrupted.any()
-    assert not it.data.parts["test"].is_corrupted.any()
-    assert it.data.train.is_corrupted.sum() == 32
+    experiment = build(pairs_world.config(folder))
+    assert experiment.data.parts["pool"].is_corrupted.mean() == 0.5
+    assert not experiment.data.parts["reference"].is_corrupted.any()
+    assert not experiment.data.parts["test"].is_corrupted.any()
+    assert experiment.data.train.is_corrupted.sum() == 32
     again = build(
         pairs_world.config(
             folder, split=Split(parts={"pool": 64, "reference": 16, "gate": 8, "tune": 8}, fold=1)
         )
     )
-    ids = it.data.train.source.ids[it.data.train.indices]
-    there = dict(zip(ids, it.data.train.caption_of, strict=True))
+    ids = experiment.data.train.source.ids[experiment.data.train.indices]
+    there = dict(zip(ids, experiment.data.train.caption_of, strict=True))
     half = again.data.train
     assert all(
         there[i] == c for i, c in zip(half.source.ids[half.indices], half.caption_of, strict=True)
@@ -78,9 +78,10 @@ def test_the_tokens_of_a_batch_are_those_of_its_captions_by_id_and_epoch(folder)
     seen = {part.batch(rows[:1], epochs[e : e + 1])["tokens"].tobytes() for e in epochs}
     assert len(seen) == 2
     assert first["tokens"].dtype == np.int32
-    whose = part.caption_of[rows]
+    caption_of = part.caption_of[rows]
     assert all(
-        (part.captions.tokens[whose[i]] == first["tokens"][i][None]).all(axis=1).any() for i in rows
+        (part.captions.tokens[caption_of[i]] == first["tokens"][i][None]).all(axis=1).any()
+        for i in rows
     )
 
 
@@ -144,20 +145,20 @@ def test_the_task_survives_json(folder, tmp_path):
 
 
 def test_both_losses_give_finite_gradients_over_devices(folder):
-    found = {}
+    result = {}
     for count in (1, 8):
-        it = build(pairs_world.config(folder), jax.devices()[:count])
-        params = it.init_learner(jax.random.key(0))
+        experiment = build(pairs_world.config(folder), jax.devices()[:count])
+        params = experiment.init_learner(jax.random.key(0))
         batch = {
             k: jnp.asarray(v)
-            for k, v in it.data.train.batch(np.arange(16), np.zeros(16, np.int32)).items()
+            for k, v in experiment.data.train.batch(np.arange(16), np.zeros(16, np.int32)).items()
             if k in ("image", "tokens")
         }
-        model = it.recipe.learner
+        model = experiment.recipe.learner
         loss = lambda p, m=model, b=batch: m.learn_loss(m.apply(p, b, True), b).mean()
-        found[count] = jax.device_get(jax.jit(jax.value_and_grad(loss))(params))
+        result[count] = jax.device_get(jax.jit(jax.value_and_grad(loss))(params))
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), found[1], found[8]
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), result[1], result[8]
     )
 
 
@@ -212,24 +213,26 @@ def test_choices_by_pairs_are_the_same_on_eight_devices(folder, policy):
     )
     chosen = {}
     for count in (1, 8):
-        it = build(config, jax.devices()[:count])
-        reference = it.init_scorer(jax.random.key(7))
-        batch, *_ = it.loader(0).next(32)
-        found = jax.jit(partial(select_step, it.recipe))(first_state(it, reference), batch)[1]
-        assert len(np.unique(found.indices)) == 16
-        chosen[count] = sorted(np.asarray(found.indices).tolist())
+        experiment = build(config, jax.devices()[:count])
+        reference = experiment.init_scorer(jax.random.key(7))
+        batch, *_ = experiment.loader(0).next(32)
+        result = jax.jit(partial(select_step, experiment.recipe))(
+            first_state(experiment, reference), batch
+        )[1]
+        assert len(np.unique(result.indices)) == 16
+        chosen[count] = sorted(np.asarray(result.indices).tolist())
     assert chosen[1] == chosen[8]
 
 
 def test_nearly_uniform_sampling_is_warned_of_once(folder, tmp_path, caplog):
-    it = build(pairs_world.config(folder))
-    notes = SelectionLogger(it, tmp_path, 0)
+    experiment = build(pairs_world.config(folder))
+    notes = SelectionLogger(experiment, tmp_path, 0)
     with caplog.at_level("WARNING"):
         for _ in range(2):
             notes._values = {"select/ess_fraction": [0.99]}
             notes.summary()
-    said = (
+    text = (
         "the sampling is nearly uniform (effective sample size 0.990 of the super-batch): lower "
         "config.select.temperature"
     )
-    assert [r.message for r in caplog.records] == [f"{said}, or raise config.task.score_scale"]
+    assert [r.message for r in caplog.records] == [f"{text}, or raise config.task.score_scale"]

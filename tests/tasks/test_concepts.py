@@ -22,13 +22,13 @@ def test_every_candidate_carries_the_word_that_its_captions_name(tmp_path):
         build(config, jax.devices()[:1])
     words = ("red", "green", "blue")  # grey is named by none
     config = dataclasses.replace(config, task=dataclasses.replace(config.task, classes=words))
-    it = build(config, jax.devices()[:1])
-    loader = it.loader(0)
+    experiment = build(config, jax.devices()[:1])
+    loader = experiment.loader(0)
     batch = loader.next(32)
     loader.close()
-    part = it.data.train
+    part = experiment.data.train
     texts = [part.captions.texts[row] for row in part.indices[batch.rows]]
-    found = ["".join(text) for text in texts]
-    expected = [next((n for n, w in enumerate(words) if w in text), 3) for text in found]
+    result = ["".join(text) for text in texts]
+    expected = [next((n for n, w in enumerate(words) if w in text), 3) for text in result]
     np.testing.assert_array_equal(batch.batch["concept"], expected)
     assert set(expected) == {0, 1, 2, 3}

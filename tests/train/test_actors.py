@@ -104,10 +104,13 @@ def test_a_run_with_actors_is_its_definition_also_after_a_stop(arrays, tmp_path,
 def test_super_batches_lie_on_the_actors_and_the_learner_on_the_others(arrays):
     """With a reference, too, which goes to the actors once; ids are those of one device."""
     chosen = {"policy": al.policies.learnability}
-    it = build(config(arrays, select(**chosen)))
-    reference = it.init_scorer(jax.random.key(9))
-    state, loader = with_pending(it, first_state(it, reference)), it.loader(0)
-    updates = UpdateRunner(it, loader, restored=False)
+    experiment = build(config(arrays, select(**chosen)))
+    reference = experiment.init_scorer(jax.random.key(9))
+    state, loader = (
+        with_pending(experiment, first_state(experiment, reference)),
+        experiment.loader(0),
+    )
+    updates = UpdateRunner(experiment, loader, restored=False)
     for active in (True, False):
         updates.compile(state, active)
     state, output = updates(state, True, True)
@@ -118,7 +121,9 @@ def test_super_batches_lie_on_the_actors_and_the_learner_on_the_others(arrays):
     assert updates._prepared.rows["image"].shape[0] == b
     assert state.learner.params["head"]["kernel"].devices() == training
     alone = build(config(arrays, select(actors=0, **chosen)), jax.devices()[:1])
-    first = jax.device_put(it.data.train.batch(output.rows, output.epochs), jax.devices()[0])
+    first = jax.device_put(
+        experiment.data.train.batch(output.rows, output.epochs), jax.devices()[0]
+    )
     choose = jax.jit(partial(al.select_step, alone.recipe))
     _, expected = choose(first_state(alone, jax.device_get(reference)), first)
     words = [np.sort(np.asarray(choice.ids)[:, 1]) for choice in (output.chosen, expected)]

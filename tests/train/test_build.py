@@ -43,5 +43,5 @@ def test_who_holds_what_is_no_part_of_the_hash_and_must_divide(config):
 
 def test_the_compute_type_reaches_the_models(config):
     assert build(config).learner.dtype == "float32"
-    it = build(dataclasses.replace(config, dtype="bfloat16"))
-    assert (it.learner.dtype, it.scorer.dtype) == ("bfloat16", "bfloat16")
+    experiment = build(dataclasses.replace(config, dtype="bfloat16"))
+    assert (experiment.learner.dtype, experiment.scorer.dtype) == ("bfloat16", "bfloat16")

@@ -33,10 +33,10 @@ def test_counts_by_hand_and_lines_for_people(tmp_path):
         3: "chosen 0 of 1 times, last score 0.50",
     }
     records = [Record("p", "d", "cat", "dog", 0.9, 1, "label")]
-    said = chosen.note(tmp_path, counts, rows, ["a", "b", "c", "d", "e"], records)
-    assert "50% of its 4 examples were never chosen" in said
-    assert "suspect labels were chosen 0% of the times they came up" in said
-    assert "the other examples were chosen 80%" in said
+    text = chosen.note(tmp_path, counts, rows, ["a", "b", "c", "d", "e"], records)
+    assert "50% of its 4 examples were never chosen" in text
+    assert "suspect labels were chosen 0% of the times they came up" in text
+    assert "the other examples were chosen 80%" in text
 
 
 def test_old_counts_are_removed_and_damaged_ones_are_none(tmp_path):

@@ -27,32 +27,34 @@ def arrays(tmp_path_factory):
 
 def one_step(config):
     """The experiment, the batch that is selected from, the state before, loss and choice."""
-    it = build(config, jax.devices()[:1])
-    state = first_state(it, it.init_scorer(jax.random.key(5)))
-    loader = it.loader(0)
+    experiment = build(config, jax.devices()[:1])
+    state = first_state(experiment, experiment.init_scorer(jax.random.key(5)))
+    loader = experiment.loader(0)
     batch = loader.next(config.batch_size * config.select.ratio).batch
     loader.close()
-    _, (metrics, chosen) = jax.jit(partial(al.train_step, it.recipe))(state, batch)
+    _, (metrics, chosen) = jax.jit(partial(al.train_step, experiment.recipe))(state, batch)
     rows = {name: values[np.asarray(chosen.indices)] for name, values in batch.items()}
-    return it, state, rows, metrics["loss"]
+    return experiment, state, rows, metrics["loss"]
 
 
-def outputs_of(it, state, rows):
-    teacher = it.recipe.model("reference").apply(state.reference.params, rows, False)
-    return it.recipe.learner.apply(state.learner.params, rows, True), teacher
+def outputs_of(experiment, state, rows):
+    teacher = experiment.recipe.model("reference").apply(state.reference.params, rows, False)
+    return experiment.recipe.learner.apply(state.learner.params, rows, True), teacher
 
 
 def test_labels_and_soft_targets(arrays):
     config = world.config(arrays, distill=DISTILL, augment=False)
-    it, state, rows, loss = one_step(config)
-    outputs, teacher = outputs_of(it, state, rows)
+    experiment, state, rows, loss = one_step(config)
+    outputs, teacher = outputs_of(experiment, state, rows)
     soft = losses.soft_xent(outputs["logits"], teacher["logits"], 2.0)
     hard = losses.softmax_xent(outputs["logits"], rows["label"])
     CLOSE(loss, np.mean(0.75 * hard + 0.25 * soft))
     plain = build(dataclasses.replace(config, distill=Distill()), jax.devices()[:1])
-    more = {k: v - plain.costs[k] for k, v in it.costs.items() if v != plain.costs[k]}
-    assert more == {"reference_score": 16 * it.scorer.cost(it.scorer_view.image_shape).forward}
-    assert it.uniform_costs == plain.uniform_costs
+    more = {k: v - plain.costs[k] for k, v in experiment.costs.items() if v != plain.costs[k]}
+    assert more == {
+        "reference_score": 16 * experiment.scorer.cost(experiment.scorer_view.image_shape).forward
+    }
+    assert experiment.uniform_costs == plain.uniform_costs
 
 
 def test_pairs_and_soft_targets(tmp_path):
@@ -63,11 +65,11 @@ def test_pairs_and_soft_targets(tmp_path):
     config = dataclasses.replace(
         config, task=dataclasses.replace(config.task, shuffled_captions={})
     )
-    it, state, rows, loss = one_step(config)
-    outputs, teacher = outputs_of(it, state, rows)
+    experiment, state, rows, loss = one_step(config)
+    outputs, teacher = outputs_of(experiment, state, rows)
     four = outputs.image, outputs.text, teacher.image, teacher.text
     soft = contrastive.soft_info_nce(*four, outputs.scale[0], teacher.scale[0], temperature=2.0)
-    hard = it.recipe.learner.learn_loss(outputs, rows)
+    hard = experiment.recipe.learner.learn_loss(outputs, rows)
     assert TEACHER not in rows
     CLOSE(loss, np.mean(0.75 * hard + 0.25 * soft))
 

@@ -87,10 +87,16 @@ def test_a_plan_charges_the_same(arrays):
     from active_learning.plan.cost_model import cost_model_of
 
     config = labels(arrays)
-    it = build(config, jax.devices()[:1])
-    model = cost_model_of(config, it.learner, it.scorer, len(it.data.train), it.view.image_shape)
-    assert model.active_update(4) == ledger.total(it.costs)
-    assert model.uniform_update == ledger.total(it.uniform_costs)
+    experiment = build(config, jax.devices()[:1])
+    model = cost_model_of(
+        config,
+        experiment.learner,
+        experiment.scorer,
+        len(experiment.data.train),
+        experiment.view.image_shape,
+    )
+    assert model.active_update(4) == ledger.total(experiment.costs)
+    assert model.uniform_update == ledger.total(experiment.uniform_costs)
 
 
 def test_the_reference_is_trained_at_one_resolution(arrays):

@@ -284,9 +284,9 @@ def test_there_must_be_a_complete_run_to_load(data, tmp_path):
     ],
 )
 def test_bad_configs_are_refused_before_anything_is_written(data, tmp_path, changes, message):
-    with pytest.raises(ConfigError, match=message) as said:
+    with pytest.raises(ConfigError, match=message) as raised:
         loop.run(world.config(data, **changes), tmp_path / "run")
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(raised.value)
     assert not (tmp_path / "run").exists()
 
 
@@ -294,8 +294,8 @@ def test_a_run_that_never_began_leaves_its_folder_to_the_next_config(data, strai
     nothing = Loaded(path=str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="no complete run there"):
         loop.run(world.config(data, reference=nothing), tmp_path / "run")
-    found = dataclasses.replace(nothing, path=str(straight[0] / "reference"))
-    assert loop.run(world.config(data, reference=found, total="1 steps"), tmp_path / "run")[
+    result = dataclasses.replace(nothing, path=str(straight[0] / "reference"))
+    assert loop.run(world.config(data, reference=result, total="1 steps"), tmp_path / "run")[
         "complete"
     ]
 
@@ -347,8 +347,8 @@ def test_a_gate_that_decides_is_on_the_training_clock(data, straight, tmp_path, 
 
 def test_recomputation_of_the_reference_is_in_no_account(data, tmp_path, monkeypatch):
     flops = dict.fromkeys(ACCOUNTS, 1.0) | {"recompute": 100.0}
-    it = build(world.config(data))
-    params = it.init_scorer(jax.random.key(0))
+    experiment = build(world.config(data))
+    params = experiment.init_scorer(jax.random.key(0))
     told = Obtained(params, flops=flops, train_seconds=2.0, step=3)
     monkeypatch.setattr(Trained, "obtain", lambda *_: told)
     summary = loop.run(world.config(data, total="1 steps"), tmp_path / "run")
@@ -384,14 +384,14 @@ def test_tensorboard_by_option(data, tmp_path):
         world.config(data, log=Log(every="2 steps", tensorboard=True), **plain), tmp_path / "run"
     )
     (file,) = (tmp_path / "run" / "tensorboard").iterdir()
-    content, found = file.read_bytes(), {}
+    content, result = file.read_bytes(), {}
     while content:  # records: length, its checksum (12 bytes), the event, its checksum (4)
         size = int.from_bytes(content[:8], "little")
         event = Event.FromString(content[12 : 12 + size])
-        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        result |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
         content = content[16 + size :]
     last = next(line for line in reversed(lines(tmp_path / "run")) if "test/accuracy" in line)
-    assert found["test/accuracy", last["step"]] == pytest.approx(last["test/accuracy"])
+    assert result["test/accuracy", last["step"]] == pytest.approx(last["test/accuracy"])
 
 
 def test_the_report_reads_what_the_loop_writes(data, straight, tmp_path):

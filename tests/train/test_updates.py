@@ -58,23 +58,25 @@ def folder(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("photos"), each=30)
 
 
-def candidates(it, step: int):
+def candidates(experiment, step: int):
     """The super-batch of a step in both views, all rows read in full."""
-    loader = it.loader(0)
+    loader = experiment.loader(0)
     rows, epochs = loader.stream.at(step * b * RATIO, b * RATIO)
     loader.close()
-    part = it.data.train
+    part = experiment.data.train
     whole = part.batch(rows, epochs, small=True) | {"image": part.batch(rows, epochs)["image"]}
-    return jax.device_put(whole, sharding.batch_sharding(it.mesh))
+    return jax.device_put(whole, sharding.batch_sharding(experiment.mesh))
 
 
-def reading_both(it):
+def reading_both(experiment):
     """The recipe for batches with both views: the small one is scored, and the online model trains
     on the augmented full one.
     """
     return dataclasses.replace(
-        it.recipe,
-        augment=lambda y, key: it.recipe.augment({k: y[k] for k in y if k != "image_small"}, key),
+        experiment.recipe,
+        augment=lambda y, key: experiment.recipe.augment(
+            {k: y[k] for k in y if k != "image_small"}, key
+        ),
     )
 
 
@@ -85,57 +87,59 @@ def same(ours, theirs):
 
 
 def test_a_second_look_chooses_and_trains_as_the_step_that_has_read_everything(folder):
-    it = build(config(folder))
+    experiment = build(config(folder))
     assert (
-        it.two_stage_decode
-        and it.scorer_view.image_shape == (8, 8, 3)
-        and it.view.image_shape == (16, 16, 3)
+        experiment.two_stage_decode
+        and experiment.scorer_view.image_shape == (8, 8, 3)
+        and experiment.view.image_shape == (16, 16, 3)
     )
-    fused, state, loader = first_state(it), first_state(it), it.loader(0)
+    fused, state, loader = first_state(experiment), first_state(experiment), experiment.loader(0)
     updates, step = (
-        UpdateRunner(it, loader, restored=False),
-        jax.jit(partial(al.train_step, reading_both(it))),
+        UpdateRunner(experiment, loader, restored=False),
+        jax.jit(partial(al.train_step, reading_both(experiment))),
     )
     updates.compile(state, True)
     for n in range(3):
-        state, said = updates(state, True, True)
-        fused, (_, expected) = step(fused, candidates(it, n))
-        np.testing.assert_array_equal(said.chosen.ids, expected.ids)
-        np.testing.assert_array_equal(said.chosen.scores, expected.scores)
+        state, metrics = updates(state, True, True)
+        fused, (_, expected) = step(fused, candidates(experiment, n))
+        np.testing.assert_array_equal(metrics.chosen.ids, expected.ids)
+        np.testing.assert_array_equal(metrics.chosen.scores, expected.scores)
     same(state, fused)
     loader.close()
 
 
 def test_only_what_was_chosen_is_decoded_in_full(folder, monkeypatch):
-    it, read = build(config(folder)), []
-    files = type(it.data.train.source.files)
+    experiment, read = build(config(folder)), []
+    files = type(experiment.data.train.source.files)
     original = files.read
     monkeypatch.setattr(
         files, "read", lambda self, index: read.append(index) or original(self, index)
     )
-    source = it.data.train.source
+    source = experiment.data.train.source
     whole = []
     monkeypatch.setattr(
         type(source),
         "_image",
         lambda self, row, size: whole.append(row) or np.zeros((size, size, 3), np.uint8),
     )
-    state, loader = first_state(it), it.loader(0)
-    updates = UpdateRunner(it, loader, restored=False)
+    state, loader = first_state(experiment), experiment.loader(0)
+    updates = UpdateRunner(experiment, loader, restored=False)
     updates.compile(state, True)
     whole.clear()
-    _, said = updates(state, True, True)
+    _, metrics = updates(state, True, True)
     loader.close()
     names = source.ids[np.searchsorted(source.rows, sorted(whole))]
-    assert sorted(names) == sorted(join_id(np.asarray(said.chosen.ids)))
+    assert sorted(names) == sorted(join_id(np.asarray(metrics.chosen.ids)))
 
 
 def test_the_scorers_bill_is_that_of_the_small_view(folder):
-    it = build(config(folder))
-    small, full = (dataclasses.replace(it.scorer).cost(shape) for shape in ((8, 8, 3), (16, 16, 3)))
+    experiment = build(config(folder))
+    small, full = (
+        dataclasses.replace(experiment.scorer).cost(shape) for shape in ((8, 8, 3), (16, 16, 3))
+    )
     assert small.forward < full.forward / 2
-    assert it.costs["online_score"] == b * RATIO * small.forward
-    assert it.costs["online_train"] == b * small.train
+    assert experiment.costs["online_score"] == b * RATIO * small.forward
+    assert experiment.costs["online_train"] == b * small.train
 
 
 @pytest.fixture(scope="module")
@@ -148,17 +152,20 @@ def test_selecting_ahead_scores_with_the_online_model_of_the_update_before(folde
     """The run, its two-stage reading included, against the plain functions called in the order that
     defines it.
     """
-    it = build(config(folder, schedule="ahead"))
-    state = first_state(it)
+    experiment = build(config(folder, schedule="ahead"))
+    state = first_state(experiment)
     select, follow = (
-        jax.jit(partial(step, reading_both(it))) for step in (al.select_step, train_on_selection)
+        jax.jit(partial(step, reading_both(experiment)))
+        for step in (al.select_step, train_on_selection)
     )
-    _, chosen = select(state, candidates(it, 0))
+    _, chosen = select(state, candidates(experiment, 0))
     expected = []
     for n in range(WINDOW):
         expected.append(sorted(join_id(np.asarray(chosen.ids)).tolist()))
-        _, later = select(dataclasses.replace(state, step=state.step + 1), candidates(it, n + 1))
-        state, _ = follow(state, candidates(it, n), chosen)
+        _, later = select(
+            dataclasses.replace(state, step=state.step + 1), candidates(experiment, n + 1)
+        )
+        state, _ = follow(state, candidates(experiment, n), chosen)
         chosen = later
     assert [sorted(step) for step in ids(ahead[0])[:WINDOW].tolist()] == expected
     same(models(ahead[0], ("online",))["online"], state.online.params)
@@ -183,18 +190,18 @@ def arrays(tmp_path_factory):
 
 
 def test_a_choice_made_ahead_is_dropped_when_the_window_closes(arrays):
-    it = build(
+    experiment = build(
         world.config(arrays, select=Select(policy=al.policies.hard, ratio=4, schedule="ahead"))
     )
-    state, loader = with_pending(it, first_state(it)), it.loader(0)
-    updates = UpdateRunner(it, loader, restored=False)
+    state, loader = with_pending(experiment, first_state(experiment)), experiment.loader(0)
+    updates = UpdateRunner(experiment, loader, restored=False)
     for active in (True, False):
         updates.compile(state, active)
     for _ in range(2):
         state, _ = updates(state, True, True)
     assert loader.position == 3 * 64 and updates.position == 2 * 64
-    _, said = updates(state, False, False)
-    np.testing.assert_array_equal(said.rows, loader.stream.at(2 * 64, 16)[0])
+    _, metrics = updates(state, False, False)
+    np.testing.assert_array_equal(metrics.rows, loader.stream.at(2 * 64, 16)[0])
     assert updates.position == loader.position == 2 * 64 + 16
     loader.close()
 
@@ -209,17 +216,19 @@ def test_an_update_is_dispatched_without_waiting_for_the_device(arrays, schedule
         x = jax.lax.fori_loop(0, 500, lambda _, x: jnp.tanh(x @ x), jnp.eye(256) / 2)
         return batch | {"label": batch["label"] + (x[0, 0] > 2).astype(np.int32)}
 
-    it = build(
+    experiment = build(
         world.config(arrays, select=Select(policy=al.policies.hard, ratio=4, schedule=schedule)),
         jax.devices()[:1],
     )
-    it = dataclasses.replace(it, recipe=dataclasses.replace(it.recipe, augment=slow))
-    state, loader = with_pending(it, first_state(it)), it.loader(0)
-    updates = UpdateRunner(it, loader, restored=False)
+    experiment = dataclasses.replace(
+        experiment, recipe=dataclasses.replace(experiment.recipe, augment=slow)
+    )
+    state, loader = with_pending(experiment, first_state(experiment)), experiment.loader(0)
+    updates = UpdateRunner(experiment, loader, restored=False)
     updates.compile(state, True)
     for _ in range(2):
-        state, said = updates(state, True, True)
-        assert not said.metrics["loss"].is_ready()
+        state, metrics = updates(state, True, True)
+        assert not metrics.metrics["loss"].is_ready()
     jax.block_until_ready(state)
     assert loader.stall_seconds < 0.05  # the device was busy all the time
     loader.close()

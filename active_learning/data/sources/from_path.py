@@ -45,22 +45,22 @@ class FromPath(DiskSection):
 
     def _meant(self) -> DiskSection:
         """The source for the path, with the keys that it has."""
-        found = section_of(self.path)
-        if not isinstance(found, DiskSection):
+        section = section_of(self.path)
+        if not isinstance(section, DiskSection):
             raise DataError(
-                f"config.data.path={self.path!r}: {type(found).__name__} in memory; use "
+                f"config.data.path={self.path!r}: {type(section).__name__} in memory; use "
                 f"configs/arrays.py, or prepare it first: "
                 f"python -m active_learning.prepare {self.path} OUT"
             )
-        known = {f.name for f in dataclasses.fields(found)}
+        known = {f.name for f in dataclasses.fields(section)}
         ours = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for name in ("test_path", "image", "root"):
             if ours[name] and name not in known:
                 raise DataError(
-                    f"config.data.{name}={ours[name]!r}: {type(found).__name__} has no such key"
+                    f"config.data.{name}={ours[name]!r}: {type(section).__name__} has no such key"
                 )
         return dataclasses.replace(
-            found, **{name: value for name, value in ours.items() if name in known}
+            section, **{name: value for name, value in ours.items() if name in known}
         )
 
 

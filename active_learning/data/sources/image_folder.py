@@ -57,13 +57,13 @@ class ImageFolder(DiskSection):
         return self._folder(_inside(root))
 
     def _folder(self, root: Path) -> tuple[Listing, Listing | None]:
-        found, notes = _parts(root)
-        if "train" not in found:
+        parts, notes = _parts(root)
+        if "train" not in parts:
             if metadata := _metadata(root):
                 return self._table(metadata), None
             return list_classes(root), None
-        train, test = self._part(found["train"]), None
-        if (judged := found.get("test") or found.get("val")) is not None:
+        train, test = self._part(parts["train"]), None
+        if (judged := parts.get("test") or parts.get("val")) is not None:
             test = self._part(judged)
         return replace(train, notes={**notes, **train.notes}), test
 
@@ -115,7 +115,7 @@ def _tables(root: Path) -> dict[str, Path]:
 
 def _parts(root: Path) -> tuple[dict[str, Path], dict[str, str]]:
     """The table or folder of each part, and notes on what is not used."""
-    found: dict[str, Path] = {}
+    parts: dict[str, Path] = {}
     folders = layouts.folders_in(root)
     named = {name: part for name in folders if (part := layouts.part_of(name))}
     flat = [name for name in folders if name not in named and _has_images(root / name)]
@@ -123,33 +123,33 @@ def _parts(root: Path) -> tuple[dict[str, Path], dict[str, str]]:
     for name, part in named.items():
         if len(flat) >= 2 and _is_flat(root / name):
             continue  # a class beside other classes that happens to be called 'train'
-        if part in found:
+        if part in parts:
             raise DataError(
-                f"{root}: {found[part].name!r} and {name!r} are both named as the {part} set; give "
+                f"{root}: {parts[part].name!r} and {name!r} are both named as the {part} set; give "
                 f"one of them"
             )
-        found[part] = root / name
+        parts[part] = root / name
     for part, table in _tables(root).items():
-        if part in found:
-            notes[f"{found[part].name}/"] = f"its labels are read from {table.name}"
-        found[part] = table
-    if "train" in found:
+        if part in parts:
+            notes[f"{parts[part].name}/"] = f"its labels are read from {table.name}"
+        parts[part] = table
+    if "train" in parts:
         rest = [name for name in folders if name not in named and name not in ("images", "Images")]
         if rest:
             notes[str(root)] = (
                 f"folders beside the parts are not used: {', '.join(map(text.printable, rest[:5]))}"
             )
-        if "test" in found and "val" in found:
-            notes[text.printable(found["val"].name)] = (
+        if "test" in parts and "val" in parts:
+            notes[text.printable(parts["val"].name)] = (
                 "a validation set beside the test set is not used"
             )
-    elif found and not flat:
-        names = ", ".join(there.name for there in found.values())
+    elif parts and not flat:
+        names = ", ".join(there.name for there in parts.values())
         raise DataError(
             f"{root}: {names} but no training set (train, training); give the folder of the "
             f"training set as data.path"
         )
-    return found, notes
+    return parts, notes
 
 
 def _has_images(folder: Path) -> bool:
@@ -184,11 +184,11 @@ def list_classes(root: Path) -> Listing:
         )
     _refuse_parts(root, folders)
     names = classes.ordered({text.printable(classes.name_of(name) or name) for name in folders})
-    found, labels, notes, left_out = [], [], {}, LeftOut()
+    files, labels, notes, left_out = [], [], {}, LeftOut()
     total = 0
     for name in folders:
         listed = sorted(_images_below(str(root), name, left_out))
-        found += listed
+        files += listed
         labels += [name] * len(listed)
         total += len(listed)
         if not listed:
@@ -200,7 +200,7 @@ def list_classes(root: Path) -> Listing:
     ]:
         notes[str(root)] = f"not read, written by this program: {', '.join(sorted(skipped))}"
     return Listing(
-        Paths(str(root), found),
+        Paths(str(root), files),
         {"label": labels},
         str(root),
         "image_folder",

@@ -71,14 +71,14 @@ def open_index(
     stamp = f"{FORMAT} {stamp}"
     for file in _files(shard, cache):
         try:
-            found = _load(file, stamp, columns, size)
+            stored = _load(file, stamp, columns, size)
         except FileNotFoundError:
             continue
         except _DAMAGED:
             LOG.info("%s: damaged; %s is indexed anew", file.name, shard)
             continue
-        if found is not None:
-            return found
+        if stored is not None:
+            return stored
         LOG.info("%s: has changed since %s was made; it is indexed anew", shard, file.name)
     index = make()
     about = {

@@ -48,8 +48,8 @@ def part_of(name: str) -> str:
 def part_of_shard(name: str) -> str:
     """Returns the part that a shard's name begins with, or else mentions anywhere; '' for none."""
     words = re.findall(r"[^\W\d_]+", name.casefold())
-    found = [part for word in words if (part := part_of(word))]
-    return found[0] if found else ""
+    parts = [part for word in words if (part := part_of(word))]
+    return parts[0] if parts else ""
 
 
 def is_ignored(name: str) -> bool:
@@ -135,8 +135,8 @@ def shard_layout(root: Path, suffix: str, depth: int = 3) -> Layout | None:
     Of several folders that all hold shards (the configurations of a data set) none is chosen; their
     names are in the notes.
     """
-    if found := files_in(root, suffix):
-        return by_part(found, str(root))
+    if files := files_in(root, suffix):
+        return by_part(files, str(root))
     folders = folders_in(root)
     parts: dict[str, list[str]] = {}
     for name in folders:

@@ -130,7 +130,7 @@ class _Bounded(io.BufferedIOBase):
 
 def _cifar(folder: Path, part: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     names = [f"data_batch_{n}.bin" for n in range(1, 6)] if part == "train" else ["test_batch.bin"]
-    file, found = folder / ARCHIVE, {}
+    file, digests = folder / ARCHIVE, {}
     try:
         with (
             open(open_regular(str(file)), "rb") as opened,
@@ -141,14 +141,14 @@ def _cifar(folder: Path, part: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
                 name = member.name.rpartition("/")[2]
                 if name in names and member.isfile() and member.size <= _CIFAR_BYTES:
                     content = archive.extractfile(member)
-                    found[name] = content.read() if content else b""
+                    digests[name] = content.read() if content else b""
     except (OSError, EOFError, zlib.error, tarfile.TarError, AttributeError) as error:
         raise DataError(f"{file}: not a readable archive ({error})") from error
     out = io.BytesIO()
     for name in names:
-        if not found.get(name) or len(found[name]) % 3073:
+        if not digests.get(name) or len(digests[name]) % 3073:
             raise DataError(f"{file}: {name} is missing, or no whole number of 3,073-byte records")
-        out.write(found[name])
+        out.write(digests[name])
     rows = np.frombuffer(out.getvalue(), np.uint8).reshape(-1, 3073)
     image = np.ascontiguousarray(rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     return image, {"label": rows[:, 0].astype(np.int32)}

@@ -20,14 +20,14 @@ def is_url(path: str) -> bool:
 
 def check_kind(path: str, key: str, *, write: bool = False) -> None:
     """DataError naming `key` for an address that is neither local nor, to read, HTTP."""
-    found = _SCHEME.match(path)
-    if not found or path.lower().startswith("file:"):
+    match = _SCHEME.match(path)
+    if not match or path.lower().startswith("file:"):
         return
     if not write and is_url(path):
         return
     if "://" not in path and os.path.lexists(path):
         return  # a local name with a colon
-    if "://" not in path and found[1].lower() not in (
+    if "://" not in path and match[1].lower() not in (
         "gs",
         "s3",
         "hf",
@@ -39,7 +39,7 @@ def check_kind(path: str, key: str, *, write: bool = False) -> None:
         return
     kinds = "a local folder" if write else "a local path, or http(s):// for tars"
     raise DataError(
-        f"{key}={path!r}: {found[1]}: addresses are not supported; expected {kinds}; copy or mount "
+        f"{key}={path!r}: {match[1]}: addresses are not supported; expected {kinds}; copy or mount "
         f"it first"
     )
 
@@ -92,11 +92,11 @@ def files_of(path: str, key: str) -> list[str]:
         return [str(there)]
     out = []
     for one in expand(str(there), key):
-        found = [one] if os.path.exists(one) else sorted(glob.glob(one))
-        if not found:
+        matches = [one] if os.path.exists(one) else sorted(glob.glob(one))
+        if not matches:
             which = f" {one!r}" if one != str(there) else ""
             raise DataError(f"{key}={path!r}: no such file or folder{which}{hint(there)}")
-        out += found
+        out += matches
     return out
 
 

@@ -245,16 +245,16 @@ def _prepare(out: Path, plan: dict, parts: list[Part], options: Options, threads
 def manifest_of(out: Path) -> dict:
     """The manifest of a prepared folder. Raises DataError where it is none."""
     try:
-        found = json.loads(read_file(str(out / shards.MANIFEST), _JOURNAL_BYTES))
+        manifest = json.loads(read_file(str(out / shards.MANIFEST), _JOURNAL_BYTES))
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{out / shards.MANIFEST}: damaged ({error}); delete the folder and prepare it again"
         ) from error
-    if not isinstance(found, dict):
+    if not isinstance(manifest, dict):
         raise DataError(
             f"{out / shards.MANIFEST}: no manifest of a preparation; choose another folder"
         )
-    return found
+    return manifest
 
 
 def _resume(out: Path, plan: dict) -> list[dict]:

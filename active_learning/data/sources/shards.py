@@ -76,9 +76,9 @@ def find(path: str, key: str, suffix: str) -> layouts.Layout:
     if not there.is_dir():
         if not there.exists() and not any(mark in path for mark in "*?[{"):
             raise DataError(f"{key}={path!r}: no {suffix} there{paths.hint(there)}")
-        found = paths.files_of(path, key)
-        _refuse_compressed(found, path, key, suffix)
-        return layouts.Layout(tuple(found), (), {})
+        files = paths.files_of(path, key)
+        _refuse_compressed(files, path, key, suffix)
+        return layouts.Layout(tuple(files), (), {})
     layout = layouts.shard_layout(there, suffix)
     if layout is None:
         _refuse_compressed([str(file) for file in there.iterdir()], path, key, suffix)
@@ -88,8 +88,8 @@ def find(path: str, key: str, suffix: str) -> layouts.Layout:
     return layout
 
 
-def _refuse_compressed(found: Sequence[str], path: str, key: str, suffix: str) -> None:
-    packed = [name for name in found if name.lower().endswith(_COMPRESSED)]
+def _refuse_compressed(files: Sequence[str], path: str, key: str, suffix: str) -> None:
+    packed = [name for name in files if name.lower().endswith(_COMPRESSED)]
     if packed and suffix == ".tar":
         name = Path(packed[0]).name
         raise DataError(

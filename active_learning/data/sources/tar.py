@@ -163,10 +163,10 @@ def _pax(blob: bytes) -> dict:
     return out
 
 
-def resolved(found: dict[str, Member], link: Member) -> Member | None:
+def resolved(seen: dict[str, Member], link: Member) -> Member | None:
     """Follows a link, and links it leads to, within the archive; None where it leads nowhere."""
     for _ in range(16):
-        target = found.get(link.link) or found.get(posixpath.normpath(link.link))
+        target = seen.get(link.link) or seen.get(posixpath.normpath(link.link))
         if target is None or not target.link:
             return target
         link = target

@@ -71,8 +71,8 @@ class Tfds(DiskSection):
             raise DataError(
                 f"config.data.name='': which of the sets in {root}? there are: {_listed(root)}"
             )
-        found = [info.parent for info in (root / self.name).glob(f"{self.version or '*'}/{INFO}")]
-        if not found:
+        folders = [info.parent for info in (root / self.name).glob(f"{self.version or '*'}/{INFO}")]
+        if not folders:
             folder = "FOLDER_OF_ITS_ORIGINAL_FILES"
             how = f"python -m active_learning.prepare {folder} {root} --tfds={self.name}"
             if self.name not in VERSIONS:
@@ -84,7 +84,7 @@ class Tfds(DiskSection):
                 f"{_listed(root)}); run {how}"
             )
         return max(
-            found,
+            folders,
             key=lambda folder: tuple(
                 int(part) for part in folder.name.split(".") if part.isdigit()
             ),
@@ -132,14 +132,14 @@ class Tfds(DiskSection):
 
 
 def _listed(root: Path) -> str:
-    found = sorted(
+    names = sorted(
         {
             "/".join(f.relative_to(root).parts[:-2])
             for n in (2, 3)
             for f in root.glob("*/" * n + INFO)
         }
     )
-    return ", ".join(found) or "none"
+    return ", ".join(names) or "none"
 
 
 def _is_column(kind: Any) -> bool:
@@ -160,10 +160,10 @@ def _make_index(records: Any, wanted: list[str]) -> Index:
     rows = []
     for place in range(len(records)):
         try:
-            said = records[place]
+            fields = records[place]
         except Exception:  # of several libraries; counted by name when label or image is read
-            said = {}
-        rows.append({name: _plain(said[name]) for name in wanted if name in said})
+            fields = {}
+        rows.append({name: _plain(fields[name]) for name in wanted if name in fields})
     return Index([], shards.columns_of(rows), np.arange(len(rows))[:, None])
 
 

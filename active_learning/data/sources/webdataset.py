@@ -215,8 +215,8 @@ def _fields(parts: dict[str, bytes]) -> dict[str, Any]:
     }
     if ".json" in texts:
         try:
-            found = json.loads(texts[".json"])
-            out |= found if isinstance(found, dict) else {}
+            fields = json.loads(texts[".json"])
+            out |= fields if isinstance(fields, dict) else {}
         except (ValueError, RecursionError):
             pass  # its fields count as missing, by name, where a column is asked for
     if ".cls" in texts:

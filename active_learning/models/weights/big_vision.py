@@ -59,7 +59,7 @@ def _recognizes(tensors: Tensors) -> bool:
     return lay.has_any(tensors, r"Transformer/encoderblock_\d+/MultiHeadDotProductAttention_0/")
 
 
-def _image(tensors: Tensors, prefix: str, said: dict[str, Any], heads: int) -> ViT:
+def _image(tensors: Tensors, prefix: str, stated: dict[str, Any], heads: int) -> ViT:
     patch, _, _, width = tensors.shape(f"{prefix}embedding/kernel")
     layers = f"{prefix}Transformer/encoderblock"
     attend = f"{layers}_0/MultiHeadDotProductAttention_0"
@@ -67,7 +67,7 @@ def _image(tensors: Tensors, prefix: str, said: dict[str, Any], heads: int) -> V
     hidden, head = f"{prefix}pre_logits/kernel", f"{prefix}head/kernel"
     bias = f"{prefix}head/bias"
     positions = tensors.shape(f"{prefix}pos_embedding")[1]
-    size = said.get("image_size")
+    size = stated.get("image_size")
     # big_vision adds the class token after the positions; those of MoCo-like models cover it.
     covered = class_token and size is not None and positions == (size // patch) ** 2 + 1
     return ViT(
@@ -78,8 +78,8 @@ def _image(tensors: Tensors, prefix: str, said: dict[str, Any], heads: int) -> V
         mlp_dim=tensors.shape(f"{layers}_0/MlpBlock_0/Dense_0/kernel")[1],
         patch=patch,
         pool="map" if probe else "cls" if class_token else "gap",
-        activation=lay.activation(said.get("activation", "gelu_tanh"), tensors.path),
-        epsilon=float(said.get("epsilon", 1e-6)),
+        activation=lay.activation(stated.get("activation", "gelu_tanh"), tensors.path),
+        epsilon=float(stated.get("epsilon", 1e-6)),
         qkv_bias="qkv",
         prefix_positions=int(covered),
         pre_logits=tensors.shape(hidden)[1] if hidden in tensors else 0,
@@ -87,18 +87,23 @@ def _image(tensors: Tensors, prefix: str, said: dict[str, Any], heads: int) -> V
 
 
 def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[Any, lay.About]:
-    said, prefix = configs.get("about.json", {}), _prefix(tensors)
+    stated, prefix = configs.get("about.json", {}), _prefix(tensors)
     two = lay.has_any(tensors, f"^{prefix}(img|txt)/")
     at = f"{prefix}img/" if two else prefix
-    module: Any = _image(tensors, at, said, heads)
+    module: Any = _image(tensors, at, stated, heads)
     patches = tensors.shape(f"{at}pos_embedding")[1] - module.prefix_positions
     channels = tensors.shape(f"{at}embedding/kernel")[2]
     shape = lay.image_shape_of(
-        said.get("image_size"), patches, module.patch, channels, f"{at}pos_embedding", tensors.path
+        stated.get("image_size"),
+        patches,
+        module.patch,
+        channels,
+        f"{at}pos_embedding",
+        tensors.path,
     )
     if two:
         module = _two_towers(tensors, prefix, module, heads)
-    return module, jax_vit.about_of(shape, said)
+    return module, jax_vit.about_of(shape, stated)
 
 
 def _two_towers(tensors: Tensors, prefix: str, image: ViT, heads: int) -> TwoTower:

@@ -60,12 +60,12 @@ def outputs(weights: Weights, arrays: dict[str, np.ndarray], image: str) -> dict
         run = jax.jit(partial(module.apply, mutable=["intermediates"]))
         out, kept = run({"params": params}, images)
     tokens = kept["intermediates"]["tokens"][0]
-    found = {"tokens_out": tokens, "pooled": out["features"]}
+    ours = {"tokens_out": tokens, "pooled": out["features"]}
     if module.has_class_token:
-        found["class_token"] = tokens[:, 0]
+        ours["class_token"] = tokens[:, 0]
     if module.num_classes:
-        found["logits"] = out["logits"]
-    return {name: np.asarray(values) for name, values in found.items()}
+        ours["logits"] = out["logits"]
+    return {name: np.asarray(values) for name, values in ours.items()}
 
 
 def _pair_outputs(
@@ -93,21 +93,21 @@ def compare(weights: Weights, path: Path) -> Iterator[Difference]:
     arrays = _read(path)
     expected = [name for name in arrays if name not in INPUTS]
     large = [name for name in expected if name.endswith("_large")]
-    found: dict[str, np.ndarray] = {}
+    ours: dict[str, np.ndarray] = {}
     if len(expected) > len(large):
-        found |= outputs(weights, arrays, "image")
+        ours |= outputs(weights, arrays, "image")
     if large and "image_large" in arrays:
         resized = outputs(weights, arrays, "image_large")
-        found |= {f"{name}_large": values for name, values in resized.items()}
-    compared = [name for name in expected if name in found]
+        ours |= {f"{name}_large": values for name, values in resized.items()}
+    compared = [name for name in expected if name in ours]
     if not compared:
         raise ConfigError(
             f"--check={path}: none of its outputs ({', '.join(expected) or 'none'}) is one of the "
-            f"model's ({', '.join(found) or 'none'})"
+            f"model's ({', '.join(ours) or 'none'})"
         )
     for name in compared:
         tolerance = RESIZED_TOLERANCE if name in large else TOLERANCE
-        yield Difference(name, _largest(found[name], arrays[name]), tolerance)
+        yield Difference(name, _largest(ours[name], arrays[name]), tolerance)
 
 
 def _largest(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -65,11 +65,11 @@ def tower_fields(
         "max_position_embeddings": (f"{prefix}.embeddings.position_embedding.weight", 0),
     }
     lay.check_said(tensors, config, sizes)
-    said = config.get("num_attention_heads", defaults["heads"] if config else None)
+    stated = config.get("num_attention_heads", defaults["heads"] if config else None)
     return {
         "width": width,
         "depth": lay.depth_of(tensors, f"{layers}.*.layer_norm1.weight"),
-        "heads": lay.heads_of(heads, said, width, tensors.path),
+        "heads": lay.heads_of(heads, stated, width, tensors.path),
         "mlp_dim": tensors.shape(f"{layers}.0.mlp.fc1.weight")[0],
         "activation": lay.activation(
             config.get("hidden_act", defaults["activation"]), tensors.path

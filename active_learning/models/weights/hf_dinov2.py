@@ -75,13 +75,13 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, 
             f"{tensors.path}: {registers} is missing, expected "
             f"{(1, config['num_register_tokens'], width)}"
         )
-    said = config.get("num_attention_heads", 12 if "model_type" in config else None)
+    stated = config.get("num_attention_heads", 12 if "model_type" in config else None)
     down = "weights_out" if gated else "fc2"
     module = ViT(
         num_classes=classes,
         width=width,
         depth=lay.depth_of(tensors, f"{layer}.*.norm1.weight"),
-        heads=lay.heads_of(heads, said, width, tensors.path),
+        heads=lay.heads_of(heads, stated, width, tensors.path),
         mlp_dim=tensors.shape(f"{layer}.0.mlp.{down}.weight")[1],
         patch=patch,
         pool="cls_gap" if classes else "cls",

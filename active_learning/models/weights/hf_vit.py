@@ -60,12 +60,12 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, 
         "intermediate_size": (f"{layer}.0.intermediate.dense.weight", 0),
     }
     lay.check_said(tensors, config, sizes)
-    said = config.get("num_attention_heads", 12 if "model_type" in config else None)
+    stated = config.get("num_attention_heads", 12 if "model_type" in config else None)
     module = ViT(
         num_classes=lay.classes_of(tensors, "classifier.weight", "classifier.bias"),
         width=width,
         depth=lay.depth_of(tensors, f"{layer}.*.layernorm_before.weight"),
-        heads=lay.heads_of(heads, said, width, tensors.path),
+        heads=lay.heads_of(heads, stated, width, tensors.path),
         mlp_dim=tensors.shape(f"{layer}.0.intermediate.dense.weight")[0],
         patch=patch,
         pool="cls",

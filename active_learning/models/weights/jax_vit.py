@@ -96,7 +96,7 @@ def _recognizes(tensors: Tensors) -> bool:
 
 
 def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, lay.About]:
-    prefix, said = _prefix(tensors), configs.get("about.json", {})
+    prefix, stated = _prefix(tensors), configs.get("about.json", {})
     patch, _, channels, width = tensors.shape(f"{prefix}embedding/kernel")
     position = f"{prefix}Transformer/posembed_input/pos_embedding"
     query = f"{prefix}{_BLOCK_0}/MultiHeadDotProductAttention_1/query/kernel"
@@ -110,26 +110,26 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[ViT, 
         mlp_dim=tensors.shape(f"{prefix}{_BLOCK_0}/MlpBlock_3/Dense_0/kernel")[1],
         patch=patch,
         pool="cls" if class_token else "gap",
-        activation=lay.activation(said.get("activation", "gelu"), tensors.path),
-        epsilon=float(said.get("epsilon", 1e-6)),
+        activation=lay.activation(stated.get("activation", "gelu"), tensors.path),
+        epsilon=float(stated.get("epsilon", 1e-6)),
         qkv_bias="qkv",
         prefix_positions=int(class_token),
         pre_logits=lay.classes_of(tensors, hidden, f"{prefix}pre_logits/bias", axis=1),
     )
     patches = tensors.shape(position)[1] - module.prefix_positions
     shape = lay.image_shape_of(
-        said.get("image_size"), patches, patch, channels, position, tensors.path
+        stated.get("image_size"), patches, patch, channels, position, tensors.path
     )
-    return module, about_of(shape, said)
+    return module, about_of(shape, stated)
 
 
-def about_of(shape: tuple[int, int, int], said: dict[str, Any]) -> lay.About:
+def about_of(shape: tuple[int, int, int], stated: dict[str, Any]) -> lay.About:
     """What about.json says of pixels and classes."""
     mean, std = (
-        lay.triple(said.get("mean"), lay.SYMMETRIC[0]),
-        lay.triple(said.get("std"), lay.SYMMETRIC[1]),
+        lay.triple(stated.get("mean"), lay.SYMMETRIC[0]),
+        lay.triple(stated.get("std"), lay.SYMMETRIC[1]),
     )
-    return lay.About(shape, mean, std, tuple(str(name) for name in said.get("class_names", ())))
+    return lay.About(shape, mean, std, tuple(str(name) for name in stated.get("class_names", ())))
 
 
 def about_files(tower: ViT, about: lay.About) -> dict[str, Any]:

@@ -87,13 +87,13 @@ def activation(name: str, path: Any) -> str:
     return ACTIVATIONS[name]
 
 
-def heads_of(key: int, said: int | None, width: int, path: Any) -> int:
+def heads_of(key: int, stated: int | None, width: int, path: Any) -> int:
     """Number of attention heads: the key where it is set, else what the config says.
 
     Raises:
       ConfigError: Nobody says it, or it does not divide the width.
     """
-    heads = key or said
+    heads = key or stated
     if not heads:
         raise ConfigError(
             f"{path}: the file does not say how many attention heads the model has; set heads "
@@ -111,8 +111,8 @@ def depth_of(tensors: Tensors, pattern: str) -> int:
     """
     before = pattern.partition("*")[0]
     number = re.compile(re.escape(before) + r"(\d+)[./]")
-    found = [int(match[1]) for name in tensors if (match := number.match(name))]
-    return max(found, default=-1) + 1
+    numbers = [int(match[1]) for name in tensors if (match := number.match(name))]
+    return max(numbers, default=-1) + 1
 
 
 def has_any(tensors: Tensors, pattern: str) -> bool:
@@ -135,37 +135,38 @@ def classes_of(tensors: Tensors, weight: str, bias: str, axis: int = 0) -> int:
     return tensors.shape(bias)[0] if bias in tensors else 0
 
 
-def check_said(tensors: Tensors, said: Mapping[str, Any], sizes: Mapping[str, tuple]) -> None:
+def check_said(tensors: Tensors, stated: Mapping[str, Any], sizes: Mapping[str, tuple]) -> None:
     """Compares the sizes of a config with those of the tensors.
 
     Args:
       tensors: The tensors.
-      said: A config.
+      stated: A config.
       sizes: Key of the config -> (name of a tensor, its axis of that size).
 
     Raises:
       ConfigError: Names the first tensor that has another size than the config says.
     """
     for key, (name, axis) in sizes.items():
-        if not isinstance(said.get(key), int) or name not in tensors:
+        if not isinstance(stated.get(key), int) or name not in tensors:
             continue
         shape = tensors.shape(name)
-        if shape[axis] != said[key]:
-            expected = (*shape[:axis], said[key], *shape[axis + 1 :])
+        if shape[axis] != stated[key]:
+            expected = (*shape[:axis], stated[key], *shape[axis + 1 :])
             raise ConfigError(
                 f"{tensors.path}: tensor {name} is {shape}, expected {expected}: its config says "
-                f"{key} {said[key]}"
+                f"{key} {stated[key]}"
             )
 
 
-def check_depth(tensors: Tensors, said: Any, pattern: str) -> None:
+def check_depth(tensors: Tensors, stated: Any, pattern: str) -> None:
     """Raises ConfigError when a config says another number of blocks than there are."""
     depth = depth_of(tensors, pattern)
-    if isinstance(said, int) and said != depth:
-        name = pattern.replace("*", str(min(depth, said)))
-        state = "missing" if depth < said else "there"
+    if isinstance(stated, int) and stated != depth:
+        name = pattern.replace("*", str(min(depth, stated)))
+        state = "missing" if depth < stated else "there"
         raise ConfigError(
-            f"{tensors.path}: {depth} blocks, but its config says {said}: tensor {name} is {state}"
+            f"{tensors.path}: {depth} blocks, but its config says {stated}: tensor {name} is "
+            f"{state}"
         )
 
 
@@ -178,17 +179,19 @@ def square_side(rows: int, name: str, path: Any) -> int:
 
 
 def image_shape_of(
-    said: Any, patches: int, patch: int, channels: int, name: str, path: Any
+    stated: Any, patches: int, patch: int, channels: int, name: str, path: Any
 ) -> tuple[int, int, int]:
     """Image shape from the config's size (a number or a pair) or, without one, from the positions.
 
     Raises:
       ConfigError: Size and number of positions do not fit each other.
     """
-    if said is None:
+    if stated is None:
         side = square_side(patches, name, path)
         return side * patch, side * patch, channels
-    height, width = (said, said) if isinstance(said, int) else (int(said[0]), int(said[1]))
+    height, width = (
+        (stated, stated) if isinstance(stated, int) else (int(stated[0]), int(stated[1]))
+    )
     expected = (height // patch) * (width // patch)
     if expected != patches:
         raise ConfigError(
@@ -214,10 +217,10 @@ class Normalization(TypedDict):
 
 def hf_pixels(configs: Configs, default: tuple[Triple, Triple]) -> Normalization:
     """Normalization of a preprocessor_config.json, or the default of the model's kind."""
-    said = configs.get("preprocessor_config.json", {})
+    stated = configs.get("preprocessor_config.json", {})
     return {
-        "mean": triple(said.get("image_mean"), default[0]),
-        "std": triple(said.get("image_std"), default[1]),
+        "mean": triple(stated.get("image_mean"), default[0]),
+        "std": triple(stated.get("image_std"), default[1]),
     }
 
 

@@ -129,10 +129,10 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[TwoTo
         "visual.positional_embedding",
         tensors.path,
     )
-    said = config.get("preprocess_cfg", {})
+    stated = config.get("preprocess_cfg", {})
     mean, std = (
-        lay.triple(said.get("mean"), lay.OPENAI[0]),
-        lay.triple(said.get("std"), lay.OPENAI[1]),
+        lay.triple(stated.get("mean"), lay.OPENAI[0]),
+        lay.triple(stated.get("std"), lay.OPENAI[1]),
     )
     return module, lay.About(shape, mean, std)
 

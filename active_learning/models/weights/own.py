@@ -29,18 +29,18 @@ def _describe(tensors: Tensors, configs: lay.Configs, heads: int) -> tuple[Any, 
     del heads
     for cls in MODULES:
         register(cls)
-    said = configs[FILE]
+    stated = configs[FILE]
     try:
-        module = from_json(said["module"], FILE)
-        height, width, channels = (int(n) for n in said["image_shape"])
-        names = tuple(str(name) for name in said.get("class_names", ()))
+        module = from_json(stated["module"], FILE)
+        height, width, channels = (int(n) for n in stated["image_shape"])
+        names = tuple(str(name) for name in stated.get("class_names", ()))
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{tensors.path.parent / FILE}: {error}") from error
     if not isinstance(module, MODULES):
         raise ConfigError(f"{tensors.path.parent / FILE}: holds no model")
     mean, std = (
-        lay.triple(said.get("mean"), lay.SYMMETRIC[0]),
-        lay.triple(said.get("std"), lay.SYMMETRIC[1]),
+        lay.triple(stated.get("mean"), lay.SYMMETRIC[0]),
+        lay.triple(stated.get("std"), lay.SYMMETRIC[1]),
     )
     return module, lay.About((height, width, channels), mean, std, names)
 

@@ -139,9 +139,9 @@ def check_shapes(rows: Sequence[Row], tensors: Tensors, module: Any, leaves: Lea
     wrong = []
     for r in rows:
         expected = expected_shape(r, module, leaves)
-        found = tensors.shape(r.theirs) if r.theirs in tensors else None
-        if found != expected:
-            there = "missing" if found is None else found
+        actual = tensors.shape(r.theirs) if r.theirs in tensors else None
+        if actual != expected:
+            there = "missing" if actual is None else actual
             wrong.append(f"{r.theirs} is {there}, expected {expected}")
     if wrong:
         count = f"{len(wrong)} of {len(rows)} tensors do not fit: " if len(wrong) > 1 else ""

@@ -104,8 +104,8 @@ class Tensors:
             return kept[name][k]
 
         for name, tensor in self._tensors.items():
-            before, found, after = name.partition(f"{part}/")
-            if not found:
+            before, separator, after = name.partition(f"{part}/")
+            if not separator:
                 out[name] = tensor
                 continue
             for k in range(tensor.shape[0]):
@@ -210,7 +210,7 @@ def _what_is_cut(path: Path, error: Exception) -> str:
             header = json.loads(file.read(min(length, 100_000_000)))
         header.pop("__metadata__", None)
         cut = [(entry["data_offsets"], name) for name, entry in header.items()]
-        cut = sorted(found for found in cut if found[0][1] > size)
+        cut = sorted(tensor for tensor in cut if tensor[0][1] > size)
         if cut:
             (begin, end), name = cut[0]
             return (

@@ -61,9 +61,9 @@ def _recognizes(tensors: Tensors) -> bool:
 
 def _heads(config: dict[str, Any], width: int) -> int | None:
     """Heads of the config, or of timm's standard models where it only names the architecture."""
-    said = config.get("model_args", {}).get("num_heads")
-    if said or "architecture" not in config:
-        return said
+    stated = config.get("model_args", {}).get("num_heads")
+    if stated or "architecture" not in config:
+        return stated
     return _HEADS.get(width, width // 64 if width % 64 == 0 else None)
 
 

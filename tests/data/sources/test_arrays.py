@@ -20,9 +20,9 @@ def write(folder, train=None, test=None):
 
 
 def refused(data, pattern):
-    with pytest.raises(DataError, match=pattern) as found:
+    with pytest.raises(DataError, match=pattern) as raised:
         data.open()
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_columns_truth_and_class_names(tmp_path):

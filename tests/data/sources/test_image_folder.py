@@ -125,9 +125,9 @@ def test_bad_files_are_replaced_alike_in_every_run(tmp_path):
             {k: np.asarray(v) for k, v in batch.items()} for batch in batches
         ]
 
-    (found, one), (again, two) = stream(), stream()
-    assert set(found) <= {"red/007.png", "blue/011.png"} and len(found) >= 1
-    assert found == again
+    (result, one), (again, two) = stream(), stream()
+    assert set(result) <= {"red/007.png", "blue/011.png"} and len(result) >= 1
+    assert result == again
     for a, b in zip(one, two, strict=True):
         for name in a:
             assert np.array_equal(a[name], b[name]), name
@@ -280,10 +280,10 @@ def test_without_labels(tmp_path):
 
 def test_what_is_found_is_in_the_run(tmp_path):
     write_folder(tmp_path, each=40)
-    it = build(settings(tmp_path, select=Select(), evaluate=Evaluate(gate="")))
-    assert it.view.num_classes == 3
-    assert it.view.image_shape == (16, 16, 3)
-    assert np.allclose(it.view.mean, np.mean(list(COLOURS.values()), 0) / 255, atol=0.02)
+    experiment = build(settings(tmp_path, select=Select(), evaluate=Evaluate(gate="")))
+    assert experiment.view.num_classes == 3
+    assert experiment.view.image_shape == (16, 16, 3)
+    assert np.allclose(experiment.view.mean, np.mean(list(COLOURS.values()), 0) / 255, atol=0.02)
 
 
 def test_a_link_to_a_folder_above_is_left_out_and_counted(tmp_path):

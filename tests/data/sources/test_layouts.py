@@ -37,8 +37,8 @@ def test_parts_in_any_spelling_and_one_folder_further_down(tmp_path, train, test
     write_folder(tmp_path / "archive" / train, each=4)
     write_folder(tmp_path / "archive" / test, each=2)
     (tmp_path / "__MACOSX").mkdir()
-    found = opened(tmp_path)
-    assert (len(found.train), len(found.test), found.train.num_classes) == (12, 6, 3)
+    result = opened(tmp_path)
+    assert (len(result.train), len(result.test), result.train.num_classes) == (12, 6, 3)
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -71,9 +71,9 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path):
         )  # an image without a suffix
     (tmp_path / "red" / "b.jfif").write_bytes(blob("red", 60, "JPEG"))
     (tmp_path / "red" / "._b.png").write_bytes(b"x")
-    found = opened(tmp_path)
-    assert len(found.train) + len(found.test) == 19
-    lines = " ".join(found.train.problems.lines())
+    result = opened(tmp_path)
+    assert len(result.train) + len(result.test) == 19
+    lines = " ".join(result.train.problems.lines())
     assert "3 files are .txt" in lines and "3 files are .heic2" in lines
 
 
@@ -84,9 +84,9 @@ def test_runs_and_prepared_shards_in_the_data_are_no_classes(tmp_path):
     (tmp_path / "run" / "config.json").write_text("{}")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "prepare.jsonl").write_text("")
-    found = opened(tmp_path)
-    assert found.train.describe()["hash"] == before
-    assert "written by this program: out, run" in found.train.problems.lines()[0]
+    result = opened(tmp_path)
+    assert result.train.describe()["hash"] == before
+    assert "written by this program: out, run" in result.train.problems.lines()[0]
 
 
 def test_numbered_folders_are_in_numerical_order(tmp_path):
@@ -94,9 +94,9 @@ def test_numbered_folders_are_in_numerical_order(tmp_path):
         (tmp_path / str(n)).mkdir()
         for k in range(4):
             (tmp_path / str(n) / f"{k}.png").write_bytes(blob("red", 10 * n + k))
-    found = opened(tmp_path).train
-    assert found.class_names == ("1", "2", "10")
-    assert set(np.unique(found.labels("label"))) == {0, 1, 2}
+    result = opened(tmp_path).train
+    assert result.class_names == ("1", "2", "10")
+    assert set(np.unique(result.labels("label"))) == {0, 1, 2}
 
 
 def test_a_file_name_that_is_not_utf8(tmp_path):
@@ -105,5 +105,5 @@ def test_a_file_name_that_is_not_utf8(tmp_path):
 
     with open(os.path.join(os.fsencode(tmp_path), b"red", b"caf\xe9.png"), "wb") as file:
         file.write(blob("red", 99))
-    found = opened(tmp_path)
-    assert len(found.train) + len(found.test) == 13 and found.train.describe()["hash"]
+    result = opened(tmp_path)
+    assert len(result.train) + len(result.test) == 13 and result.train.describe()["hash"]

@@ -46,10 +46,10 @@ def test_ids_classes_and_images(tmp_path):
     assert np.array_equal(seen["image"][1], one.gather(at[1:2])["image"][0])
     assert np.array_equal(seen["image"][[0, 2]], two.gather(at[[0, 2]] - 27)["image"])
     assert not seen["bad"].any()
-    said = train.describe()
-    assert said["sources"]["b"]["hash"] == two.describe()["hash"] and said["hash"] not in (
-        two.describe()["hash"],
-    )
+    description = train.describe()
+    assert description["sources"]["b"]["hash"] == two.describe()["hash"] and description[
+        "hash"
+    ] not in (two.describe()["hash"],)
 
 
 def test_shares_of_the_stream():
@@ -98,12 +98,12 @@ def test_a_config_and_the_problems_of_all(tmp_path):
     config = world.config(
         tmp_path, data=mixture, split=Split(), select=Select(), evaluate=Evaluate(gate="")
     )
-    it = build(config)
+    experiment = build(config)
     (tmp_path / "b" / "yellow" / "3.png").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"b: 1 of 20 examples cannot be used.*yellow/3\.png"):
-        for part in (it.data.train, it.data.parts["test"]):
+        for part in (experiment.data.train, experiment.data.parts["test"]):
             part.read(np.arange(len(part)))
-    assert [one.total for one in problems(it)] == [30, 20]
+    assert [one.total for one in problems(experiment)] == [30, 20]
 
 
 def test_small_views_of_files_and_arrays_together(tmp_path):

@@ -68,15 +68,15 @@ def test_labels_that_are_no_class_are_refused():
 
 def test_describe_is_json_and_hashes_images_labels_and_names():
     one = memory(about={"kind": "test"})
-    said = json.loads(json.dumps(one.describe()))
+    description = json.loads(json.dumps(one.describe()))
     assert (
-        said["kind"] == "test"
-        and said["examples"] == 6
-        and said["classes"] == 3
-        and said["columns"] == ["label", "clean"]
+        description["kind"] == "test"
+        and description["examples"] == 6
+        and description["classes"] == 3
+        and description["columns"] == ["label", "clean"]
     )
     image, labels = one.image.copy(), one.label_columns
-    assert Memory(image, labels, 3).describe()["hash"] == said["hash"]
+    assert Memory(image, labels, 3).describe()["hash"] == description["hash"]
     image[5, 3, 4, 2] ^= 1
     changed = [
         Memory(image, labels, 3),
@@ -84,7 +84,7 @@ def test_describe_is_json_and_hashes_images_labels_and_names():
         Memory(one.image, {"label": labels["label"], "other": labels["clean"]}, 3),
         Memory(one.image.reshape(6, 5, 4, 3), labels, 3),
     ]
-    assert len({said["hash"]} | {source.describe()["hash"] for source in changed}) == 5
+    assert len({description["hash"]} | {source.describe()["hash"] for source in changed}) == 5
 
 
 def test_channel_stats_against_numpy():

@@ -49,17 +49,17 @@ LINES = "\n".join(map(json.dumps, ROWS)).encode()
 )
 def test_the_same_rows_from_every_kind(tmp_path, name, content):
     (write_images(tmp_path) / name).write_bytes(content)
-    found = read_table(tmp_path / name)
-    assert list(found.columns["label"]) == [row["label"] for row in ROWS]
-    assert list(found.columns["caption"]) == [row["caption"] for row in ROWS]
-    assert found.files.read(3) == blob("red", 3)
+    result = read_table(tmp_path / name)
+    assert list(result.columns["label"]) == [row["label"] for row in ROWS]
+    assert list(result.columns["caption"]) == [row["caption"] for row in ROWS]
+    assert result.files.read(3) == blob("red", 3)
 
 
 def test_captions_of_coco_and_the_line_for_its_other_files(tmp_path):
     write_images(tmp_path, 4)
     listed = [{"id": n, "file_name": f"{n}.png"} for n in range(4)]
-    said = [{"image_id": n % 4, "caption": f"c{n}"} for n in range(8)]
-    (tmp_path / "a.json").write_text(json.dumps({"images": listed, "annotations": said}))
+    text = [{"image_id": n % 4, "caption": f"c{n}"} for n in range(8)]
+    (tmp_path / "a.json").write_text(json.dumps({"images": listed, "annotations": text}))
     assert read_table(tmp_path / "a.json").columns["caption"][1] == ["c1", "c5"]
     boxes = [{"image_id": 0, "category_id": 1}]
     (tmp_path / "b.json").write_text(json.dumps({"images": listed, "annotations": boxes}))

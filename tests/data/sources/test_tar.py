@@ -20,8 +20,8 @@ def opened(path, **keys):
     return WebDataset(path=str(path), size=16, **keys).open()
 
 
-def total(found):
-    return len(found.train) + len(found.test)
+def total(result):
+    return len(result.train) + len(result.test)
 
 
 def test_dots_in_names(tmp_path):
@@ -47,11 +47,11 @@ def test_links_have_the_bytes_of_their_targets_and_stay_on_one_side(tmp_path, ki
             label = tarfile.TarInfo(f"d/{n:02d}.cls")
             label.size = 1
             tar.addfile(label, io.BytesIO(b"%d" % (n % 2)))
-    found = opened(tmp_path / "x.tar", holdout=0.3)
-    assert total(found) == 40
+    result = opened(tmp_path / "x.tar", holdout=0.3)
+    assert total(result) == 40
     sides = [
         {int(one.name(row)[-2:]) % 20 for row in range(len(one))}
-        for one in (found.train, found.test)
+        for one in (result.train, result.test)
     ]
     assert not sides[0] & sides[1]
 
@@ -81,8 +81,8 @@ def test_a_key_twice_is_counted(tmp_path):
 
 def test_samples_without_an_image_are_counted(tmp_path):
     files = examples(20) | {"z.txt": b"alone", "y.mp4": b"film"}
-    found = opened(write_tar(tmp_path / "x.tar", files))
-    lines = " ".join(found.train.problems.lines())
+    result = opened(write_tar(tmp_path / "x.tar", files))
+    lines = " ".join(result.train.problems.lines())
     assert "samples without an image (they have .txt): z" in lines and ".mp4" in lines
 
 
@@ -129,8 +129,8 @@ def test_few_files_are_open_however_many_tars(tmp_path, monkeypatch):
     for n in range(40):
         write_tar(tmp_path / f"{n:03d}.tar", examples(2, 2 * n))
     before = len(os.listdir("/proc/self/fd"))
-    found = opened(tmp_path, label="")
+    result = opened(tmp_path, label="")
     for turn in range(2):
-        assert not found.train.gather(np.arange(len(found.train)))["bad"].any(), turn
+        assert not result.train.gather(np.arange(len(result.train)))["bad"].any(), turn
     assert len(storage.descriptors) <= 8 + 16  # those that are being read are never closed
     assert len(os.listdir("/proc/self/fd")) <= before + 8 + 16

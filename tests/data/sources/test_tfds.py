@@ -55,10 +55,10 @@ def test_fashion_mnist_as_a_tfds_set_without_tensorflow(tmp_path, capsys):
     source = tfds.data_source(
         "fashion_mnist", data_dir=str(tmp_path / "sets"), split="test", try_gcs=False
     )
-    found = np.flatnonzero(
+    result = np.flatnonzero(
         (source[0]["image"][..., 0] == GREY).all((1, 2))
     )  # the catalogue's own reader takes it
-    assert len(source) == 60 and source[0]["label"] == found[0] % 10
+    assert len(source) == 60 and source[0]["label"] == result[0] % 10
     assert "tensorflow" not in sys.modules
     assert main([str(tmp_path), str(tmp_path / "sets"), "--tfds=fashion_mnist"]) == 2
     assert "is there already" in capsys.readouterr().err
@@ -191,7 +191,7 @@ def test_parquet_as_hugging_face_writes_it(tmp_path, monkeypatch):
         "label": {"_type": "ClassLabel", "names": names},
         "texts": {"_type": "Sequence"},
     }
-    said = {"huggingface": json.dumps({"info": {"features": features}})}
+    text = {"huggingface": json.dumps({"info": {"features": features}})}
     images = [encode_png(np.full((9, 9, 3), 5 * n, np.uint8)) for n in range(20)]
     table = pa.table(
         {
@@ -199,7 +199,7 @@ def test_parquet_as_hugging_face_writes_it(tmp_path, monkeypatch):
             "label": [n % 3 for n in range(20)],
             "texts": [[f"a{n}", "ß"] for n in range(20)],
         }
-    ).replace_schema_metadata(said)
+    ).replace_schema_metadata(text)
     for part in ("train-00000-of-00001", "test-00000-of-00001"):
         parquet.write_table(table, tmp_path / f"{part}.parquet", row_group_size=6)
     train, test = listings_of(section_of(str(tmp_path)))

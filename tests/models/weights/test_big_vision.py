@@ -40,7 +40,7 @@ def shapes(module, image_shape) -> dict[str, tuple[int, ...]]:
     [("B/16", published("B", 16, 64)), ("So400m/14", published("So400m", 14, 16))],
 )
 def test_the_layout_is_the_committed_list(name, module):
-    listed = next(found for key, found in LISTED["models"].items() if key.startswith(name))
+    listed = next(result for key, result in LISTED["models"].items() if key.startswith(name))
     expected = {}
     for pattern, shape in listed["arrays"].items():
         blocks = range(listed["depth"]) if "*" in pattern else (0,)

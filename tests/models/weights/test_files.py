@@ -45,9 +45,9 @@ def test_what_is_written_is_read_and_written_again_bit_for_bit(tmp_path, name):
 @pytest.mark.parametrize("name", tiny.PUBLISHED)
 def test_a_publishers_file_gives_the_publishers_outputs(name):
     folder = tiny.published(name)
-    found = list(compare(open_weights(folder), folder / "io.npz"))
-    assert found
-    assert [one for one in found if not one.ok] == []
+    result = list(compare(open_weights(folder), folder / "io.npz"))
+    assert result
+    assert [one for one in result if not one.ok] == []
 
 
 # Of each layout one case with a head where it may have one.
