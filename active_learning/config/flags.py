@@ -150,6 +150,7 @@ def _line_of(message: str, file: str, given: Iterable[str]) -> str:
 
 def checked_root(value: Any) -> Any:
     """What get_config() returned, if it is a config. Raises ConfigError."""
+    # A ConfigDict, whose library is not imported here.
     kind = value.get("kind") if hasattr(value, "to_dict") else None
     if kind != "Config":
         raise ConfigError(

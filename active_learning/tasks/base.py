@@ -56,7 +56,7 @@ class View:
         images = view(batch, self.image_shape)
         return normalize(images, self.mean, self.std, jnp.dtype(self.dtype))
 
-    def read(self, part: Part, rows: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
+    def read(self, part: Any, rows: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
         """What `prepare` needs of rows of a part: their images, or their stored features."""
         if self.features:
             return {COLUMN: part.stored_features(rows)}

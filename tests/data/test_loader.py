@@ -19,7 +19,7 @@ from tests.data.sources.test_image_folder import settings, write_folder
 class Numbers:
     """A stream whose example at position p is p; records reads, which fail from `broken` on."""
 
-    part = None
+    part, end = None, np.inf
 
     def __init__(self, broken: int = 10**9):
         self.broken, self.read_at = broken, []

@@ -74,17 +74,20 @@ def test_ids_of_tars_are_of_keys(tmp_path):
     assert len(names_by_id(WebDataset(path=str(tmp_path), label="label"))) == 4
 
 
-def test_ids_of_parquet_are_of_bytes_and_those_of_arrays_are_a_column(tmp_path):
+def test_ids_of_parquet_and_arrays_are_a_column_or_the_place(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    def write(numbers):
-        images = [{"bytes": blob("blue", n), "path": None} for n in numbers]
-        parquet.write_table(pa.table({"image": images, "label": [0, 1, 0]}), tmp_path / "t.parquet")
-        return names_by_id(Parquet(path=str(tmp_path)))
+    def ids(**columns):
+        images = [{"bytes": blob("blue", n), "path": None} for n in range(20)]
+        table = pa.table({"image": images, "label": [0, 1] * 10} | columns)
+        for part in range(2):
+            rows = table.slice(10 * part, 10)
+            parquet.write_table(rows, tmp_path / f"train-{part}.parquet")
+        return sorted(Parquet(path=str(tmp_path)).listings()[0].ids.tolist())
 
-    before, after = write([1, 2, 3]), write([3, 9, 1])
-    assert len(set(before) & set(after)) == 2
+    assert ids() == [shard << 32 | row for shard in range(2) for row in range(10)]
+    assert ids(id=[7 * n for n in range(20)]) == list(range(0, 140, 7))
     write_arrays(tmp_path, train=20, test=8)
     assert Arrays(path=str(tmp_path)).open().train.ids.tolist() == list(range(20))
     with np.load(tmp_path / "train.npz") as archive:
