@@ -85,7 +85,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(4.0, 4.0, (0,), MLP(width=64, depth=1), MLP(width=8, depth=1), 600, 300, 20),
+    "smoke": Scale(4.0, 4.0, (0,), MLP(width=64, depth=1), MLP(width=8, depth=1), 600, 300, 64),
     "desk": Scale(
         20.0, 5.0, (400, 401), MLP(width=512, depth=2), MLP(width=32, depth=1), 0, 10_000
     ),
