@@ -39,7 +39,7 @@ def threads_here(asked: int = 0) -> int:
 class Disk(Source):
     """The rows `rows` of `files`. Images are the evaluation view at `size` px.
 
-    Local indices and ids are 0 .. n-1 of the rows unless ids are stored with the data.
+    Indices are places in `rows`; ids are those of the listing.
     """
 
     files: Files

@@ -40,7 +40,7 @@ class Parquet(ShardSection):
 
     The image column holds bytes, or a struct with `bytes`; numbers, truth values, texts, lists of
     texts and structs of texts are columns. Class names are those of the Hugging Face features. An
-    id is the column `id`, or a hash of the image's bytes. Above DIRECT bytes the files must be
+    id is the column `id`, or the place, shard << 32 | row. Above DIRECT bytes the files must be
     prepared first.
     """
 
