@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from active_learning.config import setting
-from active_learning.data import classes, images
+from active_learning.data import classes, images, text
 from active_learning.data.errors import DataError
 from active_learning.data.sources import contents, paths, shards
 from active_learning.data.sources.disk_section import DiskSection
@@ -118,7 +118,8 @@ class Tfds(DiskSection):
             size=0,
         )
         where = f"{self.name}:{split}"
-        files = _Records(records, self.image, where)
+        version = contents.digest(text.encoded(f"{folder} {stamp}"))
+        files = _Records(records, self.image, where, version)
         ids, by = shards.ids_of(
             index.columns, "bytes", lambda: contents.file_ids(files, str(folder / split))
         )
@@ -182,6 +183,7 @@ class _Records(Files):
     records: Any
     image: str
     where: str
+    version: str  # of the split's files
 
     def __len__(self) -> int:
         return len(self.records)
@@ -196,6 +198,9 @@ class _Records(Files):
 
     def name(self, row: int) -> str:
         return f"{self.where} {row}"
+
+    def stamp(self, row: int) -> str:
+        return f"{self.version} {row}"
 
 
 def write(name: str, train: Listing, test: Listing | None, root: Path) -> Path:

@@ -15,6 +15,7 @@ import pytest
 
 from active_learning.config import freeze
 from active_learning.data.images import encode_png
+from active_learning.data.sources import contents
 from active_learning.data.sources.from_path import listings_of, section_of
 from active_learning.data.sources.originals import CIFAR, FASHION
 from active_learning.data.sources.preparation import Options, prepare
@@ -63,6 +64,22 @@ def test_fashion_mnist_as_a_tfds_set_without_tensorflow(tmp_path, capsys):
     assert main([str(tmp_path), str(tmp_path / "sets"), "--tfds=fashion_mnist"]) == 2
     assert "is there already" in capsys.readouterr().err
     assert main([str(tmp_path), str(tmp_path / "x"), "--tfds=a", "--small=8"]) == 2
+
+
+def test_images_are_read_once_to_know_them_by_content(tmp_path, monkeypatch):
+    write_idx(tmp_path)
+    assert main([str(tmp_path), str(tmp_path / "sets"), "--tfds=fashion_mnist"]) == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(contents, "CACHED_FROM", 5)
+    section = Tfds(path=str(tmp_path / "sets"), name="fashion_mnist")
+    train, test = (listing.files for listing in section.listings())
+    first, read = contents.digests_of(train, where="here"), []
+    assert len(set(first)) == 60 and {train.stamp(k) for k in range(60)}.isdisjoint(
+        test.stamp(k) for k in range(60)
+    )
+    monkeypatch.setattr(type(train), "read", lambda self, row: read.append(row) or b"other")
+    again = contents.digests_of(section.listings()[0].files, where="here")
+    assert again == first and not read
 
 
 def test_captions_ids_and_colours_survive_tfds(tmp_path):
