@@ -20,7 +20,6 @@ from typing import Any
 from active_learning import cli
 from active_learning.arguments import Parser, number
 from active_learning.config import ConfigError, changed, fields_of, from_flags
-from active_learning.data import limits
 from active_learning.data.sources import next_command, taking, tfds
 from active_learning.data.sources.from_path import listings_of, section_of
 from active_learning.data.sources.preparation import Options, prepare
@@ -60,9 +59,8 @@ def _arguments(rest: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--limits",
         type=number(float, 1e-6, 1e6),
-        default=1.0,
         metavar="FACTOR",
-        help="on the limits of data/limits.py",
+        help="on the limits of data/limits.py (1.0)",
     )
     args = parser.parse_args(rest)
     args.out = parser.folder(args.paths[-1], "OUT")
@@ -100,7 +98,6 @@ def run(argv: list[str]) -> str:
         manifest = taking.take(train, test, out, options, args.kind, column)
     else:
         manifest = prepare(train, test, out, options, args.threads)
-    limits.scaled(args.limits)
     for name, reason in list(manifest["unusable"].items())[:10]:
         print(f"left out: {name}: {reason}", file=sys.stderr)
     counts = ", ".join(f"{name} {count:,}" for name, count in manifest["examples"].items())
@@ -126,8 +123,8 @@ def _as_format(options: Options, kind: str) -> Options:
 def _section(section: Any, given: dict[str, Any]) -> Any:
     """The source with the flags that are keys of it. Raises ConfigError where it has no such."""
     known = fields_of(type(section))
-    changes = {"limits": given["limits"]} if "limits" in known else {}
-    for name in ("image", "keep", "labels"):
+    changes = {}
+    for name in ("image", "keep", "labels", "limits"):
         if not given[name]:
             continue
         if name not in known:

@@ -177,6 +177,8 @@ def test_the_command(tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["options"]["small"] == 8
     config = ["--config=configs/folder.py", f"--config.data.path={root}"]
     assert main([str(tmp_path / "two"), *config, "--format=tar"]) == 0
+    assert main([str(tmp_path / "three"), *config, "--config.data.limits=0.000001"]) == 2
+    assert "more than 268; raise the limit with data.limits" in capsys.readouterr().err
     for arguments, message in (
         ([str(root)], "expected SOURCE OUT"),
         ([str(tmp_path / "nowhere"), str(tmp_path / "x")], "nowhere': no such file or folder"),

@@ -4,12 +4,12 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -106,7 +106,35 @@ def parts_of(train: Listing, test: Listing | None, options: Options) -> list[Par
     return out
 
 
-def identity(parts: Sequence[Part]) -> str:
+def source_of(train: Listing, parts: Sequence[Part]) -> dict:
+    """What is prepared, as a plan names it."""
+    where = text.printable(os.path.basename(train.where.rstrip("/")))
+    return {"kind": train.kind, "where": where, "hash": _identity(parts)}
+
+
+def check_plan(out: Path, plan: dict, before: dict) -> None:
+    """Raises DataError where a folder was written by another plan than `plan`."""
+    theirs = {name: before.get(name) for name in plan}
+    if theirs != plan:
+        what = "; ".join(differences(plan, theirs, "plan")[:3])
+        raise DataError(f"{out}: holds another preparation ({what}); choose another folder")
+
+
+def accounts(parts: Sequence[Part]) -> dict[str, dict]:
+    """What is not written, by name and by reason, and notes: entries of a manifest."""
+    problems = {id(part.problems): part.problems for part in parts}.values()
+    left_out: dict[str, int] = {}
+    for one in problems:
+        for reason, count in one.left_out.counts.items():
+            left_out[reason] = left_out.get(reason, 0) + count
+    return {
+        "unusable": {name: reason for one in problems for name, reason in one.bad.items()},
+        "left_out": left_out,
+        "notes": {name: note for one in problems for name, note in one.notes.items()},
+    }
+
+
+def _identity(parts: Sequence[Part]) -> str:
     """A hash of names, ids and columns of what is prepared."""
     digest = hashlib.sha256()
     for part in parts:
@@ -203,9 +231,11 @@ def prepare(
     """
     options.check()
     parts = parts_of(train, test, options)
-    where = text.printable(os.path.basename(train.where.rstrip("/")))
-    source = {"kind": train.kind, "where": where, "hash": identity(parts)}
-    plan = {"prepare": 1, "source": source, "options": dataclasses.asdict(options)}
+    plan = {
+        "prepare": 1,
+        "source": source_of(train, parts),
+        "options": dataclasses.asdict(options),
+    }
     try:
         return _prepare(out, plan, parts, options, threads)
     except OSError as error:
@@ -219,9 +249,7 @@ def _prepare(out: Path, plan: dict, parts: list[Part], options: Options, threads
 
     if (out / shards.MANIFEST).exists():
         done = manifest_of(out)
-        if {name: done.get(name) for name in plan} != plan:
-            what = "; ".join(differences(plan, {name: done.get(name) for name in plan}, "plan")[:3])
-            raise DataError(f"{out}: holds another preparation ({what}); choose another folder")
+        check_plan(out, plan, done)
         return done
     finished = _resume(out, plan)
     by_part = {part.name: part for part in parts}
@@ -293,37 +321,35 @@ def _resume(out: Path, plan: dict) -> list[dict]:
 def _finish(out: Path, plan: dict, parts: Sequence[Part], finished: list[dict]) -> dict:
     """Writes checksums and manifest, each complete or not at all, and removes the journal."""
     sums = {name: digest for line in finished for name, digest in line["sha256"].items()}
-    problems = {id(part.problems): part.problems for part in parts}.values()
     counts = {
         p.name: sum(line["examples"] for line in finished if line["part"] == p.name) for p in parts
     }
-    left_out: dict[str, int] = {}
-    for one in problems:
-        for reason, count in one.left_out.counts.items():
-            left_out[reason] = left_out.get(reason, 0) + count
     manifest = plan | {
         "class_names": {
             column: list(names) for column, names in parts[0].listing.class_names.items()
         },
         "examples": counts,
-        "unusable": {name: reason for one in problems for name, reason in one.bad.items()},
-        "left_out": left_out,
-        "notes": {name: note for one in problems for name, note in one.notes.items()},
+        **accounts(parts),
         "sha256": sums,
     }
-    _write(out / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
-    _write(
-        out / shards.MANIFEST,
-        json.dumps(text.clean_value(manifest), indent=1, ensure_ascii=False) + "\n",
-    )
+    lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]
+    write_text(out / SUMS, lambda file: file.writelines(lines))
+    write_manifest(out, manifest)
     (out / JOURNAL).unlink()
     return manifest
 
 
-def _write(file: Path, content: str) -> None:
+def write_manifest(out: Path, manifest: dict) -> None:
+    """Writes the manifest of a complete folder."""
+    content = json.dumps(text.clean_value(manifest), indent=1, ensure_ascii=False) + "\n"
+    write_text(out / shards.MANIFEST, lambda file: file.write(content))
+
+
+def write_text(file: Path, fill: Callable[[TextIO], object]) -> None:
+    """Writes a text file, whole or not at all, by what `fill` writes to it."""
     part = file.with_name(f"{file.name}.part")
-    with part.open("w", encoding="utf-8") as out:
-        out.write(content)
+    with part.open("w", encoding="utf-8", newline="") as out:
+        fill(out)
         out.flush()
         os.fsync(out.fileno())
     os.replace(part, file)

@@ -7,16 +7,25 @@ Neither reads an image, and neither changes the source. Where images have no fil
 import csv
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from active_learning.config import differences
 from active_learning.data import images, text
 from active_learning.data.errors import DataError
 from active_learning.data.sources import shards
 from active_learning.data.sources.files import Listing
-from active_learning.data.sources.preparation import Options, Part, identity, manifest_of, parts_of
+from active_learning.data.sources.preparation import (
+    Options,
+    Part,
+    accounts,
+    check_plan,
+    manifest_of,
+    parts_of,
+    source_of,
+    write_manifest,
+    write_text,
+)
 
 KINDS = ("folder", "csv")
 _SEPARATORS = str.maketrans({"/": "_", "\\": "_", "\0": "_"})
@@ -48,9 +57,12 @@ def take(
             "--unusable apply"
         )
     parts = parts_of(train, test, options)
-    where = text.printable(os.path.basename(train.where.rstrip("/")))
-    source = {"kind": train.kind, "where": where, "hash": identity(parts)}
-    plan = {"prepare": 1, "source": source, "as": kind, "holdout": options.holdout}
+    plan = {
+        "prepare": 1,
+        "source": source_of(train, parts),
+        "as": kind,
+        "holdout": options.holdout,
+    }
     try:
         return _take(out, plan, parts, kind, label)
     except OSError as error:
@@ -62,37 +74,21 @@ def _take(out: Path, plan: dict, parts: Sequence[Part], kind: str, label: str) -
     begun, complete = out / f".{kind}.json", out / shards.MANIFEST
     if complete.exists() or begun.exists():
         before = manifest_of(out) if complete.exists() else json.loads(begun.read_text())
-        if {name: before.get(name) for name in plan} != plan:
-            what = "; ".join(differences(plan, before, "plan")[:3])
-            raise DataError(f"{out}: holds another preparation ({what}); choose another folder")
+        check_plan(out, plan, before)
         if complete.exists():
             return before
     elif out.is_dir() and any(out.iterdir()):
         raise DataError(f"{out}: not empty; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    _write(begun, lambda file: json.dump(plan, file))
+    write_text(begun, lambda file: json.dump(plan, file))
     examples: dict[str, int] = {}
     for part in parts:
         (_link if kind == "folder" else _table)(out, part, label)
         examples[part.name] = len(part.rows)
-    problems = {id(part.problems): part.problems for part in parts}.values()
-    manifest = plan | {
-        "examples": examples,
-        "unusable": {name: reason for one in problems for name, reason in one.bad.items()},
-        "left_out": {},
-        "notes": {name: note for one in problems for name, note in one.notes.items()},
-    }
-    _write(complete, lambda file: json.dump(text.clean_value(manifest), file, indent=1))
+    manifest = plan | {"examples": examples, **accounts(parts)}
+    write_manifest(out, manifest)
     begun.unlink()
     return manifest
-
-
-def _write(path: Path, fill: Callable[[Any], None]) -> None:
-    """Writes a text file under another name and renames it."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        fill(file)
-    partial.replace(path)
 
 
 def _labels(part: Part, label: str) -> list[str] | None:
@@ -141,7 +137,7 @@ def _link(out: Path, part: Part, label: str) -> None:
         content = "".join(
             json.dumps(text.clean_value(line), ensure_ascii=False) + "\n" for line in lines
         )
-        _write(out / part.name / "metadata.jsonl", lambda file: file.write(content))
+        write_text(out / part.name / "metadata.jsonl", lambda file: file.write(content))
 
 
 def _component(name: str) -> str:
@@ -176,4 +172,4 @@ def _table(out: Path, part: Part, label: str) -> None:
             others = ["" if text.is_missing(v[row]) else v[row] for v in columns.values()]
             writer.writerow([targets[place], *own, *others])
 
-    _write(out / f"{part.name}.csv", fill)
+    write_text(out / f"{part.name}.csv", fill)
