@@ -29,7 +29,7 @@ class Loaded:
 
     Attributes:
       images: Square views; black where an example cannot be read.
-      digests: Of the content, "" where it cannot be read.
+      digests: Of the content, "" where it is no picture that can be read.
       keys: Identity by content, unique: the second of two copies is DIGEST.1.
       paths: Where a person finds them.
       problems: Why an example cannot be read, "" for the others.
@@ -114,20 +114,20 @@ def _listed(
     rows = [row for row in range(files_count) if row not in listing.dropped]
     n = len(rows)
     pictures = np.zeros((n, side, side, 3), np.uint8)
-    digests, problems = np.full(n, "", "U16"), [""] * n
+    digests, known_by, problems = np.full(n, "", "U16"), [""] * n, [""] * n
     paths = tuple(listing.files.name(row) for row in rows)
 
     def one(place: int) -> None:
         row = rows[place]
-        if row in listing.bad:
-            problems[place] = listing.bad[row]
-            return
         try:
             blob = listing.files.read(row)
-            pictures[place] = images.decode_view(blob, side)
-            digests[place] = digest(blob)
+            known_by[place] = digest(blob)  # also of what is no picture, as decisions know it
+            if row not in listing.bad:
+                pictures[place] = images.decode_view(blob, side)
+                digests[place] = known_by[place]
         except (images.BadImage, OSError) as error:
             problems[place] = " ".join(str(error).split()) or type(error).__name__
+        problems[place] = listing.bad.get(row, problems[place])
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode") as pool:
         for start in range(0, n, 512):
@@ -141,7 +141,7 @@ def _listed(
         ).astype(np.int64)
     ids = np.arange(files_count) if listing.ids is None else np.asarray(listing.ids)
     return Loaded(
-        pictures, digests, content_keys(digests.tolist(), paths), paths, tuple(problems),
+        pictures, digests, content_keys(known_by, paths), paths, tuple(problems),
         labels, known.names, _captions(listing, text, rows), ids[rows],
         lambda place: images.decode(listing.files.read(rows[place])),
     )  # fmt: skip

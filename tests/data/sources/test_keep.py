@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 
+from active_learning.curation.examples import load
 from active_learning.data.sources.arrays import Arrays
 from active_learning.data.sources.from_path import listings_of, section_of
 from active_learning.data.sources.image_folder import ImageFolder
@@ -111,6 +112,30 @@ def test_the_cleaned_set_in_every_form(world, tmp_path, kind, capsys):
         assert all(p.is_symlink() for p in links) and len(links) == 17
     ids = set(listings_of(section_of(str(tmp_path / "out")))[0].ids.tolist())
     assert ids == set(ImageFolder(path=str(root), keep=decisions).open().train.ids.tolist())
+
+
+@pytest.mark.parametrize("kind", ["folder", "webdataset", "csv"])
+def test_what_is_left_out_is_counted_in_every_form(tmp_path, kind, capsys):
+    root = write_folder(tmp_path / "photos", each=4)
+    (root / "red" / "notes.txt").write_text("no image")
+    assert main([str(root), str(tmp_path / "out"), f"--as={kind}"]) == 0
+    assert "12 examples, 1 left out" in capsys.readouterr().out
+
+
+def test_keys_are_those_of_curation(tmp_path):
+    root = write_folder(tmp_path / "photos", each=4)
+    (root / "red" / "002.png").write_bytes(b"no picture")
+    (root / "red" / "003.png").write_bytes((root / "blue" / "000.png").read_bytes())
+    keys = keys_of(root)
+    curated, _ = load(ImageFolder(path=str(root)))
+    assert dict(zip(curated.paths, curated.keys, strict=True)) == keys and len(keys) == 12
+    assert curated.digests.tolist().count("") == 1 and keys["red/003.png"].endswith(".1")
+    dropped = [{"key": keys["red/002.png"], "decision": "drop"}]
+    kept = ImageFolder(path=str(root), size=16, keep=write_table(tmp_path / "d.csv", dropped))
+    assert len(kept.open().train) + len(kept.open().test) == 11
+    write_arrays(tmp_path, train=30, test=8)
+    arrays = Arrays(path=str(tmp_path))
+    assert load(arrays)[0].keys == memory_keys(arrays.open().train)
 
 
 def test_a_folder_is_finished_after_an_interruption(world, tmp_path, monkeypatch):
