@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,11 @@ class Resolved:
         return adapt(self.weights, module, image_shape)
 
     def content_hash(self) -> str:
-        """Hash of the weights file, for provenance."""
+        """Hash of the weights file, for provenance; the file is read once."""
+        return self._content_hash
+
+    @cached_property
+    def _content_hash(self) -> str:
         return content_hash(self.weights.tensors.path)
 
 

@@ -10,6 +10,7 @@ from active_learning.curation import trunk as module
 from active_learning.curation.features import compress
 from active_learning.curation.trunk import Trunk
 from active_learning.data.transforms import normalize
+from active_learning.models import published
 from active_learning.models.published import Published, resolve
 from active_learning.models.weights import write_weights
 from active_learning.models.weights.layout import About
@@ -65,8 +66,16 @@ def test_a_stopped_pass_goes_on_where_it_was(world, tmp_path, monkeypatch):
             read.append(row)
             return pictures[row]
 
+    hashed = []
+
+    def content_hash(path, do=published.content_hash):
+        hashed.append(path)
+        return do(path)
+
+    monkeypatch.setattr(published, "content_hash", content_hash)
     with pytest.raises(KeyboardInterrupt):
         features(path, Counted(), tmp_path)
+    assert len(hashed) == 1  # for all blocks
     assert len(list(tmp_path.iterdir())) == 2
     read.clear()
     whole = features(path, Counted(), tmp_path)
