@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, Integer
 
 from active_learning.data.errors import DataError
-from active_learning.data.features import REFERENCE_COLUMNS
+from active_learning.data.features import REFERENCE_COLUMNS, write_json
 
 DTYPES = {"float32": np.float32, "bfloat16": np.uint16}
 ABOUT = "about.json"
@@ -123,7 +123,7 @@ class EmbeddingTable:
     def finish(self, **values: Any) -> dict[str, Any]:
         """Adds what is known at the end to about.json, and returns it."""
         self.about = {**self.about, **values, "complete": True}
-        _write_json(self.folder / ABOUT, self.about)
+        write_json(self.folder / ABOUT, self.about)
         return self.about
 
     def _packed(self, values: np.ndarray) -> np.ndarray:
@@ -195,11 +195,5 @@ def _create(folder: Path, about: Mapping[str, Any], ids: np.ndarray, counts: np.
     for name, count in (("image", len(ids)), ("text", int(starts[-1]))):
         empty(partial / f"{name}.npy", mode="w+", dtype=kind, shape=(count, about["width"]))
     empty(partial / "stored.npy", mode="w+", dtype=np.bool_, shape=(len(ids),))
-    _write_json(partial / ABOUT, about)
+    write_json(partial / ABOUT, about)
     partial.rename(folder)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(dict(content), indent=1))
-    partial.replace(path)

@@ -133,7 +133,7 @@ class FeatureTable:
         about = _about(self.folder)
         about["rows"] = about.get("rows", 0) + len(rows)
         about["seconds"] = about.get("seconds", 0.0) + seconds
-        _write_json(self.folder / "about.json", about)
+        write_json(self.folder / "about.json", about)
 
     @property
     def seconds_per_row(self) -> float:
@@ -186,7 +186,7 @@ def _create(folder: Path, about: Mapping[str, Any], count: int, width: int) -> N
         opened = np.lib.format.open_memmap
         opened(partial / "features.npy", mode="w+", dtype=np.float32, shape=(count, width)).flush()
         opened(partial / "stored.npy", mode="w+", dtype=np.bool_, shape=(count,)).flush()
-        _write_json(partial / "about.json", dict(about))
+        write_json(partial / "about.json", about)
         partial.rename(folder)
     except OSError:
         if not folder.exists():
@@ -195,9 +195,10 @@ def _create(folder: Path, about: Mapping[str, Any], count: int, width: int) -> N
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file, whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(content, indent=1))
+    partial.write_text(json.dumps(dict(content), indent=1))
     partial.replace(path)
 
 
