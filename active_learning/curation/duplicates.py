@@ -74,15 +74,6 @@ def _hash(light: Float[np.ndarray, "n H W"]) -> UInt64[np.ndarray, "n 2"]:
     return np.ascontiguousarray(np.packbits(bits, axis=-1)).view(">u8")[..., 0].astype(np.uint64)
 
 
-def exact_groups(digests: np.ndarray) -> Int64[np.ndarray, "n"]:
-    """For each example the first index with the same digest; unreadable ones are alone."""
-    seen: dict[str, int] = {}
-    return np.array(
-        [i if not one else seen.setdefault(one, i) for i, one in enumerate(digests.tolist())],
-        np.int64,
-    )
-
-
 def near_pairs(
     one: Prints, other: Prints | None = None, block: int = 512
 ) -> list[tuple[int, int, float]]:

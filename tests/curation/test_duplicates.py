@@ -19,11 +19,6 @@ def made(pictures):
     return duplicates.prints(pictures, names)
 
 
-def test_exact_copies_share_a_group_and_unreadable_ones_do_not():
-    groups = duplicates.exact_groups(np.array(["a", "b", "a", "", "", "b"]))
-    np.testing.assert_array_equal(groups, [0, 1, 0, 3, 4, 1])
-
-
 def test_hash_by_hand():
     bright_left = np.zeros((1, 9, 9, 3), np.uint8)
     bright_left[:] = np.arange(90, 0, -10, dtype=np.uint8)[None, None, :, None]

@@ -28,7 +28,6 @@ _RUN = (
     "snapshots",
     "seconds.json",
 )
-_REPORT = ("report.html", "index.html")
 
 
 def part_of(name: str) -> str:
@@ -58,7 +57,7 @@ def is_ignored(name: str) -> bool:
 
 
 def is_output(folder: str) -> bool:
-    """Whether a folder is a run, a report or prepared shards of this program."""
+    """Whether a folder is a run or prepared shards of this program."""
     if os.path.isfile(os.path.join(folder, "config.json")):
         return any(os.path.exists(os.path.join(folder, name)) for name in _RUN)
     if os.path.isfile(os.path.join(folder, "SHA256SUMS")) and os.path.isfile(
