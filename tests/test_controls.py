@@ -46,7 +46,8 @@ def test_the_last_eighth_and_the_first_epoch_draw_everything():
     assert sorted(stream.at(0, 64)[0]) == list(range(64))
     stream.begin(2, 64, losses)
     assert 64 + 32 <= stream.end < 64 + 56 and stream.end % 8 == 0
-    assert set(range(32, 64)) - set(stream.at(64, stream.end - 64)[0].tolist()) <= set(range(64))
+    drawn = set(stream.at(64, stream.end - 64)[0].tolist())
+    assert len(set(range(32, 64)) - drawn) < 8  # only what does not fill the last batch
     assert (stream.at(64, 8)[1] == 2).all()
     begins = stream.end
     stream.begin(3, 700, losses)  # from 0.875 x 100 updates of 8 examples on
