@@ -94,19 +94,16 @@ def run(argv: list[str]) -> str:
         ):
             print(line, file=sys.stderr)
     if args.kind in taking.KINDS:
-        column = next_command.label_column(train) or "label"
-        manifest = taking.take(train, test, out, options, args.kind, column)
+        label = next_command.label_column(train)
+        manifest = taking.take(train, test, out, options, args.kind, label or "label")
+        then = next_command.for_folder(out, label)
     else:
         manifest = prepare(train, test, out, options, args.threads)
+        then = next_command.for_shards(out, options)
     for name, reason in list(manifest["unusable"].items())[:10]:
         print(f"left out: {name}: {reason}", file=sys.stderr)
     counts = ", ".join(f"{name} {count:,}" for name, count in manifest["examples"].items())
     left_out = len(manifest["unusable"]) + sum(manifest["left_out"].values())
-    then = (
-        next_command.for_folder(out)
-        if args.kind in taking.KINDS
-        else next_command.for_shards(out, options)
-    )
     return f"{out}: {counts} examples, {left_out} left out\n  {then}"
 
 

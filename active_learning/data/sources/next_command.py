@@ -20,11 +20,9 @@ def for_tfds(root: Path, name: str) -> str:
     return _command("tfds", f"--config.data.path={root}", f"--config.data.name={name}")
 
 
-def for_folder(out: Path) -> str:
-    """The command for a folder of links or tables of paths, of labels or of pairs."""
-    train, _ = listings_of(section_of(str(out)))
-    config = "folder" if label_column(train) is not None else "pairs"
-    return _command(config, f"--config.data.path={out}")
+def for_folder(out: Path, label: str | None) -> str:
+    """The command for a folder of links or tables of paths; without a label they are pairs."""
+    return _command("pairs" if label is None else "folder", f"--config.data.path={out}")
 
 
 def for_shards(out: Path, options: Options) -> str:

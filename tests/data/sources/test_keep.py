@@ -10,6 +10,7 @@ from active_learning.data.sources.arrays import Arrays
 from active_learning.data.sources.from_path import listings_of, section_of
 from active_learning.data.sources.image_folder import ImageFolder
 from active_learning.data.sources.keep import memory_keys
+from active_learning.data.sources.tables import Paths
 from active_learning.prepare import main
 from tests.data.photos import write_folder
 from tests.world import write_arrays
@@ -120,6 +121,20 @@ def test_what_is_left_out_is_counted_in_every_form(tmp_path, kind, capsys):
     (root / "red" / "notes.txt").write_text("no image")
     assert main([str(root), str(tmp_path / "out"), f"--as={kind}"]) == 0
     assert "12 examples, 1 left out" in capsys.readouterr().out
+
+
+def test_links_are_made_from_one_reading_of_the_images(tmp_path, monkeypatch, capsys):
+    root, read, do = write_folder(tmp_path / "photos", each=4), [], Paths.read
+    monkeypatch.setattr(
+        Paths, "read", lambda self, row: read.append(self.name(row)) or do(self, row)
+    )
+    assert main([str(root), str(tmp_path / "out"), "--as=folder"]) == 0
+    assert len(read) == len(set(read)) == 12  # for their ids
+    assert "--config=configs/folder.py" in capsys.readouterr().out
+    rows = [f"{name},a picture" for name in read]
+    (root / "t.csv").write_text("\n".join(["path,caption", *rows]))
+    assert main([str(root / "t.csv"), str(tmp_path / "pairs"), "--as=csv"]) == 0
+    assert "--config=configs/pairs.py" in capsys.readouterr().out
 
 
 def test_keys_are_those_of_curation(tmp_path):
