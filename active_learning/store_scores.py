@@ -11,6 +11,7 @@ used); without it, the run's own. The same command again continues where it was 
 
 import dataclasses
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from jaxtyping import PyTree
 from active_learning import checkpoint, cli, distributed
 from active_learning.arguments import Parser, path
 from active_learning.config import ConfigError, from_flags, kind_of
+from active_learning.core.recipe import Model
 from active_learning.data.embeddings import DTYPES
 from active_learning.data.parts import Part
 from active_learning.references import embedding_pass, score_file
@@ -82,30 +84,8 @@ def store(
     if out is None:
         name = f"embeddings-{about['model']}" if pairs else f"scores-{about['model']}.npz"
         out = Path(config.data.folder() or run) / name
-    if pairs:
-        return out, _store_pairs(experiment, module, params, (view, part), out, about, dtype)
-    return out, _store_labels(experiment, module, params, (view, part), out, about)
-
-
-def _store_labels(
-    experiment: Experiment,
-    module: Any,
-    params: PyTree,
-    seen: tuple[View, Part],
-    out: Path,
-    about: dict,
-) -> dict:
-    """Scores all examples of the source of a run on labels."""
-    config, (view, part) = experiment.config, seen
-    model = config.task.model(module, view, experiment.recipe.learner.optimizer)
-    pieces = score_file.Pieces(out, about)
-    loss, hit = score_file.score_all(model, params, part, mesh=experiment.mesh, pieces=pieces)
-    flops = len(part) * module.cost(view.image_shape).forward
-    about = about | {"dtype": config.dtype, "flops": flops}
-    scores = score_file.Scores(part.source.ids, part.labels, loss, hit, about)
-    written = distributed.run_on_primary(lambda: score_file.write(out, scores))
-    distributed.run_on_primary(pieces.remove)
-    return written
+    scoring = _Pass(experiment, module, params, view, part, out, about)
+    return out, scoring.embed_pairs(dtype) if pairs else scoring.score_labels()
 
 
 def _check_name(out: Path | None, pairs: bool) -> None:
@@ -122,32 +102,52 @@ def _check_name(out: Path | None, pairs: bool) -> None:
         )
 
 
-def _store_pairs(
-    experiment: Experiment,
-    module: Any,
-    params: PyTree,
-    seen: tuple[View, Part],
-    out: Path,
-    about: dict,
-    dtype: str,
-) -> dict:
-    """Embeds all images and captions of the source of a run on pairs."""
-    config, train, (view, part) = experiment.config, experiment.data.train, seen
-    assert train.captions is not None  # attached by the task
-    rows = np.arange(len(train.source))
-    part = dataclasses.replace(part, captions=train.captions, caption_of=rows)
-    model = config.task.model(
-        config.task.specialize(module, view), view, experiment.recipe.learner.optimizer
-    )
-    images = len(part) * module.image.cost(view.image_shape).forward
-    texts = int(train.captions.counts.sum()) * module.text.cost().forward
-    about = about | {
-        "captions": embedding_pass.captions_hash(train.captions),
-        "dtype": dtype,
-        "compute": config.dtype,
-        "flops": images + texts,
-    }
-    return embedding_pass.embed_all(model, params, part, experiment.mesh, out, about)
+@dataclass(frozen=True)
+class _Pass:
+    """One pass of a model over all examples of a source, and where its results go."""
+
+    experiment: Experiment
+    module: Any
+    params: PyTree
+    view: View
+    part: Part
+    out: Path
+    about: dict
+
+    def _model(self, module: Any) -> Model:
+        optimizer = self.experiment.recipe.learner.optimizer
+        return self.experiment.config.task.model(module, self.view, optimizer)
+
+    def score_labels(self) -> dict:
+        """Writes the losses of the labels."""
+        out, part, mesh = self.out, self.part, self.experiment.mesh
+        pieces = score_file.Pieces(out, self.about)
+        model = self._model(self.module)
+        loss, hit = score_file.score_all(model, self.params, part, mesh=mesh, pieces=pieces)
+        flops = len(part) * self.module.cost(self.view.image_shape).forward
+        about = self.about | {"dtype": self.experiment.config.dtype, "flops": flops}
+        scores = score_file.Scores(part.source.ids, part.labels, loss, hit, about)
+        written = distributed.run_on_primary(lambda: score_file.write(out, scores))
+        distributed.run_on_primary(pieces.remove)
+        return written
+
+    def embed_pairs(self, dtype: str) -> dict:
+        """Writes the embeddings of all images and captions."""
+        config, captions = self.experiment.config, self.experiment.data.train.captions
+        assert captions is not None  # attached by the task
+        part = dataclasses.replace(
+            self.part, captions=captions, caption_of=np.arange(len(self.part))
+        )
+        images = len(part) * self.module.image.cost(self.view.image_shape).forward
+        about = self.about | {
+            "captions": embedding_pass.captions_hash(captions),
+            "dtype": dtype,
+            "compute": config.dtype,
+            "flops": images + int(captions.counts.sum()) * self.module.text.cost().forward,
+        }
+        model = self._model(config.task.specialize(self.module, self.view))
+        mesh = self.experiment.mesh
+        return embedding_pass.embed_all(model, self.params, part, mesh, self.out, about)
 
 
 def whole_source(experiment: Experiment) -> Part:

@@ -104,8 +104,13 @@ def test_a_stopped_pass_goes_on_where_it_was(data, reference, stored, tmp_path, 
         again()
     with pytest.raises(DataError, match="56 of 96 examples have no embeddings yet"):
         build.build(config(data, Stored(path=str(out))))
-    monkeypatch.setattr(embeddings.EmbeddingTable, "write", write)
+    monkeypatch.setattr(
+        embeddings.EmbeddingTable,
+        "write",
+        lambda self, rows, *values: written.append(len(rows)) or write(self, rows, *values),
+    )
     _, about = again()
+    assert written == [40, 40, 16]  # of the second pass only what was missing
     assert about["complete"] and about["texts"] == 192
     for name in ("image", "text"):
         np.testing.assert_allclose(
