@@ -43,6 +43,11 @@ class Options:
     cross_fit: CrossFit = field(default_factory=CrossFit)
     features: PatchFeatures = field(default_factory=PatchFeatures)
 
+    @property
+    def made_of(self) -> object:
+        """What the features are: their settings, or the hash of a published model."""
+        return self.features if self.trunk is None else self.trunk.mark
+
 
 def curate(
     section: Any, out: Path, options: Options, name: str, progress: Progress | None = None
@@ -135,8 +140,7 @@ def _labels(
     examples = Examples(features, labels, len(train.names), groups[rows], images)
     settings = options.cross_fit
     of_folds = (settings.folds, settings.width, settings.pixels, settings.kernel)
-    made_of = options.features if options.trunk is None else options.trunk.mark
-    mark = signature(digests, labels, of_folds, settings.training, settings.seed, made_of)
+    mark = signature(digests, labels, of_folds, settings.training, settings.seed, options.made_of)
     evidence: Evidence = cross_fit(examples, settings, Pieces(work, mark), tell, seconds)
     return label_records(train, rows, evidence, suspicion(evidence, labels))
 
@@ -155,8 +159,7 @@ def _captions(
     digests = train.digests[rows]
     features = _features(train, rows, options, work, tell)
     texts = pairs.text_embeddings([train.captions[row] for row in rows])
-    made_of = options.features if options.trunk is None else options.trunk.mark
-    mark = signature(digests, texts, options.cross_fit, made_of)
+    mark = signature(digests, texts, options.cross_fit, options.made_of)
     images, fold = pairs.image_embeddings(
         features, texts, groups[rows], options.cross_fit, Pieces(work, mark), tell
     )
