@@ -1,12 +1,18 @@
 """Every number of a config has its range with its field, and every refusal names the key."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import pytest
 
 from active_learning import settings
-from active_learning.config import ConfigError, fields_of, freeze, from_flags, section
+from active_learning.config import (
+    ConfigError,
+    check_ranges,
+    fields_of,
+    freeze,
+    from_flags,
+    section,
+)
 from active_learning.config.registry import REGISTRY
 from active_learning.core.policies import Policy
 from active_learning.models import MLP, ResNet, Text, TwoTower, ViT
@@ -83,20 +89,29 @@ def test_values_of_several_kinds(cls, name, value, message):
         freeze(tree)
 
 
+def broken(value, key="config"):
+    """(dotted key, the section with nan in its place) of every float in a section."""
+    for name in fields_of(type(value)):
+        item = getattr(value, name)
+        if isinstance(item, float):
+            yield f"{key}.{name}", dataclasses.replace(value, **{name: float("nan")})
+        elif dataclasses.is_dataclass(item) and not isinstance(item, type):
+            for place, inner in broken(item, f"{key}.{name}"):
+                yield place, dataclasses.replace(value, **{name: inner})
+
+
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # absl
 def test_every_part_of_a_config_is_reached():
     """A frozen config made in Python is checked as one from the command line is."""
-    seen = []
-
-    def walk(value):
-        if isinstance(value, Mapping):
-            for item in value.values():
-                walk(item)
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            seen.append(type(value).__name__)
-            for name in fields_of(type(value)):
-                walk(getattr(value, name))
-
     config, _ = from_flags(["--config=configs/arrays.py"])
-    walk(config)
-    assert {"Config", "Optim", "ViT", "Arrays", "Trained", "Augmentation"} <= set(seen)
+    check_ranges(config)
+    keys = []
+    for key, wrong in broken(config):
+        with pytest.raises(ConfigError, match=rf"^{key}=nan"):
+            check_ranges(wrong)
+        keys.append(key)
+    parts = {key.split(".")[1] for key in keys}
+    assert {"data", "learner", "optim", "select", "augmentation", "reference"} <= parts
+    also = dataclasses.replace(config.evaluate, also={"more": next(broken(config.optim))[1]})
+    with pytest.raises(ConfigError, match=r"^config\.also\.more\.\w+=nan"):
+        check_ranges(also)
