@@ -61,6 +61,13 @@ def test_values_that_the_library_refuses(tmp_path, line):
     assert message.startswith("flag --config=FILE: line 9: TypeError: Could not override field")
 
 
+def test_the_line_is_named_in_a_folder_that_is_called_as_the_package(tmp_path):
+    clone = tmp_path / "active_learning"
+    clone.mkdir()
+    text = GOOD.replace("{line}", "import nosuch")
+    assert refused(clone, text).startswith("FILE: line 9: ModuleNotFoundError")
+
+
 def test_a_file_that_is_no_python(tmp_path):
     assert refused(tmp_path, "def get_config(:").startswith("FILE: line 1: ")
 

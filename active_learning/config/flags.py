@@ -10,8 +10,9 @@ from typing import Any
 from active_learning.config.errors import ConfigError
 from active_learning.config.sections import freeze
 
-# Folders of code that is not a user's config: libraries, and this package.
-_LIBRARIES = ("site-packages", "dist-packages", "importlib", "active_learning")
+# Code that is not a user's config: folders of libraries, and this package.
+_LIBRARIES = {"site-packages", "dist-packages", "importlib"}
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def check_arm(arm: str, *known: str) -> None:
@@ -62,7 +63,8 @@ def _of(place: str, error: BaseException) -> str:
 def _place(error: BaseException) -> str:
     """'FILE: line N: ' of the last frame that is neither a library's nor this package's."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        inside = any(part in Path(frame.filename).parts for part in _LIBRARIES)
+        file = Path(frame.filename).resolve()
+        inside = file.is_relative_to(_PACKAGE) or not _LIBRARIES.isdisjoint(file.parts)
         if not inside and not frame.filename.startswith("<"):
             return f"{frame.filename}: line {frame.lineno}: "
     return ""
