@@ -55,9 +55,8 @@ class ArrayRecords(ShardSection):
 
         indices = shards.each(files, opened)
         shard, index = shards.join(indices)
-        ids, by = shards.ids_of(index.columns, "place", lambda: shards.ids_by_place(shard))
+        ids, by, columns = shards.ids_of(index.columns, "place", lambda: shards.ids_by_place(shard))
         names = shards.class_names(files[0])
-        columns = {name: values for name, values in index.columns.items() if name != "id"}
         records = Records(files, shard, index.places, ids)
         return Listing(records, columns, self.path, "array_record", names, ids, notes, ids_by=by)
 

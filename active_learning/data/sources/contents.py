@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64, Integer, UInt8
+from jaxtyping import Int64, UInt8
 
 from active_learning.data import text
 from active_learning.data.sources.files import Files
@@ -70,29 +70,25 @@ def _hash48(key: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encoded(key)).digest()[:6], "big")
 
 
-def digests_of(
-    files: Files, rows: Integer[np.ndarray, "k"] | None = None, where: str = ""
-) -> list[str]:
+def digests_of(files: Files, where: str = "") -> list[str]:
     """The digest of every example's bytes, "" where they cannot be read.
 
     Args:
       files: The examples.
-      rows: Which of them; None: all.
       where: Name of their place for the cache; "": nothing is cached.
     """
-    wanted = list(range(len(files))) if rows is None else rows.tolist()
-    stamps = [text.printable(files.stamp(row)) for row in wanted]
-    cache = _Cache(where) if where and len(wanted) >= CACHED_FROM else None
+    stamps = [text.printable(files.stamp(row)) for row in range(len(files))]
+    cache = _Cache(where) if where and len(files) >= CACHED_FROM else None
     known = {} if cache is None else cache.read()
     out = [known.get(stamp, "") if stamp else "" for stamp in stamps]
 
-    def one(at: int) -> None:
+    def one(row: int) -> None:
         try:
-            out[at] = digest(files.read(wanted[at]))
+            out[row] = digest(files.read(row))
         except OSError:
-            out[at] = ""  # counted by name when the image is asked for
+            out[row] = ""  # counted by name when the image is asked for
 
-    missing = [at for at, found in enumerate(out) if not found]
+    missing = [row for row, found in enumerate(out) if not found]
     with ThreadPoolExecutor(_READERS, "digest") as pool:
         for start in range(0, len(missing), _BLOCK):
             list(pool.map(one, missing[start : start + _BLOCK]))

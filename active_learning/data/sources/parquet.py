@@ -70,9 +70,8 @@ class Parquet(ShardSection):
             _index(table, path, image, notes) for table, path in zip(tables, paths, strict=True)
         ]
         shard, index = shards.join(indices)
-        columns = {name: values for name, values in index.columns.items() if name != "id"}
         rows = Rows(paths, tables, shard, index.places, image)
-        ids, by = shards.ids_of(index.columns, "place", lambda: shards.ids_by_place(shard))
+        ids, by, columns = shards.ids_of(index.columns, "place", lambda: shards.ids_by_place(shard))
         names = shards.class_names(paths[0]) | names
         return Listing(rows, columns, self.path, "parquet", names, ids, notes, ids_by=by)
 

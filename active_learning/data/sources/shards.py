@@ -56,10 +56,11 @@ class ShardSection(DiskSection):
 
 
 class Ids(NamedTuple):
-    """Ids of a listing, and what they are made of (`Listing.ids_by`)."""
+    """Ids of a listing, what they are made of (`Listing.ids_by`), and its other columns."""
 
     ids: np.ndarray
     by: str
+    columns: dict[str, list[Any]]
 
 
 def find(path: str, key: str, suffix: str) -> layouts.Layout:
@@ -154,14 +155,15 @@ def ids_of(columns: dict[str, list[Any]], by: str, made: Callable[[], np.ndarray
 
     Where some examples have a stored id, the others keep what is made, with bit 47 set.
     """
+    others = {name: values for name, values in columns.items() if name != "id"}
     has = np.array([type(i) is int and -(2**63) <= i < 2**63 for i in columns.get("id", [])], bool)
     if has.all() and len(has):
-        return Ids(np.array(columns["id"], np.int64), "stored")
+        return Ids(np.array(columns["id"], np.int64), "stored", others)
     ids = made()
     if has.any():
         ids |= np.int64(1) << np.int64(47)
         ids[has] = [i for i, there in zip(columns["id"], has, strict=True) if there]
-    return Ids(ids, by)
+    return Ids(ids, by, others)
 
 
 def ids_by_place(shard: Integer[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:

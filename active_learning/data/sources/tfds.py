@@ -120,7 +120,7 @@ class Tfds(DiskSection):
         where = f"{self.name}:{split}"
         version = contents.digest(text.encoded(f"{folder} {stamp}"))
         files = _Records(records, self.image, where, version)
-        ids, by = shards.ids_of(
+        ids, by, columns = shards.ids_of(
             index.columns, "bytes", lambda: contents.file_ids(files, str(folder / split))
         )
         names = {
@@ -128,7 +128,6 @@ class Tfds(DiskSection):
             for n, kind in known.items()
             if isinstance(kind, features.ClassLabel)
         }
-        columns = {name: values for name, values in index.columns.items() if name != "id"}
         return Listing(files, columns, where, "tfds", names, ids, ids_by=by)
 
 

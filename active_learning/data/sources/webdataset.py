@@ -56,11 +56,10 @@ class WebDataset(ShardSection):
 
         indices = shards.each(files, opened)
         shard, index = shards.join(indices)
-        ids, by = shards.ids_of(
+        ids, by, columns = shards.ids_of(
             index.columns, "key", lambda: shards.ids_of_members(paths, shard, index.keys)
         )
         names = shards.class_names(paths[0])
-        columns = {name: values for name, values in index.columns.items() if name != "id"}
         bad, left_out = shards.accounts(indices)
         places = _Members(files, shard, index)
         return Listing(
