@@ -1,6 +1,5 @@
 """Examples of any source for curation: small pictures, labels by name, keys by content."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from active_learning.data.errors import DataError
 from active_learning.data.sources.contents import content_keys, digest, pixel_digests
 from active_learning.data.sources.disk_section import DiskSection
 from active_learning.data.sources.files import Listing
-from active_learning.data.sources.on_disk import found_size
+from active_learning.data.sources.on_disk import found_size, threads_here
 from active_learning.data.sources.source import Source
 
 UNLABELED = classes.MISSING
@@ -129,7 +128,7 @@ def _listed(
             problems[place] = " ".join(str(error).split()) or type(error).__name__
         problems[place] = listing.bad.get(row, problems[place])
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode") as pool:
+    with ThreadPoolExecutor(threads_here(), "decode") as pool:
         for start in range(0, n, 512):
             list(pool.map(one, range(start, min(start + 512, n))))
             tell((before + min(start + 512, n)) / whole, "reading pictures")

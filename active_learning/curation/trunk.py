@@ -6,6 +6,7 @@ so that a pass that was stopped goes on where it was.
 
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from active_learning.config import ConfigError
 from active_learning.curation.features import compress
 from active_learning.curation.folds import Pieces, signature
 from active_learning.data import images
+from active_learning.data.sources.on_disk import threads_here
 from active_learning.data.transforms import normalize
 from active_learning.models.published import Published, Resolved, open_published
 
@@ -100,11 +102,13 @@ class Trunk:
 
         def forward(picture: Callable, rows: np.ndarray) -> np.ndarray:
             out = []
-            for start in range(0, len(rows), batch):
-                views = [_view(picture(int(row)), size) for row in rows[start : start + batch]]
-                filled = views + [views[-1]] * (batch - len(views))
-                found = run(params, jax.device_put(np.stack(filled), by_row))
-                out.append(np.asarray(found)[: len(views)])
+            with ThreadPoolExecutor(threads_here(), "decode") as pool:
+                for start in range(0, len(rows), batch):
+                    part = rows[start : start + batch].tolist()
+                    views = list(pool.map(lambda row: _view(picture(row), size), part))
+                    filled = views + [views[-1]] * (batch - len(views))
+                    outputs = run(params, jax.device_put(np.stack(filled), by_row))
+                    out.append(np.asarray(outputs)[: len(views)])
             return np.concatenate(out)
 
         return forward

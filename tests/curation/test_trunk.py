@@ -61,7 +61,7 @@ def test_a_stopped_pass_goes_on_where_it_was(world, tmp_path, monkeypatch):
 
     class Counted:
         def __getitem__(self, row):
-            if len(read) == 25:
+            if len(read) >= 25:
                 raise KeyboardInterrupt
             read.append(row)
             return pictures[row]
@@ -79,7 +79,7 @@ def test_a_stopped_pass_goes_on_where_it_was(world, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
     read.clear()
     whole = features(path, Counted(), tmp_path)
-    assert read == list(range(20, 30))
+    assert sorted(read) == list(range(20, 30))
     np.testing.assert_array_equal(whole, features(path, pictures, tmp_path / "anew"))
 
 
