@@ -96,7 +96,7 @@ def test_paths_of_flags(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", [prepare.main, curate.main])
-@pytest.mark.parametrize("out", ["s3://bucket/out", "", "a\0b", "~nosuchuser/out"])
+@pytest.mark.parametrize("out", ["s3://bucket/out", "https://h/out", "", "a\0b", "~nosuchuser/out"])
 def test_the_folder_to_write_must_be_local(command, out, capsys):
     assert refused(command, ["source", out], capsys).startswith("error: OUT: ")
 

@@ -18,12 +18,10 @@ def is_url(path: str) -> bool:
     return path.lower().startswith(("http://", "https://"))
 
 
-def check_kind(path: str, key: str, *, write: bool = False) -> None:
-    """DataError naming `key` for an address that is neither local nor, to read, HTTP."""
+def check_kind(path: str, key: str) -> None:
+    """DataError naming `key` for an address that is neither local nor HTTP."""
     match = _SCHEME.match(path)
-    if not match or path.lower().startswith("file:"):
-        return
-    if not write and is_url(path):
+    if not match or path.lower().startswith("file:") or is_url(path):
         return
     if "://" not in path and os.path.lexists(path):
         return  # a local name with a colon
@@ -37,10 +35,9 @@ def check_kind(path: str, key: str, *, write: bool = False) -> None:
         "gcs",
     ):
         return
-    kinds = "a local folder" if write else "a local path, or http(s):// for tars"
     raise DataError(
-        f"{key}={path!r}: {match[1]}: addresses are not supported; expected {kinds}; copy or mount "
-        f"it first"
+        f"{key}={path!r}: {match[1]}: addresses are not supported; expected a local path, or "
+        f"http(s):// for tars; copy or mount it first"
     )
 
 

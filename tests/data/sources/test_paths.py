@@ -39,9 +39,7 @@ def test_addresses_of_other_kinds(path):
     assert "\n" not in str(error.value)
 
 
-def test_http_is_read_and_not_written():
+def test_http_is_read():
     paths.check_kind("https://h/a.tar", "k")
     paths.check_kind("/a/b:c", "k")
     paths.check_kind("C:\\data", "k")
-    with pytest.raises(DataError, match="expected a local folder"):
-        paths.check_kind("https://h/out", "OUT", write=True)
