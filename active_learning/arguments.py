@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         name, equals, _ = word.partition("=")
         takes_value = before.startswith("--") and "=" not in before
         if equals and not takes_value and f"--{name}" in self._option_string_actions:
-            self.error(f"{word!r} is no flag; did you mean --{word}?")
+            self.error(f"{word!r} is not a flag; did you mean --{word}?")
 
     def _unknown(self, word: str) -> str:
         name = word.partition("=")[0]
@@ -70,7 +70,7 @@ class Parser(argparse.ArgumentParser):
         known = [flag for flag in self._option_string_actions if flag.startswith("--")]
         close = difflib.get_close_matches(f"--{name.lstrip('-')}", known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}"
-        return f"{word!r} is no flag; {hint}"
+        return f"{word!r} is not a flag; {hint}"
 
 
 def number(
@@ -102,10 +102,10 @@ def path(text: str) -> Path:
         text = unquote(urlparse(text).path)
     elif match := _ADDRESS.match(text):
         raise argparse.ArgumentTypeError(
-            f"{text!r}: {match[1]} addresses are not read; give a local path"
+            f"{text!r}: {match[1]} addresses are not supported; give a local path"
         )
     if "\0" in text or not text:
-        raise argparse.ArgumentTypeError(f"{text!r}: no path")
+        raise argparse.ArgumentTypeError(f"{text!r}: not a path")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:  # No such user.

@@ -154,7 +154,7 @@ def _check_actors(config: Config, devices: int) -> None:
             f"{key}: of {devices} devices at least one must train, so at most {devices - 1}"
         )
     if not select.policy.needs:
-        raise ConfigError(f"{key}: policy {select.policy.name!r} scores nothing while it trains")
+        raise ConfigError(f"{key}: policy {select.policy.name!r} does not score during training")
     if select.schedule != "ahead":
         raise ConfigError(
             f"{key}: actors choose one update ahead, so config.select.schedule must be 'ahead'"
@@ -211,13 +211,13 @@ def _check_flexi(config: Config, devices: int) -> None:
         raise ConfigError(f"config.flexi.fraction={error}") from error
     if policy.reuse_forward:
         raise ConfigError(
-            f"config.flexi.patch={flexi.patch}: {policy.name!r} trains on the pass that scores, "
-            "which is at one resolution; use the policy without '_fused'"
+            f"config.flexi.patch={flexi.patch}: {policy.name!r} trains on the scoring pass, "
+            "which has one resolution; use the policy without '_fused'"
         )
     if config.grad_accum_steps > 1:
         raise ConfigError(
             f"config.grad_accum_steps={config.grad_accum_steps}: with config.flexi.patch a batch "
-            "is not cut further, use 1"
+            "cannot be cut further; use 1"
         )
 
 
@@ -227,16 +227,15 @@ def _check_distill(config: Config) -> None:
     if not config.distill.weight:
         return
     if "reference" not in policy.needs:
-        raise ConfigError(f"{key}: policy {policy.name!r} reads no reference to learn from")
+        raise ConfigError(f"{key}: policy {policy.name!r} uses no reference to learn from")
     if reference.models_scoring != 1:
         raise ConfigError(
-            f"{key}: config.reference.kind={reference.kind_name!r} has not one model that runs; "
-            "use 'trained' or 'loaded'"
+            f"{key}: config.reference.kind={reference.kind_name!r} is not a single model that "
+            "runs; use 'trained' or 'loaded'"
         )
     if policy.reuse_forward:
         raise ConfigError(
-            f"{key}: {policy.name!r} trains on the pass that scores; use the policy without "
-            "'_fused'"
+            f"{key}: {policy.name!r} trains on the scoring pass; use the policy without '_fused'"
         )
 
 

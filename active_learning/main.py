@@ -62,11 +62,11 @@ def main(argv: list[str]) -> None:
 
 
 def _stray_word(word: str) -> str:
-    """A word that is no flag: `config.total=4` instead of `--config.total=4`."""
+    """A word that is not a flag: `config.total=4` instead of `--config.total=4`."""
     name = word.partition("=")[0]
     known = name.startswith("config") or name in flags.FLAGS
     meant = f"--{word}" if known else f"--config.{word}"
-    return f"{word!r} is no flag; did you mean {meant}?"
+    return f"{word!r} is not a flag; did you mean {meant}?"
 
 
 def _scalars(values: dict) -> str:

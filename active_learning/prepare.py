@@ -112,7 +112,7 @@ def _as_format(options: Options, kind: str) -> Options:
     if not kind:
         return options
     if options.format != Options.format:
-        raise ConfigError(f"--as={kind} and --format={options.format}: give one of them")
+        raise ConfigError(f"--as={kind} and --format={options.format}: give only one of them")
     formats = {"webdataset": "tar", "parquet": "parquet"}
     return dataclasses.replace(options, format=formats.get(kind, Options.format))
 

@@ -14,6 +14,7 @@ that a run did not finish are listed as not run.
 import argparse
 import fnmatch
 import json
+import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -324,7 +325,8 @@ def page(result: dict) -> str:
     cells, missing = result["cells"], result["not_run"]
     count = f"{len(cells)} of {len(CELLS)} cells were run"
     left = f"; not run: {', '.join(missing)}" if missing else ""
-    return f"{table(cells)}\n\n{count}{left}."
+    note = textwrap.fill(f"{count}{left}.", 100, break_on_hyphens=False)
+    return f"{table(cells)}\n\n{note}"
 
 
 def results(file: Path) -> dict[str, list[dict]]:

@@ -35,7 +35,7 @@ def refused(command, arguments, capsys) -> str:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_unknown_flag_is_one_line(name, capsys):
     command, right = COMMANDS[name]
-    assert "'--nosuch=3' is no flag" in refused(command, [*right, "--nosuch=3"], capsys)
+    assert "'--nosuch=3' is not a flag" in refused(command, [*right, "--nosuch=3"], capsys)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ class Trunk:
         resolved = open_published(Published(path=str(path)), texts=False, key="--weights")
         height, width, _ = resolved.about.image_shape
         if height != width:
-            raise ConfigError(f"--weights={path}: for images of {height} x {width}, no square")
+            raise ConfigError(
+                f"--weights={path}: for images of {height} x {width}, which is not square"
+            )
         return cls(resolved)
 
     @property

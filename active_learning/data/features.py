@@ -86,12 +86,12 @@ class FeatureTable:
             values = np.lib.format.open_memmap(path, mode="r+")
         except (OSError, ValueError, EOFError) as error:
             raise DataError(
-                f"{path}: cannot be read ({error}); delete the folder, and it is made again"
+                f"{path}: cannot be read ({error}); delete the folder to compute it again"
             ) from error
         if values.dtype != dtype or values.shape != shape:
             raise DataError(
                 f"{path}: {values.dtype} of shape {values.shape}, expected {np.dtype(dtype)} of "
-                f"shape {shape}; delete the folder, and it is made again"
+                f"shape {shape}; delete the folder to compute it again"
             )
         return values
 
@@ -209,8 +209,8 @@ def _about(folder: Path) -> dict[str, Any]:
         [about[name] for name in IDENTITY]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            f"{path}: cannot be read ({type(error).__name__}); delete the folder, and it is made "
-            "again"
+            f"{path}: cannot be read ({type(error).__name__}); delete the folder to compute "
+            "it again"
         ) from error
     return about
 

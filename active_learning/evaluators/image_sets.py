@@ -127,7 +127,7 @@ def _numbers(listing: Listing, known: classes.Classes) -> Int32[np.ndarray, "n"]
     if len(none):
         row = int(none[0])
         raise DataError(
-            f"{listing.files.name(row)}: label {listing.columns[LABEL][row]!r} is no class of the "
-            f"data ({len(none)} of {len(labels)} images)"
+            f"{listing.files.name(row)}: label {listing.columns[LABEL][row]!r} is not a class of "
+            f"the data ({len(none)} of {len(labels)} images)"
         )
     return labels

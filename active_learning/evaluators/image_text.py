@@ -174,7 +174,7 @@ def judged(towers: Towers, data, file: Path) -> dict[str, float]:
     usable = [j for j in judgements if j[0] in images and j[1] in texts and j[2] < len(texts[j[1]])]
     if not usable:
         raise DataError(
-            f"{file}: none of its {len(judgements)} judgements is about images of this run"
+            f"{file}: none of its {len(judgements)} judgments is about images of this run"
         )
     place_of = {name: n for n, name in enumerate(sorted({j[0] for j in usable}))}
     left = towers.embed.images(towers.params, _Scattered([images[name] for name in place_of]))

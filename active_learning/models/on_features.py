@@ -50,8 +50,8 @@ class OnFeatures(Section):
             return learner.published(learner)
         if not isinstance(learner, Published):
             raise ConfigError(
-                "config.scorer.of='': config.learner starts from no weights, so give a "
-                ".safetensors or .npz file, or a folder with one"
+                "config.scorer.of='': config.learner does not start from published weights, so "
+                "give a .safetensors or .npz file, or a folder with one"
             )
         return Published(path=learner.path, heads=learner.heads, patch=learner.patch)
 

@@ -57,8 +57,8 @@ def read(run: Path, batch_size: int, total: int, data_hash: str, ids_by: str = "
     theirs, made_of = recorded.get("hash"), recorded.get("ids", "place")
     if theirs != data_hash and made_of != ids_by:
         raise ConfigError(
-            f"{KEY}={str(run)!r}: recorded with ids made of {made_of}, those of these data are "
-            f"made of {ids_by}; record it again"
+            f"{KEY}={str(run)!r}: recorded with ids of kind {made_of!r}, but those of these data "
+            f"are of kind {ids_by!r}; record it again"
         )
     if theirs != data_hash:
         raise ConfigError(

@@ -228,8 +228,8 @@ def read(path: Path, data_hash: str, view: str, model: str = "", ids_by: str = "
     theirs = about.get("ids", "place")
     if about["data"] != data_hash and theirs != ids_by:
         raise DataError(
-            f"{path}: its ids are made of {theirs}, those of these data of {ids_by}; write it "
-            "again with store_scores"
+            f"{path}: its ids are of kind {theirs!r}, but those of these data are of kind "
+            f"{ids_by!r}; write it again with store_scores"
         )
     for name, ours in (("data", data_hash), ("view", view), ("model", model or about["model"])):
         if about[name] != ours:

@@ -46,8 +46,8 @@ class Stored(Reference):
             if config.evaluate.gate:
                 raise ConfigError(
                     f"config.evaluate.gate={config.evaluate.gate!r}: a gate evaluates the "
-                    "reference, and stored embeddings of pairs are no model; use 'loaded', or no "
-                    "gate"
+                    "reference, but stored embeddings of pairs are not a model; use 'loaded', "
+                    "or no gate"
                 )
             return
         if "reference" in policy.needs and policy.observe is not None:
@@ -82,8 +82,8 @@ class Stored(Reference):
         made_of = about.get("ids", "place")
         if theirs["data"] != about["hash"] and theirs["ids"] != made_of:
             raise DataError(
-                f"{self.path}: its ids are made of {theirs['ids']}, those of these data of "
-                f"{made_of}; write it again with store_scores"
+                f"{self.path}: its ids are of kind {theirs['ids']!r}, but those of these data "
+                f"are of kind {made_of!r}; write it again with store_scores"
             )
         expected = {
             "data": about["hash"],
@@ -100,13 +100,13 @@ class Stored(Reference):
         if len(table.missing):
             raise DataError(
                 f"{self.path}: {len(table.missing)} of {len(table.ids)} examples have no "
-                f"embeddings yet, the first of id {table.ids[table.missing[0]]}; run the same "
+                f"embeddings yet, the first is id {table.ids[table.missing[0]]}; run the same "
                 "store_scores command again"
             )
         ids = data.train.source.ids
         if len(table.ids) != len(ids) or (table.ids != ids).any():
             rows_of_ids(table.ids, ids, score_file.KEY)
-            raise DataError(f"{self.path}: its examples are in another order than the data's")
+            raise DataError(f"{self.path}: its examples are in a different order from the data's")
         train = dataclasses.replace(data.train, embeddings=table)
         digest = f"{theirs['model']} {theirs['dtype']}"
         return dataclasses.replace(data, train=train, provenance=about | {"scores": digest})

@@ -40,7 +40,7 @@ class Opening:
 def opening(labels: LabelCheck | None) -> Opening:
     """Decides from what is known of the labels; None: nothing is known."""
     if labels is None:
-        return Opening("little", "nothing is known of the labels")
+        return Opening("little", "nothing is known about the labels")
     if labels.agreement.low <= labels.chance:
         return Opening("none", "the reference predicts labels no better than chance")
     said = f"{labels.corrupted.low:.0%} to {labels.corrupted.high:.0%} of the labels are corrupted"

@@ -51,8 +51,8 @@ def init_workdir(workdir: Path, config: Config, about: dict[str, Any]) -> None:
         made_of = [one["data"].get("ids", "place") for one in (theirs, about)]
         if before != now and made_of[0] != made_of[1]:
             raise ConfigError(
-                f"{workdir}: ids of the run's examples were made of {made_of[0]}, now of "
-                f"{made_of[1]}; train it again in a new folder"
+                f"{workdir}: the run's ids are of kind {made_of[0]!r}, but those of these data are "
+                f"of kind {made_of[1]!r}; train it again in a new folder"
             )
         if before != now:
             raise ConfigError(

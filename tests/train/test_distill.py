@@ -83,7 +83,7 @@ def test_pairs_and_soft_targets(tmp_path):
         ),
         (
             {"reference": Stored(path="scores.npz")},
-            "config.reference.kind='stored' has not one model that runs",
+            "config.reference.kind='stored' is not a single model that runs",
         ),
         ({"distill": Distill(weight=1.5)}, "config.distill.weight=1.5: must be at most 1"),
         ({"distill": Distill(0.5, 0.0)}, "config.distill.temperature=0.0: must be above 0"),

@@ -75,7 +75,7 @@ def test_pairs_are_charged_what_the_compiled_step_runs(tars):
             "config.flexi.patch=4: config.learner, a MLP has no patches",
         ),
         ({"policy": al.policies.hard_learner_fused}, "use the policy without '_fused'"),
-        ({"grad_accum_steps": 2}, "config.grad_accum_steps=2: .* not cut further"),
+        ({"grad_accum_steps": 2}, "config.grad_accum_steps=2: .* cannot be cut further"),
     ],
 )
 def test_what_cannot_be_is_named(arrays, changes, message):

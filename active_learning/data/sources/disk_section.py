@@ -234,10 +234,10 @@ class DiskSection(SourceSection):
                     )
                 elif number is not None and number < 0:
                     problems.add(
-                        name, f"{column} {value!r} is no class: negative numbers say 'no label'"
+                        name, f"{column} {value!r} is not a class: negative numbers say 'no label'"
                     )
                 else:
-                    problems.add(name, f"{column} {_short(value)} is no class")
+                    problems.add(name, f"{column} {_short(value)} is not a class")
         return labels
 
     def _drop_textless(

@@ -102,8 +102,8 @@ def _labels(part: Part, label: str) -> list[str] | None:
     if (numbers < 0).any():
         row = int(part.rows[int((numbers < 0).argmax())])
         raise DataError(
-            f"{listing.files.name(row)}: its {label} {listing.columns[label][row]!r} is no class; "
-            "drop it by --keep"
+            f"{listing.files.name(row)}: its {label} {listing.columns[label][row]!r} is not a "
+            "class; leave it out with --keep"
         )
     return [known.names[number] for number in numbers.tolist()]
 

@@ -174,7 +174,7 @@ def square_side(rows: int, name: str, path: Any) -> int:
     """Side of a square grid of so many positions. Raises ConfigError for another number."""
     side = math.isqrt(rows)
     if side * side != rows:
-        raise ConfigError(f"{path}: {rows} positions in {name} are no square grid")
+        raise ConfigError(f"{path}: {rows} positions in {name} are not a square grid")
     return side
 
 

@@ -183,11 +183,11 @@ def test_an_empty_class_is_reported(tmp_path):
         ({"train.csv": "path,kind\nx.png,2\n"}, {}, "no column 'label'; there are: kind"),
         ({"train.jsonl": '{"path": "x.png"\n'}, {}, "line 1 is no JSON"),
         ({"train.jsonl": "[1]\n"}, {}, "line 1 is list"),
-        ({"train.csv": "path,label\nx.png,\ny.png,1\n"}, {}, "x.png .label '' is no class"),
+        ({"train.csv": "path,label\nx.png,\ny.png,1\n"}, {}, "x.png .label '' is not a class"),
         (
             {"train.csv": "path,label\nx.png,7\ny.png,1\n"},
             {"classes": 3},
-            "x.png .label '7' is no class",
+            "x.png .label '7' is not a class",
         ),
         (
             {"train.csv": "path,label,caption\nx.png,1,\ny.png,1,b\n"},

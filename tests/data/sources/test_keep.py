@@ -216,7 +216,7 @@ def test_decisions_about_arrays(tmp_path):
         (["--labels={scores}:score<1"], "no column 'suggested'"),
         (["--as=csv", "--size=8"], "--as=csv: takes the images as they are"),
         (["--as=parquet", "--small=8"], "Parquet has no place for small views"),
-        (["--as=parquet", "--format=tar"], "give one of them"),
+        (["--as=parquet", "--format=tar"], "give only one of them"),
     ],
 )
 def test_wrong_input_gets_one_line(world, tmp_path, flags, message, capsys):
