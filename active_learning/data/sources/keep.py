@@ -54,7 +54,7 @@ def decided(listing: Listing, keep: str, labels: str, column: str) -> Listing:
         known = listing.classes(column)
         numbers = {row: _number(known, name, listing.where) for row, name in new.items()}
         columns[column] = _with_values(columns[column], known, numbers)
-    note = f"{len(dropped)} of {len(keys)} examples are left out, {len(new)} have a new label"
+    note = f"{len(dropped)} of {len(keys)} examples left out, {len(new)} relabeled"
     return dataclasses.replace(
         listing,
         columns=columns,
