@@ -149,7 +149,7 @@ def test_what_does_not_fit_gets_one_line(data, reference, stored, tmp_path):
     gated = dataclasses.replace(
         config(data, Stored(path=str(stored[0]))), evaluate=Evaluate(gate="gate")
     )
-    with pytest.raises(ConfigError, match=r"config\.evaluate\.gate='gate': .* no model"):
+    with pytest.raises(ConfigError, match=r"config\.evaluate\.gate='gate': .* not a model"):
         build.build(gated)
     with pytest.raises(ConfigError, match="go to a folder"):
         store_scores.store(reference, out=tmp_path / "s.csv")

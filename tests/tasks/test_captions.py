@@ -99,7 +99,7 @@ def test_the_tokens_of_a_batch_are_those_of_its_captions_by_id_and_epoch(folder)
         ),
         ({"learner": pairs_world.towers().image}, "config.learner: MLP has no text tower"),
         ({"task": Pairs(loss_chunk=5)}, "config.task.loss_chunk=5"),
-        ({"reference": Stored(path="x")}, "stored embeddings of pairs are no model"),
+        ({"reference": Stored(path="x")}, "stored embeddings of pairs are not a model"),
     ],
 )
 def test_what_cannot_run_is_one_clear_line(folder, changes, message):

@@ -79,7 +79,7 @@ def test_pairs_and_soft_targets(tmp_path):
     [
         (
             {"select": Select(policy=al.policies.hard, ratio=4)},
-            "config.distill.weight=0.25: policy 'hard' reads no reference",
+            "config.distill.weight=0.25: policy 'hard' uses no reference",
         ),
         (
             {"reference": Stored(path="scores.npz")},
