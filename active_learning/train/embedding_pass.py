@@ -18,44 +18,31 @@ from active_learning.evaluators.retrieval import retrieval_metrics
 from active_learning.metrics import LOG
 from active_learning.references import Embedded
 from active_learning.references.row_pass import caption_rows, embed_pairs, logit_scalars
+from active_learning.tasks import View
 from active_learning.train.build import Experiment
 from active_learning.train.feature_pass import (
     Bill,
-    located,
     pixels_hash,
     training_rows,
     view_hash,
-    with_features,
 )
 
+KEY = "config.reference.store"
 
-def with_stored(
-    experiment: Experiment, workdir: Path, requested: Callable[[], bool] = lambda: False
+
+def with_embeddings(
+    experiment: Experiment, requested: Callable[[], bool]
 ) -> tuple[Experiment, Bill] | None:
-    """Joins what is computed once by published weights, and computes what is missing of it.
+    """Joins the embeddings of a stored reference, and computes those that are missing.
 
     Args:
-      experiment: One whose models and reference read nothing stored is returned as it is.
-      workdir: Folder of the run, where it is kept unless the config says otherwise.
+      experiment: One whose reference is of another kind is returned as it is.
       requested: Asked before each piece whether to stop.
 
     Returns:
-      The experiment and what the passes over the training data cost this run, whether they were
-      made now or before; None when it was stopped.
-
-    Raises:
-      DataError: What is stored is damaged or of other data.
+      The experiment and what the pass over the training data costs this run; None when it was
+      stopped.
     """
-    features = with_features(located(experiment, workdir), requested)
-    if features is None:
-        return None
-    embeddings = _with_embeddings(features[0], requested)
-    return None if embeddings is None else (embeddings[0], features[1] + embeddings[1])
-
-
-def _with_embeddings(
-    experiment: Experiment, requested: Callable[[], bool]
-) -> tuple[Experiment, Bill] | None:
     reference, data = experiment.reference, experiment.data
     if not isinstance(reference, Embedded) or not experiment.recipe.policy.reads_reference:
         return experiment, Bill()
@@ -102,23 +89,20 @@ def _tables(experiment: Experiment, reference: Embedded, params: PyTree) -> dict
     width = role.module.image_out or role.module.image.width
 
     def opened(part: Part) -> PairTables:
-        data = str(part.source.describe()["hash"])
-        common = {"data": data, "model": model, "compute": role.view.dtype}
-        image = common | {
-            "content": "image embeddings",
-            "view": view_hash(role.view, role.module.image),
-            "pixels": pixels_hash(part.source),
-        }
         captions = part.captions
         assert captions is not None, "the task joins them"
-        text = common | {"content": "caption embeddings", "captions": captions.content_hash()}
-
-        def table(about: dict[str, str], counts: np.ndarray | None = None) -> RowTable:
-            ids, key = part.source.ids, "config.reference.store"
-            folder = folder_for(Path(reference.store), about, ids)
-            return RowTable.begin(folder, about, ids, width, counts, key=key)
-
-        return PairTables(table(image), table(text, captions.counts), *logit_scalars(params))
+        ids = part.source.ids
+        about = {
+            "content": "caption embeddings",
+            "data": str(part.source.describe()["hash"]),
+            "model": model,
+            "compute": role.view.dtype,
+            "captions": captions.content_hash(),
+        }
+        folder = folder_for(Path(reference.store), about, ids)
+        text = RowTable.begin(folder, about, ids, width, captions.counts, key=KEY)
+        image = image_table(part.source, Path(reference.store), role.module, role.view, model)
+        return PairTables(image, text, *logit_scalars(params))
 
     def make_all() -> None:
         for part in parts.values():
@@ -126,6 +110,29 @@ def _tables(experiment: Experiment, reference: Embedded, params: PyTree) -> dict
 
     distributed.run_on_primary(make_all)
     return {key: opened(part) for key, part in parts.items()}
+
+
+def image_table(source: Any, store: Path, module: Any, view: View, model: str) -> RowTable:
+    """The table of the image embeddings of a source.
+
+    Args:
+      source: The images.
+      store: Folder that tables share.
+      module: The two-tower model.
+      view: What it sees.
+      model: Hash of its weights.
+    """
+    about = {
+        "content": "image embeddings",
+        "data": str(source.describe()["hash"]),
+        "model": model,
+        "compute": view.dtype,
+        "view": view_hash(view, module.image),
+        "pixels": pixels_hash(source),
+    }
+    width = module.image_out or module.image.width
+    folder = folder_for(store, about, source.ids)
+    return RowTable.begin(folder, about, source.ids, width, key=KEY)
 
 
 def _counts(part: Part) -> np.ndarray:

@@ -22,7 +22,7 @@ from active_learning.evaluators.batches import map_batches
 from active_learning.metrics import LOG
 from active_learning.models.on_features import OnFeatures
 from active_learning.models.published import Resolved
-from active_learning.references import Embedded
+from active_learning.references import Embedded, ZeroShot
 from active_learning.references.row_pass import fill
 from active_learning.settings import Config
 from active_learning.tasks import View
@@ -87,7 +87,7 @@ def located(experiment: Experiment, workdir: Path) -> Experiment:
     config, store = experiment.config, str(workdir / "features")
     if isinstance(config.scorer, OnFeatures) and not config.scorer.store:
         config = dataclasses.replace(config, scorer=dataclasses.replace(config.scorer, store=store))
-    if isinstance(config.reference, Embedded) and not config.reference.store:
+    if isinstance(config.reference, Embedded | ZeroShot) and not config.reference.store:
         config = dataclasses.replace(
             config, reference=dataclasses.replace(config.reference, store=store)
         )
