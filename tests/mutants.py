@@ -112,7 +112,7 @@ MUTANTS = [
     Mutant("partners by place", "data/augment.py", "jnp.zeros_like(order).at[order].set(jnp.roll(order, -1))", "jnp.roll(jnp.arange(len(order)), -1)", "data/test_augment.py"),
     Mutant("joint selection forgets the columns", "core/select.py", "logits = logits + columns + rows", "logits = logits + columns", "test_joint.py"),
     Mutant("joint selection draws twice", "core/select.py", "return logits.at[new].set(-jnp.inf)", "return logits", "test_joint.py"),
-    Mutant("the reference is a copy of the online model", "core/pair_scores.py", "SigmoidPairScores(getattr(inputs, model), inputs.reference)", "SigmoidPairScores(getattr(inputs, model), getattr(inputs, model))", "test_joint.py"),
+    Mutant("the reference is a copy of the online model", "core/pair_scores.py", "SigmoidPairScores(getattr(inputs, model), inputs.reference,", "SigmoidPairScores(getattr(inputs, model), getattr(inputs, model),", "test_joint.py"),
     Mutant("pairs of other texts as own", "core/pair_scores.py", "outputs.scale[0] * negative_dot - outputs.bias[0]", "outputs.scale[0] * negative_dot + outputs.bias[0]", "test_joint.py"),
     Mutant("one pass for losses of pairs", "core/gradients.py", "if not model.pairwise:", "if True:", "core/test_gradients.py"),
     Mutant("captions by place", "data/captions.py", "hash64(0xCA97, ids, epochs)", "hash64(0xCA97, np.arange(len(ids)), epochs)", "tasks/test_captions.py"),

@@ -181,7 +181,10 @@ def test_features_that_are_not_finite_are_refused(config, tmp_path):
 
 def test_what_stored_features_cannot_do_is_refused(config, tmp_path):
     for changes, message in (
-        ({"learner": world.config(tmp_path).learner}, "config.scorer.of='': config.learner does not start"),
+        (
+            {"learner": world.config(tmp_path).learner},
+            "config.scorer.of='': config.learner does not start",
+        ),
         ({"augmentation": Augmentation(mixup=0.2)}, "config.augmentation.mixup=0.2: config.scorer"),
         ({"data": dataclasses.replace(config.data, small=4)}, "config.data.small=4: config.scorer"),
     ):
