@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from active_learning.data.sources.files import open_regular
-from active_learning.data.sources.paths import is_url, local
+from active_learning.data.sources.paths import is_remote, local, user_cache
 
 LOG = logging.getLogger("active_learning")
 FORMAT = 3
@@ -135,17 +135,14 @@ def _load(file: Path, stamp: str, columns: int, size: int) -> Index | None:
 def _files(shard: str, cache: str) -> list[Path]:
     """Returns where the index of a shard may be: beside it, else in the user's cache."""
     if cache:
-        where = shard if is_url(shard) else os.path.abspath(shard)
+        where = shard if is_remote(shard) else os.path.abspath(shard)
         base = re.sub(r"[^\w.-]", "_", where.rpartition("/")[2])[-60:]
         digest = hashlib.sha256(where.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         return [local(cache) / f"{base}.{digest}.index.npz"]
-    home = (
-        Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "active_learning"
-    )
-    beside = (
-        [Path(f"{shard}.index.npz")] if not is_url(shard) and _writable(Path(shard).parent) else []
-    )
-    return [*beside, *_files(shard, str(home))]
+    beside = []
+    if not is_remote(shard) and _writable(Path(shard).parent):
+        beside = [Path(f"{shard}.index.npz")]
+    return [*beside, *_files(shard, str(user_cache()))]
 
 
 def _writable(folder: Path) -> bool:
