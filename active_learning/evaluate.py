@@ -19,8 +19,8 @@ from active_learning.arguments import Parser, path
 from active_learning.checks import on_any_devices
 from active_learning.evaluators import image_text
 from active_learning.train.build import build
-from active_learning.train.embedding_pass import with_stored
 from active_learning.train.run_folder import check_same_data, load_config
+from active_learning.train.stored_inputs import with_stored
 
 
 def evaluate(

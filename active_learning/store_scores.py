@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import PyTree
 
@@ -22,15 +23,20 @@ from active_learning import checkpoint, cli, distributed
 from active_learning.arguments import Parser, path
 from active_learning.config import ConfigError, from_flags, kind_of
 from active_learning.core.recipe import Model
-from active_learning.data.embeddings import DTYPES
+from active_learning.core.sharding import batch_sharding, replicated
 from active_learning.data.parts import Part
-from active_learning.references import embedding_pass, score_file
+from active_learning.data.stored_rows import DTYPES, PairTables, RowTable
+from active_learning.evaluators.embed import Embedder
+from active_learning.references import score_file
+from active_learning.references.row_pass import embed_pairs, logit_scalars
 from active_learning.references.trained import Trained
 from active_learning.settings import Config, Select
 from active_learning.tasks import View
 from active_learning.train.build import Experiment, build
 from active_learning.train.run_folder import load_config
 from active_learning.train.starts import open_models
+
+BATCH = 500  # images, or captions, at a time
 
 
 def store(
@@ -138,16 +144,45 @@ class _Pass:
         part = dataclasses.replace(
             self.part, captions=captions, caption_of=np.arange(len(self.part))
         )
-        images = len(part) * self.module.image.cost(self.view.image_shape).forward
-        about = self.about | {
-            "captions": embedding_pass.captions_hash(captions),
-            "dtype": dtype,
-            "compute": config.dtype,
-            "flops": images + int(captions.counts.sum()) * self.module.text.cost().forward,
-        }
+        count, mesh = int(captions.counts.sum()), self.experiment.mesh
+        flops = len(part) * self.module.image_cost(self.view.image_shape).forward
+        flops += count * self.module.text_cost().forward
         model = self._model(config.task.specialize(self.module, self.view))
-        mesh = self.experiment.mesh
-        return embedding_pass.embed_all(model, self.params, part, mesh, self.out, about)
+        embedder = Embedder(model, min(BATCH, len(part)), batch_sharding(mesh))
+        tables = self._tables(dtype, flops)
+        embed_pairs(embedder, jax.device_put(self.params, replicated(mesh)), part, tables)
+        return tables.image.about | {"examples": len(part), "texts": count}
+
+    def _tables(self, dtype: str, flops: float) -> PairTables:
+        """Tables of images and captions in the folder; made by the primary process first."""
+        captions, ids = self.experiment.data.train.captions, self.part.source.ids
+        assert captions is not None  # attached by the task
+        width = self.module.image_out or self.module.image.width
+        scale, bias = logit_scalars(self.params)
+        about = {name: value for name, value in self.about.items() if name != "ids"} | {
+            "ids_by": self.about["ids"],
+            "captions": captions.content_hash(),
+            "compute": self.experiment.config.dtype,
+            "flops": flops,
+            "scale": scale,
+            "bias": bias,
+        }
+
+        def begun() -> PairTables:
+            image = about | {"content": "image embeddings"}
+            text = about | {"content": "caption embeddings"}
+            return PairTables(
+                RowTable.begin(self.out / "image", image, ids, width, None, dtype),
+                RowTable.begin(self.out / "text", text, ids, width, captions.counts, dtype),
+                scale,
+                bias,
+            )
+
+        def make() -> None:
+            begun()
+
+        distributed.run_on_primary(make)
+        return begun()
 
 
 def whole_source(experiment: Experiment) -> Part:

@@ -9,7 +9,7 @@ uniform's total FLOPs, its wall-clock, and half of its wall-clock, with everythi
 references, and the pass that stores features. Seconds are numbers of updates times the time of one,
 measured in turns in one process. The same command goes on where it was stopped.
 
-Phase `tune` judges three learning rates of uniform training on the part `tune`; the final arms use
+Phase `tune` judges four learning rates of uniform training on the part `tune`; the final arms use
 the best of them on other seeds, and read the test set once.
 """
 
@@ -41,7 +41,7 @@ from experiments.arms import Arm, run_all
 from experiments.finetune_data import pretrain, write_data
 
 RESULTS = Path(__file__).parent / "results"
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 SMALL, HEADS = "learnability, small scorer", "learnability, heads on stored features"
 FILTER = "filter first, by cross-fitted heads"
 # Kept by the filter: the true fraction of right labels, which a curator would have to estimate.

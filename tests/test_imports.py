@@ -40,6 +40,7 @@ def libraries(path: Path) -> set[str]:
 # Modules of core by what they may import of it, from the leaves to the step.
 CORE = (
     ("losses", "contrastive", "gradients", "select", "scores", "optim", "sharding", "infobatch"),
+    ("pair_gains",),
     ("pair_scores",),
     ("policies",),
     ("recipe",),

@@ -11,11 +11,10 @@ from jaxtyping import Bool, Float32, Int32, Int64, Integer
 
 from active_learning.data import splits
 from active_learning.data.captions import Captions
-from active_learning.data.embeddings import EmbeddingTable
-from active_learning.data.features import COLUMN, FeatureTable, PairTables
 from active_learning.data.order import Chunked, Interleaved, Order
 from active_learning.data.sources.on_disk import stand_in
 from active_learning.data.sources.source import DataError, Source, split_id
+from active_learning.data.stored_rows import COLUMN, PairTables, RowTable
 
 Batch = dict[str, np.ndarray]
 
@@ -70,9 +69,9 @@ class Part:
     captions: Captions | None = None
     caption_of: Int64[np.ndarray, "n"] | None = None
     # Stored features of the whole source, which every batch carries instead of small views.
-    features: FeatureTable | None = None
+    features: RowTable | None = None
     # Stored embeddings of a reference for the whole source, which every batch carries.
-    embeddings: PairTables | EmbeddingTable | None = None
+    embeddings: PairTables | None = None
     # Whether batches carry images; a model on stored features needs none.
     has_images: bool = True
 

@@ -21,13 +21,13 @@ from active_learning.settings import Config
 from active_learning.train import overview, run_folder
 from active_learning.train.build import Experiment, build, first_state
 from active_learning.train.delayed import DelayedOutputs
-from active_learning.train.embedding_pass import with_stored
 from active_learning.train.evaluation import Evaluation
 from active_learning.train.fitting import fitted
 from active_learning.train.gate import Gate
 from active_learning.train.recorder import SelectionLogger
 from active_learning.train.signals import PreemptionGuard
 from active_learning.train.starts import check_param_shapes
+from active_learning.train.stored_inputs import with_stored
 from active_learning.train.updates import UpdateRunner, with_pending
 
 __all__ = ["NonFiniteError", "run"]
