@@ -203,7 +203,7 @@ def table(result: dict) -> str:
     """Markdown: every run, then the fits."""
     rows = result["rows"]
     lines = [
-        "| learner | updates | uniform's error, % | learnability's error, % | reference's own, % "
+        "| learner | updates | uniform's error, % | learnability's error, % | reference's own error, % "
         "| total FLOPs over uniform's |",
         f"|{' --- |' * 6}",
     ]
