@@ -40,6 +40,7 @@ def libraries(path: Path) -> set[str]:
 # Modules of core by what they may import of it, from the leaves to the step.
 CORE = (
     ("losses", "contrastive", "gradients", "select", "scores", "optim", "sharding", "infobatch"),
+    ("pair_gains",),
     ("pair_scores",),
     ("policies",),
     ("recipe",),
@@ -89,7 +90,8 @@ ROOMS = {
     "config": set(),
     "core": {"config"},
     "cost": set(),
-    "data": {"config"},
+    "storage": {"config"},
+    "data": {"config", "storage"},
     "models": {"config", "core", "cost", "data"},
     "evaluators": {"core", "data", "config"},
     "tasks": {"config", "core", "data", "evaluators", "checkpoint", "curation"},

@@ -14,6 +14,7 @@ import pytest
 
 import active_learning as al
 from active_learning.core import contrastive, pair_scores, select, sharding
+from active_learning.plan import hlo
 from tests import toy
 
 B, D = 64, 8
@@ -27,24 +28,27 @@ class Dense(NamedTuple):
     def diag(self):
         return jnp.diagonal(self.matrix)
 
-    def block(self, rows, columns):
-        taken = self.matrix if rows is None else self.matrix[rows]
-        return taken if columns is None else taken[:, columns]
+    def gains(self, selected):
+        del selected
+        return lambda new: self.matrix[:, new].sum(axis=1) + self.matrix[new].sum(axis=0)
 
 
-def said(
-    seed: int, size: int = B, scale: float = 5.0, bias: float = -2.0
-) -> contrastive.Embeddings:
+def embeddings_of(seed: int, size: int = B, width: int = D) -> contrastive.Embeddings:
     keys = jax.random.split(jax.random.key(seed))
-    image, text = (contrastive.l2_normalize(jax.random.normal(key, (size, D))) for key in keys)
-    return contrastive.Embeddings(image, text, jnp.full((size,), scale), jnp.full((size,), bias))
+    image, text = (contrastive.l2_normalize(jax.random.normal(key, (size, width))) for key in keys)
+    return contrastive.Embeddings(image, text, jnp.full((size,), 5.0), jnp.full((size,), -2.0))
 
 
 def matrix_of(one: contrastive.Embeddings) -> np.ndarray:
-    """Every term of the sigmoid loss, in float64."""
-    x = float(one.scale[0]) * np.asarray(one.image, np.float64) @ np.asarray(
-        one.text, np.float64
-    ).T + float(one.bias[0])
+    """Every term of the sigmoid loss, in float64.
+
+    Embeddings of different pairs meet rounded to float16.
+    """
+    pairs = [np.asarray(tower, np.float64) for tower in (one.image, one.text)]
+    rounded = [np.asarray(tower.astype(jnp.float16), np.float64) for tower in (one.image, one.text)]
+    x = rounded[0] @ rounded[1].T
+    np.fill_diagonal(x, np.sum(pairs[0] * pairs[1], axis=1))
+    x = float(one.scale[0]) * x + float(one.bias[0])
     return np.log1p(np.exp(-(2 * np.eye(len(x)) - 1) * x))
 
 
@@ -63,24 +67,38 @@ def slow_joint(key, matrix: np.ndarray, b: int, chunks: int, start: int) -> list
 
 
 def test_pair_scores_are_the_terms_of_the_sigmoid_loss():
-    online, reference = said(0), said(1)
+    online, reference = embeddings_of(0), embeddings_of(1)
     pairs, _ = pair_scores.joint_learnability(
         al.ScoreInputs(online=online, reference=reference), ()
     )
     expected = matrix_of(online) - matrix_of(reference)
-    rows, columns = jnp.arange(5), jnp.arange(10, 30)
-    np.testing.assert_allclose(
-        pairs.block(rows, columns), expected[:5, 10:30], rtol=1e-4, atol=1e-5
-    )
     np.testing.assert_allclose(pairs.diag(), np.diag(expected), rtol=1e-4, atol=1e-5)
     loss = contrastive.sigmoid(online.image, online.text, online.scale[0], online.bias[0])
     hard = replace(pairs, easy=None)
-    block = np.array(hard.block(None, None))
-    np.fill_diagonal(block, hard.diag())
-    np.testing.assert_allclose(block.sum(axis=1), loss, rtol=1e-5)
+    # All but one as new: what they add to that one is its loss as an image, and as a text.
+    others = jnp.arange(1, B)
+    as_text = contrastive.sigmoid(online.text, online.image, online.scale[0], online.bias[0])
+    both = loss[0] + as_text[0] - 2 * hard.diag()[0]
+    np.testing.assert_allclose(hard.gains(B - 1)(others)[0], both, rtol=1e-3)
     np.testing.assert_allclose(
         pair_scores.per_example(pair_scores.tempered(pairs, 0.5)), 2 * pairs.diag(), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("count", [1, 5, 70])
+def test_gains_are_the_rows_and_columns_of_the_new_pairs(count):
+    size = 128
+    online, reference = embeddings_of(0, size), embeddings_of(1, size)
+    pairs, _ = pair_scores.joint_learnability(
+        al.ScoreInputs(online=online, reference=reference), ()
+    )
+    matrix = matrix_of(online) - matrix_of(reference)
+    new = np.random.default_rng(0).permutation(size)[:count]
+    others = np.setdiff1d(np.arange(size), new)
+    expected = (matrix[:, new].sum(axis=1) + matrix[new].sum(axis=0))[others]
+    for scores, factor in ((pairs, 1), (pair_scores.tempered(pairs, 0.5), 2)):
+        added = jax.jit(scores.gains(count))(jnp.asarray(new))
+        np.testing.assert_allclose(added[others], factor * expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -88,10 +106,14 @@ def test_pair_scores_are_the_terms_of_the_sigmoid_loss():
     [(32, 16, None, 2), (30, 4, None, 9), (32, 5, 0.5, 16), (7, 1, None, 7)],
 )
 def test_joint_selection_is_the_formula(b, chunks, first, start):
-    pairs, _ = pair_scores.joint_learnability(al.ScoreInputs(online=said(0), reference=said(1)), ())
+    pairs, _ = pair_scores.joint_learnability(
+        al.ScoreInputs(online=embeddings_of(0), reference=embeddings_of(1)), ()
+    )
     key = jax.random.key(3)
-    result = jax.jit(partial(select.joint, b=b, chunks=chunks, first=first, tile=3))(key, pairs)
-    expected = slow_joint(key, matrix_of(said(0)) - matrix_of(said(1)), b, chunks, start)
+    result = jax.jit(partial(select.joint, b=b, chunks=chunks, first=first))(key, pairs)
+    expected = slow_joint(
+        key, matrix_of(embeddings_of(0)) - matrix_of(embeddings_of(1)), b, chunks, start
+    )
     assert result.indices.tolist() == expected
     assert len(set(expected)) == b
 
@@ -127,9 +149,11 @@ def test_with_a_diagonal_matrix_it_is_independent_sampling_in_law():
 
 
 def test_a_reference_that_copies_the_online_model_is_uniform_sampling():
-    pairs, _ = pair_scores.joint_learnability(al.ScoreInputs(online=said(0), reference=said(0)), ())
+    pairs, _ = pair_scores.joint_learnability(
+        al.ScoreInputs(online=embeddings_of(0), reference=embeddings_of(0)), ()
+    )
     assert not np.asarray(pairs.diag()).any()
-    assert not np.asarray(pairs.block(None, jnp.arange(B))).any()
+    assert not np.asarray(pairs.gains(B)(jnp.arange(B))).any()
     keys = jax.random.split(jax.random.key(1), 4000)
     chosen = jax.jit(jax.vmap(lambda key: select.joint(key, pairs, 16, chunks=4).indices))(keys)
     counts = np.bincount(np.asarray(chosen).ravel(), minlength=B)
@@ -138,19 +162,39 @@ def test_a_reference_that_copies_the_online_model_is_uniform_sampling():
     assert deviation.std() == pytest.approx(1, abs=0.3)
 
 
-def test_devices_change_nothing_and_no_embedding_is_gathered():
-    mesh = toy.mesh_of(8)
-    pairs, _ = pair_scores.joint_learnability(
-        al.ScoreInputs(online=said(0, 512), reference=said(1, 512)), ()
-    )
-    choose = jax.jit(partial(select.joint, b=64, chunks=4))
+WIDTH = 64
+
+
+def over(pairs: pair_scores.SigmoidPairScores, mesh) -> pair_scores.SigmoidPairScores:
+    """The pairs with their embeddings split over a mesh."""
+    split = jax.device_put((pairs.hard, pairs.easy), sharding.batch_sharding(mesh))
+    return replace(pairs, hard=split[0], easy=split[1], mesh=mesh)
+
+
+@pytest.mark.parametrize(
+    ("devices", "fsdp", "b", "chunks", "models"),
+    [(8, 2, 256, 3, 2), (8, 1, 64, 4, 1), (6, 1, 36, 5, 2)],
+)
+def test_devices_change_nothing(devices, fsdp, b, chunks, models):
+    size = 2304
+    online, reference = embeddings_of(0, size, WIDTH), embeddings_of(1, size, WIDTH)
+    pairs = pair_scores.SigmoidPairScores(online if models == 2 else None, reference)
+    choose = jax.jit(partial(select.joint, b=b, chunks=chunks))
     alone = choose(jax.random.key(0), pairs).indices
-    over = jax.device_put((pairs.hard, pairs.easy), sharding.batch_sharding(mesh))
-    compiled = choose.lower(jax.random.key(0), pair_scores.SigmoidPairScores(*over)).compile()
-    np.testing.assert_array_equal(
-        compiled(jax.random.key(0), pair_scores.SigmoidPairScores(*over)).indices, alone
-    )
-    assert "f32[512,8]" not in compiled.as_text()
+    mesh = toy.mesh_of(devices) if fsdp == 1 else sharding.make_mesh(jax.devices()[:devices], fsdp)
+    np.testing.assert_array_equal(choose(jax.random.key(0), over(pairs, mesh)).indices, alone)
+
+
+def test_few_embeddings_move_between_devices():
+    mesh, size, width, b, chunks = toy.mesh_of(8), 4096, 256, 1024, 16
+    both = (embeddings_of(seed, size, width) for seed in (0, 1))
+    pairs = over(pair_scores.SigmoidPairScores(*both), mesh)
+    choose = jax.jit(partial(select.joint, b=b, chunks=chunks))
+    text = choose.lower(jax.random.key(0), pairs).compile().as_text()
+    moved = sum(one.wire * max(1, one.times) for one in hlo.collectives(text))
+    # The selected ones of 15 chunks in float32 on every device, by all-reduces of masked rows.
+    everywhere = 2 * 7 / 8 * 4 * width * 4 * (b - b // chunks)
+    assert moved < everywhere / 3
 
 
 # Planted: pairs of one half of the blocks are worth more, those of the other less, and the diagonal

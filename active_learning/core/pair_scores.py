@@ -4,15 +4,17 @@ They are computed from embeddings; no (B, B) array exists.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from active_learning.core import contrastive
+from active_learning.core import contrastive, pair_gains
 from active_learning.core.contrastive import Embeddings
 from active_learning.core.scores import PolicyState, ScoreInputs, Scores
+from active_learning.core.sharding import replicated
 
 TILE = 1024  # Columns per block of the contrastive losses.
 
@@ -21,15 +23,6 @@ def embeddings(outputs: Embeddings, batch: dict[str, Array]) -> Embeddings:
     """What the scores in this module observe of a model: all of its outputs."""
     del batch
     return outputs
-
-
-def _negative_terms(
-    outputs: Embeddings, rows: Int[Array, "R"] | None, columns: Int[Array, "C"] | None
-) -> Float[Array, "R C"]:
-    """softplus(x_ij): what texts j other than image i's own add to the sigmoid loss."""
-    image = outputs.image if rows is None else outputs.image[rows]
-    text = outputs.text if columns is None else outputs.text[columns]
-    return jax.nn.softplus(outputs.scale[0] * contrastive.products(image, text) + outputs.bias[0])
 
 
 def _positive_terms(outputs: Embeddings) -> Float[Array, "B"]:
@@ -53,30 +46,31 @@ class SigmoidPairScores:
     easy: Any
     # Factor of all scores, 1 / temperature.
     gain: Any = 1.0
+    # The devices over which the candidates are split, None on one device.
+    mesh: Mesh | None = field(default=None, metadata={"static": True})
 
     def diag(self) -> Float[Array, "B"]:
         """Scores of the pairs (i, i)."""
-        return self._difference(_positive_terms)
+        hard = 0.0 if self.hard is None else _positive_terms(self.hard)
+        scores = self.gain * (hard - (0.0 if self.easy is None else _positive_terms(self.easy)))
+        if self.mesh is None:
+            return scores
+        # Whole on every device, like the gains that are added to it.
+        return jax.lax.with_sharding_constraint(scores, replicated(self.mesh))
 
-    def block(
-        self, rows: Int[Array, "R"] | None, columns: Int[Array, "C"] | None
-    ) -> Float[Array, "R C"]:
-        """Scores of the pairs (i, j), i in rows and j in columns (None: all), taken as negatives.
-
-        Entries with i == j are computed as if i and j were different pairs.
-        """
-        return self._difference(lambda outputs: _negative_terms(outputs, rows, columns))
-
-    def _difference(self, terms: Callable[[Embeddings], Array]) -> Array:
-        hard = 0.0 if self.hard is None else terms(self.hard)
-        return self.gain * (hard - (0.0 if self.easy is None else terms(self.easy)))
+    def gains(self, selected: int) -> Callable[[Int[Array, "n"]], Float[Array, "B"]]:
+        """What newly selected pairs add to the score of every other one, taken as negatives."""
+        both = [(one, sign) for one, sign in ((self.hard, 1), (self.easy, -1)) if one is not None]
+        models, signs = zip(*both, strict=True)
+        sums = pair_gains.gains(list(models), signs, self.mesh, selected)
+        return lambda new: self.gain * sums(new)
 
 
 def joint_learnability(
     inputs: ScoreInputs, policy_state: PolicyState, model: str = "online"
 ) -> tuple[SigmoidPairScores, PolicyState]:
     """Sigmoid loss of `model` less the reference's, for every pair (i, j) (JEST, 2406.17711)."""
-    pairs = SigmoidPairScores(getattr(inputs, model), inputs.reference)
+    pairs = SigmoidPairScores(getattr(inputs, model), inputs.reference, mesh=inputs.mesh)
     return jax.lax.stop_gradient(pairs), policy_state
 
 
@@ -84,7 +78,8 @@ def joint_easy_reference(
     inputs: ScoreInputs, policy_state: PolicyState
 ) -> tuple[SigmoidPairScores, PolicyState]:
     """Minus the reference's sigmoid loss, for every pair (i, j)."""
-    return jax.lax.stop_gradient(SigmoidPairScores(None, inputs.reference)), policy_state
+    pairs = SigmoidPairScores(None, inputs.reference, mesh=inputs.mesh)
+    return jax.lax.stop_gradient(pairs), policy_state
 
 
 def _loss(outputs: Embeddings, loss: str) -> Scores:

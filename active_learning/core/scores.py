@@ -30,6 +30,8 @@ class ScoreInputs(NamedTuple):
     concept: Any = None
     # Number of candidates that will be selected (int).
     b: Any = None
+    # Devices over which embeddings are split (Mesh), None on one device.
+    mesh: Any = None
 
 
 def _score(values: Float[Array, "B"]) -> Scores:

@@ -4,6 +4,7 @@ Scores are already divided by the temperature. Indices are distinct and of stati
 are 1 unless the sampler corrects for its own sampling (`importance_gumbel_top_k`).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -85,12 +86,10 @@ class PairScores(Protocol):
         """Scores of the pairs (i, i)."""
         ...
 
-    def block(
-        self, rows: Int[Array, "R"] | None, columns: Int[Array, "C"] | None
-    ) -> Float[Array, "R C"]:
-        """Scores of the pairs (i, j), i in rows and j in columns (None: all).
+    def gains(self, selected: int) -> Callable[[Int[Array, "n"]], Float[Array, "B"]]:
+        """Returns new -> for each i the sum over j in new of S_ij + S_ji.
 
-        Entries with i == j are unspecified.
+        Entries of i in new are unspecified. `selected`: how many will be new in all.
         """
         ...
 
@@ -102,7 +101,6 @@ def joint(
     *,
     chunks: int = 16,
     first: float | None = None,
-    tile: int = 64,
 ) -> Selection:
     """Selects the sub-batch as a whole (JEST, Algorithm 1 of arXiv 2406.17711).
 
@@ -117,7 +115,6 @@ def joint(
       chunks: Number of chunks.
       first: Fraction of b in the first chunk, which is sampled by the diagonal alone. None: as
         large as the others. The first chunk also gets the remainder of b / chunks.
-      tile: Newly selected rows whose pairs are computed at once, in (B, tile) of memory.
 
     Raises:
       ValueError: Unless 1 <= b <= B, 1 <= chunks <= b and 0 < first <= 1.
@@ -135,14 +132,11 @@ def joint(
         noise = jax.random.gumbel(jax.random.fold_in(key, number), own.shape, jnp.float32)
         return jax.lax.top_k(logits + noise, count)[1].astype(jnp.int32)
 
+    gains = scores.gains(b)
+
     def add(logits, new):
         """Logits once `new` is selected: -inf for it, plus the pairs with it for all others."""
-        for at in range(0, new.shape[0], tile):
-            part = new[at : at + tile]
-            columns = jnp.sum(scores.block(None, part), axis=1)
-            rows = jnp.sum(scores.block(part, None), axis=0)
-            logits = logits + columns + rows
-        return logits.at[new].set(-jnp.inf)
+        return (logits + gains(new)).at[new].set(-jnp.inf)
 
     def select_chunk(number, carry):
         logits, chosen = carry
@@ -153,5 +147,7 @@ def joint(
     new = draw(0, own, start)
     chosen = jnp.zeros((b,), jnp.int32).at[:start].set(new)
     if size and chunks > 1:
-        _, chosen = jax.lax.fori_loop(1, chunks, select_chunk, (add(own, new), chosen))
+        carry = (add(own, new), chosen)
+        logits, chosen = jax.lax.fori_loop(1, chunks - 1, select_chunk, carry)
+        chosen = chosen.at[b - size :].set(draw(chunks - 1, logits, size))
     return Selection(chosen, jnp.ones((b,), jnp.float32))

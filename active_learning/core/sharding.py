@@ -177,7 +177,16 @@ def _rank_in_pair(pair: Int[Array, "b"]) -> Int[Array, "b"]:
     return jnp.zeros_like(place).at[order].set(place - first)
 
 
-def _take_local(
+def arrival_rounds(
+    indices: Int[Array, "b"], super_batch_size: int, devices: int
+) -> Int[Array, "b"]:
+    """The round of `take_local` in which each row travels, one row per pair of devices in each."""
+    owner = indices // (super_batch_size // devices)
+    home = jnp.arange(indices.shape[0]) // (indices.shape[0] // devices)
+    return _rank_in_pair(owner * devices + home)
+
+
+def take_local(
     x: Array,
     indices: Int[Array, "b"],
     rank: Int[Array, "b"],
@@ -185,9 +194,16 @@ def _take_local(
     axis: tuple[str, ...],
     devices: int,
 ) -> Array:
-    """One device's part of `take_sharded`.
+    """One device's part of `take_sharded`, within a `shard_map`.
 
     Rows it owns are indexed; the others arrive in rounds of one row per pair of devices.
+
+    Args:
+      x: The device's own rows.
+      indices: Rows to take, the same on all devices of `axis`; each gets a consecutive part.
+      rank: `arrival_rounds` of the indices.
+      axis: Mesh axes over which the rows are split.
+      devices: Number of devices of `axis`.
     """
     me = jax.lax.axis_index(axis)
     rows, room = x.shape[0], indices.shape[0] // devices
@@ -253,10 +269,8 @@ def take_sharded(
                 f"{'x'.join(axis)!r}"
             )
     indices = jax.lax.with_sharding_constraint(indices, replicated(mesh))
-    room = indices.shape[0] // devices
-    owner = indices // (jax.tree.leaves(x)[0].shape[0] // devices)
-    rank = _rank_in_pair(owner * devices + jnp.arange(indices.shape[0]) // room)
-    local = functools.partial(_take_local, axis=axis, devices=devices)
+    rank = arrival_rounds(indices, jax.tree.leaves(x)[0].shape[0], devices)
+    local = functools.partial(take_local, axis=axis, devices=devices)
     take = jax.shard_map(
         lambda leaves, indices, rank: jax.tree.map(lambda leaf: local(leaf, indices, rank), leaves),
         mesh=mesh, in_specs=(P(axis), P(), P()), out_specs=P(axis), check_vma=False,

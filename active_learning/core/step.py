@@ -73,7 +73,8 @@ def _score_and_select(
         if recipe.mesh is not None and not recipe.policy.needs_embeddings:
             inputs = jax.lax.with_sharding_constraint(inputs, replicated(recipe.mesh))
         values, policy_state = recipe.policy.score(
-            scores.ScoreInputs(**inputs, b=recipe.sub_batch_size), state.policy_state
+            scores.ScoreInputs(**inputs, b=recipe.sub_batch_size, mesh=recipe.mesh),
+            state.policy_state,
         )
         logits = pair_scores.tempered(
             scores.standardize(values) if recipe.standardize else values, recipe.temperature

@@ -154,7 +154,11 @@ def test_devices_do_not_change_the_identity_of_a_run_and_stale_copies_do(arrays)
         (select(2, schedule="exact"), {}, "config.select.schedule must be 'ahead'"),
         (select(5), {}, "config.select.actors=5: must divide config.batch_size=12"),
         (select(3), {}, "config.batch_size=12: not divisible by the 5 devices"),
-        (select(2, policy=al.policies.uniform), {}, "policy 'uniform' does not score during training"),
+        (
+            select(2, policy=al.policies.uniform),
+            {},
+            "policy 'uniform' does not score during training",
+        ),
         (
             select(2, policy=al.policies.learnability),
             {"reference": CoTrained()},
