@@ -4,6 +4,7 @@ Clients find them by the variables of `environment`.
 """
 
 import contextlib
+import functools
 import hashlib
 import random
 import re
@@ -206,9 +207,14 @@ def _body(environ: dict) -> bytes:
     return environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
 
 
+@functools.lru_cache(maxsize=1024)
+def _md5(content: bytes) -> str:
+    """Kept by content, since each request for a part of an object answers with it."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
 def _about(content: bytes) -> list[tuple[str, str]]:
-    etag = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    return [("ETag", f'"{etag}"'), ("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")]
+    return [("ETag", f'"{_md5(content)}"'), ("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")]
 
 
 def _answer(

@@ -22,6 +22,8 @@ LOG = logging.getLogger("active_learning")
 BUCKETS = ("gs", "s3", "az")
 PATIENCE = 600.0  # seconds from the first failure of an operation to giving up
 LONGEST_PAUSE = 20.0
+_QUIET = 30.0  # seconds between two lines that say that a server fails
+_said: dict[str, float] = {}  # server or bucket: when a line said so last
 
 _ADDRESS = re.compile(r"(gs|s3|az|https?)://([^/?#]+)/*(.*)", re.IGNORECASE | re.DOTALL)
 # Within one attempt, obstore repeats a request with backoff and jitter after 408, 429, 5xx, resets
@@ -120,7 +122,7 @@ def retried(address: str, function: Callable[_P, _T], *args: _P.args, **kwargs: 
                     f"{address}: {reason(error)}; gave up after {PATIENCE / 60:.3g} minutes. "
                     "Run the same command again"
                 ) from error
-            if pause is None:
+            if pause is None and _is_news(address, now):
                 LOG.warning(
                     "%s: %s; trying again for up to %.3g minutes",
                     address,
@@ -129,6 +131,15 @@ def retried(address: str, function: Callable[_P, _T], *args: _P.args, **kwargs: 
                 )
             pause = min(LONGEST_PAUSE, 2 * (pause or 0.25))
             time.sleep(min(random.uniform(pause / 2, pause), max(0.0, began + PATIENCE - now)))
+
+
+def _is_news(address: str, now: float) -> bool:
+    """Whether to say that a server fails: once a while, not once for each of many threads."""
+    server = address[: address.find("/", address.find("://") + 3)]
+    if now < _said.get(server, -_QUIET) + _QUIET:
+        return False
+    _said[server] = now
+    return True
 
 
 def _of_store(error: Exception) -> bool:

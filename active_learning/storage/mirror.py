@@ -136,10 +136,14 @@ class Mirror:
         """Whether uploading has failed for good, so that the run should stop."""
         return self.error is not None
 
-    def close(self) -> None:
-        """Uploads the rest. Raises the error that ended the uploads."""
+    def stop(self) -> None:
+        """Ends the uploads as they are."""
         self._closing.set()
         self._thread.join()
+
+    def close(self) -> None:
+        """Uploads the rest. Raises the error that ended the uploads."""
+        self.stop()
         if self.error is not None:
             raise self.error
         self.sync()
@@ -260,5 +264,7 @@ def mirrored(address: str, local: Path) -> Iterator[Mirror]:
             if isinstance(error, ConfigError | StorageError) and text != str(error):
                 raise type(error)(text) from error
             raise
+        finally:
+            mirror.stop()
         mirror.close()
         shutil.rmtree(local, ignore_errors=True)

@@ -20,7 +20,7 @@ import numpy as np
 
 from active_learning.data import limits, text
 from active_learning.data.errors import DataError
-from active_learning.data.sources import paths, shards, storage
+from active_learning.data.sources import paths, remote, shards, storage
 from active_learning.data.sources.files import Files, Listing, open_regular
 from active_learning.data.sources.index import Index, open_index
 from active_learning.data.sources.remote import Cached, Remote, fetcher
@@ -63,6 +63,8 @@ class ArrayRecords(ShardSection):
 
         indices = shards.each(files, opened)
         shard, index = shards.join(indices)
+        largest = max(file.size for file in files)
+        remote.check_room(files, len(shard), self.shuffle, unit=largest)
         ids, by, columns = shards.ids_of(index.columns, "place", lambda: shards.ids_by_place(shard))
         names = shards.class_names(paths[0])
         small = [path + SMALL.removeprefix(SUFFIX) for path in paths]

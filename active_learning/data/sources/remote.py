@@ -16,6 +16,7 @@ from typing import Any
 from active_learning.config import ConfigError
 from active_learning.data import limits
 from active_learning.data.errors import DataError
+from active_learning.data.order import CHUNK
 from active_learning.data.sources.cache import Cache
 from active_learning.data.sources.storage import Place, Stored
 from active_learning.storage import addresses
@@ -321,3 +322,28 @@ def with_cache(
             f"example is a request; raise it, or give config.data.shuffle"
         )
     return [Cached(f, cache, whole) if isinstance(f, Remote) else f for f in files], ""
+
+
+def check_room(files: Sequence[Stored], examples: int, shuffle: int, unit: int = 0) -> None:
+    """Checks that two groups of chunks fit into the cache: the one that is read, and the next.
+
+    Args:
+      files: Shards of one listing.
+      examples: How many are in them.
+      shuffle: Examples of a group; 0: all is shuffled.
+      unit: Bytes that are fetched at a time; 0: a block.
+
+    Raises:
+      DataError: They do not, so that the same bytes would be fetched again and again.
+    """
+    cached = [file for file in files if isinstance(file, Cached) and not file.whole]
+    if not cached or not shuffle:
+        return
+    mean = sum(file.size for file in files) / max(1, examples)
+    need = 2 * -(-shuffle // CHUNK) * (CHUNK * mean + (unit or BLOCK))
+    if need > cached[0].cache.most:
+        raise DataError(
+            f"config.data.shuffle={shuffle}: two groups of so many examples, in chunks of {CHUNK}, "
+            f"take {need / 1e9:.2g} GB of copies, more than config.data.cache_gb="
+            f"{cached[0].cache.most / 1e9:g}; raise it, or shuffle fewer at a time"
+        )

@@ -14,7 +14,7 @@ import numpy as np
 
 from active_learning.data import limits, text
 from active_learning.data.images import SUFFIXES
-from active_learning.data.sources import shards
+from active_learning.data.sources import remote, shards
 from active_learning.data.sources.files import Files, Listing
 from active_learning.data.sources.index import Index, open_index
 from active_learning.data.sources.paths import is_remote
@@ -60,6 +60,7 @@ class WebDataset(ShardSection):
 
         indices = shards.each(files, opened)
         shard, index = shards.join(indices)
+        remote.check_room(files, len(shard), self.shuffle)
         ids, by, columns = shards.ids_of(
             index.columns, "key", lambda: shards.ids_of_members(paths, shard, index.keys)
         )

@@ -136,9 +136,10 @@ def test_patterns_and_single_shards(bucket, tmp_path):
         assert f"{address}/{path}" in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("keys", [{}, {"cache_gb": 0.0}, {"cache_gb": 1e-6, "shuffle": 300}])
+@pytest.mark.parametrize("keys", [{}, {"cache_gb": 0.0}, {"cache_gb": 2e-4, "shuffle": 15}])
 def test_faults_change_nothing(bucket, keys, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "BLOCK", 1 << 14)
+    monkeypatch.setattr(remote, "CHUNK", 15)
     address, faults = bucket
     folder = tars(tmp_path / "set", 3)
     upload(folder, f"{address}/set")
@@ -199,6 +200,7 @@ def test_requests_per_example(bucket, tmp_path, monkeypatch):
     """One an example where a set does not fit; few where it does, or is shuffled in chunks."""
     chunk = 64
     monkeypatch.setattr(order, "CHUNK", chunk)
+    monkeypatch.setattr(remote, "CHUNK", chunk)
     monkeypatch.setattr(remote, "BLOCK", 1 << 16)
     address, faults = bucket
     count = 4 * chunk
@@ -210,7 +212,7 @@ def test_requests_per_example(bucket, tmp_path, monkeypatch):
     for name, keys in {
         "one by one": {"cache_gb": 0.0},
         "all in the cache": {},
-        "in chunks": {"cache_gb": size / 1.3e9, "shuffle": chunk},
+        "in chunks": {"cache_gb": size / 1.1e9, "shuffle": chunk},
     }.items():
         source = FromPath(path=f"{address}/set", cache=str(tmp_path / name), **keys).open().train
         before = faults.requests
@@ -271,6 +273,13 @@ def test_a_block_is_fetched_once_however_many_ask(tmp_path):
     for thread in threads:
         thread.join()
     assert len(fetched) == 1
+
+
+def test_a_cache_that_is_too_small_for_chunks_is_refused(bucket, tmp_path):
+    address, _ = bucket
+    upload(tars(tmp_path / "set"), f"{address}/set")
+    with pytest.raises(DataError, match=r"^config\.data\.shuffle=20: .* of copies, more than"):
+        FromPath(path=f"{address}/set", cache_gb=1e-6, shuffle=20, cache=str(tmp_path)).open()
 
 
 def test_prepared_shards_need_room_for_copies(bucket, tmp_path):
