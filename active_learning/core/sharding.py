@@ -281,17 +281,18 @@ def take_sharded(
                 f"{'x'.join(axis)!r}"
             )
     indices = jax.lax.with_sharding_constraint(indices, replicated(mesh))
-    local, split = functools.partial(take_local, axis=axis), P(axis)
+    local, split, whole = functools.partial(take_local, axis=axis), P(axis), mesh
     groups = groups_of(devices) if devices == mesh.size else 1
     if groups > 1:
         grid = mesh.devices.reshape(groups, devices // groups)
-        mesh = Mesh(grid, GROUP_AXES, axis_types=(AxisType.Auto,) * 2)
+        whole = Mesh(grid, GROUP_AXES, axis_types=(AxisType.Auto,) * 2)
         local, split = _take_in_groups, P(GROUP_AXES)
     take = jax.shard_map(
         lambda leaves, indices: jax.tree.map(lambda leaf: local(leaf, indices), leaves),
-        mesh=mesh, in_specs=(split, P()), out_specs=split, check_vma=False,
+        mesh=whole, in_specs=(split, P()), out_specs=split, check_vma=False,
     )  # fmt: skip
-    return take(x, indices)
+    # What follows knows the rows by the axes of `mesh`.
+    return jax.lax.with_sharding_constraint(take(x, indices), NamedSharding(mesh, P(axis)))
 
 
 def shard_map_rows(function: Callable, mesh: Mesh | None, rows: int) -> Callable:

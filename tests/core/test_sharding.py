@@ -76,8 +76,14 @@ def grouped():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(homes, "FLAT", 4)
         mesh = toy.mesh_of(DEVICES)
-        function = jax.jit(lambda x, i: al.take_sharded(x, i, mesh))
-        order = jax.jit(lambda i: al.home_first(i, B, DEVICES))
+
+        def taken(x, indices):
+            """Rows, and keys made of them, as augmentation does with what it gets."""
+            rows = al.take_sharded(x, indices, mesh)
+            fold = lambda row: jax.random.fold_in(jax.random.key(0), row[0, 0, 0])
+            return rows, jax.random.key_data(jax.vmap(fold)(rows))
+
+        function, order = jax.jit(taken), jax.jit(lambda i: al.home_first(i, B, DEVICES))
         images = np.random.default_rng(1).integers(0, 256, (B, 6, 6, 3)).astype(np.uint8)
         sharded = jax.device_put(images, sharding.batch_sharding(mesh))
         function(sharded, order(jnp.arange(b)))  # Traced while the patch holds.
@@ -91,7 +97,9 @@ def test_groups_take_the_same_rows(grouped, indices):
     assert sorted(ordered.tolist()) == sorted(indices.tolist())
     # The order as it comes sends rows by two exchanges in turn.
     for taken in (jnp.asarray(indices), ordered):
-        np.testing.assert_array_equal(np.asarray(function(sharded, taken)), images[taken])
+        rows, _ = function(sharded, taken)
+        np.testing.assert_array_equal(np.asarray(rows), images[taken])
+        assert rows.sharding.spec == P("data")
 
 
 def test_groups_of_many_devices_need_few_rounds():
