@@ -134,7 +134,8 @@ def processes() -> dict:
 def saves(updates: int, rounds: int) -> dict:
     """Seconds of a block of updates with a save at its beginning and without one, in turns.
 
-    The save's writing goes on behind the updates; the block ends when both are done.
+    The save's writing goes on behind the updates; the block ends when both are done. CPU time is
+    that of all threads, which other load on the machine does not change.
     """
     config = Config(
         data=Shapes(train=4000, test=200),
@@ -147,39 +148,41 @@ def saves(updates: int, rounds: int) -> dict:
     runner = UpdateRunner(experiment, experiment.loader(0), restored=False)
     state = first_state(experiment, None)
     runner.compile(state, active=False)
-    plain, saving, blocked = [], [], []
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(jax.device_get(state.learner)))
+    blocks: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    returned = []
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.learner))
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = checkpoint.Checkpoints(Path(folder))
         for block in range(2 * rounds + 2):
-            saves_now = block % 2 == 1
-            began = time.perf_counter()
-            if saves_now:
+            saving = block % 2 == 1
+            began = time.perf_counter(), time.process_time()
+            if saving:
                 checkpoints.save(block + 1, state, {})
-                waited = time.perf_counter() - began
+                returned.append(time.perf_counter() - began[0])
             for _ in range(updates):
                 state, output = runner(state, False, False)
                 jax.block_until_ready(output.metrics)
-            if saves_now:
+            if saving:
                 checkpoints.wait()
-            seconds = time.perf_counter() - began
-            if block < 2:  # The first of each kind warms up.
-                continue
-            (saving if saves_now else plain).append(seconds)
-            blocked += [waited] if saves_now else []
+            ended = time.perf_counter(), time.process_time()
+            if block > 1:  # The first of each kind warms up.
+                blocks[saving].append((ended[0] - began[0], ended[1] - began[1]))
         checkpoints.close()
-    usual = statistics.median(plain)
-    more = statistics.median([a - b for a, b in zip(saving, plain, strict=True)])
+    usual, cpu = (statistics.median(pair[n] for pair in blocks[False]) for n in (0, 1))
+    pairs = list(zip(blocks[True], blocks[False], strict=True))
+    more, more_cpu = (statistics.median(a[n] - b[n] for a, b in pairs) for n in (0, 1))
     return {
         "state_bytes": size,
         "updates_of_a_block": updates,
         "rounds": rounds,
         "seconds_of_an_update": usual / updates,
-        "seconds_of_a_block": {"without": plain, "with": saving},
-        "seconds_until_save_returns": statistics.median(blocked),
+        "seconds_until_save_returns": statistics.median(returned[1:]),
         "seconds_more_for_a_save": more,
-        "fraction_of_a_block": more / usual,
-        # How often the program saves, at the most often.
+        "cpu_seconds_of_a_block": cpu,
+        "cpu_seconds_more_for_a_save": more_cpu,
+        "fraction_of_cpu_time_of_a_block": more_cpu / cpu,
+        # The program saves after so many seconds of training at the soonest by its clock.
+        "shortest_interval_seconds": checkpoint.FIRST_SAVE,
         "fraction_at_the_shortest_interval": more / checkpoint.FIRST_SAVE,
     }
 
