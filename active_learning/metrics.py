@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from active_learning.config import ConfigError
+from active_learning.storage.errors import StorageError
 
 LOG = logging.getLogger("active_learning")
 
@@ -31,10 +32,6 @@ _REFUSED = {
     errno.EROFS,
 }
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
-
-
-class StorageError(RuntimeError):
-    """A disk or network failed while the program ran; one line. Commands exit with code 3."""
 
 
 class NonFiniteError(RuntimeError):

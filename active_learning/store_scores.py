@@ -15,26 +15,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from active_learning import checkpoint, cli, distributed
-from active_learning.arguments import Parser, path
+from active_learning.arguments import Parser, path, run_path
 from active_learning.config import ConfigError, from_flags, kind_of
 from active_learning.core.recipe import Model
-from active_learning.data.embeddings import DTYPES
+from active_learning.core.sharding import batch_sharding, replicated
 from active_learning.data.parts import Part
-from active_learning.references import embedding_pass, score_file
+from active_learning.data.stored_rows import DTYPES, PairTables, RowTable
+from active_learning.evaluators.embed import Embedder
+from active_learning.references import score_file
+from active_learning.references.row_pass import embed_pairs, logit_scalars
 from active_learning.references.trained import Trained
 from active_learning.settings import Config, Select
+from active_learning.storage.addresses import is_bucket
+from active_learning.storage.runs import readable
 from active_learning.tasks import View
 from active_learning.train.build import Experiment, build
 from active_learning.train.run_folder import load_config
 from active_learning.train.starts import open_models
 
+BATCH = 500  # images, or captions, at a time
+
 
 def store(
-    run: Path,
+    run: Path | str,
     config: Config | None = None,
     which: str = "learner",
     out: Path | None = None,
@@ -44,10 +52,11 @@ def store(
     """Scores the training source and writes the file, or the folder for pairs.
 
     Args:
-      run: Folder of the run whose model scores.
+      run: Folder of the run whose model scores, or its address in a bucket.
       config: The config that will read the scores; None: the run's own.
       which: "learner", "ema" (the average of its weights), "online" or "reference".
-      out: Where to; None: beside the data where they are files, else in the run's folder.
+      out: Where to; None: beside the data where they are files, else in the run's folder. Must be
+        given for a run in a bucket.
       dtype: Of stored embeddings, "bfloat16" or "float32".
       data: Where the run's data lie now; '': where they lay. Not with `config`.
 
@@ -60,6 +69,9 @@ def store(
     """
     if config is not None and data:
         raise ConfigError(f"--data={data}: with --config, give --config.data.path={data}")
+    if out is None and is_bucket(str(run)):
+        raise ConfigError(f"{run}: a run in a bucket needs --out=FILE, where the scores go")
+    run = readable(run)
     theirs, _ = open_models(load_config(run, data))
     config = theirs if config is None else config
     pairs = bool(config.task.text)
@@ -138,16 +150,45 @@ class _Pass:
         part = dataclasses.replace(
             self.part, captions=captions, caption_of=np.arange(len(self.part))
         )
-        images = len(part) * self.module.image.cost(self.view.image_shape).forward
-        about = self.about | {
-            "captions": embedding_pass.captions_hash(captions),
-            "dtype": dtype,
-            "compute": config.dtype,
-            "flops": images + int(captions.counts.sum()) * self.module.text.cost().forward,
-        }
+        count, mesh = int(captions.counts.sum()), self.experiment.mesh
+        flops = len(part) * self.module.image_cost(self.view.image_shape).forward
+        flops += count * self.module.text_cost().forward
         model = self._model(config.task.specialize(self.module, self.view))
-        mesh = self.experiment.mesh
-        return embedding_pass.embed_all(model, self.params, part, mesh, self.out, about)
+        embedder = Embedder(model, min(BATCH, len(part)), batch_sharding(mesh))
+        tables = self._tables(dtype, flops)
+        embed_pairs(embedder, jax.device_put(self.params, replicated(mesh)), part, tables)
+        return tables.image.about | {"examples": len(part), "texts": count}
+
+    def _tables(self, dtype: str, flops: float) -> PairTables:
+        """Tables of images and captions in the folder; made by the primary process first."""
+        captions, ids = self.experiment.data.train.captions, self.part.source.ids
+        assert captions is not None  # attached by the task
+        width = self.module.image_out or self.module.image.width
+        scale, bias = logit_scalars(self.params)
+        about = {name: value for name, value in self.about.items() if name != "ids"} | {
+            "ids_by": self.about["ids"],
+            "captions": captions.content_hash(),
+            "compute": self.experiment.config.dtype,
+            "flops": flops,
+            "scale": scale,
+            "bias": bias,
+        }
+
+        def begun() -> PairTables:
+            image = about | {"content": "image embeddings"}
+            text = about | {"content": "caption embeddings"}
+            return PairTables(
+                RowTable.begin(self.out / "image", image, ids, width, None, dtype),
+                RowTable.begin(self.out / "text", text, ids, width, captions.counts, dtype),
+                scale,
+                bias,
+            )
+
+        def make() -> None:
+            begun()
+
+        distributed.run_on_primary(make)
+        return begun()
 
 
 def whole_source(experiment: Experiment) -> Part:
@@ -163,7 +204,7 @@ def whole_source(experiment: Experiment) -> Part:
 def main(argv: list[str] | None = None) -> int:
     """Prints where the scores are."""
     parser = Parser("active_learning.store_scores", __doc__)
-    parser.add_argument("run", type=path)
+    parser.add_argument("run", type=run_path)
     parser.add_argument(
         "--model", choices=("learner", "ema", "online", "reference"), default="learner"
     )

@@ -1,6 +1,7 @@
 """How well curation finds wrong labels, duplicates and leaks, beside cleanlab on equal predictions.
 
-    python -m experiments.curate [--arm=worse ...] [--examples=10000] [--planted] [--estimates]
+    python -m experiments.curate [--arm=worse ...] [--examples=10000]
+    python -m experiments.curate --planted|--estimates|--humans
 
 Labels: CIFAR-10N's five human label sets on the same 10,000 images (drawn by seed 0). The models
 see given labels only; the clean ones decide afterwards what was right. cleanlab (extra `dev`)
@@ -23,7 +24,7 @@ import numpy as np
 from active_learning.curation import crossfit, scores
 from active_learning.curation.features import patch_features
 from active_learning.curation.folds import Pieces, signature
-from experiments import curate_checks
+from experiments import curate_checks, curate_humans
 
 RESULTS = Path(__file__).parent / "results" / "curate.json"
 WORK = Path("runs/curate")
@@ -166,6 +167,21 @@ def label_set(name: str, examples: int, extra: Path | None) -> dict:
     return result | {"seconds": round(seconds)}
 
 
+def human_votes(examples: int) -> dict:
+    """Labels of one person each, with the votes of 50 to judge them by."""
+    images, clean, counts = curate_humans.votes(data_folder(), examples)
+    labels = curate_humans.drawn_labels(counts)
+    evidence, seconds = judge(cached_features(images, "cifar10h"), labels, 10, "humans")
+    result = compare(evidence, labels, labels != clean)
+    ambiguous = curate_humans.ambiguity(evidence, labels, counts)
+    return result | {"ambiguity": ambiguous, "seconds": round(seconds)}
+
+
+def human_table() -> str:
+    """The table of docs/curate.md on CIFAR-10H."""
+    return curate_humans.table(json.loads(RESULTS.read_text())["cifar10h"]["ambiguity"])
+
+
 def auc_table() -> str:
     """The table of docs/curate.md."""
     known = json.loads(RESULTS.read_text())
@@ -218,10 +234,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--more-labels", type=Path, help="cifar10n_labels.npz, for random2 and 3")
     parser.add_argument("--planted", action="store_true", help="only the planted faults")
     parser.add_argument("--estimates", action="store_true", help="only the intervals")
+    parser.add_argument("--humans", action="store_true", help="only the votes of CIFAR-10H")
     args = parser.parse_args(argv)
     WORK.mkdir(parents=True, exist_ok=True)
     if args.planted:
         keep("planted", curate_checks.planted(data_folder(), WORK))
+        return
+    if args.humans:
+        keep("cifar10h", human_votes(args.examples))
         return
     if args.estimates:
         images, columns = cifar_n(args.examples, args.more_labels)

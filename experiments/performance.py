@@ -259,7 +259,26 @@ def evaluation() -> str:
     return head + "\n".join(rows)
 
 
+def joint() -> str:
+    """What joint selection costs an update, from bench_joint."""
+    cost = read("bench_joint_cpu")["cost"]
+    rows = [
+        "| an update of | arithmetic | FLOPs | time | CPU time | CPU time over arithmetic |",
+        f"|{' --- |' * 6}",
+    ]
+    for name, arm in cost["arms"].items():
+        over = arm["cpu_time"] / arm["arithmetic"] - 1
+        values = (f"{arm[key]:.0%}" for key in ("arithmetic", "flops", "time", "cpu_time"))
+        rows.append(f"| {name} | {' | '.join(values)} | {over:+.0%} |")
+    about = (
+        f"b {cost['b']}, ratio {cost['ratio']}, {cost['device']}, medians of {cost['rounds']} "
+        f"rounds; a pass at the low resolution is {cost['low_over_full_pass']:.0%} of a full one."
+    )
+    return "\n".join([*rows, "", about])
+
+
 MAKE = {
+    "joint": joint,
     "targets": targets,
     "steps": steps,
     "parts": parts,

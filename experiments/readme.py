@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from active_learning.report import measures
-from experiments import flickr, label_check, safety
+from experiments import flickr, label_check, safety, scaling_law, transfer
 from experiments.score_comparison import points
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,6 +147,23 @@ def views(result: dict) -> str:
     return "\n".join(lines)
 
 
+def bucket(result: dict) -> str:
+    """What reading from a bucket costs, and what its failures change, from scale_1_data."""
+    rate = lambda row: f"{row['examples_per_second']:,}"
+    same = lambda row: "the same" if row["same_ids_and_pixels"] else "OTHERS"
+    lines = ["| | examples a second | requests an example | examples |", f"|{' --- |' * 4}"]
+    lines.append(f"| from the disk | {rate(result['local'])} | | |")
+    for row in result["rates"]:
+        cells = [row["what"], rate(row), f"{row['requests_per_example']:.3f}", same(row)]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "| | requests that failed | seconds | examples |", f"|{' --- |' * 4}"]
+    for row in result["faults"]:
+        failed = f"{row['failed']:,} of {row['requests']:,}"
+        cells = [row["what"], failed, f"{row['seconds']:.0f}", same(row)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def policies(result: dict) -> str:
     """All policies in both settings, from score_comparison."""
     head = (
@@ -247,6 +264,7 @@ def finetuned(result: dict) -> str:
 TABLES = {
     "noise_desk_final:summary": summary,
     "bench_data": reading,
+    "scale_1_data": bucket,
     "small_view_desk": views,
     "score_comparison_desk": policies,
     "amortisation_desk": levels,
@@ -255,6 +273,8 @@ TABLES = {
     "finetune_desk": finetuned,
     "safety_desk": safety.page,
     "label_check": label_check.table,
+    "scaling_law_desk": scaling_law.table,
+    "transfer_desk": transfer.table,
 }
 
 

@@ -1,5 +1,6 @@
 """Captions beside images: tokenized once on the host, one of an image's drawn by (id, epoch)."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,14 @@ class Captions:
     texts: Sequence[Sequence[str]]
     cut: int  # captions that were longer than the context
     tokenizer: Tokenizer
+
+    def content_hash(self) -> str:
+        """Hash of all captions as token ids, and of their tokenizer."""
+        digest = hashlib.sha256(self.tokenizer.about.encode())
+        digest.update(self.counts.tobytes())
+        valid = np.arange(self.tokens.shape[1])[None] < self.counts[:, None]
+        digest.update(np.ascontiguousarray(self.tokens[valid].astype(np.int32)).tobytes())
+        return digest.hexdigest()[:16]
 
     def encode(self, texts: Sequence[str]) -> Int32[np.ndarray, "n context"]:
         """Encodes other texts as token ids of the same kind."""

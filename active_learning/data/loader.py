@@ -80,6 +80,10 @@ class Candidates:
     def read(self, position: int, count: int, mine: Any, small: bool) -> dict[str, np.ndarray]:
         """The examples of `at(position, count)` that `mine` picks."""
         rows, epochs = self.at(position, count)
+        if self.part.source.fetches:
+            with self._lock:
+                later = self.order.ahead(position, count)
+            self.part.expect(later[mine], small)
         return self.part.batch(rows[mine], epochs[mine], small)
 
 

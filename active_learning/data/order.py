@@ -4,7 +4,7 @@ There is nothing to save but a position, and any position is reached at once.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt64
@@ -67,6 +67,10 @@ class Order:
             done += size
         return indices, epochs
 
+    def ahead(self, start: int, count: int) -> Int64[np.ndarray, "count"]:
+        """Indices that are worth fetching when start .. start + count - 1 are read."""
+        return self.positions(start + READ_AHEAD, count)[0]
+
     def _of(self, epoch: int, first: int, size: int) -> np.ndarray:
         if self.n > TABLE_LIMIT:
             return self._walk(epoch, np.arange(first, first + size, dtype=np.uint64))
@@ -95,6 +99,91 @@ class Order:
         for turn in range(_ROUNDS):
             left, right = right, left ^ (hash64(self.seed, epoch, turn, right) & mask)
         return (left << bits) | right
+
+
+CHUNK = 256  # neighboring rows that a `Chunked` order keeps together until they are shuffled
+READ_AHEAD = 2048  # positions that are named before they are read, where everything is shuffled
+
+
+class Chunked:
+    """Like `Order`, but only examples of one group of chunks are shuffled with each other.
+
+    An epoch permutes chunks of CHUNK rows that are stored next to each other. Every `size` rows of
+    these are a group, whose examples are permuted. So a reader needs two groups at hand, the one
+    that is read and the next. Which example is at a position depends on (seed, position) alone.
+
+    Args:
+      stored: Rows in the order in which they are stored.
+      seed: Decides the order.
+      size: Rows of a group, rounded to whole chunks.
+    """
+
+    def __init__(self, stored: Int64[np.ndarray, "n"], seed: int, size: int):
+        self.stored, self.seed, self.n = stored, seed, len(stored)
+        self.chunks = -(-self.n // CHUNK)
+        self.per_group = min(self.chunks, max(1, round(size / CHUNK)))
+        self._tables: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+
+    def positions(
+        self, start: int, count: int
+    ) -> tuple[Int64[np.ndarray, "count"], Int32[np.ndarray, "count"]]:
+        """Row and epoch at positions start .. start + count - 1."""
+        return self._collect(start, count, self._shuffled)
+
+    def ahead(self, start: int, count: int) -> Int64[np.ndarray, "count"]:
+        """Rows that are worth fetching when start .. start + count - 1 are read.
+
+        They are the same fraction of the next group, in the order in which they are stored.
+        """
+        return self._collect(start + self.per_group * CHUNK, count, self._rows)[0]
+
+    def _collect(self, start: int, count: int, rows_of: Callable[[int, int], np.ndarray]):
+        rows, epochs = np.empty(count, np.int64), np.empty(count, np.int32)
+        done = 0
+        while done < count:
+            epoch, first = divmod(start + done, self.n)
+            group, begin = self._group_at(epoch, first)
+            of = rows_of(epoch, group)[first - begin :][: count - done]
+            rows[done : done + len(of)], epochs[done : done + len(of)] = of, epoch
+            done += len(of)
+        return rows, epochs
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Chunks in the order of an epoch."""
+        if epoch not in self._tables:
+            self._tables[epoch] = permutation(self.chunks, self.seed, 0xC4C5, epoch)
+            if len(self._tables) > 2:
+                self._tables.popitem(last=False)
+        return self._tables[epoch]
+
+    def _group_at(self, epoch: int, position: int) -> tuple[int, int]:
+        """The group at a position of an epoch, and where it begins: one chunk may be short."""
+        short = self.chunks * CHUNK - self.n
+        last = int(np.flatnonzero(self._order(epoch) == self.chunks - 1)[0])
+
+        def begin(group: int) -> int:
+            return group * self.per_group * CHUNK - short * (last < group * self.per_group)
+
+        group = position // (self.per_group * CHUNK)
+        if (group + 1) * self.per_group < self.chunks and begin(group + 1) <= position:
+            group += 1
+        return group, begin(group)
+
+    def _rows(self, epoch: int, group: int) -> np.ndarray:
+        """The rows of a group, chunk by chunk."""
+        first = group * self.per_group
+        starts = self._order(epoch)[first : first + self.per_group] * CHUNK
+        places = (starts[:, None] + np.arange(CHUNK)).reshape(-1)
+        return self.stored[places[places < self.n]]
+
+    def _shuffled(self, epoch: int, group: int) -> np.ndarray:
+        if (epoch, group) not in self._groups:
+            rows = self._rows(epoch, group)
+            self._groups[epoch, group] = rows[permutation(len(rows), self.seed, epoch, group)]
+            if len(self._groups) > 3:
+                self._groups.popitem(last=False)
+        return self._groups[epoch, group]
 
 
 BLOCK = 1024  # positions in which every source of a mixture has exactly its share
@@ -136,6 +225,10 @@ class Interleaved:
         )
         begin = start - first * BLOCK
         return rows[begin : begin + count], epochs[begin : begin + count]
+
+    def ahead(self, start: int, count: int) -> Int64[np.ndarray, "count"]:
+        """Rows that are worth fetching when start .. start + count - 1 are read."""
+        return self.positions(start + READ_AHEAD, count)[0]
 
     def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         if block not in self._blocks:

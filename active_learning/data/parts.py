@@ -11,11 +11,10 @@ from jaxtyping import Bool, Float32, Int32, Int64, Integer
 
 from active_learning.data import splits
 from active_learning.data.captions import Captions
-from active_learning.data.embeddings import EmbeddingTable
-from active_learning.data.features import COLUMN, FeatureTable, PairTables
-from active_learning.data.order import Interleaved, Order
+from active_learning.data.order import Chunked, Interleaved, Order
 from active_learning.data.sources.on_disk import stand_in
 from active_learning.data.sources.source import DataError, Source, split_id
+from active_learning.data.stored_rows import COLUMN, PairTables, RowTable
 
 Batch = dict[str, np.ndarray]
 
@@ -70,9 +69,9 @@ class Part:
     captions: Captions | None = None
     caption_of: Int64[np.ndarray, "n"] | None = None
     # Stored features of the whole source, which every batch carries instead of small views.
-    features: FeatureTable | None = None
+    features: RowTable | None = None
     # Stored embeddings of a reference for the whole source, which every batch carries.
-    embeddings: PairTables | EmbeddingTable | None = None
+    embeddings: PairTables | None = None
     # Whether batches carry images; a model on stored features needs none.
     has_images: bool = True
 
@@ -112,13 +111,17 @@ class Part:
         """The part whose batches carry one more column."""
         return dataclasses.replace(self, columns={**self.columns, name: values})
 
-    def order(self, seed: int) -> Order | Interleaved:
+    def order(self, seed: int) -> Order | Chunked | Interleaved:
         """The endless order of the part's rows; a weighted mixture interleaves its sources.
+
+        A source that asks for it is shuffled chunk by chunk, see `Chunked`.
 
         Raises:
           DataError: A weighted source of which no example is in this part.
         """
         weights = self.source.weights
+        if 0 < self.source.shuffle < len(self):
+            return Chunked(np.argsort(self.indices, kind="stable"), seed, self.source.shuffle)
         if not weights:
             return Order(len(self), seed)
         number = self.source.source_of(self.indices)
@@ -127,6 +130,11 @@ class Part:
             return Interleaved(rows, weights, seed)
         except ValueError as error:
             raise DataError(f"config.data.weights: {error}") from error
+
+    def expect(self, rows: Integer[np.ndarray, "k"], small: bool = False) -> None:
+        """Says which rows will be read later."""
+        if self.has_images and not (small and self.features is not None):
+            self.source.expect(self.indices[rows], small)
 
     def images(self, rows: Integer[np.ndarray, "k"]) -> np.ndarray:
         """The full-size images of rows."""

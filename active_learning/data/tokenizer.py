@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
+from active_learning.config import ConfigError
 from active_learning.data.sources.source import DataError
 
 KEY = "config.task.tokenizer"
@@ -91,6 +92,16 @@ def train(texts: Iterable[str], size: int) -> bytes:
     )
     made.train_from_iterator(sorted(set(texts)), trainer)
     return made.to_str().encode()
+
+
+def check_tower(key: str, tower: Any, tokens: Tokenizer) -> None:
+    """Refuses a text tower that cannot read what a tokenizer gives. Raises ConfigError."""
+    if tokens.size > tower.vocab:
+        raise ConfigError(f"{key}.vocab={tower.vocab}: the tokenizer has {tokens.size} tokens")
+    if tower.pool == "mean" and tower.pad != tokens.pad:
+        raise ConfigError(f"{key}.pad={tower.pad}: the tokenizer pads with {tokens.pad}")
+    if tower.pool == "end" and tower.end not in (-1, tokens.end):
+        raise ConfigError(f"{key}.end={tower.end}: the tokenizer ends texts with {tokens.end}")
 
 
 def find(folder: Path) -> Path | None:

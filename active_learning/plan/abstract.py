@@ -8,7 +8,7 @@ import numpy as np
 
 from active_learning.checks import resolve
 from active_learning.core import sharding
-from active_learning.data.features import COLUMN
+from active_learning.data.stored_rows import COLUMN
 from active_learning.plan.cost_model import scorer_image_shape
 from active_learning.settings import Config
 from active_learning.train.build import Experiment, assemble

@@ -25,9 +25,9 @@ from active_learning.plan.topology import devices_of
 from active_learning.references import Trained
 from active_learning.settings import Config
 from active_learning.train.build import Experiment, abstract_state, build
-from active_learning.train.embedding_pass import with_stored
 from active_learning.train.fitting import fitted
 from active_learning.train.starts import open_models
+from active_learning.train.stored_inputs import with_stored
 
 
 @dataclasses.dataclass(frozen=True)

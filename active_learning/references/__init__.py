@@ -8,6 +8,7 @@ from active_learning.references.loaded import Loaded
 from active_learning.references.online import CopyOfOnline
 from active_learning.references.stored import Stored
 from active_learning.references.trained import Trained
+from active_learning.references.zero_shot import ZeroShot
 
 __all__ = [
     "CoTrained",
@@ -19,4 +20,5 @@ __all__ = [
     "Reference",
     "Stored",
     "Trained",
+    "ZeroShot",
 ]

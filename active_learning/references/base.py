@@ -53,8 +53,6 @@ class Reference(Section):
     exists_before: ClassVar[bool] = True
     # Whether it is trained along with the learner, on every super-batch.
     trains_along: ClassVar[bool] = False
-    # Whether it was certainly not trained on the examples it scores.
-    held_out: ClassVar[bool] = False
     # Whether it is a model of its own, which summaries report.
     reported: ClassVar[bool] = True
     # Whether its training is on the run's bill.
@@ -66,6 +64,11 @@ class Reference(Section):
         """A reference of another kind with the keys that both have, and `changes`."""
         names = fields_of(type(self)).keys() & fields_of(kind).keys()
         return kind(**{name: getattr(self, name) for name in names} | changes)
+
+    def held_out(self, config: Any) -> bool:
+        """Whether it was certainly not trained on the examples it scores."""
+        del config
+        return False
 
     def check(self, config: Any) -> None:
         """Refuses what cannot work with this config. Raises ConfigError."""

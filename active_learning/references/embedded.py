@@ -6,7 +6,7 @@ from typing import Any
 
 from active_learning.config import ConfigError, setting
 from active_learning.cost.ledger import ACCOUNTS
-from active_learning.data.features import REFERENCE_COLUMNS
+from active_learning.data.stored_rows import REFERENCE_COLUMNS
 from active_learning.models.published import Published
 from active_learning.references.base import Obtained, Reference, TrainRun
 from active_learning.references.loaded import Loaded

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from active_learning.config import ConfigError
-from active_learning.data.embeddings import EmbeddingTable
 from active_learning.data.errors import DataError
-from active_learning.data.features import REFERENCE_COLUMNS
 from active_learning.data.parts import Data, rows_of_ids
+from active_learning.data.stored_rows import REFERENCE_COLUMNS, PairTables, RowTable
 from active_learning.models import TwoTower
 from active_learning.references import score_file
 from active_learning.references.base import Obtained, Reference, TrainRun
-from active_learning.references.embedding_pass import captions_hash
 
 
 @dataclass(frozen=True)
@@ -77,37 +77,39 @@ class Stored(Reference):
         """Checks that the embeddings are of these images and captions; batches then carry them."""
         captions, about = data.train.captions, data.provenance
         assert captions is not None  # attached by the task
-        table = EmbeddingTable(Path(self.path))
-        theirs = table.about
+        tables = open_pairs(Path(self.path))
+        theirs = tables.image.about
         made_of = about.get("ids", "place")
-        if theirs["data"] != about["hash"] and theirs["ids"] != made_of:
+        if theirs["data"] != about["hash"] and theirs.get("ids_by") != made_of:
             raise DataError(
-                f"{self.path}: its ids are of kind {theirs['ids']!r}, but those of these data "
-                f"are of kind {made_of!r}; write it again with store_scores"
+                f"{self.path}: its ids are of kind {theirs.get('ids_by')!r}, but those of these "
+                f"data are of kind {made_of!r}; write it again with store_scores"
             )
         expected = {
             "data": about["hash"],
             "view": view,
-            "captions": captions_hash(captions),
+            "captions": captions.content_hash(),
             "model": self.model or theirs["model"],
         }
         for name, ours in expected.items():
-            if theirs[name] != ours:
+            if theirs.get(name) != ours:
                 raise DataError(
-                    f"{self.path}: embeddings of another {name} ({theirs[name]} there, {ours} in "
-                    "this config)"
+                    f"{self.path}: embeddings of another {name} ({theirs.get(name)} there, {ours} "
+                    "in this config)"
                 )
-        if len(table.missing):
+        ids = tables.image.ids
+        every = np.arange(len(ids))
+        stored = tables.image.is_stored(every) & tables.text.is_stored(every)
+        if not stored.all():
             raise DataError(
-                f"{self.path}: {len(table.missing)} of {len(table.ids)} examples have no "
-                f"embeddings yet, the first is id {table.ids[table.missing[0]]}; run the same "
-                "store_scores command again"
+                f"{self.path}: {np.sum(~stored)} of {len(ids)} examples have no embeddings yet, "
+                f"the first is id {ids[~stored][0]}; run the same store_scores command again"
             )
-        ids = data.train.source.ids
-        if len(table.ids) != len(ids) or (table.ids != ids).any():
-            rows_of_ids(table.ids, ids, score_file.KEY)
+        ours = data.train.source.ids
+        if len(ids) != len(ours) or (ids != ours).any():
+            rows_of_ids(ids, ours, score_file.KEY)
             raise DataError(f"{self.path}: its examples are in a different order from the data's")
-        train = dataclasses.replace(data.train, embeddings=table)
+        train = dataclasses.replace(data.train, embeddings=tables)
         digest = f"{theirs['model']} {theirs['dtype']}"
         return dataclasses.replace(data, train=train, provenance=about | {"scores": digest})
 
@@ -125,3 +127,15 @@ class Stored(Reference):
         return {
             name: ("float32", shape) for name, shape in zip(REFERENCE_COLUMNS, shapes, strict=True)
         }
+
+
+def open_pairs(folder: Path) -> PairTables:
+    """Embeddings in a folder that `store_scores` wrote. Raises DataError naming what is wrong."""
+    try:
+        image, text = (RowTable(folder / name) for name in ("image", "text"))
+        return PairTables(image, text, float(text.about["scale"]), float(text.about["bias"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{folder}: no embeddings of pairs ({error}); `python -m active_learning.store_scores` "
+            "writes them"
+        ) from error

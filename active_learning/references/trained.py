@@ -12,19 +12,21 @@ from active_learning.core.optim import Optim
 from active_learning.data.parts import Data
 from active_learning.models.on_features import alone
 from active_learning.references.base import Obtained, Reference, TrainRun
+from active_learning.storage.runs import writable
 
 
 @dataclass(frozen=True)
 class Trained(Reference):
-    """Trained on a held-out part, or found complete in its folder."""
+    """Trained on a held-out part (and others), or found complete in its folder."""
 
     kind_name = "trained"
-    held_out = True
 
-    # Run folder to train it into, or to find it complete in; '': WORKDIR/reference.
+    # Run folder or address to train it into, or to find it complete in; '': WORKDIR/reference.
     path: str = ""
     # The part of the split that it is trained on.
     part: str = "reference"
+    # Further parts, e.g. the rest beside a small curated part; all are drawn from alike.
+    also: tuple[str, ...] = ()
     # Duration of its training; 0: an untrained reference (a control).
     total: str = "1000 steps"
     batch_size: int = setting(128, at_least=1, at_most=2**24)
@@ -35,35 +37,45 @@ class Trained(Reference):
     seed: int = setting(0, at_least=0, below=2**31)
 
     def check(self, config: Any) -> None:
+        if not config.select.policy.reads_reference:
+            return
         judged = (*config.evaluate.sets, config.evaluate.gate)
-        if config.select.policy.reads_reference and self.part in judged:
+        for key, part in self._trained_on():
+            if part in judged:
+                raise ConfigError(
+                    f"{key}={part!r} is also an evaluation set; choose a part "
+                    "that is not in config.evaluate.sets and not config.evaluate.gate"
+                )
+        if self.part in self.also or len(set(self.also)) < len(self.also):
             raise ConfigError(
-                f"config.reference.part={self.part!r} is also an evaluation set; choose a part "
-                "that is not in config.evaluate.sets and not config.evaluate.gate"
+                f"config.reference.also={self.also}: names a part twice, with "
+                f"config.reference.part={self.part!r}"
             )
 
+    def held_out(self, config: Any) -> bool:
+        return not {self.part, *self.also} & set(config.split.train_on)
+
     def own_runs(self, config: Any) -> dict[str, Any]:
-        return {"": own_run_config(config, self, train_on=(self.part,))}
+        return {"": own_run_config(config, self, train_on=(self.part, *self.also))}
 
     def pool_size(self, config: Any, data: Data, name: str) -> int:
         known = config.split.parts or {"pool": 1}
-        if self.part not in known:
-            raise ConfigError(
-                f"config.reference.part={self.part!r}: no part is named so; "
-                f"parts: {', '.join(known)}"
-            )
-        return len(data.parts[self.part])
+        for key, part in self._trained_on():
+            if part not in known:
+                raise ConfigError(f"{key}={part!r}: no part is named so; parts: {', '.join(known)}")
+        return sum(len(data.parts[part]) for _, part in self._trained_on())
+
+    def _trained_on(self) -> list[tuple[str, str]]:
+        """Key and name of each part that it is trained on."""
+        more = [("config.reference.also", name) for name in self.also]
+        return [("config.reference.part", self.part), *more]
 
     def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
-        folder = self.folder(workdir)
-        summary = train(self.own_runs(experiment.config)[""], folder)
-        if not summary["complete"]:
-            return None
-        return obtained(summary, checkpoint.load_params(folder))
-
-    def folder(self, workdir: Path) -> Path:
-        """Where it is trained into."""
-        return Path(self.path) if self.path else workdir / "reference"
+        with writable(self.path or workdir / "reference", shared=True) as place:
+            summary = train(self.own_runs(experiment.config)[""], place.folder)
+            if not summary["complete"]:
+                return None
+            return obtained(summary, checkpoint.load_params(place.folder))
 
     def planned_training_flops(self, config: Any, steps_of: Callable, per_example: float) -> float:
         runs = self.own_runs(config).values()
@@ -82,7 +94,7 @@ def own_run_config(config: Any, reference: Any, **split: Any) -> Any:
 
     Args:
       config: The config of the run that needs the reference.
-      reference: Its section, with the keys of `Trained` except `part`.
+      reference: Its section, with the keys of `Trained` except those of parts.
       **split: Fields of the split that decide what it is trained on.
     """
     return dataclasses.replace(

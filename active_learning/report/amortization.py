@@ -11,6 +11,7 @@ from active_learning.report.setup import Setup
 UNKNOWN_LEVELS: dict[str | None, set[str]] = {
     "stored": {"pretrained", "none"},
     "embedded": {"none"},
+    "zero_shot": {"none"},
     "cotrained": {"foundation dataset", "pretrained"},
     "online": {"foundation dataset", "pretrained"},
 }

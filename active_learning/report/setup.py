@@ -45,6 +45,7 @@ REFERENCE_KINDS = (
     "loaded",
     "stored",
     "embedded",
+    "zero_shot",
     "cotrained",
     "crossfitted",
     "online",

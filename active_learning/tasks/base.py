@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Integer, Key, PyTree
 from active_learning.config import ConfigError, Section
 from active_learning.core.recipe import Batch, Model
 from active_learning.curation.records import Estimate
-from active_learning.data.features import COLUMN
 from active_learning.data.parts import Data, Part
 from active_learning.data.sources.source import channel_stats
+from active_learning.data.stored_rows import COLUMN
 from active_learning.data.transforms import normalize, view
 
 # (outputs, the teacher's outputs) -> a loss for each example.

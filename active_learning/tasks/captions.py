@@ -204,7 +204,7 @@ class Pairs(Task):
 
     def check_reference_texts(self, module: Any, data: Data) -> None:
         assert data.train.captions is not None, "attach() joins them"
-        _check_tower("config.reference.text", module.text, data.train.captions.tokenizer)
+        tokenizer.check_tower("config.reference.text", module.text, data.train.captions.tokenizer)
 
     def check_loaded_reference(self, folder: Path, data: Data) -> None:
         ours = data.provenance.get("tokenizer")
@@ -236,7 +236,7 @@ class Pairs(Task):
         train_key = id(data.train.source)
         tok = _tokenizer(self, texts[train_key], learner.vocab)
         for role, tower in (("learner", learner), ("scorer", scorer)):
-            _check_tower(f"config.{role}.text", tower, tok)
+            tokenizer.check_tower(f"config.{role}.text", tower, tok)
         tables = {key: captions.tokenize(rows, tok, learner.context) for key, rows in texts.items()}
         if unknown := sorted(set(self.shuffled_captions) - set(data.parts)):
             raise ConfigError(
@@ -291,12 +291,3 @@ def _tokenizer(task: Pairs, texts: list[list[str]], vocab: int) -> tokenizer.Tok
 @functools.lru_cache(maxsize=2)  # A run and its reference read the same captions.
 def _trained_tokenizer(texts: tuple[str, ...], vocab: int) -> tokenizer.Tokenizer:
     return tokenizer.of_json(tokenizer.train(texts, vocab))
-
-
-def _check_tower(key: str, tower: Any, tok: tokenizer.Tokenizer) -> None:
-    if tok.size > tower.vocab:
-        raise ConfigError(f"{key}.vocab={tower.vocab}: the tokenizer has {tok.size} tokens")
-    if tower.pool == "mean" and tower.pad != tok.pad:
-        raise ConfigError(f"{key}.pad={tower.pad}: the tokenizer pads with {tok.pad}")
-    if tower.pool == "end" and tower.end not in (-1, tok.end):
-        raise ConfigError(f"{key}.end={tower.end}: the tokenizer ends texts with {tok.end}")

@@ -43,12 +43,13 @@ def opening(labels: LabelCheck | None) -> Opening:
         return Opening("little", "nothing is known about the labels")
     if labels.agreement.low <= labels.chance:
         return Opening("none", "the reference predicts labels no better than chance")
-    said = f"{labels.corrupted.low:.0%} to {labels.corrupted.high:.0%} of the labels are corrupted"
+    low, high = labels.corrupted.low, labels.corrupted.high
+    estimate = f"{low:.0%} to {high:.0%} of the labels are corrupted"
     if labels.corrupted.low > NOISY:
-        return Opening("select", said)
+        return Opening("select", estimate)
     if labels.corrupted.high < NOISY:
-        return Opening("none", said)
-    return Opening("little", said)
+        return Opening("none", estimate)
+    return Opening("little", estimate)
 
 
 def look_steps(total: int) -> tuple[int, ...]:

@@ -103,7 +103,8 @@ class Evaluation:
           account.
         """
         experiment = self.experiment
-        if not experiment.reference.held_out or "reference" not in experiment.recipe.policy.needs:
+        held_out = experiment.reference.held_out(experiment.config)
+        if not held_out or "reference" not in experiment.recipe.policy.needs:
             return None, {}
         part = experiment.data.train.small_view()
         rows = part.subset(POOL_ROWS)

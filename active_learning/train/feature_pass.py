@@ -16,20 +16,19 @@ from jaxtyping import Array, Float, Int64, PyTree
 from active_learning import distributed
 from active_learning.core.recipe import Batch
 from active_learning.core.sharding import batch_sharding, replicated
-from active_learning.data.features import FeatureTable
 from active_learning.data.parts import Data, Part
+from active_learning.data.stored_rows import RowTable, folder_for
 from active_learning.evaluators.batches import map_batches
 from active_learning.metrics import LOG
 from active_learning.models.on_features import OnFeatures
 from active_learning.models.published import Resolved
-from active_learning.references import Embedded
+from active_learning.references import Embedded, ZeroShot
+from active_learning.references.row_pass import fill
 from active_learning.settings import Config
 from active_learning.tasks import View
 from active_learning.train.build import Experiment
 from active_learning.train.starts import HeadStart, Start
 
-# Examples whose features are written at once: what a stopped pass loses.
-PIECE = 4096
 # Images whose pixels are compared with those that stored features are of.
 SAMPLED_IMAGES = 8
 
@@ -88,7 +87,7 @@ def located(experiment: Experiment, workdir: Path) -> Experiment:
     config, store = experiment.config, str(workdir / "features")
     if isinstance(config.scorer, OnFeatures) and not config.scorer.store:
         config = dataclasses.replace(config, scorer=dataclasses.replace(config.scorer, store=store))
-    if isinstance(config.reference, Embedded) and not config.reference.store:
+    if isinstance(config.reference, Embedded | ZeroShot) and not config.reference.store:
         config = dataclasses.replace(
             config, reference=dataclasses.replace(config.reference, store=store)
         )
@@ -132,7 +131,7 @@ def with_features(
     bill = Bill()
     if reader.scorer.charge:
         cost = one.module.cost(one.view.image_shape)
-        bill = Bill(len(rows) * cost.forward, len(rows) * table.seconds_per_row)
+        bill = Bill(len(rows) * cost.forward, len(rows) * table.seconds_per_example)
     data = _attached(experiment.data, tables, has_images=reader is not learner)
     return dataclasses.replace(experiment, opened_data=data), bill
 
@@ -153,21 +152,23 @@ def _pass_of(experiment: Experiment, start: Start) -> _Pass:
     return _Pass(start.resolved, view, size, experiment.mesh)
 
 
-def _tables(experiment: Experiment, reader: HeadStart, one: _Pass) -> dict[int, FeatureTable]:
+def _tables(experiment: Experiment, reader: HeadStart, one: _Pass) -> dict[int, RowTable]:
     """The table of each source, by the source's identity; opened by the primary process first."""
     store = reader.scorer.store or experiment.config.scorer.store
     sources = {id(part.source): part.source for part in experiment.data.parts.values()}
     view = view_hash(one.view, one.module)
 
-    def opened(source: Any) -> FeatureTable:
+    def opened(source: Any) -> RowTable:
         about = {
+            "content": "features",
             "data": str(source.describe()["hash"]),
             "model": one.resolved.content_hash(),
             "view": view,
-            "dtype": one.view.dtype,
+            "compute": one.view.dtype,
             "pixels": pixels_hash(source),
         }
-        return FeatureTable.open(Path(store), about, source.ids, reader.width)
+        folder = folder_for(Path(store), about, source.ids)
+        return RowTable.begin(folder, about, source.ids, reader.width, key="config.scorer.store")
 
     def make_all() -> None:
         for source in sources.values():
@@ -217,7 +218,7 @@ def training_rows(trained: list[Part]) -> Int64[np.ndarray, "n"]:
     return np.unique(np.concatenate([part.indices for part in trained]))
 
 
-def _compute(one: _Pass, table: FeatureTable, part: Part, requested: Callable[[], bool]) -> bool:
+def _compute(one: _Pass, table: RowTable, part: Part, requested: Callable[[], bool]) -> bool:
     """Computes and writes the missing features of a part; False when it was stopped."""
 
     def prepare() -> Callable[[Int64[np.ndarray, "k"]], Float[np.ndarray, "k D"]]:
@@ -226,43 +227,6 @@ def _compute(one: _Pass, table: FeatureTable, part: Part, requested: Callable[[]
         return lambda rows: np.concatenate(list(_features_of(one, features, params, part, rows)))
 
     return fill(table, part.indices, prepare, requested)
-
-
-def fill(
-    table: FeatureTable,
-    rows: Int64[np.ndarray, "n"],
-    prepare: Callable[[], Callable[[Int64[np.ndarray, "k"]], Float[np.ndarray, "k D"]]],
-    requested: Callable[[], bool],
-) -> bool:
-    """Writes what a table lacks, in pieces.
-
-    Args:
-      table: The table of a source.
-      rows: Rows of the source that are needed.
-      prepare: Compiles what computes: places among `rows` -> their values.
-      requested: Asked before each piece whether to stop.
-
-    Returns:
-      Whether all is there now.
-    """
-    missing = np.flatnonzero(~table.is_stored(rows))
-    distributed.barrier("features")  # All have seen what is missing before any of it is written.
-    if not len(missing):
-        return True
-    values_of = prepare()
-    for start in range(0, len(missing), PIECE):
-        if requested():
-            return False
-        piece, began = missing[start : start + PIECE], time.monotonic()
-        values = values_of(piece)
-        seconds = time.monotonic() - began
-        distributed.run_on_primary(
-            lambda piece=piece, values=values, seconds=seconds: table.write(
-                rows[piece], values, seconds
-            )
-        )
-    distributed.barrier("features written")
-    return True
 
 
 def _features_of(
@@ -277,7 +241,7 @@ def _features_of(
     )
 
 
-def _attached(data: Data, tables: dict[int, FeatureTable], has_images: bool) -> Data:
+def _attached(data: Data, tables: dict[int, RowTable], has_images: bool) -> Data:
     """The data whose batches carry features."""
 
     def attach(part: Part) -> Part:

@@ -56,7 +56,7 @@ def _load(folder: Path) -> tuple[float, float, np.ndarray]:
 
 
 def main(scale: str, out: Path) -> dict:
-    """Runs the loads; writes step0.json to `out` and returns its content."""
+    """Runs the loads; writes scale_0.json to `out` and returns its content."""
     tars, loads = SIZES[scale]
     rebuilt, level = _Rebuilt(), LOG.level
     former = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -95,10 +95,16 @@ def main(scale: str, out: Path) -> dict:
         "indices_rebuilt": rebuilt.count,
         "other_listings": differ,
     }
-    (out / "step0.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out / "scale_0.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
 
 
 def _quantiles(values: list[float]) -> dict[str, float]:
     median, largest = statistics.median(values), max(values)
     return {"median": round(median, 3), "largest": round(largest, 3)}
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1], Path(sys.argv[2]))

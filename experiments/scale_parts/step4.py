@@ -188,11 +188,14 @@ def saves(updates: int, rounds: int) -> dict:
 
 
 def main(scale: str, out: Path) -> dict:
-    """Runs both parts; writes step4.json to `out` and returns its content."""
+    """Runs both parts; writes scale_4.json to `out` and returns its content."""
     result = {"processes": processes(), "checkpoints": saves(*BLOCKS[scale])}
-    (out / "step4.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out / "scale_4.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
 
 
 if __name__ == "__main__":
-    child(*sys.argv[1:])
+    if len(sys.argv) == 3:
+        main(sys.argv[1], Path(sys.argv[2]))
+    else:
+        child(*sys.argv[1:])

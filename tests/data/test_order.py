@@ -94,3 +94,36 @@ def test_hash_is_a_bijection_of_the_last_word_and_depends_on_all():
     assert hash64(np.arange(3)[:, None], np.arange(4)).shape == (3, 4)
     bits = np.unpackbits(hash64(9, np.arange(4096)).view(np.uint8)).reshape(4096, 64).mean(0)
     assert np.abs(bits - 0.5).max() < 0.04  # 5 standard errors
+
+
+@pytest.mark.parametrize("n", [1, 5, 31, 32, 33, 200, 640])
+@pytest.mark.parametrize("size", [1, 32, 100, 10_000])
+def test_chunks_are_permuted_and_what_is_in_a_group_is_shuffled(n, size, monkeypatch):
+    monkeypatch.setattr(order, "CHUNK", 32)
+    stored = np.arange(n)[::-1].copy()
+    chunked = order.Chunked(stored, 3, size)
+    rows, epochs = chunked.positions(0, 3 * n)
+    for epoch in range(3):
+        there = slice(epoch * n, (epoch + 1) * n)
+        assert np.array_equal(np.sort(rows[there]), np.arange(n))
+        assert (epochs[there] == epoch).all()
+    for start, count in ((0, 1), (n // 2, n), (2 * n - 1, n // 3 + 1)):
+        again = order.Chunked(stored, 3, size)  # any position is reached at once
+        assert np.array_equal(again.positions(start, count)[0], rows[start : start + count])
+
+
+def test_few_chunks_are_needed_at_a_time(monkeypatch):
+    monkeypatch.setattr(order, "CHUNK", 32)
+    n, size = 64 * 32, 4 * 32
+    chunked = order.Chunked(np.arange(n), 0, size)
+    rows, _ = chunked.positions(0, n)
+    groups = rows.reshape(-1, size) // 32
+    assert all(len(np.unique(group)) == 4 for group in groups)
+    assert len(np.unique(groups[:, 0])) > 8  # from all over the set
+    assert (np.diff(rows.reshape(-1, size)[0]) != 1).mean() > 0.9  # and shuffled
+    ahead = chunked.ahead(0, size)
+    assert np.array_equal(np.sort(ahead), np.sort(rows[size : 2 * size]))  # the next group's
+    assert (np.diff(ahead) == 1).mean() > 0.9  # as they are stored
+    other = order.Chunked(np.arange(n), 1, size).positions(0, n)[0]
+    assert (rows == other).mean() < 0.02
+    assert (rows == chunked.positions(n, n)[0]).mean() < 0.02

@@ -11,9 +11,9 @@ import pytest
 from active_learning import checkpoint, store_scores
 from active_learning.config import ConfigError
 from active_learning.core import policies
-from active_learning.data import embeddings
+from active_learning.data import stored_rows
 from active_learning.data.errors import DataError
-from active_learning.references import Loaded, Stored, embedding_pass
+from active_learning.references import Loaded, Stored, row_pass
 from active_learning.settings import Evaluate, Select
 from active_learning.train import build, loop
 from tests import pairs_world, world
@@ -88,49 +88,50 @@ def test_the_stored_embeddings_are_those_of_the_drawn_captions(data, reference, 
 
 
 def test_a_stopped_pass_goes_on_where_it_was(data, reference, stored, tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding_pass, "PIECE", 40)
-    written, write = [], embeddings.EmbeddingTable.write
+    monkeypatch.setattr(row_pass, "PIECE", 40)
+    written, write = [], stored_rows.RowTable.write
 
-    def stopping(self, rows, image, text):
-        if len(written) == 1:
+    def stopping(self, rows, *values):
+        if len(written) == 4:
             raise KeyboardInterrupt
         written.append(len(rows))
-        write(self, rows, image, text)
+        write(self, rows, *values)
 
     out = tmp_path / "e"
     again = lambda: store_scores.store(reference, base(data), out=out, dtype="float32")
-    monkeypatch.setattr(embeddings.EmbeddingTable, "write", stopping)
+    monkeypatch.setattr(stored_rows.RowTable, "write", stopping)
     with pytest.raises(KeyboardInterrupt):
         again()
     with pytest.raises(DataError, match="56 of 96 examples have no embeddings yet"):
         build.build(config(data, Stored(path=str(out))))
     monkeypatch.setattr(
-        embeddings.EmbeddingTable,
+        stored_rows.RowTable,
         "write",
         lambda self, rows, *values: written.append(len(rows)) or write(self, rows, *values),
     )
     _, about = again()
-    assert written == [40, 40, 16]  # of the second pass only what was missing
-    assert about["complete"] and about["texts"] == 192
+    # All images, then the captions; of the second pass only what was missing.
+    assert written == [40, 40, 16, 40, 40, 16]
+    assert about["examples"] == 96 and about["texts"] == 192
     for name in ("image", "text"):
         np.testing.assert_allclose(
-            np.load(out / f"{name}.npy"), np.load(stored[0] / f"{name}.npy"), atol=2e-6
+            *(np.load(folder / name / "values.npy") for folder in (out, stored[0])), atol=2e-6
         )
 
 
 def test_bfloat16_by_hand():
     values = np.array([1.0, -2.5, 1 + 2**-9, 1 + 3 * 2**-9, 0.0], np.float32)
-    packed = embeddings.to_bfloat16(values)
+    packed = stored_rows.to_bfloat16(values)
     assert packed.tolist() == [0x3F80, 0xC020, 0x3F80, 0x3F81, 0]
-    result = embeddings.from_bfloat16(packed)
+    result = stored_rows.from_bfloat16(packed)
     assert result.dtype == np.float32 and np.abs(result - values).max() <= 2**-8
 
 
 def test_bfloat16_halves_the_files(data, reference, stored, tmp_path):
     store_scores.store(reference, base(data), out=tmp_path / "half")
-    half, whole = (np.load(f / "text.npy") for f in (tmp_path / "half", stored[0]))
+    half, whole = (np.load(f / "text" / "values.npy") for f in (tmp_path / "half", stored[0]))
     assert half.dtype == np.uint16 and whole.dtype == np.float32
-    np.testing.assert_allclose(embeddings.from_bfloat16(half), whole, atol=2**-8)
+    np.testing.assert_allclose(stored_rows.from_bfloat16(half), whole, atol=2**-8)
 
 
 def test_what_does_not_fit_gets_one_line(data, reference, stored, tmp_path):

@@ -20,7 +20,7 @@ from active_learning.evaluate import evaluate
 from active_learning.models import OnFeatures, Published
 from active_learning.models.weights import write_weights
 from active_learning.plan.cost_model import cost_model_of
-from active_learning.references import CrossFitted
+from active_learning.references import CrossFitted, row_pass
 from active_learning.settings import Evaluate, Log, Select, Split
 from active_learning.train import feature_pass, loop
 from active_learning.train.build import build
@@ -85,14 +85,14 @@ def test_features_are_those_of_the_weights_and_every_part_of_the_bill_is_there(c
 
 
 def test_a_pass_is_made_once_and_goes_on_where_it_was_stopped(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_pass, "PIECE", 50)
+    monkeypatch.setattr(row_pass, "PIECE", 50)
     assert not loop.run(config, tmp_path / "run", world.StopAfter(3))["complete"]
     about, folder = table_of(tmp_path / "store")
-    assert about["rows"] == 150 == np.load(folder / "stored.npy").sum()
+    assert about["examples"] == 150 == np.load(folder / "stored.npy").sum()
     joined, bill = with_features(build(config))
     about, folder = table_of(tmp_path / "store")
     # The gate is stored but not charged; the part `tune` is neither.
-    assert about["rows"] == 400 + 120 + 40 and bill.seconds == pytest.approx(
+    assert about["examples"] == 400 + 120 + 40 and bill.seconds == pytest.approx(
         about["seconds"] * 520 / 560
     )
     monkeypatch.setattr(feature_pass, "_features_of", None)  # Nothing is computed any more.
@@ -100,7 +100,7 @@ def test_a_pass_is_made_once_and_goes_on_where_it_was_stopped(config, tmp_path, 
     assert (same.flops, again.scorer) == (bill.flops, joined.scorer)
     _, free = with_features(build(with_(config, charge=False)))
     assert free == feature_pass.Bill()
-    with pytest.raises(DataError, match=r"no features of id \d+ and \d+ more; the run's command"):
+    with pytest.raises(DataError, match=r"no features of id \d+ and \d+ more; the command"):
         again.data.parts["tune"].stored_features(np.arange(3))
 
 
@@ -151,7 +151,7 @@ def test_candidates_from_disk_are_chosen_without_reading_their_images(config, tm
     ("damage", "message"),
     [
         (lambda f: (f / "stored.npy").write_bytes(b"\x93NUM"), r"stored.npy: cannot be read"),
-        (lambda f: np.save(f / "features.npy", np.zeros((600, 9))), r"float64 of shape \(600, 9\)"),
+        (lambda f: np.save(f / "values.npy", np.zeros((600, 9))), r"float64 of shape \(600, 9\)"),
         (lambda f: (f / "about.json").write_text("{"), r"about.json: cannot be read \(JSON"),
         (lambda f: replace_about(f, model="0" * 16), r"features of another model \(0000"),
         (lambda f: replace_about(f, ids="1"), r"features of another ids \(1 there"),

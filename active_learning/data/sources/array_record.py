@@ -11,7 +11,7 @@ import os
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,17 @@ import numpy as np
 
 from active_learning.data import limits, text
 from active_learning.data.errors import DataError
-from active_learning.data.sources import paths, shards
+from active_learning.data.sources import paths, remote, shards, storage
 from active_learning.data.sources.files import Files, Listing, open_regular
 from active_learning.data.sources.index import Index, open_index
+from active_learning.data.sources.remote import Cached, Remote, fetcher
 from active_learning.data.sources.shards import ShardSection
+from active_learning.data.sources.storage import Stored
 
 SUFFIX, SMALL = ".array_record", ".array_record.small"
 OPTIONS = "group_size:1,uncompressed"  # random access to each record; JPEG does not compress
 OPEN = 64  # files that are open at most
+_ATTEMPTS = 3  # to open a copy
 _MAGIC = b"ALR1"
 
 
@@ -35,7 +38,8 @@ _MAGIC = b"ALR1"
 class ArrayRecords(ShardSection):
     """Shards that `python -m active_learning.prepare` wrote.
 
-    `path`: their folder (train*.array_record, and test*), or a pattern of such files.
+    `path`: their folder (train*.array_record, and test*), or a pattern of such files; also in a
+    bucket, from where each is copied to this machine when it is first read.
 
     Columns and ids are those of the prepared source. The index is kept beside each shard, or in
     `cache`.
@@ -44,40 +48,56 @@ class ArrayRecords(ShardSection):
     suffix = SUFFIX
 
     def folder(self) -> Path | None:
+        if paths.is_remote(self.path):
+            return None
         there = paths.local(self.path)
         return there if there.is_dir() else there.parent
 
-    def listing(self, files: Sequence[str], notes: dict[str, str]) -> Listing:
-        def opened(path: str) -> Index:
+    def listing(self, paths: Sequence[str], notes: dict[str, str]) -> Listing:
+        files = self._readable(paths, notes)
+
+        def opened(file: Stored) -> Index:
             return open_index(
-                path, _stamp(path), self.cache, lambda: make_index(path), columns=2, size=0
+                file.name, file.stamp, self.cache, lambda: make_index(file), columns=2, size=0
             )
 
         indices = shards.each(files, opened)
         shard, index = shards.join(indices)
+        largest = max(file.size for file in files)
+        remote.check_room(files, len(shard), self.shuffle, unit=largest)
         ids, by, columns = shards.ids_of(index.columns, "place", lambda: shards.ids_by_place(shard))
-        names = shards.class_names(files[0])
-        records = Records(files, shard, index.places, ids)
+        names = shards.class_names(paths[0])
+        small = [path + SMALL.removeprefix(SUFFIX) for path in paths]
+        small = self._readable(small, notes) if all(map(storage.exists, small)) else None
+        records = Records(files, small, shard, index.places, ids)
         return Listing(records, columns, self.path, "array_record", names, ids, notes, ids_by=by)
 
-
-def _stamp(path: str) -> str:
-    state = Path(path).stat()
-    return f"{state.st_size} {state.st_mtime_ns}"
+    def _readable(self, paths: Sequence[str], notes: dict[str, str]) -> Sequence[Stored]:
+        """Files that the library can open: on this machine, or to be copied there whole."""
+        files = self.files(paths, notes)
+        for file in files:
+            if isinstance(file, Remote):
+                raise DataError(
+                    f"{file.name}: prepared shards are copied whole; {notes[self.path]}"
+                )
+        return files
 
 
 class Readers:
     """Readers of several files, at most OPEN at a time; reading is safe from any thread."""
 
-    def __init__(self, paths: Sequence[str]):
-        self.paths, self._lock = paths, threading.Lock()
+    def __init__(self, files: Sequence[Stored]):
+        self.files, self._lock = files, threading.Lock()
         self._open: OrderedDict[int, Any] = OrderedDict()
 
     def of(self, number: int) -> Any:
         """The reader of file `number`, opened when it is not."""
+        file = self.files[number]
+        if isinstance(file, Cached) and number not in self._open:
+            file.copied()  # not under the lock: it may take long
         with self._lock:
             if number not in self._open:
-                self._open[number] = open_reader(self.paths[number])
+                self._open[number] = open_reader(file)
                 if len(self._open) > OPEN:
                     self._open.popitem(
                         last=False
@@ -91,20 +111,35 @@ class Readers:
             return self.of(number).read([place])[0]
         except (RuntimeError, ValueError, IndexError) as error:
             raise OSError(
-                f"{self.paths[number]}: record {place}: {' '.join(str(error).split())[:200]}"
+                f"{self.files[number].name}: record {place}: {' '.join(str(error).split())[:200]}"
             ) from error
 
+    def begin(self, numbers: Iterable[int]) -> None:
+        """Starts copying the files that are not on this machine."""
+        for number in dict.fromkeys(numbers):
+            file = self.files[number]
+            if isinstance(file, Cached) and number not in self._open:
+                file.begin_copy()
 
-def open_reader(path: str):
-    """A reader of one file. Raises OSError."""
+
+def open_reader(file: Stored):
+    """A reader of one file, or of its copy on this machine. Raises OSError."""
     from array_record.python.array_record_module import ArrayRecordReader
 
-    os.close(open_regular(path))  # the reader takes a missing file for an empty one
+    path = file.name
+    for attempt in range(_ATTEMPTS):
+        path = str(file.copied()) if isinstance(file, Cached) else file.name
+        try:
+            os.close(open_regular(path))  # the reader takes a missing file for an empty one
+            break
+        except FileNotFoundError:  # a copy may be removed as soon as it is made
+            if not isinstance(file, Cached) or attempt == _ATTEMPTS - 1:
+                raise
     try:
         return ArrayRecordReader(path, "readahead_buffer_size:0")
     except (RuntimeError, ValueError) as error:
         raise OSError(
-            None, f"no ArrayRecord file ({' '.join(str(error).split())[:200]})", path
+            None, f"no ArrayRecord file ({' '.join(str(error).split())[:200]})", file.name
         ) from error
 
 
@@ -115,12 +150,18 @@ class Records(Files):
     """
 
     def __init__(
-        self, paths: Sequence[str], shard: np.ndarray, places: np.ndarray, ids: np.ndarray
+        self,
+        files: Sequence[Stored],
+        small: Sequence[Stored] | None,
+        shard: np.ndarray,
+        places: np.ndarray,
+        ids: np.ndarray,
     ):
-        self.paths, self.shard, self.places, self.ids = paths, shard, places, ids
-        self._large = Readers(paths)
-        small = [path + SMALL.removeprefix(SUFFIX) for path in paths]
-        self._small = Readers(small) if all(Path(path).exists() for path in small) else None
+        self.shard, self.places, self.ids = shard, places, ids
+        self.is_remote = any(isinstance(file, Cached) for file in files)
+        self.names = [file.name.rpartition("/")[2] for file in files]
+        self._large = Readers(files)
+        self._small = None if small is None else Readers(small)
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -136,8 +177,17 @@ class Records(Files):
             return None
         return self._small.read(int(self.shard[row]), int(self.places[row, 0])) or None
 
+    def begin(self, rows: np.ndarray, small: bool = False) -> Files:
+        readers = self._small if small and self._small is not None else self._large
+        readers.begin(self.shard[rows].tolist())
+        return self
+
+    def expect(self, rows: np.ndarray, small: bool = False) -> None:
+        if not fetcher().is_busy:
+            self.begin(rows, small)
+
     def name(self, row: int) -> str:
-        return f"{Path(self.paths[int(self.shard[row])]).name}/{self.ids[row]}"
+        return f"{self.names[int(self.shard[row])]}/{self.ids[row]}"
 
 
 def pack(fields: dict[str, Any], image: bytes) -> bytes:
@@ -164,15 +214,15 @@ def unpack(record: bytes) -> tuple[dict[str, Any], bytes]:
     return fields, record[end:]
 
 
-def make_index(path: str) -> Index:
+def make_index(file: Stored) -> Index:
     """Reads every record of a shard once.
 
     Raises DataError naming it when it is truncated or not one of ours.
     """
-    reader = open_reader(path)
+    reader = open_reader(file)
     count = reader.num_records()
     if count == 0:
-        raise DataError(f"{path}: no records in it: empty, or truncated")
+        raise DataError(f"{file.name}: no records in it: empty, or truncated")
     rows, hashes = [], []
     for place in range(count):
         try:
@@ -186,7 +236,7 @@ def make_index(path: str) -> Index:
         rows.append(fields)
     if not any(rows):
         raise DataError(
-            f"{path}: none of its {count} records was written by active_learning.prepare"
+            f"{file.name}: none of its {count} records was written by active_learning.prepare"
         )
     return Index(
         [], shards.columns_of(rows), np.stack([np.arange(count), np.array(hashes, np.int64)], 1)

@@ -10,17 +10,18 @@ import threading
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from active_learning.data import text
 from active_learning.data.sources.files import Files
+from active_learning.data.sources.paths import is_remote, user_cache
 
 CACHED_FROM = 1000  # files; the digests of fewer are not worth a file in the cache
 _READERS = 16
-_BLOCK = 4096
+_BLOCK = 512
 
 
 def digest(blob: bytes) -> str:
@@ -82,16 +83,18 @@ def digests_of(files: Files, where: str = "") -> list[str]:
     known = {} if cache is None else cache.read()
     out = [known.get(stamp, "") if stamp else "" for stamp in stamps]
 
-    def one(row: int) -> None:
+    def one(begun: Files, row: int) -> None:
         try:
-            out[row] = digest(files.read(row))
+            out[row] = digest(begun.read(row))
         except OSError:
             out[row] = ""  # counted by name when the image is asked for
 
     missing = [row for row, found in enumerate(out) if not found]
     with ThreadPoolExecutor(_READERS, "digest") as pool:
         for start in range(0, len(missing), _BLOCK):
-            list(pool.map(one, missing[start : start + _BLOCK]))
+            block = missing[start : start + _BLOCK]
+            begun = files.begin(np.array(block))
+            list(pool.map(partial(one, begun), block))
     if cache is not None and missing:
         cache.write({s: d for s, d in zip(stamps, out, strict=True) if s and d})
     return out
@@ -107,9 +110,9 @@ class _Cache:
     """Digests by stamp in one file of the user's cache; a damaged file counts as none."""
 
     def __init__(self, where: str):
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        name = hashlib.sha256(text.encoded(os.path.abspath(where))).hexdigest()[:16]
-        self.path = Path(home) / "active_learning" / f"{name}.digests.npz"
+        place = where if is_remote(where) else os.path.abspath(where)
+        name = hashlib.sha256(text.encoded(place)).hexdigest()[:16]
+        self.path = user_cache() / f"{name}.digests.npz"
 
     def read(self) -> dict[str, str]:
         try:

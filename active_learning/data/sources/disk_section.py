@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Int32
@@ -25,7 +26,13 @@ from active_learning.data.sources.source import Opened, SourceSection, check_sma
 
 @dataclass(frozen=True)
 class DiskSection(SourceSection):
-    """Keys that all sources on disk share."""
+    """Keys that all sources on disk share.
+
+    Attributes:
+      reads_remote: Whether `path` may be an address, e.g. of a bucket.
+    """
+
+    reads_remote: ClassVar[bool] = False
 
     # Where data lie is no part of a run's identity; their content hash is compared instead.
     path: str = setting("", hashed=False)
@@ -52,6 +59,9 @@ class DiskSection(SourceSection):
     keep: str = setting("", hashed=False)
     # The same with new labels: relabeled rows, or FILE:CONDITION for the suggested ones.
     labels: str = setting("", hashed=False)
+    # Examples that are shuffled at a time, in chunks of neighbors from all over the set; 0: all.
+    # It saves requests where a set lies in a bucket and is larger than `cache_gb` (docs/data.md).
+    shuffle: int = setting(0, at_least=0, at_most=2**40)
     # Factor on all limits of data/limits.py.
     limits: float = setting(1.0, above=0.0, at_most=1e6, hashed=False)
 
@@ -59,7 +69,7 @@ class DiskSection(SourceSection):
         """Raises DataError naming the first key that cannot be."""
         if not self.path:
             raise DataError("config.data.path='': give the path of your data")
-        paths.check_kind(self.path, "config.data.path")
+        paths.check_kind(self.path, "config.data.path", self.reads_remote)
         if self.size and not 8 <= self.size <= 4096:
             raise DataError(
                 f"config.data.size={self.size}: expected 8 .. 4096 px, or 0 (found from the images)"
@@ -198,7 +208,7 @@ class DiskSection(SourceSection):
         kept = {column: values[rows] for column, values in labels.items()}
         return Disk(
             listing.files, rows, ids[rows], kept, texts, len(known.names), known.names, self.size,
-            self.clean_label, problems, about, self.small, self.threads,
+            self.clean_label, problems, about, self.small, self.threads, self.shuffle,
         )  # fmt: skip
 
     def _labels(

@@ -21,7 +21,13 @@ _TAIL = 4096  # bytes at the end of an image that are compared first
 
 
 class Files:
-    """Encoded images by index, from any thread; OSError or BadImage cost one example."""
+    """Encoded images by index, from any thread; OSError or BadImage cost one example.
+
+    A server that fails raises ConfigError or StorageError, which cost the run: an example is never
+    replaced because a network was slow.
+    """
+
+    is_remote: bool = False  # whether images come from another machine
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -37,6 +43,20 @@ class Files:
     def read_small(self, index: int) -> bytes | None:
         """The prepared small view, None where there is none."""
         return None
+
+    def begin(self, indices: Integer[np.ndarray, "k"], small: bool = False) -> "Files":
+        """Starts reading images (or small views), where reading takes long.
+
+        Returns:
+          What they are read from: `read` and `read_small` wait for what was begun.
+        """
+        return self
+
+    def expect(self, indices: Integer[np.ndarray, "k"], small: bool = False) -> None:
+        """Says what will be read later, for files that are copied to this machine block by block.
+
+        Nothing is begun while there is more urgent work.
+        """
 
     def place(self, index: int) -> Hashable:
         """Where the image is: equal for rows of the same picture."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,7 +34,11 @@ class FromPath(DiskSection):
     image: str = ""  # column with the images, or their paths; '': one of the usual names
     # Folder that a table's paths are relative to.
     root: str = setting("", hashed=False)
-    cache: str = setting("", hashed=False)  # folder for the indices of shards
+    # Folder for the indices of shards, and for copies of at most `cache_gb` of what is read from
+    # addresses; see `ShardSection`.
+    cache: str = setting("", hashed=False)
+    cache_gb: float = setting(32.0, at_least=0.0, at_most=1e6, hashed=False)
+    reads_remote: ClassVar[bool] = True
 
     def listings(self) -> tuple[Listing, Listing | None]:
         return self._meant().listings()
@@ -66,9 +70,9 @@ class FromPath(DiskSection):
 
 def section_of(path: str) -> SourceSection:
     """The source for a path. Raises DataError when nothing is there."""
-    paths.check_kind(path, "path")
-    if paths.is_url(path):
-        return _by_suffix(path, WebDataset)(path=path)
+    paths.check_kind(path, "path", remote=True)
+    if paths.is_remote(path):
+        return _in_bucket(path)
     there = paths.local(path)
     if there.is_file():
         return _by_suffix(path, ImageFolder)(path=path)
@@ -94,6 +98,23 @@ def section_of(path: str) -> SourceSection:
     except OSError as error:
         raise DataError(f"{error.filename or path}: {error.strerror}") from error
     return ImageFolder(path=path)
+
+
+def _in_bucket(path: str) -> SourceSection:
+    """The source for an address of shards, a pattern of them, or a folder that holds some."""
+    kind = _by_suffix(path, SourceSection)
+    if kind is not SourceSection or paths.is_url(path):
+        return _by_suffix(path, WebDataset)(path=path)
+    for find in (layouts.files_in, layouts.shard_layout):
+        for suffix, kind in BY_SUFFIX.items():
+            if find(path, suffix):
+                return kind(path=path)
+    if layouts.files_in(path, ".tar.gz") or layouts.files_in(path, ".tgz"):
+        return WebDataset(path=path)  # its error says what to do
+    raise DataError(
+        f"{path}: no tars, Parquet files or prepared shards there; folders of images and tables "
+        f"are read from a disk: copy them, or prepare them first"
+    )
 
 
 def _by_suffix(path: str, other: type) -> type:

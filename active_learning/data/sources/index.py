@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from active_learning.data.sources.files import open_regular
-from active_learning.data.sources.paths import is_url, local
+from active_learning.data.sources.paths import is_remote, local, user_cache
 
 LOG = logging.getLogger("active_learning")
 FORMAT = 3
@@ -144,15 +144,14 @@ def _stored_array(archive: zipfile.ZipFile, name: str, dtype: str) -> np.ndarray
 def _files(shard: str, cache: str) -> Iterator[Path]:
     """Yields where the index of a shard may be: beside it, else in the user's cache."""
     if cache:
-        where = shard if is_url(shard) else os.path.abspath(shard)
+        where = shard if is_remote(shard) else os.path.abspath(shard)
         base = re.sub(r"[^\w.-]", "_", where.rpartition("/")[2])[-60:]
         digest = hashlib.sha256(where.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         yield local(cache) / f"{base}.{digest}.index.npz"
         return
-    if not is_url(shard) and _writable(Path(shard).parent):
+    if not is_remote(shard) and _writable(Path(shard).parent):
         yield Path(f"{shard}.index.npz")
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    yield from _files(shard, str(Path(home) / "active_learning"))
+    yield from _files(shard, str(user_cache()))
 
 
 def _writable(folder: Path) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from active_learning.data.sources import buckets
+
 TRAIN = ("train", "training", "trn")
 TEST = ("test", "testing", "tst")
 VALIDATION = ("val", "valid", "validation", "validate", "dev", "eval")
@@ -106,8 +108,13 @@ def _first(names: list[str], most: int = 5) -> str:
     return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
 
 
-def folders_in(root: Path) -> list[str]:
-    """Names of the folders in `root` that may hold data, sorted. Raises OSError."""
+def folders_in(root: Path | str) -> list[str]:
+    """Names of the folders in `root` (also of a bucket) that may hold data, sorted.
+
+    Raises OSError, or what `buckets.entries` does.
+    """
+    if isinstance(root, str):
+        return [name for name in buckets.entries(root)[1] if not is_ignored(name)]
     with os.scandir(root) as entries:
         return sorted(
             e.name
@@ -116,8 +123,18 @@ def folders_in(root: Path) -> list[str]:
         )
 
 
-def files_in(root: Path, suffix: str) -> list[str]:
-    """Paths of the visible files in `root` with a suffix (in any case), sorted. Raises OSError."""
+def files_in(root: Path | str, suffix: str) -> list[str]:
+    """Paths of the visible files in `root` with a suffix (in any case), sorted.
+
+    Raises OSError, or what `buckets.entries` does.
+    """
+    if isinstance(root, str):
+        names = {one: one.rpartition("/")[2] for one in buckets.entries(root)[0]}
+        return [
+            one
+            for one, name in names.items()
+            if name.lower().endswith(suffix) and not is_ignored(name)
+        ]
     with os.scandir(root) as entries:
         return sorted(
             e.path
@@ -126,10 +143,15 @@ def files_in(root: Path, suffix: str) -> list[str]:
         )
 
 
-def shard_layout(root: Path, suffix: str, depth: int = 3) -> Layout | None:
+def below(root: Path | str, name: str) -> Path | str:
+    """What is named so in a folder: a path, or an address."""
+    return root / name if isinstance(root, Path) else f"{root.rstrip('/')}/{name}"
+
+
+def shard_layout(root: Path | str, suffix: str, depth: int = 3) -> Layout | None:
     """Finds shards in a folder, in its folders named by part, or one folder further down.
 
-    None where there are none.
+    The folder is a path, or an address in a bucket. None where there are none.
 
     Of several folders that all hold shards (the configurations of a data set) none is chosen; their
     names are in the notes.
@@ -140,7 +162,7 @@ def shard_layout(root: Path, suffix: str, depth: int = 3) -> Layout | None:
     parts: dict[str, list[str]] = {}
     for name in folders:
         if part := part_of(name):
-            parts.setdefault(part, []).extend(files_in(root / name, suffix))
+            parts.setdefault(part, []).extend(files_in(below(root, name), suffix))
     if any(parts.values()):
         train, test = parts.get("train", []), parts.get("test") or parts.get("val") or []
         notes = {}
@@ -149,17 +171,19 @@ def shard_layout(root: Path, suffix: str, depth: int = 3) -> Layout | None:
         return Layout(tuple(train or test), tuple(test if train else ()), notes)
     if depth == 0:
         return None
-    below = {
-        name: layout for name in folders if (layout := shard_layout(root / name, suffix, depth - 1))
+    found = {
+        name: layout
+        for name in folders
+        if (layout := shard_layout(below(root, name), suffix, depth - 1))
     }
-    if len(below) > 1:
+    if len(found) > 1:
         return Layout(
             (),
             (),
             {
                 str(
                     root
-                ): f"several folders hold {suffix} files, give one of them: {', '.join(below)}"
+                ): f"several folders hold {suffix} files, give one of them: {', '.join(found)}"
             },
         )
-    return next(iter(below.values()), None)
+    return next(iter(found.values()), None)

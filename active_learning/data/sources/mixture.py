@@ -54,6 +54,11 @@ class Mixture(SourceSection):
                 f"{', '.join(names)}"
             )
         opened = {name: self.sources[name].open() for name in names}
+        if shuffled := [name for name, one in opened.items() if one.train.shuffle]:
+            raise DataError(
+                f"config.data.sources.{shuffled[0]}.shuffle: sources of a mixture are shuffled "
+                f"as a whole"
+            )
         columns = {name: self.sources[name].label if self.label else "" for name in names}
         tests = {name: one.test_label if self.label else "" for name, one in opened.items()}
         weights = tuple(float(self.weights[name]) for name in names) if self.weights else ()
@@ -132,6 +137,16 @@ class Mixed(Source):
         return dataclasses.replace(
             self, sources=tuple(source.small_view() for source in self.sources)
         )
+
+    @property
+    def fetches(self) -> bool:
+        """Whether images of some source come from another machine."""
+        return any(source.fetches for source in self.sources)
+
+    def expect(self, indices: Integer[np.ndarray, "k"], small: bool = False) -> None:
+        number = self.source_of(indices)
+        for n, source in enumerate(self.sources):
+            source.expect(indices[number == n] - int(self._starts[n]), small)
 
     @property
     def stats_sample(self) -> int:

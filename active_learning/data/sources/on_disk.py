@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +55,7 @@ class Disk(Source):
     about: Mapping[str, Any]
     small: int = 0  # px of the small view, 0: none
     threads: int = 0
+    shuffle: int = 0
     scaled: bool = False  # whether the images are themselves small views
 
     reads_small = True
@@ -76,6 +77,11 @@ class Disk(Source):
     def prepared(self) -> bool:
         """Whether small views are stored with the data (judged by the first example)."""
         return len(self.rows) > 0 and self.files.read_small(int(self.rows[0])) is not None
+
+    @property
+    def fetches(self) -> bool:
+        """Whether images come from another machine."""
+        return self.files.is_remote
 
     @property
     def stats_sample(self) -> int:
@@ -106,24 +112,27 @@ class Disk(Source):
         Raises:
           DataError: More than 1 % of the source's examples are bad.
         """
-        image, bad = self._decode(indices, self.size, self._small if self.scaled else self._image)
+        image, bad = self._decode(indices, self.size, self.scaled)
         return {"image": image, "bad": bad}
 
     def gather_small(self, indices: Integer[np.ndarray, "k"]) -> dict[str, np.ndarray]:
         """Reads small views (prepared, or by DCT scale) as `image_small`, and `bad`."""
-        image, bad = self._decode(indices, self.small, self._small)
+        image, bad = self._decode(indices, self.small, small=True)
         return {"image_small": image, "bad": bad}
 
     def _decode(
-        self, indices: np.ndarray, size: int, one: Callable[[int, int], np.ndarray]
+        self, indices: np.ndarray, size: int, small: bool
     ) -> tuple[UInt8[np.ndarray, "k s s 3"], Bool[np.ndarray, "k"]]:
         out, bad = np.zeros((len(indices), size, size, 3), np.uint8), np.zeros(len(indices), bool)
+
+        rows = self.rows[indices]
+        files, one = self.files.begin(rows, small), self._small if small else self._image
 
         def work(start: int) -> list[tuple[int, str]]:
             failed = []
             for at in range(start, min(start + step, len(indices))):
                 try:
-                    out[at] = one(int(self.rows[indices[at]]), size)
+                    out[at] = one(files, int(rows[at]), size)
                 except (images.BadImage, OSError) as error:
                     failed.append((at, reason_of(error)))
             return failed
@@ -132,7 +141,7 @@ class Disk(Source):
         for failed in self._pool.map(work, range(0, len(indices), step)):
             for at, reason in failed:
                 bad[at] = True
-                self.problems.add(self.files.name(int(self.rows[indices[at]])), reason)
+                self.problems.add(self.files.name(int(rows[at])), reason)
         return out, bad
 
     def small_view(self) -> "Disk":
@@ -141,14 +150,17 @@ class Disk(Source):
             dataclasses.replace(self, size=self.small, small=0, scaled=True) if self.small else self
         )
 
-    def _image(self, row: int, size: int) -> np.ndarray:
-        return images.decode_view(self.files.read(row), size)
+    def expect(self, indices: Integer[np.ndarray, "k"], small: bool = False) -> None:
+        self.files.expect(self.rows[indices], small or self.scaled)
 
-    def _small(self, row: int, size: int) -> np.ndarray:
-        prepared = self.files.read_small(row)
+    def _image(self, files: Files, row: int, size: int) -> np.ndarray:
+        return images.decode_view(files.read(row), size)
+
+    def _small(self, files: Files, row: int, size: int) -> np.ndarray:
+        prepared = files.read_small(row)
         if prepared is not None:
             return images.cover(images.decode(prepared), size)
-        return images.decode_small(self.files.read(row), size)
+        return images.decode_small(files.read(row), size)
 
     def labels(self, column: str) -> Int32[np.ndarray, "n"]:
         if not column:  # unlabeled: one stratum
@@ -227,7 +239,9 @@ def found_size(
     DataError when none can be read.
     """
     sides, reason = [], None
-    for row in rows[np.unique(np.linspace(0, len(rows) - 1, 32).astype(int))].tolist():
+    tried = rows[np.unique(np.linspace(0, len(rows) - 1, 32).astype(int))]
+    files = files.begin(tried)
+    for row in tried.tolist():
         try:
             sides.append(min(images.decode(files.read(row)).shape[:2]))
         except (images.BadImage, OSError) as error:

@@ -4,12 +4,10 @@ They are read row group by row group: small sets directly, large ones by `prepar
 """
 
 import json
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +15,11 @@ import numpy as np
 from active_learning.data import text
 from active_learning.data.errors import DataError
 from active_learning.data.sources import shards
-from active_learning.data.sources.files import NOT_KEPT, Files, Listing, open_regular
+from active_learning.data.sources.files import NOT_KEPT, Files, Listing
 from active_learning.data.sources.index import Index
 from active_learning.data.sources.shards import ShardSection
 from active_learning.data.sources.source import Opened
+from active_learning.data.sources.storage import Local, Sequential, Stored
 
 # Names of an image column where the files do not say which it is.
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "picture", "photo")
@@ -51,7 +50,7 @@ class Parquet(ShardSection):
         train, test = self.checked_listings()
         files = [one.files for one in (train, test) if one is not None]
         rows = [of for of in files if isinstance(of, Rows)]  # all: `listing` makes no others
-        size = sum(Path(path).stat().st_size for one in rows for path in one.paths)
+        size = sum(file.size for one in rows for file in one.files)
         if size > DIRECT:
             raise DataError(
                 f"config.data.path={self.path!r}: {size / 1e9:.1f} GB of Parquet cannot be read at "
@@ -63,34 +62,38 @@ class Parquet(ShardSection):
         return self._opened(train, test)
 
     def listing(self, paths: Sequence[str], notes: dict[str, str]) -> Listing:
-        tables = [_open(path) for path in paths]
+        files = self.files(paths, notes)
+        tables = [_open(file) for file in files]
         image, names = _features(tables[0], paths[0], self.image)
         notes = dict(notes)
         indices = [
             _index(table, path, image, notes) for table, path in zip(tables, paths, strict=True)
         ]
         shard, index = shards.join(indices)
-        rows = Rows(paths, tables, shard, index.places, image)
+        rows = Rows(files, tables, shard, index.places, image)
         ids, by, columns = shards.ids_of(index.columns, "place", lambda: shards.ids_by_place(shard))
         names = shards.class_names(paths[0]) | names
         return Listing(rows, columns, self.path, "parquet", names, ids, notes, ids_by=by)
 
 
-def _open(path: str) -> Any:
+def _open(file: Stored) -> Any:
     import pyarrow
     from pyarrow import parquet
 
-    os.close(open_regular(path))  # raises for what is no regular file
+    path = file.name
     try:
-        table = parquet.ParquetFile(path)
+        if isinstance(file, Local):
+            table = parquet.ParquetFile(path)
+        else:
+            table = parquet.ParquetFile(Sequential(file), pre_buffer=True)
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
         raise DataError(f"{path}: not a readable Parquet file ({_reason(error)})") from error
-    size = Path(path).stat().st_size
-    if table.metadata.num_rows * _ROW_BYTES > size:
+    if table.metadata.num_rows * _ROW_BYTES > file.size:
         raise DataError(
-            f"{path}: declares {table.metadata.num_rows:,} rows in {size:,} bytes; no set of images"
+            f"{path}: declares {table.metadata.num_rows:,} rows in {file.size:,} bytes; no set of "
+            f"images"
         )
     return table
 
@@ -212,14 +215,14 @@ class Rows(Files):
 
     def __init__(
         self,
-        paths: Sequence[str],
+        files: Sequence[Stored],
         tables: list[Any],
         shard: np.ndarray,
         places: np.ndarray,
         image: str,
     ):
-        self.paths, self.tables, self.shard, self.places, self.image = (
-            paths,
+        self.files, self.tables, self.shard, self.places, self.image = (
+            files,
             tables,
             shard,
             places,
@@ -245,9 +248,8 @@ class Rows(Files):
 
     def stamp(self, row: int) -> str:
         shard = int(self.shard[row])
-        state = os.stat(self.paths[shard])
         place = row - int(np.searchsorted(self.shard, shard))
-        return f"{state.st_size} {state.st_mtime_ns} {self.paths[shard]} {place}"
+        return f"{self.files[shard].stamp} {self.files[shard].name} {place}"
 
     def _group(self, shard: int, group: int) -> list[Any]:
         import pyarrow
@@ -265,4 +267,5 @@ class Rows(Files):
 
     def name(self, row: int) -> str:
         shard = int(self.shard[row])
-        return f"{Path(self.paths[shard]).name}/{row - np.searchsorted(self.shard, shard)}"
+        name = self.files[shard].name.rpartition("/")[2]
+        return f"{name}/{row - np.searchsorted(self.shard, shard)}"

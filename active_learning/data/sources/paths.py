@@ -7,10 +7,16 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from active_learning.data.errors import DataError
+from active_learning.storage import addresses
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{0,2}[^\\]")
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 _MOST = 1_000_000  # files that braces may stand for
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is the address of an object: in a bucket, or behind HTTP."""
+    return addresses.kind_of(path) is not None
 
 
 def is_url(path: str) -> bool:
@@ -18,11 +24,24 @@ def is_url(path: str) -> bool:
     return path.lower().startswith(("http://", "https://"))
 
 
-def check_kind(path: str, key: str) -> None:
-    """DataError naming `key` for an address that is neither local nor HTTP."""
+def user_cache() -> Path:
+    """The folder of this program in the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "active_learning"
+
+
+def check_kind(path: str, key: str, remote: bool = False) -> None:
+    """DataError naming `key` for an address of another kind, or for any where not `remote`."""
     match = _SCHEME.match(path)
-    if not match or path.lower().startswith("file:") or is_url(path):
+    if not match or path.lower().startswith("file:"):
         return
+    if is_remote(path):
+        if remote:
+            return
+        raise DataError(
+            f"{key}={path!r}: only tars, Parquet files and prepared shards are read from "
+            f"{match[1]}: addresses; copy or mount it, or prepare it first"
+        )
     if "://" not in path and os.path.lexists(path):
         return  # a local name with a colon
     if "://" not in path and match[1].lower() not in (
@@ -35,9 +54,10 @@ def check_kind(path: str, key: str) -> None:
         "gcs",
     ):
         return
+    known = ", ".join(f"{kind}://" for kind in (*addresses.BUCKETS, "https"))
     raise DataError(
-        f"{key}={path!r}: {match[1]}: addresses are not supported; expected a local path, or "
-        f"http(s):// for tars; copy or mount it first"
+        f"{key}={path!r}: {match[1]}: addresses are not supported; expected a local path or one "
+        f"of {known}; copy or mount it first"
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,7 +18,14 @@ from active_learning.config import differences
 from active_learning.data import images, splits, text
 from active_learning.data.errors import DataError
 from active_learning.data.sources import shards
-from active_learning.data.sources.files import Listing, drop_bad, picture_ids, read_file, unique_ids
+from active_learning.data.sources.files import (
+    Files,
+    Listing,
+    drop_bad,
+    picture_ids,
+    read_file,
+    unique_ids,
+)
 from active_learning.data.sources.on_disk import reason_of, threads_here
 from active_learning.data.sources.problems import LIMIT, Problems
 from active_learning.data.sources.writers import ParquetShard, RecordShard, TarShard, publish
@@ -167,16 +175,18 @@ def write_shard(
     """
     files, columns, bad, written = part.listing.files, part.listing.columns, {}, 0
 
-    def one(row: int):
+    def one(begun: Files, row: int):
         try:
-            return convert(files.read(row), options)
+            return convert(begun.read(row), options)
         except (images.BadImage, OSError) as error:
             return reason_of(error)
 
     with closing(SHARDS[options.format](path, bool(options.small))) as shard:
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK].tolist()
-            for row, made in zip(block, pool.map(one, block), strict=True):
+            begun = files.begin(rows[start : start + _BLOCK])
+            files.expect(rows[start + _BLOCK : start + 2 * _BLOCK])
+            for row, made in zip(block, pool.map(partial(one, begun), block), strict=True):
                 if isinstance(made, str):
                     bad[text.printable(files.name(row))] = made
                     part.problems.add(files.name(row), made)

@@ -1,5 +1,6 @@
 """Shards: files of many examples each. Which there are, and one listing over all."""
 
+import functools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -13,11 +14,14 @@ from jaxtyping import Int64, Integer
 
 from active_learning.config import setting
 from active_learning.data.errors import DataError
-from active_learning.data.sources import contents, layouts, paths
+from active_learning.data.sources import buckets, contents, layouts, paths, remote
+from active_learning.data.sources.cache import Cache
 from active_learning.data.sources.disk_section import DiskSection
 from active_learning.data.sources.files import Listing, read_file
 from active_learning.data.sources.index import Index
+from active_learning.data.sources.paths import is_remote
 from active_learning.data.sources.problems import LeftOut
+from active_learning.data.sources.storage import Stored, open_file
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -30,11 +34,15 @@ class ShardSection(DiskSection):
     """Keys of all sources that are shards."""
 
     suffix: ClassVar[str] = ""
+    reads_remote: ClassVar[bool] = True
 
     # Shards of the test set; '': those named test*, else val*, else a fraction is held out.
     test_path: str = setting("", hashed=False)
     # Folder for the indices; '': beside the shards, and in the user's cache where that cannot be.
+    # Copies of what is read from addresses go there too.
     cache: str = setting("", hashed=False)
+    # GB of these copies at most, the least recently read go first; 0: none are made.
+    cache_gb: float = setting(32.0, at_least=0.0, at_most=1e6, hashed=False)
 
     def listing(self, paths: Sequence[str], notes: dict[str, str]) -> Listing:
         """One listing over shards. Raises DataError or OSError."""
@@ -44,7 +52,7 @@ class ShardSection(DiskSection):
         layout = find(self.path, "config.data.path", self.suffix)
         train, test, notes = layout.train, layout.test, dict(layout.notes)
         if self.test_path:
-            paths.check_kind(self.test_path, "config.data.test_path")
+            paths.check_kind(self.test_path, "config.data.test_path", remote=True)
             judged = find(self.test_path, "config.data.test_path", self.suffix)
             test = judged.test or judged.train
         if twice := sorted(set(train) & set(test)):
@@ -53,6 +61,27 @@ class ShardSection(DiskSection):
                 f"training set"
             )
         return self.listing(train, notes), self.listing(test, {}) if test else None
+
+    def files(self, paths: Sequence[str], notes: dict[str, str]) -> Sequence[Stored]:
+        """Opens shards; those behind addresses are read through the cache where that helps.
+
+        Raises OSError, DataError or StorageError.
+        """
+        opened = each(paths, open_file)
+        if not any(map(is_remote, paths)):
+            return opened
+        files, note = remote.with_cache(opened, self._copies, self.shuffle > 0)
+        if note:
+            notes[self.path] = note
+        return files
+
+    @functools.cached_property
+    def _copies(self) -> Cache | None:
+        """The cache of both parts of the data; None where there is none."""
+        if not self.cache_gb:
+            return None
+        folder = paths.local(self.cache) if self.cache else paths.user_cache()
+        return Cache(folder / "copies", int(self.cache_gb * 1e9))
 
 
 class Ids(NamedTuple):
@@ -66,13 +95,14 @@ class Ids(NamedTuple):
 def find(path: str, key: str, suffix: str) -> layouts.Layout:
     """Shards by part.
 
-    A folder is searched (see `layouts.shard_layout`); a pattern or URL is all training examples.
+    A folder is searched (see `layouts.shard_layout`), also one of a bucket; a pattern or the
+    address of a shard is all training examples.
 
     Raises:
       DataError: There are none, or several sets of them.
     """
-    if paths.is_url(path):
-        return layouts.Layout(tuple(paths.expand(path, key)), (), {})
+    if is_remote(path):
+        return _find_remote(path, key, suffix)
     there = paths.local(path)
     if not there.is_dir():
         if not there.exists() and not any(mark in path for mark in "*?[{"):
@@ -83,6 +113,23 @@ def find(path: str, key: str, suffix: str) -> layouts.Layout:
     layout = layouts.shard_layout(there, suffix)
     if layout is None:
         _refuse_compressed([str(file) for file in there.iterdir()], path, key, suffix)
+        raise DataError(f"{key}={path!r}: no {suffix} there")
+    if not layout.train:
+        raise DataError(f"{key}={path!r}: {'; '.join(layout.notes.values())}")
+    return layout
+
+
+def _find_remote(path: str, key: str, suffix: str) -> layouts.Layout:
+    """The same behind an address."""
+    _refuse_compressed([path], path, key, suffix)
+    if paths.is_url(path) or path.lower().endswith(suffix):
+        files = [one for each in paths.expand(path, key) for one in buckets.matching(each)]
+        if not files:
+            raise DataError(f"{key}={path!r}: no object has such a name")
+        return layouts.Layout(tuple(files), (), {})
+    layout = layouts.shard_layout(path, suffix)
+    if layout is None:
+        _refuse_compressed(layouts.files_in(path, ""), path, key, suffix)
         raise DataError(f"{key}={path!r}: no {suffix} there")
     if not layout.train:
         raise DataError(f"{key}={path!r}: {'; '.join(layout.notes.values())}")
@@ -103,7 +150,11 @@ def _refuse_compressed(files: Sequence[str], path: str, key: str, suffix: str) -
 def class_names(shard: str) -> dict[str, tuple[str, ...]]:
     """The class names, by column, that `prepare` left beside a shard; {} where it did not."""
     try:
-        found = json.loads(read_file(str(Path(shard).parent / MANIFEST)))["class_names"]
+        if is_remote(shard):
+            blob = remote.read_optional(f"{shard.rpartition('/')[0]}/{MANIFEST}")
+        else:
+            blob = read_file(str(Path(shard).parent / MANIFEST))
+        found = json.loads(blob)["class_names"]
         if isinstance(found, list):
             found = {"": found}
         return {str(column): tuple(map(str, names)) for column, names in found.items() if names}

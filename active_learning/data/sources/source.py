@@ -15,6 +15,7 @@ from jaxtyping import Int32, Int64, Integer, UInt8, UInt32
 from active_learning.config import Section
 from active_learning.data import classes
 from active_learning.data.errors import DataError
+from active_learning.data.sources.paths import is_remote
 from active_learning.data.sources.problems import Problems
 from active_learning.data.transforms import resize
 
@@ -35,6 +36,8 @@ class Source:
       reads_small: Whether `gather_small` is cheaper than `gather`, so that candidates are read
         small and only the selected ones in full.
       prepared: Whether small views are stored with the data.
+      fetches: Whether images come from another machine, so that `expect` helps.
+      shuffle: Examples that are shuffled at a time, in chunks of neighbours; 0: all.
       weights: Fractions of a mixture's sources in the stream of candidates; (): one stream over all
         examples.
     """
@@ -47,6 +50,8 @@ class Source:
     small: int = 0
     reads_small: bool = False
     prepared: bool = False
+    fetches: bool = False
+    shuffle: int = 0
     weights: tuple[float, ...] = ()
 
     def __len__(self) -> int:
@@ -99,6 +104,9 @@ class Source:
         """
         seen = self.gather(indices)
         return {"image_small": np.asarray(resize(seen.pop("image"), self.small))} | seen
+
+    def expect(self, indices: Integer[np.ndarray, "k"], small: bool = False) -> None:
+        """Says what will be read later, for sources that fetch it from elsewhere."""
 
     def texts(self, column: str) -> Sequence[Any]:
         """The captions (a text or a list of texts) of every example.
@@ -169,6 +177,9 @@ class SourceSection(Section):
 
 def _rebased(place: str, old: str, new: str) -> str:
     """`place` at the new path where it lies in the old one or beside it, else as it is."""
+    if any(map(is_remote, (place, old, new))):
+        inside = place.removeprefix(old.rstrip("/") + "/")
+        return place if inside == place else f"{new.rstrip('/')}/{inside}"
     for before, now in ((old, new), (os.path.dirname(old), os.path.dirname(new))):
         inside = os.path.relpath(place, before or ".")
         if inside != ".." and not inside.startswith("../"):

@@ -1,20 +1,21 @@
-"""Where shards are: local files, or files behind a URL, read at any place and from any thread."""
+"""Where shards are: local files, or objects behind an address, read at any place in any thread."""
 
-import functools
+import io
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from active_learning.config import ConfigError
 from active_learning.data.errors import DataError
 from active_learning.data.sources.files import open_regular
-from active_learning.data.sources.paths import is_url
+from active_learning.data.sources.paths import is_remote
 
 OPEN = 128  # local files that are open at most, however many shards there are
-_BLOCK = 1 << 20  # bytes of one request while headers are read
+Place = tuple[int, int]  # size and offset of bytes in a file
 
 
 @runtime_checkable
@@ -33,13 +34,34 @@ class Stored(Protocol):
         """The same for reads in ascending order: cheap where each read is a request."""
         ...
 
+    def begin(self, places: Sequence[Place]) -> Mapping[Place, Future]:
+        """Starts reads that take long, all at once; returns those that are to be waited for."""
+        ...
+
 
 def open_file(path: str) -> Stored:
-    """A local path, or a URL whose server answers range requests.
+    """A local path, or the address of an object whose server answers range requests.
 
-    Raises OSError or DataError naming it.
+    Raises OSError, DataError, or what `remote.open_object` does, naming it.
     """
-    return open_url(path) if is_url(path) else Local(path)
+    if is_remote(path):
+        from active_learning.data.sources.remote import open_object
+
+        return open_object(path)
+    return Local(path)
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file at a path, or an object at an address."""
+    if not is_remote(path):
+        return os.path.exists(path)
+    from active_learning.data.sources.remote import open_object
+
+    try:
+        open_object(path)
+    except (ConfigError, DataError):
+        return False
+    return True
 
 
 class _Descriptors:
@@ -106,77 +128,35 @@ class Local:
 
     scan = pread
 
-
-@functools.cache
-def _connections():
-    import urllib3
-
-    retries = urllib3.Retry(
-        4, connect=1, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504)
-    )
-    return urllib3.PoolManager(
-        maxsize=64, retries=retries, timeout=urllib3.Timeout(connect=5, read=30)
-    )
+    def begin(self, places: Sequence[Place]) -> Mapping[Place, Future]:
+        """Nothing: a disk answers when it is asked."""
+        return {}
 
 
-@dataclass(eq=False)
-class Remote:
-    """A file behind the URL `name`; every read is one range request on a kept connection."""
+class Sequential(io.RawIOBase):
+    """A stored file as a binary stream, for libraries that read streams."""
 
-    name: str
-    size: int
-    stamp: str
-    _ahead: tuple[int, bytes] = (0, b"")  # a block that `scan` has fetched, and where it starts
+    def __init__(self, file: Stored):
+        self.file, self._at = file, 0
 
-    def pread(self, size: int, offset: int) -> bytes:
-        """`size` bytes from `offset` on. Raises OSError when they are not all there."""
-        if size == 0:
-            return b""
-        status, blob, _ = _get(self.name, offset, size)
-        if status != 206 or len(blob) != size:
-            raise OSError(
-                f"{self.name}: status {status} and {len(blob)} bytes for {size} at byte {offset}"
-            )
-        return blob
+    def readable(self) -> bool:
+        return True
 
-    def scan(self, size: int, offset: int) -> bytes:
-        """The same for reads in ascending order, by requests of a whole block."""
-        start, block = self._ahead
-        if not start <= offset <= offset + size <= start + len(block):
-            start, block = offset, self.pread(min(max(size, _BLOCK), self.size - offset), offset)
-            self._ahead = start, block
-        if offset - start + size > len(block):
-            raise OSError(f"{self.name}: ends before byte {offset + size}")
-        return block[offset - start : offset - start + size]
+    def seekable(self) -> bool:
+        return True
 
+    def tell(self) -> int:
+        return self._at
 
-def open_url(url: str) -> Remote:
-    """Asks for the first byte: whether it is there, its size and version.
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.file.size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
 
-    DataError when ranges are not answered, OSError when nothing is.
-    """
-    status, _, headers = _get(url, 0, 1)
-    total = headers.get("Content-Range", "").rpartition("/")[2]
-    if status == 200:
-        raise DataError(f"{url}: the server does not answer range requests; download the file")
-    if status != 206 or not total.isdigit():
-        raise DataError(f"{url}: the server answers with status {status}")
-    version = headers.get("ETag") or headers.get("Last-Modified") or ""
-    return Remote(url, int(total), f"{total} {version}")
-
-
-def _get(url: str, offset: int, size: int) -> tuple[int, bytes, Mapping[str, str]]:
-    import urllib3
-
-    try:
-        asked = {"Range": f"bytes={offset}-{offset + size - 1}", "Accept-Encoding": "identity"}
-        answer = _connections().request("GET", url, headers=asked, preload_content=False)
-        blob = answer.read(size) if answer.status == 206 else b""
-        if answer.status == 206:
-            answer.release_conn()
-        else:
-            answer.close()  # what follows may be the whole file
-    except urllib3.exceptions.HTTPError as error:
-        reason = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
-        raise OSError(None, f"cannot be reached ({type(reason).__name__})", url) from error
-    return answer.status, blob, answer.headers
+    def readinto(self, buffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        size = max(0, min(len(view), self.file.size - self._at))
+        if size:
+            view[:size] = self.file.pread(size, self._at)
+            self._at += size
+        return size

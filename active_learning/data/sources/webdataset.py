@@ -5,7 +5,8 @@ the disk.
 """
 
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +14,14 @@ import numpy as np
 
 from active_learning.data import limits, text
 from active_learning.data.images import SUFFIXES
-from active_learning.data.sources import shards
+from active_learning.data.sources import remote, shards
 from active_learning.data.sources.files import Files, Listing
 from active_learning.data.sources.index import Index, open_index
+from active_learning.data.sources.paths import is_remote
 from active_learning.data.sources.problems import LeftOut
+from active_learning.data.sources.remote import Cached
 from active_learning.data.sources.shards import ShardSection
-from active_learning.data.sources.storage import Stored, open_file
+from active_learning.data.sources.storage import Place, Stored
 from active_learning.data.sources.tar import Member, members, resolved
 
 SMALL = ".small"  # KEY.small.jpg is a prepared small view of KEY.jpg
@@ -31,7 +34,8 @@ class WebDataset(ShardSection):
 
     `path`: a folder with tars named train*.tar and test*.tar (or val*.tar), or in folders of these
     names, or any tars; or a pattern such as 'DIR/train-*.tar' or 'DIR/train-{000..015}.tar'; or
-    such a URL whose server answers range requests.
+    the address of such a folder or pattern in a bucket (gs://, s3://, az://); or of such tars on a
+    web server that answers range requests.
 
     Columns: `label` from .cls, `caption` from .txt, and every field of .json. An id is the field
     `id`, or a hash of the key (of shard and key where a key occurs in several shards), so it
@@ -42,7 +46,7 @@ class WebDataset(ShardSection):
     suffix = ".tar"
 
     def listing(self, paths: Sequence[str], notes: dict[str, str]) -> Listing:
-        files = shards.each(paths, open_file)
+        files = self.files(paths, notes)
 
         def opened(file: Stored) -> Index:
             return open_index(
@@ -56,12 +60,13 @@ class WebDataset(ShardSection):
 
         indices = shards.each(files, opened)
         shard, index = shards.join(indices)
+        remote.check_room(files, len(shard), self.shuffle)
         ids, by, columns = shards.ids_of(
             index.columns, "key", lambda: shards.ids_of_members(paths, shard, index.keys)
         )
         names = shards.class_names(paths[0])
         bad, left_out = shards.accounts(indices)
-        places = _Members(files, shard, index)
+        places = _Members(files, shard, index, is_remote(paths[0]))
         return Listing(
             places, columns, self.path, "webdataset", names, ids, notes, left_out, bad, ids_by=by
         )
@@ -74,6 +79,7 @@ class _Members(Files):
     files: Sequence[Stored]
     shard: np.ndarray  # (n,)
     index: Index
+    is_remote: bool = False
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -86,6 +92,30 @@ class _Members(Files):
         *_, offset, size = self.index.places[row].tolist()
         return self.files[self.shard[row]].pread(size, offset) if size else None
 
+    def begin(self, rows: np.ndarray, small: bool = False) -> Files:
+        if not self.is_remote:
+            return self
+        begun: dict[tuple[int, Place], Future] = {}
+        for shard, places in self._places(rows, small).items():
+            futures = self.files[shard].begin(places)
+            begun |= {(shard, place): future for place, future in futures.items()}
+        return _Begun(self.files, self.shard, self.index, begun=begun) if begun else self
+
+    def expect(self, rows: np.ndarray, small: bool = False) -> None:
+        for shard, places in self._places(rows, small).items():
+            file = self.files[shard]
+            if isinstance(file, Cached):
+                file.expect(places)
+
+    def _places(self, rows: np.ndarray, small: bool) -> dict[int, list[Place]]:
+        """Size and offset of the bytes of rows, by shard."""
+        places: dict[int, list[Place]] = {}
+        wanted = self.index.places[rows].tolist()
+        for shard, place in zip(self.shard[rows].tolist(), wanted, strict=True):
+            offset, size = place[2:] if small and place[3] else place[:2]
+            places.setdefault(shard, []).append((size, offset))
+        return places
+
     def name(self, row: int) -> str:
         return f"{self.files[self.shard[row]].name.rpartition('/')[2]}/{self.index.keys[row]}"
 
@@ -93,12 +123,31 @@ class _Members(Files):
         return int(self.shard[row]), int(self.index.places[row, 0])
 
     def size(self, row: int) -> int:
-        return -1 if "://" in self.files[self.shard[row]].name else int(self.index.places[row, 1])
+        return -1 if self.is_remote else int(self.index.places[row, 1])
 
     def tail(self, row: int, size: int) -> bytes:
         offset, whole, *_ = self.index.places[row].tolist()
         size = min(size, whole)
         return self.files[self.shard[row]].pread(size, offset + whole - size)
+
+
+@dataclass(frozen=True, eq=False)
+class _Begun(_Members):
+    """Members of which some are being read: by shard, size and offset."""
+
+    begun: Mapping[tuple[int, Place], Future] = field(default_factory=dict)
+
+    def read(self, row: int) -> bytes:
+        offset, size, *_ = self.index.places[row].tolist()
+        return self._read(int(self.shard[row]), (size, offset))
+
+    def read_small(self, row: int) -> bytes | None:
+        *_, offset, size = self.index.places[row].tolist()
+        return self._read(int(self.shard[row]), (size, offset)) if size else None
+
+    def _read(self, shard: int, place: Place) -> bytes:
+        future = self.begun.get((shard, place))
+        return self.files[shard].pread(*place) if future is None else future.result()
 
 
 @dataclass

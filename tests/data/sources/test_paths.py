@@ -31,7 +31,7 @@ def test_what_exists_is_meant_literally(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "path", ["gs://b/x", "s3://b/x", "s3:/b/x", "hf://datasets/x", "az://c/x", "ftp://h/x"]
+    "path", ["gs:/b/x", "s3:/b/x", "hf://datasets/x", "hdfs://c/x", "ftp://h/x"]
 )
 def test_addresses_of_other_kinds(path):
     with pytest.raises(DataError, match=r"^config\.data\.path=.*are not supported") as error:
@@ -39,7 +39,10 @@ def test_addresses_of_other_kinds(path):
     assert "\n" not in str(error.value)
 
 
-def test_http_is_read():
-    paths.check_kind("https://h/a.tar", "k")
+def test_buckets_and_http_are_read_where_a_source_can():
+    for path in ("https://h/a.tar", "gs://b/x", "s3://b/x", "az://c/x"):
+        paths.check_kind(path, "k", remote=True)
+        with pytest.raises(DataError, match=r"^k=.*only tars, Parquet files and prepared shards"):
+            paths.check_kind(path, "k")
     paths.check_kind("/a/b:c", "k")
     paths.check_kind("C:\\data", "k")

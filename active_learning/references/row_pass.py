@@ -1,0 +1,101 @@
+"""The one pass over a source that writes what is stored of it, on all devices.
+
+Finished pieces stay: a stopped pass goes on where it was.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Int64, PyTree
+
+from active_learning import distributed
+from active_learning.data.parts import Part
+from active_learning.data.stored_rows import PairTables, RowTable
+from active_learning.evaluators.embed import Embedder
+
+# Examples that are written at once: what a stopped pass loses.
+PIECE = 4096
+
+
+def fill(
+    table: RowTable,
+    rows: Int64[np.ndarray, "n"],
+    prepare: Callable[[], Callable[[Int64[np.ndarray, "k"]], Float[np.ndarray, "m D"]]],
+    requested: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Writes what a table lacks, in pieces.
+
+    Args:
+      table: The table of a source.
+      rows: Rows of the source that are needed.
+      prepare: Compiles what computes: places among `rows` -> all rows of these examples.
+      requested: Asked before each piece whether to stop.
+
+    Returns:
+      Whether all is there now.
+    """
+    missing = np.flatnonzero(~table.is_stored(rows))
+    distributed.barrier("rows")  # All have seen what is missing before any of it is written.
+    if not len(missing):
+        return True
+    values_of = prepare()
+    for start in range(0, len(missing), PIECE):
+        if requested():
+            return False
+        piece, began = missing[start : start + PIECE], time.monotonic()
+        values = values_of(piece)
+        seconds = time.monotonic() - began
+        distributed.run_on_primary(
+            lambda piece=piece, values=values, seconds=seconds: table.write(
+                rows[piece], values, seconds
+            )
+        )
+    distributed.barrier("rows written")
+    return True
+
+
+def embed_pairs(
+    embedder: Embedder,
+    params: PyTree,
+    part: Part,
+    tables: PairTables,
+    requested: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Embeds what is missing of the images and the captions of a part of pairs.
+
+    Args:
+      embedder: Of the two-tower model.
+      params: Its parameters.
+      part: The examples, with their captions.
+      tables: Where the embeddings of their source go.
+      requested: Asked before each piece whether to stop.
+
+    Returns:
+      Whether all is there now.
+    """
+    captions, rows = part.captions, caption_rows(part)
+    assert captions is not None, "the task joins them"
+
+    def images(at: Int64[np.ndarray, "k"]) -> Float[np.ndarray, "k D"]:
+        return embedder.images(params, part, at)
+
+    def texts(at: Int64[np.ndarray, "k"]) -> Float[np.ndarray, "m D"]:
+        wanted = rows[at]
+        valid = np.arange(captions.tokens.shape[1])[None] < captions.counts[wanted, None]
+        return embedder.texts(params, captions.tokens[wanted][valid])
+
+    return fill(tables.image, part.indices, lambda: images, requested) and fill(
+        tables.text, rows, lambda: texts, requested
+    )
+
+
+def caption_rows(part: Part) -> Int64[np.ndarray, "k"]:
+    """Rows of the source whose captions a part has."""
+    assert part.caption_of is not None, "the task joins them"
+    return np.unique(part.caption_of)
+
+
+def logit_scalars(params: PyTree) -> tuple[float, float]:
+    """Logit scale and bias of a two-tower model."""
+    return float(np.exp(np.float32(params["t"]))), float(params.get("b", 0.0))

@@ -1,0 +1,114 @@
+"""A reference for labels that reads the words of the classes: published two towers."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from active_learning.config import ConfigError, setting
+from active_learning.cost.ledger import ACCOUNTS
+from active_learning.data.parts import Data
+from active_learning.data.tokenizer import Tokenizer, check_tower, find, load
+from active_learning.models.published import Published, Resolved, open_published
+from active_learning.references import score_file
+from active_learning.references.base import Obtained, Reference, TrainRun
+from active_learning.references.loaded import Loaded
+
+TEMPLATES = ("a photo of a {}.", "a {}.", "there is a {} in the picture.")
+
+
+@dataclass(frozen=True)
+class ZeroShot(Reference):
+    """Published two towers whose loss is that of each label among the words of all classes.
+
+    Every image is embedded once, before the first update, and compared with the mean embedding of
+    each class in the templates, as in zero-shot classification. Nothing is trained on the labels,
+    and no reference runs while the run trains.
+    """
+
+    kind_name = "zero_shot"
+    models_scoring = 0
+    has_params = False
+
+    # Published weights of two towers, as in `Published`.
+    path: str = ""
+    # Word of each class, in the order of the classes; none: their names in the data.
+    words: tuple[str, ...] = ()
+    # Texts with a place '{}' for the word.
+    templates: tuple[str, ...] = TEMPLATES
+    # As `task.tokenizer` of pairs; '': the one beside the weights.
+    tokenizer: str = ""
+    # Folder of the image embeddings, which several runs may share; '': WORKDIR/features.
+    store: str = setting("", hashed=False)
+    # Whether the pass over the training data is on this run's bill.
+    charge: bool = True
+
+    def check(self, config: Any) -> None:
+        policy = config.select.policy
+        if not self.path:
+            raise ConfigError(
+                "config.reference.kind='zero_shot' needs config.reference.path, published weights "
+                "of two towers"
+            )
+        if config.task.text:
+            raise ConfigError(
+                "config.reference.kind='zero_shot' scores labels; for image-text pairs use "
+                "'embedded' or 'loaded'"
+            )
+        if not self.templates or any("{}" not in text for text in self.templates):
+            raise ConfigError(
+                f"config.reference.templates={self.templates}: each needs a place '{{}}' for the "
+                "word of a class"
+            )
+        if policy.reads_reference and "reference" in policy.needs and policy.observe is not None:
+            raise ConfigError(
+                f"config.reference.kind='zero_shot': policy {policy.name!r} reads more of the "
+                "reference than its losses"
+            )
+
+    def attach(self, config: Any, data: Data, view: str) -> tuple[Data, dict | None]:
+        """Checks that the words are those of the classes, and the tokenizer that of the weights."""
+        resolved = self.opened()
+        names = self.words_of(data)
+        if len(names) != data.num_classes:
+            given = "config.reference.words" if self.words else "names of classes in the data"
+            raise ConfigError(
+                f"{given}: {len(names)} for {data.num_classes} classes; give "
+                "config.reference.words, one for each class in order"
+            )
+        tower = resolved.module.text
+        check_tower("config.reference.text", tower, self.tokens(resolved))
+        about = data.provenance | {"scores": resolved.content_hash()}
+        return dataclasses.replace(data, provenance=about), None
+
+    def opened(self) -> Resolved:
+        """The weights. Raises ConfigError for those without a text tower."""
+        return open_published(Published(path=self.path), texts=True, key="config.reference")
+
+    def words_of(self, data: Data) -> tuple[str, ...]:
+        """The word of each class."""
+        return self.words or tuple(data.class_names)
+
+    def tokens(self, resolved: Resolved) -> Tokenizer:
+        """The tokenizer of the weights."""
+        beside = find(resolved.weights.tensors.path.parent)
+        if not self.tokenizer and beside is None:
+            raise ConfigError(
+                "config.reference.tokenizer='': there is none beside the weights "
+                f"({self.path}); give its file or folder"
+            )
+        return load(self.tokenizer or str(beside))
+
+    def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
+        return Obtained(flops=dict.fromkeys(ACCOUNTS, 0.0))
+
+    def for_plan(self) -> Reference:
+        """A run in place of weights that are not there: planned at the size of the scorer."""
+        path = Path(self.path)
+        return self if path.exists() else Loaded(path=str(path.with_suffix("")), charge=False)
+
+    def each(self, params: Any) -> list[Any]:
+        return []
+
+    def batch_columns(self, module: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+        return {score_file.COLUMN: ("float32", ())}

@@ -1,0 +1,1 @@
+"""Objects in buckets: addresses, retries, and run folders that live there."""
