@@ -30,7 +30,7 @@ from active_learning.storage.runs import readable, user_cache
 from experiments.bucket_servers import Faults, buckets
 
 # Updates, and seconds of the outage.
-SCALES = {"smoke": (24, 2.0), "desk": (2000, 30.0)}
+SCALES = {"smoke": (24, 2.0), "desk": (400, 30.0)}
 FAULTS = 0.1
 
 
