@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import unquote, urlparse
 
+from active_learning.storage.addresses import is_bucket
+
 _FILE = re.compile(r"file:/", re.IGNORECASE)
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
@@ -110,3 +112,8 @@ def path(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:  # No such user.
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+
+
+def run_path(text: str) -> Path | str:
+    """The type of a flag that names a run to read: as `path`, or an address in a bucket."""
+    return text if is_bucket(text) else path(text)

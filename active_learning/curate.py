@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from active_learning import cli
-from active_learning.arguments import Parser, number, path
+from active_learning.arguments import Parser, number, path, run_path
 from active_learning.config import ConfigError, from_flags
 from active_learning.curation.crossfit import CrossFit
 from active_learning.curation.pipeline import Options, curate
@@ -23,6 +23,7 @@ from active_learning.curation.progress import Bar
 from active_learning.curation.records import Summary
 from active_learning.curation.trunk import Trunk
 from active_learning.data.sources.from_path import section_of
+from active_learning.storage.runs import readable
 
 
 def parse(argv: list[str]) -> tuple[object, Path, Options, str]:
@@ -38,7 +39,7 @@ def parse(argv: list[str]) -> tuple[object, Path, Options, str]:
     parser.add_argument(
         "--weights", type=path, help="published model (file or folder) whose features are used"
     )
-    parser.add_argument("--run", type=path, help="training run whose choices are shown beside")
+    parser.add_argument("--run", type=run_path, help="training run whose choices are shown beside")
     config, rest = from_flags(argv)
     args = parser.parse_args(rest)
     if len(args.paths) != (2 if config is None else 1):
@@ -50,7 +51,8 @@ def parse(argv: list[str]) -> tuple[object, Path, Options, str]:
     fitted = dataclasses.replace(CrossFit(), folds=args.folds, repeats=args.repeats)
     name = Path(args.paths[0]).name if config is None else config.name
     trunk = None if args.weights is None else Trunk.open(args.weights)
-    options = Options(args.label, args.text, args.run, trunk, args.minutes, fitted)
+    run = None if args.run is None else readable(args.run)
+    options = Options(args.label, args.text, run, trunk, args.minutes, fitted)
     return section, out, options, name or "data"
 
 

@@ -15,16 +15,17 @@ import sys
 from pathlib import Path
 
 from active_learning import checkpoint, cli
-from active_learning.arguments import Parser, path
+from active_learning.arguments import Parser, run_path
 from active_learning.checks import on_any_devices
 from active_learning.evaluators import image_text
+from active_learning.storage.runs import readable
 from active_learning.train.build import build
 from active_learning.train.run_folder import check_same_data, load_config
 from active_learning.train.stored_inputs import with_stored
 
 
 def evaluate(
-    workdir: Path,
+    workdir: Path | str,
     sets: tuple[str, ...] = (),
     which: str = "learner",
     args: argparse.Namespace | None = None,
@@ -33,7 +34,7 @@ def evaluate(
     """Evaluates one model of a run.
 
     Args:
-      workdir: The run's folder.
+      workdir: The run's folder, or its address in a bucket.
       sets: Names of evaluation sets; empty: the config's own.
       which: "learner", "ema" (the average of its weights), "online" or "reference".
       args: Further flags of image-text models (`evaluators.image_text.add_flags`).
@@ -46,6 +47,7 @@ def evaluate(
       ConfigError: No run there, no such model or set, or other data than it was trained on.
       DataError: Data that cannot be read.
     """
+    workdir = readable(workdir)
     config = load_config(workdir, data)
     if sets:
         evaluation = dataclasses.replace(config.evaluate, sets=sets)
@@ -74,7 +76,7 @@ def evaluate(
 def main(argv: list[str] | None = None) -> int:
     """Prints the metrics as JSON."""
     parser = Parser("active_learning.evaluate", __doc__)
-    parser.add_argument("workdir", type=path)
+    parser.add_argument("workdir", type=run_path)
     parser.add_argument("--set", dest="sets", action="append", default=[])
     parser.add_argument(
         "--model", choices=("learner", "ema", "online", "reference"), default="learner"

@@ -14,21 +14,22 @@ from typing import Any
 import numpy as np
 
 from active_learning import checkpoint, cli
-from active_learning.arguments import Parser, path
+from active_learning.arguments import Parser, path, run_path
 from active_learning.checks import on_any_devices
 from active_learning.config import ConfigError
 from active_learning.models.weights import FORMATS, About, Layout, open_weights, write_weights
+from active_learning.storage.runs import readable
 from active_learning.train import run_folder
 from active_learning.train.build import build
 
 
 def export(
-    run: Path, out: Path, fmt: str = "own", which: str = "learner", data: str = ""
+    run: Path | str, out: Path, fmt: str = "own", which: str = "learner", data: str = ""
 ) -> Layout:
     """Writes the weights of one model.
 
     Args:
-      run: A run folder, or published weights.
+      run: A run folder or its address in a bucket, or published weights.
       out: Folder to write, new or empty.
       fmt: A key of `FORMATS`.
       which: "learner", "online" or "reference" of a run.
@@ -42,7 +43,7 @@ def export(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: exists already; give a new or empty folder")
-    module, params, about = _model_of(run, which, data)
+    module, params, about = _model_of(readable(run), which, data)
     return write_weights(out, module, params, about, fmt)
 
 
@@ -64,7 +65,7 @@ def _model_of(run: Path, which: str, data: str) -> tuple[Any, Any, About]:
 def main(argv: list[str] | None = None) -> int:
     """Prints what was written."""
     parser = Parser("active_learning.export", __doc__)
-    parser.add_argument("run", type=path, help="run folder, or published weights to convert")
+    parser.add_argument("run", type=run_path, help="run folder, or published weights to convert")
     parser.add_argument("out", type=path, help="folder to write")
     parser.add_argument("--format", choices=tuple(FORMATS), default="own")
     parser.add_argument("--model", choices=("learner", "online", "reference"), default="learner")

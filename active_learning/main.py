@@ -12,7 +12,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Path of a file with get_config().", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The run's folder; the same folder again continues the run."
+    "workdir", None, "The run's folder or gs://, s3:// or az:// address; again, it is continued."
 )
 _IMPORTS = flags.DEFINE_multi_string(
     "import", [], "Module or FILE.py of your own whose classes and functions the config names."
@@ -37,13 +37,16 @@ def main(argv: list[str]) -> None:
     from active_learning import cli, distributed
     from active_learning.config import ConfigError, frozen
     from active_learning.metrics import checked_folder, show_log, span
+    from active_learning.storage.addresses import is_bucket
     from active_learning.train import loop
 
     def command() -> None:
         if argv[1:]:
             raise ConfigError(_stray_word(argv[1]))
         cli.import_modules(_IMPORTS.value)
-        workdir = checked_folder(_WORKDIR.value or "", "--workdir", checkpoints=True)
+        workdir = _WORKDIR.value or ""
+        if not is_bucket(workdir):
+            workdir = checked_folder(workdir, "--workdir", checkpoints=True)
         config, profile = frozen(flags.FLAGS["config"]), span(_PROFILE.value)
         distributed.enable_compilation_cache(_CACHE.value)
         distributed.start(

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from active_learning import checkpoint, cli, distributed
-from active_learning.arguments import Parser, path
+from active_learning.arguments import Parser, path, run_path
 from active_learning.config import ConfigError, from_flags, kind_of
 from active_learning.core.recipe import Model
 from active_learning.core.sharding import batch_sharding, replicated
@@ -31,6 +31,8 @@ from active_learning.references import score_file
 from active_learning.references.row_pass import embed_pairs, logit_scalars
 from active_learning.references.trained import Trained
 from active_learning.settings import Config, Select
+from active_learning.storage.addresses import is_bucket
+from active_learning.storage.runs import readable
 from active_learning.tasks import View
 from active_learning.train.build import Experiment, build
 from active_learning.train.run_folder import load_config
@@ -40,7 +42,7 @@ BATCH = 500  # images, or captions, at a time
 
 
 def store(
-    run: Path,
+    run: Path | str,
     config: Config | None = None,
     which: str = "learner",
     out: Path | None = None,
@@ -50,10 +52,11 @@ def store(
     """Scores the training source and writes the file, or the folder for pairs.
 
     Args:
-      run: Folder of the run whose model scores.
+      run: Folder of the run whose model scores, or its address in a bucket.
       config: The config that will read the scores; None: the run's own.
       which: "learner", "ema" (the average of its weights), "online" or "reference".
-      out: Where to; None: beside the data where they are files, else in the run's folder.
+      out: Where to; None: beside the data where they are files, else in the run's folder. Must be
+        given for a run in a bucket.
       dtype: Of stored embeddings, "bfloat16" or "float32".
       data: Where the run's data lie now; '': where they lay. Not with `config`.
 
@@ -66,6 +69,9 @@ def store(
     """
     if config is not None and data:
         raise ConfigError(f"--data={data}: with --config, give --config.data.path={data}")
+    if out is None and is_bucket(str(run)):
+        raise ConfigError(f"{run}: a run in a bucket needs --out=FILE, where the scores go")
+    run = readable(run)
     theirs, _ = open_models(load_config(run, data))
     config = theirs if config is None else config
     pairs = bool(config.task.text)
@@ -198,7 +204,7 @@ def whole_source(experiment: Experiment) -> Part:
 def main(argv: list[str] | None = None) -> int:
     """Prints where the scores are."""
     parser = Parser("active_learning.store_scores", __doc__)
-    parser.add_argument("run", type=path)
+    parser.add_argument("run", type=run_path)
     parser.add_argument(
         "--model", choices=("learner", "ema", "online", "reference"), default="learner"
     )

@@ -1,14 +1,16 @@
 """Image-text pairs of which half carry another image's caption: who learns to retrieve with how
 much less, and with what reference?
 
-    python -m experiments.flickr --scale=smoke|desk [--phase final|tune] [--workers 2] [--list]
+    python -m experiments.flickr --scale=smoke|desk [--phase final|tune|methods] [--workers 2]
+                                 [--list]
 
 Setting (a): a clean held-out third trains the reference; its control is the learner trained
 uniformly on that third. Setting (b): reference, gate and tune are as noisy as the pool. Arms by
 joint selection have the sigmoid loss, and a uniform run and a control of that loss. What was chosen
 (docs/image_text.md) was chosen on `tune`, by another seed. Figures: mean log(1 + rank), lower is
 better, and mean recall (of R@1, 5, 10 both ways) on the whole test set, those on val beside them;
-95 % intervals by bootstrap over test images.
+95 % intervals by bootstrap over test images. Phase `methods`: setting (a) by newer objectives and
+by cheaper forms of joint selection.
 """
 
 import argparse
@@ -25,7 +27,13 @@ from active_learning.report import measures
 from active_learning.report.__main__ import write
 from active_learning.report.runs import total_flops
 from experiments.arms import Arm, run_all, shared_by, show
-from experiments.flickr_arms import SCALES, final_arms, tune_arms
+from experiments.flickr_arms import (
+    SCALES,
+    final_arms,
+    method_arms,
+    store_embeddings,
+    tune_arms,
+)
 from experiments.score_comparison import interval
 
 matplotlib.use("Agg")
@@ -289,7 +297,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scale", choices=SCALES, default="desk")
-    parser.add_argument("--phase", choices=("final", "tune"), default="final")
+    parser.add_argument("--phase", choices=("final", "tune", "methods"), default="final")
     parser.add_argument("--out", type=Path, default=Path("runs/flickr"))
     parser.add_argument(
         "--list", action="store_true", help="print the arms and their cost, run nothing"
@@ -300,16 +308,18 @@ def main() -> None:
     args = parser.parse_args()
     show_log()
     scale = SCALES[args.scale]
-    arms = final_arms(scale) if args.phase == "final" else tune_arms(scale)
+    arms = {"final": final_arms, "tune": tune_arms, "methods": method_arms}[args.phase](scale)
     show(arms)
     if args.list:
         return
     out, name = args.out / args.scale / args.phase, f"flickr_{args.scale}_{args.phase}"
     packed = None if args.scale == "smoke" else RESULTS / name
+    if args.phase == "methods":
+        store_embeddings(scale, out)
     with shared_by(args.workers):
         for done in run_all(arms, out, packed):
             rows = kept(arms, out, done, name)
-    metric = "test/recall" if args.phase == "final" else "tune/recall"
+    metric = "tune/recall" if args.phase == "tune" else "test/recall"
     page = write(
         done, out / "report", metric, "Exchanged captions: uniform training and selection of pairs"
     )

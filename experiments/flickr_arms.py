@@ -5,15 +5,19 @@ noisy as the pool. A "+" marks arms that train on the reference part as well.
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from active_learning.config import freeze
 from active_learning.core import policies
-from active_learning.models import MLP, Text, TwoTower
-from active_learning.references import CrossFitted, Trained
-from active_learning.settings import Config, Evaluate, Log, Select
+from active_learning.models import MLP, Text, TwoTower, ViT
+from active_learning.references import CrossFitted, Stored, Trained
+from active_learning.settings import Config, Distill, Evaluate, Flexi, Log, Select
+from active_learning.store_scores import store
 from configs import flickr8k
-from experiments.arms import Arm
+from experiments.arms import Arm, locked, trained
 
+# Folder of stored embeddings beside the references, before the seed.
+STORED = "sigmoid-clean-embeddings"
 NOISY = {"pool": 0.5, "reference": 0.5, "gate": 0.5, "tune": 0.5}
 
 
@@ -170,6 +174,58 @@ def final_arms(scale: Scale) -> list[Arm]:
     ]
     few = ("uniform", "(a) learnability", "(b) joint")
     return [one for one in arms if one.config.name in few] if s.steps < 50 else arms
+
+
+def method_arms(scale: Scale) -> list[Arm]:
+    """Setting (a) by newer objectives and by cheaper forms of joint selection.
+
+    In the joint forms the learner scores itself, so that no online model is trained. Those with
+    stored embeddings read what `store_embeddings` wrote.
+    """
+    s = scale
+    soft, sigmoid = base(s, "learnability", False), base(s, "joint", False)
+    stored = Stored(path=STORED)
+    self_scoring = with_select(sigmoid, policy=policies.joint_learner)
+    reuse = with_select(sigmoid, policy=policies.joint_learner_fused)
+    balanced = with_select(soft, policy=policies.concept_balanced_learnability)
+    no_gate = replace(sigmoid.evaluate, gate="")  # stored embeddings of pairs are no model
+    flexi = replace(self_scoring, flexi=Flexi(patch=24), evaluate=no_gate, reference=stored)
+    configs = {
+        "(a) joint, stored reference": replace(sigmoid, reference=stored, evaluate=no_gate),
+        "(a) joint by the learner, Flexi, stored reference": flexi,
+        "(a) joint by the learner, two passes": self_scoring,
+        "(a) joint by the learner, reuse": reuse,
+        "(a) joint by the learner, reuse, stored reference": replace(
+            reuse, reference=stored, evaluate=no_gate
+        ),
+        "(a) joint, distilled": replace(sigmoid, distill=Distill(weight=0.5)),
+        "(a) learnability, distilled": replace(soft, distill=Distill(weight=0.5)),
+        "(a) concept-balanced learnability": balanced,
+        "uniform": replace(uniform_of(soft), baseline=True),
+        "uniform, sigmoid": uniform_of(sigmoid),
+    }
+    if s.steps < 50:  # One form, on towers that have patches.
+        patches = ViT(width=16, depth=1, heads=1, patch=16)
+        tower = replace(sigmoid.learner, image=patches)
+        name = "(a) joint by the learner, Flexi, stored reference"
+        configs = {name: replace(configs[name], learner=tower)}
+    return [arm(config, name, s.seeds, s) for name, config in configs.items()]
+
+
+def store_embeddings(scale: Scale, out: Path) -> None:
+    """Trains the reference of setting (a) for each seed and stores its embeddings of all pairs.
+
+    Args:
+      scale: How much of everything.
+      out: Folder of the runs, as `run_all` is given.
+    """
+    live = arm(base(scale, "joint", False), "reference", scale.seeds, scale)
+    for config, _ in live.runs(out):
+        reference = Path(config.reference.path)
+        folder = out / "references" / f"{STORED}-seed{config.seed}"
+        with locked(reference, wait=True):
+            trained(config.reference.own_runs(config)[""], reference)
+            store(reference, config, out=folder)
 
 
 def tune_arms(scale: Scale) -> list[Arm]:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from active_learning.report import measures
-from experiments import flickr, label_check, safety
+from experiments import flickr, label_check, safety, scaling_law, transfer
 from experiments.score_comparison import points
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -273,6 +273,8 @@ TABLES = {
     "finetune_desk": finetuned,
     "safety_desk": safety.page,
     "label_check": label_check.table,
+    "scaling_law_desk": scaling_law.table,
+    "transfer_desk": transfer.table,
 }
 
 

@@ -203,8 +203,8 @@ def table(result: dict) -> str:
     """Markdown: every run, then the fits."""
     rows = result["rows"]
     lines = [
-        "| learner | updates | uniform's error, % | learnability's error, % | reference's own, % "
-        "| total FLOPs over uniform's |",
+        "| learner | updates | uniform's error, % | learnability's error, % "
+        "| reference's own error, % | total FLOPs over uniform's |",
         f"|{' --- |' * 6}",
     ]
     by = {(r["size"], r["updates"], r["arm"]): r for r in rows}

@@ -22,7 +22,24 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
+import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(params=["gs", "s3"])
+def store(request, monkeypatch):
+    """(address of an empty bucket on loopback, the faults of its server)."""
+    pytest.importorskip("obstore")
+    pytest.importorskip("moto")
+    from active_learning.storage import addresses
+    from experiments.bucket_servers import buckets
+
+    with buckets(request.param) as (environment, faults):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        addresses._store.cache_clear()
+        yield f"{request.param}://bucket", faults
+    addresses._store.cache_clear()

@@ -51,7 +51,7 @@ class RowTable:
         self._values = self._map("values", mode, kind, (int(self._starts[-1]), width))
         self._stored = self._map("stored", mode, np.bool_, (count,))
 
-    def _map(self, name: str, mode: Any, dtype: type, shape: tuple[int, ...] | None) -> np.ndarray:
+    def _map(self, name: str, mode: Any, dtype: type, shape: tuple[int, ...] | None) -> np.memmap:
         path = self.folder / f"{name}.npy"
         try:
             values = np.load(path, mmap_mode=mode, allow_pickle=False)

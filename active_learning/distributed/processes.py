@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from active_learning.config import ConfigError
 from active_learning.data.sources.source import DataError
 from active_learning.metrics import LOG, StorageError, checked_folder
+from active_learning.storage.runs import user_cache
 
 # The coordinator lives in the primary process. When it goes, JAX aborts the others at once, so that
 # it leaves last.
@@ -24,8 +25,7 @@ ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, StorageError,
 
 def default_cache() -> Path:
     """Returns the folder of this user's compiled programs."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache").expanduser()
-    return base / "active_learning" / "compiled"
+    return user_cache() / "compiled"
 
 
 def enable_compilation_cache(folder: str | None = None) -> None:

@@ -19,6 +19,7 @@ from active_learning.data import splits
 from active_learning.data.parts import Data
 from active_learning.references.base import Obtained, Reference, TrainRun, single
 from active_learning.references.trained import own_run_config
+from active_learning.storage.runs import writable
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class CrossFitted(Reference):
     kind_name = "crossfitted"
     models_scoring = splits.FOLDS
 
-    # Folder for both runs; '': WORKDIR/reference.
+    # Folder or address for both runs; '': WORKDIR/reference.
     path: str = ""
     # Duration of the training of each.
     total: str = "1000 steps"
@@ -65,14 +66,14 @@ class CrossFitted(Reference):
         return dataclasses.replace(data, train=train), None
 
     def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
-        folder = Path(self.path) if self.path else workdir / "reference"
         runs = self.own_runs(experiment.config)
-        summaries = [train(own, folder / name) for name, own in runs.items()]
-        if not all(summary["complete"] for summary in summaries):
-            return None
+        with writable(self.path or workdir / "reference", shared=True) as place:
+            summaries = [train(own, place.folder / name) for name, own in runs.items()]
+            if not all(summary["complete"] for summary in summaries):
+                return None
+            params = [checkpoint.load_params(place.folder / fold) for fold in runs]
         name = f"test_full/{experiment.config.task.primary_metric}"
         values = [s["final"][name] for s in summaries if name in s["final"]]
-        params = [checkpoint.load_params(folder / fold) for fold in runs]
         return Obtained(
             jax.tree.map(lambda *leaves: np.stack(leaves), *params),
             {name: float(np.mean(values))} if values else {},

@@ -15,6 +15,8 @@ from active_learning.metrics import read_summary
 from active_learning.models.published import Published
 from active_learning.references.base import Obtained, Reference, TrainRun
 from active_learning.references.trained import obtained
+from active_learning.storage.addresses import is_bucket
+from active_learning.storage.runs import readable
 
 KEY = "config.reference.path"
 _WEIGHTS = (".npz", ".safetensors", ".json")
@@ -26,7 +28,7 @@ class Loaded(Reference):
 
     kind_name = "loaded"
 
-    # Folder of a complete run, or published weights as in `Published`.
+    # Folder of a complete run or its address in a bucket, or published weights as in `Published`.
     path: str = ""
     # Whether its training is on this run's bill; that of published weights never is.
     charge: bool = True
@@ -39,7 +41,7 @@ class Loaded(Reference):
             )
 
     def published(self, config: Any) -> Published | None:
-        if not self.path or not is_weights(Path(self.path)):
+        if not self.path or not is_weights(self.path):
             return None
         if not config.task.text:
             raise ConfigError(
@@ -54,7 +56,7 @@ class Loaded(Reference):
             model = experiment.reference_role
             params = start.params(model.module, model.view, jax.random.key(0))
             return Obtained(params, flops=dict.fromkeys(ACCOUNTS, 0.0))
-        folder = Path(self.path)
+        folder = readable(self.path)
         summary = read_summary(folder)
         if summary is None or not summary["complete"]:
             raise ConfigError(f"{KEY}={self.path!r}: no complete run there to load")
@@ -64,19 +66,22 @@ class Loaded(Reference):
     def for_plan(self) -> "Loaded":
         """A run in place of weights that are not there: planned at the size of the scorer."""
         path = Path(self.path)
-        is_missing = path.suffix in _WEIGHTS and not path.exists()
+        is_missing = not is_bucket(self.path) and path.suffix in _WEIGHTS and not path.exists()
         return dataclasses.replace(self, path=str(path.with_suffix(""))) if is_missing else self
 
     def planned_training_flops(self, config: Any, steps_of: Callable, per_example: float) -> float:
         """What its run says; published weights say nothing of their cost."""
-        if is_weights(Path(self.path)):
+        if is_weights(self.path):
             return 0.0
-        summary = read_summary(Path(self.path))
+        summary = read_summary(readable(self.path))
         return total(summary["flops"]) if summary else 0.0
 
 
-def is_weights(path: Path) -> bool:
-    """Whether a path is published weights, not the folder of a run."""
+def is_weights(name: str) -> bool:
+    """Whether a path is published weights, not the folder or address of a run."""
+    if is_bucket(name):
+        return False
+    path = Path(name)
     if not path.is_dir():
         return path.suffix in _WEIGHTS
     is_run = (path / "summary.json").exists() or (path / "checkpoints").exists()

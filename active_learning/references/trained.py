@@ -12,6 +12,7 @@ from active_learning.core.optim import Optim
 from active_learning.data.parts import Data
 from active_learning.models.on_features import alone
 from active_learning.references.base import Obtained, Reference, TrainRun
+from active_learning.storage.runs import writable
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Trained(Reference):
 
     kind_name = "trained"
 
-    # Run folder to train it into, or to find it complete in; '': WORKDIR/reference.
+    # Run folder or address to train it into, or to find it complete in; '': WORKDIR/reference.
     path: str = ""
     # The part of the split that it is trained on.
     part: str = "reference"
@@ -70,15 +71,11 @@ class Trained(Reference):
         return [("config.reference.part", self.part), *more]
 
     def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
-        folder = self.folder(workdir)
-        summary = train(self.own_runs(experiment.config)[""], folder)
-        if not summary["complete"]:
-            return None
-        return obtained(summary, checkpoint.load_params(folder))
-
-    def folder(self, workdir: Path) -> Path:
-        """Where it is trained into."""
-        return Path(self.path) if self.path else workdir / "reference"
+        with writable(self.path or workdir / "reference", shared=True) as place:
+            summary = train(self.own_runs(experiment.config)[""], place.folder)
+            if not summary["complete"]:
+                return None
+            return obtained(summary, checkpoint.load_params(place.folder))
 
     def planned_training_flops(self, config: Any, steps_of: Callable, per_example: float) -> float:
         runs = self.own_runs(config).values()

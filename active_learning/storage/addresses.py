@@ -143,17 +143,17 @@ def _is_news(address: str, now: float) -> bool:
 
 
 def _of_store(error: Exception) -> bool:
-    """Whether an exception comes from obstore (which answers 404 with FileNotFoundError)."""
+    """Whether an exception comes from obstore, which answers 404 with FileNotFoundError."""
     from obstore.exceptions import BaseError
 
-    return isinstance(error, BaseError | OSError | TimeoutError)
+    return isinstance(error, BaseError | FileNotFoundError | ConnectionError | TimeoutError)
 
 
 def is_transient(error: Exception) -> bool:
     """Whether the same operation may succeed later."""
     from obstore import exceptions
 
-    if isinstance(error, FileNotFoundError | PermissionError):
+    if isinstance(error, FileNotFoundError):
         return False
     if isinstance(error, exceptions.BaseError) and not isinstance(error, exceptions.GenericError):
         return False  # denied, not authenticated, precondition, not supported

@@ -2,6 +2,8 @@
 
 from active_learning.config import ConfigError
 
+__all__ = ["ConfigError", "MissingError", "StorageError"]
+
 
 class StorageError(RuntimeError):
     """A disk or network failed while the program ran; one line. Commands exit with code 3."""

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ from active_learning.storage.commits import (
     without_steps,
 )
 from active_learning.storage.mirror import mirrored
+
+SUMMARY = "summary.json"
 
 
 def user_cache() -> Path:
@@ -52,11 +55,15 @@ class Place:
 
 
 @contextlib.contextmanager
-def writable(workdir: Path | str) -> Iterator[Place]:
+def writable(workdir: Path | str, shared: bool = False) -> Iterator[Place]:
     """A run folder to write in, at a path or an address, for the time of a block.
 
     For an address the newest state is downloaded before the block, and what the block writes is
     uploaded along with it; see `mirror.mirrored`.
+
+    Args:
+      workdir: The path or address.
+      shared: A complete run in a bucket is only read, as others may do at the same time.
 
     Raises:
       ConfigError: The bucket is not there, refuses, or holds something else there.
@@ -66,8 +73,23 @@ def writable(workdir: Path | str) -> Iterator[Place]:
         yield Place(Path(workdir))
         return
     address = str(workdir)
+    if shared and _is_complete(address):
+        yield Place(readable(address))
+        return
     with mirrored(address, staging_folder(address)) as mirror:
         yield Place(mirror.local, lambda: mirror.failed)
+
+
+def _is_complete(address: str) -> bool:
+    """Whether a complete run is at an address, on its own or inside of another run."""
+    try:
+        folder, inner = _run_of(address.rstrip("/"))
+    except ConfigError:
+        return False  # whoever goes on to write there says what is wrong
+    bucket, name = Bucket(folder), f"{inner}/{SUMMARY}" if inner else SUMMARY
+    commit = bucket.read_commit()
+    content = bucket.get(name) if commit is not None and name in commit.files else None
+    return content is not None and json.loads(content)["complete"] is True
 
 
 def readable(path: Path | str) -> Path:

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,6 +27,7 @@ from active_learning.data.sources.source import DataError
 from active_learning.models.layers import shared
 from active_learning.references import Reference, replay, score_file
 from active_learning.settings import Config
+from active_learning.storage.runs import readable
 from active_learning.tasks import Task, View
 from active_learning.train.costs import Role, low_resolution, update_costs
 from active_learning.train.fitting import fitted
@@ -140,7 +140,7 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
     """
     given, (config, starts) = config, open_models(config)
     check_values(config)
-    if config.init_from and not (Path(config.init_from) / "checkpoints").is_dir():
+    if config.init_from and not (readable(config.init_from) / "checkpoints").is_dir():
         raise ConfigError(f"config.init_from={config.init_from!r}: no run there (no checkpoints)")
     data = open_data(config)
     train_on, processes = config.split.train_on, jax.process_count()
@@ -159,7 +159,7 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
         )
     choices = None
     if config.select.replay:
-        folder, about = Path(config.select.replay), data.provenance
+        folder, about = readable(config.select.replay), data.provenance
         by = about.get("ids", "place")
         choices = replay.read(folder, config.batch_size, steps.total, about["hash"], by)
         data.train.rows_of(choices.ids, replay.KEY)
@@ -339,7 +339,7 @@ def first_state(experiment: Experiment, reference: PyTree | None = None) -> Trai
     online = starts.scorer.params(experiment.scorer, experiment.scorer_view, fold(2))
     if folder:
         like = jax.eval_shape(experiment.init_learner, jax.random.key(0))
-        learner = checkpoint.load_params(Path(folder))
+        learner = checkpoint.load_params(readable(folder))
         learner = check_param_shapes(learner, like, f"config.init_from={folder}")
     make = partial(_fresh, experiment)
     shardings = sharding.state_shardings(

@@ -18,6 +18,8 @@ from active_learning.metrics import LOG, NonFiniteError
 from active_learning.references import Obtained
 from active_learning.references.pool_filter import filter_pool
 from active_learning.settings import Config
+from active_learning.storage.addresses import is_bucket
+from active_learning.storage.runs import Place, writable
 from active_learning.train import overview, run_folder
 from active_learning.train.build import Experiment, build, first_state
 from active_learning.train.delayed import DelayedOutputs
@@ -43,7 +45,7 @@ def run(
 
     Args:
       config: The run.
-      workdir: Its folder.
+      workdir: Its folder, or an address in a bucket.
       guard: Turns signals into a request to stop; None: one of its own.
       profile: Updates (from, to) of which a trace is written.
 
@@ -53,8 +55,21 @@ def run(
     Raises:
       ConfigError, DataError: Before anything is compiled.
       NonFiniteError: With the number of the update.
+      StorageError: The disk or the bucket failed.
     """
-    workdir = Path(workdir)
+    if is_bucket(str(workdir)) and jax.process_count() > 1:
+        raise ConfigError(
+            f"{workdir}: a run in a bucket is written by one process, here are "
+            f"{jax.process_count()}; give a folder that all share (a mounted bucket is one)"
+        )
+    with writable(workdir) as place:
+        return _run(config, place, guard, profile)
+
+
+def _run(
+    config: Config, place: Place, guard: PreemptionGuard | None, profile: tuple[int, int]
+) -> dict[str, Any]:
+    workdir = place.folder
     identity = {"config": config_hash(config), "code": distributed.code_version()}
     distributed.check_same(identity, workdir)
     with distributed.agreement("data"):
@@ -77,7 +92,7 @@ def run(
         LOG.info(
             "%s starts from %s weights:\n%s", role, report["layout"], "\n".join(report["table"])
         )
-    with contextlib.nullcontext(guard) if guard else PreemptionGuard() as guard:
+    with contextlib.nullcontext(guard) if guard else PreemptionGuard(place.failed) as guard:
         training = _prepared(experiment, workdir, guard)
         if training is None:
             return run_folder.summarize(experiment, Ledger(), {}, None, complete=False)

@@ -23,10 +23,14 @@ class PreemptionGuard:
     All of several processes stop at the same update, whichever of them received the signal. A
     second signal ends the process at once, with the exit code that shells use for it; what the
     last checkpoint holds is kept. Outside of the block the former handlers are back.
+
+    Args:
+      failed: Another reason to stop, asked for in one process only.
     """
 
-    def __init__(self):
+    def __init__(self, failed: Callable[[], bool] = lambda: False):
         self._requested, self._looks, self._received = False, 0, False
+        self._failed = failed
         self._former: dict[int, _Handler] = {}
 
     @property
@@ -35,7 +39,7 @@ class PreemptionGuard:
         if jax.process_count() > 1 and not self._requested:
             self._looks += 1
             self._requested = distributed.preemption_reached(self._looks)
-        return self._requested
+        return self._requested or self._failed()
 
     def __enter__(self) -> "PreemptionGuard":
         # In several processes SIGTERM belongs to JAX, which tells all of them; SIGINT is passed on.

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 
+from active_learning import checks
+from active_learning.config import config_hash
 from active_learning.report import measures
 from experiments import flickr, flickr_arms
 
@@ -160,3 +162,15 @@ def test_a_row_is_the_mean_of_its_runs(tmp_path):
     assert result["exchanged_chosen"] == [[1, 0.30000000000000004]]
     assert (result["flops"], result["seeds"], result["reference_recall"]) == (10.0, [0, 1], 0.02)
     assert "5.5 ± 0.71 [5.500, 5.500]" in flickr.table([result])
+
+
+def test_the_methods_are_different_runs_of_one_setting(tmp_path):
+    for scale, count in (("desk", 10), ("smoke", 1)):
+        arms = flickr_arms.method_arms(flickr_arms.SCALES[scale])
+        assert len({config_hash(arm.config) for arm in arms}) == len(arms) == count
+        for arm in arms:
+            checks.check_values(arm.config)
+            assert arm.config.task.shuffled_captions == {"pool": 0.5}
+    stored = next(arm for arm in arms if arm.config.reference.kind_name == "stored")
+    config, _ = next(iter(stored.runs(tmp_path)))
+    assert config.reference.path == str(tmp_path / "references" / f"{flickr_arms.STORED}-seed100")

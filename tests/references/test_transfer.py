@@ -15,7 +15,7 @@ from active_learning.models import OnFeatures, ViT
 from active_learning.references import Trained
 from active_learning.settings import Evaluate, Select, Split
 from active_learning.train import loop
-from active_learning.train.build import build
+from active_learning.train.build import build, first_state
 from active_learning.train.evaluation import Evaluation
 from active_learning.train.feature_pass import with_features
 from tests import world
@@ -89,7 +89,8 @@ def test_a_reference_is_trained_on_a_small_curated_part_and_the_rest(tmp_path):
 def test_labels_are_not_checked_by_a_reference_that_saw_the_pool(tmp_path):
     config = world.config(world.write_arrays(tmp_path), total="2 steps")
     seen = build(with_reference(config, also=("pool",)))
-    assert Evaluation(seen).check_labels(None) == (None, {})
+    state = first_state(seen, jax.jit(seen.init_reference)(jax.random.key(0)))
+    assert Evaluation(seen).check_labels(state) == (None, {})
 
 
 @pytest.mark.parametrize(
