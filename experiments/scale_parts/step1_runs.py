@@ -199,6 +199,25 @@ def arms(scale: str) -> dict[str, Callable[[Path], dict]]:
     }
 
 
+def table(result: dict) -> str:
+    """Whole runs in buckets beside the local one, as Markdown."""
+    lines = ["| | requests that failed | ids | test accuracy, % |", "| --- | --- | --- | --- |"]
+    local = result["local"]
+    lines.append(f"| on the disk | | | {100 * local['test_accuracy']:.1f} |")
+    for name, row in result.items():
+        if not name.endswith(("killed and continued", "outage")):
+            continue
+        same = "the same" if row["same_ids"] else "OTHERS"
+        if "requests" in row:
+            what = f"{name}, {result['fault_fraction']:.0%} of the requests fail"
+            failed = f"{row['failed']:,} of {row['requests']:,}"
+            accuracy = f"{100 * row['test_accuracy']:.1f}"
+        else:
+            what, failed, accuracy = f"{name} of {row['seconds']:g} s", f"{row['failed']:,}", ""
+        lines.append(f"| {what} | {failed} | {same} | {accuracy} |")
+    return "\n".join(lines)
+
+
 def main(scale: str, out: Path) -> dict:
     """Measures what is not in scale_1_runs.json in `out` already; returns its content."""
     file = out / "scale_1_runs.json"
