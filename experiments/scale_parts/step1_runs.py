@@ -25,8 +25,9 @@ from pathlib import Path
 import numpy as np
 
 from active_learning.storage import addresses
+from active_learning.storage.caches import user_cache
 from active_learning.storage.commits import Bucket
-from active_learning.storage.runs import readable, user_cache
+from active_learning.storage.runs import readable
 from experiments.bucket_servers import Faults, buckets
 
 # Updates, and seconds of the outage.
