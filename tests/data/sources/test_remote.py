@@ -1,5 +1,6 @@
 """Shards in buckets: the same examples as on disk, whatever the server does; few requests."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -16,12 +17,14 @@ from active_learning.data.parts import Part
 from active_learning.data.sources import remote
 from active_learning.data.sources.cache import Cache
 from active_learning.data.sources.from_path import FromPath, section_of
+from active_learning.data.sources.image_folder import ImageFolder
+from active_learning.data.sources.mixture import Mixture
 from active_learning.data.sources.on_disk import Disk
 from active_learning.data.sources.source import DataError
 from active_learning.storage import addresses
 from active_learning.storage.errors import StorageError
 from experiments.bucket_servers import buckets
-from tests.data.photos import COLOURS, blob
+from tests.data.photos import COLOURS, blob, write_folder
 from tests.data.sources.test_array_record import write
 from tests.data.sources.test_webdataset import examples, write_tar
 
@@ -247,6 +250,25 @@ def test_requests_per_example(bucket, tmp_path, monkeypatch):
     assert requests["in chunks"] < 0.1
 
 
+def test_a_mixture_of_a_bucket_and_a_disk(bucket, tmp_path):
+    address, faults = bucket
+    upload(tars(tmp_path / "set"), f"{address}/set")
+    write_folder(tmp_path / "photos", each=20)
+    photos = ImageFolder(path=str(tmp_path / "photos"), size=24)
+    ids = []
+    for path in (str(tmp_path / "set"), f"{address}/set"):
+        shards = FromPath(path=path, size=24, cache=str(tmp_path / "c"))
+        mixture = Mixture(sources={"a": shards, "b": photos}, weights={"a": 1, "b": 3})
+        ids.append(run_through(mixture.open().train, 256).tolist())
+    assert ids[0] == ids[1] and faults.requests > 0
+    with pytest.raises(
+        DataError, match=r"^config\.data\.sources\.a\.shuffle: sources of a mixture"
+    ):
+        dataclasses.replace(
+            mixture, sources={"a": dataclasses.replace(shards, shuffle=8), "b": photos}
+        ).open()
+
+
 def test_the_cache_keeps_its_limit_and_finds_damage(tmp_path):
     cache = Cache(tmp_path / "c", 10_000)
     fetched = []
@@ -309,7 +331,5 @@ def test_prepared_shards_need_room_for_copies(bucket, tmp_path):
 
 
 def test_image_folders_are_not_read_from_buckets():
-    from active_learning.data.sources.image_folder import ImageFolder
-
     with pytest.raises(DataError, match=r"config\.data\.path='gs://b/x': only tars"):
         ImageFolder(path="gs://b/x").open()
