@@ -57,8 +57,8 @@ MUTANTS = [
     Mutant("scorers train after the window", "core/step.py", "replace(recipe, policy=policy, distill=False)", "replace(recipe, distill=False)", "core/test_step.py"),
     Mutant("shared buffers", "core/recipe.py", "ModelState(jax.tree.map(jnp.array, params), opt_state)", "ModelState(params, opt_state)", "core/test_step.py"),
     Mutant("replicated take", "core/sharding.py", "    if devices == 1:\n        return jax.tree.map(lambda leaf: leaf[indices], x)", "    if devices:\n        return jax.tree.map(lambda leaf: leaf[indices], x)", "core/test_sharding.py"),
-    Mutant("one round too few", "core/sharding.py", "jnp.where(away, rank + 1, 0)", "jnp.where(away, rank, 0)", "core/test_sharding.py"),
-    Mutant("rows stay where they are not at home", "core/sharding.py", "spare = rank >= room", "spare = rank > room", "core/test_sharding.py"),
+    Mutant("one round too few", "core/sharding.py", "jnp.where(moves, rank + 1, 0)", "jnp.where(moves, rank, 0)", "core/test_sharding.py"),
+    Mutant("rows stay where they are not at home", "core/homes.py", "spare, crosses = rank >= stay[owner]", "spare, crosses = rank > stay[owner]", "core/test_sharding.py"),
     Mutant("moments of a shared learner are whole", "core/sharding.py", 'r"^(learner|ema)/.*(kernel|embed)$"', 'r"^(learner|ema)/params/.*(kernel|embed)$"', "test_fsdp.py"),
     Mutant("small models are shared", "core/sharding.py", 'r"^(learner|ema)/.*(kernel', 'r"/.*(kernel', "test_fsdp.py"),
     Mutant("gradients of a shared learner stay whole", "core/sharding.py", "with_sharding_constraint(grad, split)", "with_sharding_constraint(grad, replicated(mesh))", "test_fsdp.py"),
@@ -81,6 +81,9 @@ MUTANTS = [
     Mutant("copies of the actors are forgotten at a stop", "train/selectors.py", "self._models = dict(pending.models)", "self._models = {}", "train/test_actors.py"),
     Mutant("a learner of two resolutions scores at the full one", "core/recipe.py", "(self.score_apply or self.apply)", "(self.apply)", "core/test_resolution.py"),
     Mutant("resolutions are dealt by place on the devices", "core/step.py", "values.shape[0], devices, period)", "values.shape[0], devices)", "core/test_resolution.py"),
+    Mutant("a stored caption is always the first", "data/stored_rows.py", "(0 if places is None else places)", "0", "references/test_embeddings.py"),
+    Mutant("class words are compared without the logit scale", "train/zero_shot_pass.py", "logit_scalars(self.params)[0]", "1.0", "references/test_zero_shot.py"),
+    Mutant("a reference never sees the rest", "references/trained.py", "train_on=(self.part, *self.also)", "train_on=(self.part,)", "references/test_transfer.py"),
     Mutant("the teacher is not charged", "train/costs.py", "distill=recipe.distill", "distill=False", "train/test_distill.py"),
     Mutant("scorers pay for the full view", "train/build.py", "(starts.scorer, scorer, scorer_view)", "(starts.scorer, scorer, view)", "train/test_updates.py"),
     Mutant("recomputation counted", "cost/ledger.py", "for account in ACCOUNTS))", "for account in costs))", "train/test_loop.py"),
@@ -137,6 +140,11 @@ MUTANTS = [
     Mutant("epochs repeat their order", "data/order.py", "left ^ (hash64(self.seed, epoch, turn, right) & mask)", "left ^ (hash64(self.seed, 0 * epoch, turn, right) & mask)", "data/test_order.py"),
     Mutant("a look costs nothing", "train/economics.py", "budget - made * look", "budget", "train/test_gate.py"),
     Mutant("an unfinished summary counts as complete", "train/loop.py", 'if summary is None or not summary["complete"]:', "if summary is None:", "train/test_loop.py"),
+    Mutant("any object is the listed one", "storage/commits.py", "if digest != part.sha256:", "if False:", "storage/test_mirror.py"),
+    Mutant("the first writer wins silently", "storage/mirror.py", "if theirs is None or (theirs.number, theirs.writer)", "if False and (theirs.number, theirs.writer)", "storage/test_mirror.py"),
+    Mutant("segments are written over", "storage/mirror.py", "same = leading(io.BytesIO(content), before)", "same = list(before)", "storage/test_mirror.py"),
+    Mutant("what is refused is tried again", "storage/addresses.py", "return code in (408, 429) or code >= 500", "return True", "storage/test_addresses.py"),
+    Mutant("a failed upload lets the run go on", "train/signals.py", "return self._requested or self._failed()", "return self._requested", "train/test_buckets.py"),
 ]  # fmt: skip
 
 
@@ -154,8 +162,9 @@ def caught(mutant: Mutant) -> bool:
     """Whether the tests fail on a copy of the project with the fault applied. ValueError when they do not run."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
-        for part in ("active_learning", "tests", "configs", "docs"):
-            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("active_learning", "tests", "configs", "docs", "experiments"):
+            without = shutil.ignore_patterns("__pycache__", "results")
+            shutil.copytree(ROOT / part, copy / part, ignore=without)
         shutil.copy(ROOT / "pyproject.toml", copy)
         (copy / "active_learning" / mutant.file).write_text(faulty(mutant))
         command = [

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from active_learning.config import ConfigError
 from active_learning.data.sources.source import DataError
 from active_learning.metrics import LOG, StorageError, checked_folder
-from active_learning.storage.runs import user_cache
+from active_learning.storage.caches import user_cache
 
 # The coordinator lives in the primary process. When it goes, JAX aborts the others at once, so that
 # it leaves last.
@@ -84,6 +84,14 @@ def run_on_primary(function: Callable[[], Any]) -> Any:
 def kind_of_error(error: BaseException) -> str:
     """The name under which the other processes raise an error: that of its nearest known class."""
     return next((k.__name__ for k in type(error).__mro__ if k.__name__ in ERRORS), "RuntimeError")
+
+
+def gather_floats(value: float) -> list[float]:
+    """Returns the value of every process, by rank; all must call it at the same point."""
+    if jax.process_count() == 1:
+        return [value]
+    gathered = multihost_utils.process_allgather(np.float32(value))
+    return [float(one) for one in np.ravel(np.asarray(gathered))]
 
 
 def barrier(name: str) -> None:

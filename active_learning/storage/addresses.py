@@ -80,9 +80,7 @@ def _store(root: str) -> "ObjectStore":
         import obstore
         from obstore.store import from_url
     except ImportError as error:
-        raise ConfigError(
-            f"{root}: needs obstore; pip install 'active_learning[buckets]'"
-        ) from error
+        raise ConfigError(f"{root}: needs obstore, pip install -e '.[buckets]'") from error
     try:
         return from_url(root, retry_config=_RETRY, client_options=_CLIENT)  # pyright: ignore
     except (obstore.exceptions.BaseError, ValueError) as error:

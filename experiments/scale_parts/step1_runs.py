@@ -25,12 +25,13 @@ from pathlib import Path
 import numpy as np
 
 from active_learning.storage import addresses
+from active_learning.storage.caches import user_cache
 from active_learning.storage.commits import Bucket
-from active_learning.storage.runs import readable, user_cache
+from active_learning.storage.runs import readable
 from experiments.bucket_servers import Faults, buckets
 
 # Updates, and seconds of the outage.
-SCALES = {"smoke": (24, 2.0), "desk": (2000, 30.0)}
+SCALES = {"smoke": (24, 2.0), "desk": (400, 30.0)}
 FAULTS = 0.1
 
 
@@ -197,6 +198,25 @@ def arms(scale: str) -> dict[str, Callable[[Path], dict]]:
         for kind in ("gs", "s3")
         for name, measure in measures.items()
     }
+
+
+def table(result: dict) -> str:
+    """Whole runs in buckets beside the local one, as Markdown."""
+    lines = ["| | requests that failed | ids | test accuracy, % |", "| --- | --- | --- | --- |"]
+    local = result["local"]
+    lines.append(f"| on the disk | | | {100 * local['test_accuracy']:.1f} |")
+    for name, row in result.items():
+        if not name.endswith(("killed and continued", "outage")):
+            continue
+        same = "the same" if row["same_ids"] else "OTHERS"
+        if "requests" in row:
+            what = f"{name}, {result['fault_fraction']:.0%} of the requests fail"
+            failed = f"{row['failed']:,} of {row['requests']:,}"
+            accuracy = f"{100 * row['test_accuracy']:.1f}"
+        else:
+            what, failed, accuracy = f"{name} of {row['seconds']:g} s", f"{row['failed']:,}", ""
+        lines.append(f"| {what} | {failed} | {same} | {accuracy} |")
+    return "\n".join(lines)
 
 
 def main(scale: str, out: Path) -> dict:
