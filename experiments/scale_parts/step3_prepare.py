@@ -18,7 +18,10 @@ from active_learning.data import images
 from active_learning.data.sources.preparation import SUMS
 from experiments.bench_data import photo
 
-SCALES = {"smoke": {"photos": 24, "shard": 4}, "desk": {"photos": 1500, "shard": 50}}
+SCALES = {
+    "smoke": {"photos": 24, "shard": 4, "workers": [(2, True)]},
+    "desk": {"photos": 1500, "shard": 50, "workers": [(3, False), (4, False), (4, True)]},
+}
 
 
 def write_photos(folder: Path, count: int) -> None:
@@ -73,7 +76,7 @@ def main(scale: str, out: Path) -> dict:
         alone = time.perf_counter() - began
         sums = (folder / "one" / SUMS).read_bytes()
         rows = []
-        for count, kill in ((3, False), (4, False), (4, True)):
+        for count, kill in given["workers"]:
             name = f"{count}{' killed' if kill else ''}"
             work = shared(folder / "photos", folder / name, given["shard"], count, kill)
             rows.append(

@@ -1,6 +1,9 @@
 """Shards in buckets: the same examples as on disk, whatever the server does; few requests."""
 
 import dataclasses
+import errno
+import os
+import shutil
 import threading
 
 import numpy as np
@@ -15,6 +18,7 @@ from active_learning.data import order
 from active_learning.data.loader import Candidates, Loader
 from active_learning.data.parts import Part
 from active_learning.data.sources import remote
+from active_learning.data.sources.array_record import Readers
 from active_learning.data.sources.cache import Cache
 from active_learning.data.sources.from_path import FromPath, section_of
 from active_learning.data.sources.image_folder import ImageFolder
@@ -196,6 +200,35 @@ def test_a_server_that_goes_on_failing_ends_the_run(bucket, tmp_path, monkeypatc
     faults.fraction, faults.denied = 0.0, True
     with pytest.raises(ConfigError, match=r"^gs://bucket/set/train-00\d\.tar: 403"):
         part.read(np.arange(4))
+
+
+@pytest.mark.parametrize("make", [records, tables])
+def test_refused_requests_are_no_bad_examples(bucket, make, tmp_path):
+    address, faults = bucket
+    upload(make(tmp_path / "set"), f"{address}/set")
+    source = FromPath(path=f"{address}/set", size=16, cache=str(tmp_path / "c")).open().train
+    shutil.rmtree(tmp_path / "c" / "copies")
+    faults.denied = True
+    source.files.begin(np.arange(4))
+    fresh = FromPath(path=f"{address}/set", size=16, cache=str(tmp_path / "c"))
+    with pytest.raises(ConfigError, match=r"^gs://bucket/set: 403"):
+        fresh.open()
+    for reader in vars(source.files).values():
+        if isinstance(reader, Readers):
+            reader._open.clear()
+    with pytest.raises(ConfigError, match=r"^gs://bucket/set/train-\d\.\w+: 403"):
+        source.gather(np.arange(4))
+
+
+def test_a_full_disk_ends_with_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache = Cache(tmp_path / "c", 10_000)
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StorageError, match=r"No space left on device\); give another folder"):
+        cache.read("x", 100, 5, 0, lambda: bytes(100))
+    assert not list((tmp_path / "c").glob("*"))
 
 
 def test_an_object_that_changes_is_found(bucket, tmp_path):
