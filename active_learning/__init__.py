@@ -5,11 +5,12 @@ them.
 """
 
 from active_learning.core import losses, policies, scores, select
+from active_learning.core.homes import home_first
 from active_learning.core.policies import Policy
 from active_learning.core.recipe import Chosen, Model, ModelState, Recipe, TrainState, init_state
 from active_learning.core.scores import ScoreInputs
 from active_learning.core.select import Selection
-from active_learning.core.sharding import home_first, make_mesh, take_sharded
+from active_learning.core.sharding import make_mesh, take_sharded
 from active_learning.core.step import (
     select_step,
     train_on_selection,

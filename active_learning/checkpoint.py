@@ -111,7 +111,7 @@ class Checkpoints:
         Raises:
           StorageError: This save, or the one before, could not be written; older steps are intact.
         """
-        self._guarded(self._manager.wait_until_finished)
+        self.wait()
         if step in self._manager.all_steps():
             return
         self._saving = step
@@ -170,10 +170,14 @@ class Checkpoints:
         bad = nonfinite(restored.state)
         return restored, bad and f"{bad} is not finite"
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits for the last save. Raises StorageError when it failed."""
+        self._guarded(self._manager.wait_until_finished)
+
+    def close(self) -> None:
+        """Waits for the last save and ends. Raises StorageError when it failed."""
         try:
-            self._guarded(self._manager.wait_until_finished)
+            self.wait()
         finally:
             self._guarded(self._manager.close)
 

@@ -202,7 +202,7 @@ def _identity(row: dict) -> tuple:
 
 
 class Writer:
-    """Appends lines to metrics.jsonl and, by option, scalars to TensorBoard.
+    """Appends lines to metrics.jsonl.
 
     Lines after `resume_step` are removed. A line of that step that is there already is not written
     again: a run that was killed between its last line and its summary repeats the evaluation.
@@ -210,10 +210,9 @@ class Writer:
     Args:
       workdir: The run folder.
       resume_step: The update at which the run continues.
-      tensorboard: Whether to write scalars to WORKDIR/tensorboard as well.
     """
 
-    def __init__(self, workdir: Path, resume_step: int = 0, tensorboard: bool = False):
+    def __init__(self, workdir: Path, resume_step: int = 0):
         self.path = workdir / "metrics.jsonl"
         kept = {
             key: line for key, line in _metric_lines(self.path).items() if key[0] <= resume_step
@@ -221,11 +220,6 @@ class Writer:
         self._there = {key for key in kept if key[0] == resume_step}
         write_atomic(self.path, "".join(line + "\n" for line in kept.values()))
         self._file = self.path.open("a")
-        self._board = None
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(workdir / "tensorboard"))
 
     def write(self, clocks: dict, values: dict) -> None:
         """Writes one line.
@@ -246,17 +240,11 @@ class Writer:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise write_failure(self.path, error) from error
-        if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, clocks["step"])
 
     def close(self) -> None:
         """Closes the files and writes metrics.csv, a column per value."""
         with contextlib.suppress(OSError):  # what could not be flushed was reported by `write`
             self._file.close()
-        if self._board is not None:
-            self._board.close()
         rows = [_flat(json.loads(line)) for line in _metric_lines(self.path).values()]
         names = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO(newline="")

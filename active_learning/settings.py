@@ -122,6 +122,9 @@ class Log(Section):
 
     every: str = "1 %"
     tensorboard: bool = False
+    # Project of Weights & Biases and experiment of MLflow that get the scalars too; '': none.
+    wandb: str = ""
+    mlflow: str = ""
     # Ids of every sub-batch, chosen/*.npy.
     chosen: bool = False
     # How often each example was chosen and its last score, chosen.parquet; 16 bytes an example of
@@ -129,6 +132,9 @@ class Log(Section):
     choices: bool = True
     # Highest- and lowest-scoring images that are kept a few times in the run; 0: none.
     snapshots: int = setting(12, at_least=0, at_most=1000)
+    # Minutes without an update, compilation and evaluation left out, after which the process writes
+    # the stacks of its threads and ends with exit code 3; 0: never.
+    watchdog_minutes: float = setting(30.0, at_least=0.0, at_most=1e6)
 
 
 @dataclass(frozen=True)

@@ -161,9 +161,10 @@ def of_pods() -> list[tuple[str, str, str, str]]:
         ),
         (
             "traffic of selection on 256 chips",
-            f"one round of all-to-all, {bound:.1f} MB",
+            f"one exchange among all chips, {bound:.1f} MB",
             f"{large['selection_moved_bytes'] / 1e6:.1f} MB",
-            "one row for each other chip, however few move: it grows with the number of chips",
+            "one round of each exchange, a row for each of 16 chips; random choices take three "
+            "or four rounds in all",
         ),
         (
             "payload of the learner's collectives, 256 over 16 chips",

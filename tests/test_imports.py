@@ -39,7 +39,8 @@ def libraries(path: Path) -> set[str]:
 
 # Modules of core by what they may import of it, from the leaves to the step.
 CORE = (
-    ("losses", "contrastive", "gradients", "select", "scores", "optim", "sharding", "infobatch"),
+    ("losses", "contrastive", "gradients", "select", "scores", "optim", "homes", "infobatch"),
+    ("sharding",),
     ("pair_gains",),
     ("pair_scores",),
     ("policies",),

@@ -30,6 +30,9 @@ class Optim(Section):
     clip: float = setting(1.0, at_least=0.0, at_most=1e9)
     # Which optimizer; 'adafactor' stores second moments of matrices in factored form.
     optimizer: str = setting("adamw", one_of=OPTIMIZERS)
+    # Type in which the first moment is stored ('adamw', 'lion', 'sgd'). The second moment stays
+    # float32: bfloat16 would lose its small increments.
+    first_moment: str = setting("float32", one_of=("float32", "bfloat16"))
     # Of 'sgd' (Nesterov) and 'lion'.
     momentum: float = setting(0.9, at_least=0.0, below=1.0)
     # After the warm-up: 'cosine' to 0, or 'rsqrt' or 'constant' with a linear cooldown to 0.
@@ -62,13 +65,14 @@ class Optim(Section):
     def _optimizer(self, rate: optax.Schedule) -> optax.GradientTransformation:
         mask = decayed_kernels if self.decay_applies_to == "kernels" else decayed_matrices
         decay = {"weight_decay": self.weight_decay, "mask": mask}
+        stored = None if self.first_moment == "float32" else self.first_moment
         if self.optimizer == "adamw":
-            return optax.adamw(rate, b2=self.b2, **decay)
+            return optax.adamw(rate, b2=self.b2, mu_dtype=stored, **decay)
         if self.optimizer == "lion":
-            return optax.lion(rate, b1=self.momentum, b2=self.b2, **decay)
+            return optax.lion(rate, b1=self.momentum, b2=self.b2, mu_dtype=stored, **decay)
         if self.optimizer == "sgd":
             return optax.chain(
-                optax.trace(self.momentum, nesterov=True),
+                optax.trace(self.momentum, nesterov=True, accumulator_dtype=stored),
                 optax.add_decayed_weights(**decay),
                 optax.scale_by_learning_rate(rate),
             )

@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Float16, Int
 
 from active_learning.core import contrastive
 from active_learning.core.contrastive import Embeddings
-from active_learning.core.sharding import arrival_rounds, home_first, take_local
+from active_learning.core.homes import home_first
+from active_learning.core.sharding import replicated, take_local
 
 TILE = 64  # Newly selected pairs whose products are computed at once, in (B, TILE) of memory.
 AXES = ROWS, COLUMNS, TERMS = ("rows", "columns", "terms")
@@ -118,10 +119,8 @@ def _columns(
     """
     count = new.shape[0] // grid.columns
     part = jax.lax.dynamic_slice_in_dim(new, jax.lax.axis_index(COLUMNS) * count, count)
-    candidates = rows.shape[0] * grid.rows
-    part = home_first(part, candidates, grid.rows)
-    rounds = arrival_rounds(part, candidates, grid.rows)
-    mine = take_local(rows, part, rounds, axis=(ROWS,), devices=grid.rows)
+    part = home_first(part, rows.shape[0] * grid.rows, grid.rows)
+    mine = take_local(rows, part, (ROWS,))
     if mine.shape[1] > 1:
         mine = _counterparts(mine)
     else:
@@ -185,6 +184,7 @@ def gains(
         # Every device takes as many: the first one also fills the places that are left.
         fill = -new.shape[0] % (grid.rows * grid.columns)
         new = jnp.concatenate([new, jnp.broadcast_to(new[:1], (fill,))])
-        return sharded(*layout, new, jnp.float32(fill))
+        added = sharded(*layout, new, jnp.float32(fill))
+        return jax.lax.with_sharding_constraint(added, replicated(mesh))
 
     return on_many

@@ -9,7 +9,7 @@ import functools
 import math
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PyTree
 
+from active_learning.core.homes import groups_of, rank_in_pair
+
 # JAX assigns `jax.Device` from an untyped module, so type checkers refuse it in annotations.
 if TYPE_CHECKING:
     Device = Any
@@ -25,13 +27,20 @@ else:
     Device = jax.Device
 
 DATA_AXIS, FSDP_AXIS = "data", "fsdp"
+# Mesh axes of `homes.groups_of`.
+GROUP_AXES = ("groups", "places")
 
 # Which dimension of an array is split over "fsdp" (None: replicated), by its path in the train
 # state; the first match decides. Matrices are split by rows: their slices stay whole tiles of an
 # accelerator, and the leading axis of scanned layers stays whole.
 PARTITION_RULES: tuple[tuple[str, int | None], ...] = (
-    (r"^(learner|ema)/.*(kernel|embed)$", -2),  # Parameters, their two moments, their average.
-    (r"", None),  # Biases, norms, positions; the small models; step and key.
+    # Of both towers of a two-tower learner, as of a single one: parameters, their moments, their
+    # average.
+    (r"^(learner|ema)/.*text/.*(kernel|embed)$", -2),
+    (r"^(learner|ema)/.*(kernel|embed)$", -2),
+    # Scorers: each device scores its own candidates without waiting for others.
+    (r"^(online|reference)/", None),
+    (r"", None),  # Biases, norms and positions of the learner; policy state, step and key.
 )
 
 
@@ -123,112 +132,115 @@ def aot_compile(
     )
 
 
-def home_first(
-    indices: Int[Array, "b"], super_batch_size: int, devices: int, period: int = 1
-) -> Int[Array, "b"]:
-    """Permutes `indices` so that a selected row stays on the device that owns it where it can.
+class _Rows(NamedTuple):
+    """Rows that a device owns, and all that are taken: the same on all devices but `x` and `me`."""
 
-    The order inside a sub-batch is free, so only rows of devices with more than b / devices of them
-    move. These spare rows are assigned to free slots such that rows of one owner land on different
-    devices: owners with few spares get the deepest free slots (which few devices have), owners with
-    many get the shallow ones (which most devices have).
+    x: Array
+    indices: Int[Array, "b"]
+    me: Int[Array, ""]
+    devices: int
 
-    Args:
-      indices: Rows of the super-batch, distinct.
-      super_batch_size: B; a device owns B / devices consecutive rows.
-      devices: Must divide both B and b / period.
-      period: Where the place in the sub-batch decides how a row is treated: index i stays at a
-        place that is i modulo `period`.
-    """
-    if devices == 1:
-        return indices
-    if period > 1:
-        groups = [
-            home_first(indices[first::period], super_batch_size, devices) for first in range(period)
-        ]
-        return jnp.stack(groups, axis=1).reshape(-1)
-    b = indices.shape[0]
-    room = b // devices
-    indices = jnp.sort(indices)  # Sorts by owner.
-    owner = indices // (super_batch_size // devices)
-    count = jnp.bincount(owner, length=devices)
-    # Position among the rows of the same owner.
-    rank = jnp.arange(b) - (jnp.cumsum(count) - count)[owner]
-    spare = rank >= room
-    slot_device, slot_depth = jnp.arange(b) // room, jnp.arange(b) % room
-    free_rank = slot_depth - count[slot_device]  # Negative: taken by a row that stays.
-    last = jnp.iinfo(jnp.int32).max
-    # Spare rows first, owners with few spares first.
-    by_spares = jnp.lexsort((owner, jnp.where(spare, count[owner], last)))
-    # Free slots first, deepest first.
-    by_depth = jnp.lexsort((slot_device, jnp.where(free_rank >= 0, -free_rank, last)))
-    moves = spare[by_spares]
-    slot = jnp.where(moves, by_depth, owner[by_spares] * room + rank[by_spares])
-    return jnp.zeros_like(indices).at[slot].set(indices[by_spares])
+    @property
+    def owner(self) -> Int[Array, "b"]:
+        return self.indices // self.x.shape[0]
+
+    @property
+    def home(self) -> Int[Array, "b"]:
+        return jnp.arange(self.indices.shape[0]) // (self.indices.shape[0] // self.devices)
+
+    def here(self, values: Array) -> Array:
+        """The part for the rows that this device takes."""
+        room = self.indices.shape[0] // self.devices
+        return jax.lax.dynamic_slice_in_dim(values, self.me * room, room)
+
+    def at_home(self) -> Array:
+        """What this device takes, right where it owns the row."""
+        mine = self.here(self.indices) - self.me * self.x.shape[0]
+        return self.x[jnp.clip(mine, 0, self.x.shape[0] - 1)]
+
+    def exchanged(
+        self,
+        out: Array,
+        moves: Array,
+        rank: Array,
+        axis: Any,
+        to: Array,
+        of: Array,
+        hop: Any = None,
+    ) -> Array:
+        """`out` with the rows that move, which arrive in rounds of one row per pair of devices.
+
+        Args:
+          out: What this device takes.
+          moves: Which of all rows move.
+          rank: The round in which each of them does.
+          axis: Mesh axes of an exchange.
+          to: Where on the axis each row goes.
+          of: Where on the axis it comes from.
+          hop: (round, received rows) -> received rows after a second exchange.
+        """
+        size = jax.lax.psum(1, axis)
+
+        def exchange(carry):
+            k, out = carry
+            sends = moves & (self.owner == self.me) & (rank == k)
+            row_for = (
+                jnp.zeros((size,), self.indices.dtype)
+                .at[jnp.where(sends, to, size)]
+                .set(self.indices - self.me * self.x.shape[0], mode="drop")
+            )
+            received = jax.lax.all_to_all(self.x[row_for], axis, 0, 0, tiled=True)
+            received = received[self.here(of)] if hop is None else hop(k, received)
+            arrives = self.here(moves) & (self.here(rank) == k)
+            return k + 1, jnp.where(arrives.reshape((-1,) + (1,) * (out.ndim - 1)), received, out)
+
+        # Indices are the same everywhere, so every device computes the same bound.
+        rounds = jnp.max(jnp.where(moves, rank + 1, 0))
+        return jax.lax.while_loop(lambda carry: carry[0] < rounds, exchange, (jnp.int32(0), out))[1]
 
 
-def _rank_in_pair(pair: Int[Array, "b"]) -> Int[Array, "b"]:
-    """How many earlier slots have the same (owner, home) pair."""
-    order = jnp.argsort(pair, stable=True)
-    ordered = pair[order]
-    place = jnp.arange(pair.shape[0])
-    starts = jnp.concatenate([jnp.array([True]), ordered[1:] != ordered[:-1]])
-    first = jax.lax.cummax(jnp.where(starts, place, 0))
-    return jnp.zeros_like(place).at[order].set(place - first)
-
-
-def arrival_rounds(
-    indices: Int[Array, "b"], super_batch_size: int, devices: int
-) -> Int[Array, "b"]:
-    """The round of `take_local` in which each row travels, one row per pair of devices in each."""
-    owner = indices // (super_batch_size // devices)
-    home = jnp.arange(indices.shape[0]) // (indices.shape[0] // devices)
-    return _rank_in_pair(owner * devices + home)
-
-
-def take_local(
-    x: Array,
-    indices: Int[Array, "b"],
-    rank: Int[Array, "b"],
-    *,
-    axis: tuple[str, ...],
-    devices: int,
-) -> Array:
+def take_local(x: Array, indices: Int[Array, "b"], axis: tuple[str, ...]) -> Array:
     """One device's part of `take_sharded`, within a `shard_map`.
-
-    Rows it owns are indexed; the others arrive in rounds of one row per pair of devices.
 
     Args:
       x: The device's own rows.
       indices: Rows to take, the same on all devices of `axis`; each gets a consecutive part.
-      rank: `arrival_rounds` of the indices.
       axis: Mesh axes over which the rows are split.
-      devices: Number of devices of `axis`.
     """
-    me = jax.lax.axis_index(axis)
-    rows, room = x.shape[0], indices.shape[0] // devices
-    owner, home = indices // rows, jnp.arange(indices.shape[0]) // room
-    away = owner != home
-    mine = jax.lax.dynamic_slice_in_dim(indices, me * room, room)
-    my_owner, my_rank = mine // rows, jax.lax.dynamic_slice_in_dim(rank, me * room, room)
-    out = x[jnp.clip(mine - me * rows, 0, rows - 1)]
+    devices = jax.lax.psum(1, axis)
+    rows = _Rows(x, indices, jax.lax.axis_index(axis), devices)
+    owner, home = rows.owner, rows.home
+    rank = rank_in_pair(owner * devices + home)
+    return rows.exchanged(rows.at_home(), owner != home, rank, axis, home, owner)
 
-    def exchange(carry):
-        k, out = carry
-        sends = away & (owner == me) & (rank == k)
-        row_for = (
-            jnp.zeros((devices,), indices.dtype)
-            .at[jnp.where(sends, home, devices)]
-            .set(indices - me * rows, mode="drop")
-        )
-        received = jax.lax.all_to_all(x[row_for], axis, 0, 0, tiled=True)
-        arrives = (my_owner != me) & (my_rank == k)
-        arrives = arrives.reshape((-1,) + (1,) * (x.ndim - 1))
-        return k + 1, jnp.where(arrives, received[my_owner], out)
 
-    # Indices are replicated, so every device computes the same bound.
-    rounds = jnp.max(jnp.where(away, rank + 1, 0))
-    return jax.lax.while_loop(lambda carry: carry[0] < rounds, exchange, (jnp.int32(0), out))[1]
+def _take_in_groups(x: Array, indices: Int[Array, "b"]) -> Array:
+    """`take_local` on the mesh of `groups_of`: inside groups, then between equal places.
+
+    What is left over, in practice nothing, goes by both ways in turn: over the device in the
+    owner's group at the place of the home, one row per such device and round.
+    """
+    groups, places = (jax.lax.psum(1, name) for name in GROUP_AXES)
+    rows = _Rows(x, indices, jax.lax.axis_index(GROUP_AXES), groups * places)
+    owner, home = rows.owner, rows.home
+    (group, place), (to_group, to_place) = ((of // places, of % places) for of in (owner, home))
+    rank = rank_in_pair(owner * rows.devices + home)
+    inside = (owner != home) & (group == to_group)
+    between = (group != to_group) & (place == to_place)
+    other = (group != to_group) & (place != to_place)
+    over = group * places + to_place
+    turn = rank_in_pair(jnp.where(other, over, rows.devices))
+
+    def second(k: Array, received: Array) -> Array:
+        passed = other & (over == rows.me) & (turn == k)
+        row = received[jnp.sum(jnp.where(passed, place, 0))]
+        everywhere = jnp.broadcast_to(row, (groups, *row.shape))
+        arrived = jax.lax.all_to_all(everywhere, GROUP_AXES[0], 0, 0, tiled=True)
+        return arrived[rows.here(group)]
+
+    out = rows.exchanged(rows.at_home(), inside, rank, GROUP_AXES[1], to_place, place)
+    out = rows.exchanged(out, between, rank, GROUP_AXES[0], to_group, group)
+    return rows.exchanged(out, other, turn, GROUP_AXES[1], to_place, place, second)
 
 
 def take_sharded(
@@ -241,8 +253,8 @@ def take_sharded(
 
     Plain indexing of a sharded array compiles to an all-reduce of masked rows or comes back
     replicated. Here each device sends at most one row to each other device per round; the number
-    of rounds is computed from the indices, so any skew is exact. Call `home_first` before, and one
-    round is usually enough.
+    of rounds is computed from the indices, so any skew is exact. Call `home_first` before, and few
+    rounds are enough.
 
     Args:
       x: Arrays with leading axis B, sharded over `axis`.
@@ -269,13 +281,18 @@ def take_sharded(
                 f"{'x'.join(axis)!r}"
             )
     indices = jax.lax.with_sharding_constraint(indices, replicated(mesh))
-    rank = arrival_rounds(indices, jax.tree.leaves(x)[0].shape[0], devices)
-    local = functools.partial(take_local, axis=axis, devices=devices)
+    local, split, whole = functools.partial(take_local, axis=axis), P(axis), mesh
+    groups = groups_of(devices) if devices == mesh.size else 1
+    if groups > 1:
+        grid = mesh.devices.reshape(groups, devices // groups)
+        whole = Mesh(grid, GROUP_AXES, axis_types=(AxisType.Auto,) * 2)
+        local, split = _take_in_groups, P(GROUP_AXES)
     take = jax.shard_map(
-        lambda leaves, indices, rank: jax.tree.map(lambda leaf: local(leaf, indices, rank), leaves),
-        mesh=mesh, in_specs=(P(axis), P(), P()), out_specs=P(axis), check_vma=False,
+        lambda leaves, indices: jax.tree.map(lambda leaf: local(leaf, indices), leaves),
+        mesh=whole, in_specs=(split, P()), out_specs=split, check_vma=False,
     )  # fmt: skip
-    return take(x, indices, rank)
+    # What follows knows the rows by the axes of `mesh`.
+    return jax.lax.with_sharding_constraint(take(x, indices), NamedSharding(mesh, P(axis)))
 
 
 def shard_map_rows(function: Callable, mesh: Mesh | None, rows: int) -> Callable:

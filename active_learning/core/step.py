@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from active_learning.core import gradients, optim, pair_scores, policies, reuse, scores
+from active_learning.core.homes import home_first
 from active_learning.core.observe import observations
 from active_learning.core.recipe import (
     TEACHER,
@@ -28,7 +29,7 @@ from active_learning.core.recipe import (
     Recipe,
     TrainState,
 )
-from active_learning.core.sharding import home_first, replicated, take_sharded
+from active_learning.core.sharding import replicated, take_sharded
 
 
 def train_step(

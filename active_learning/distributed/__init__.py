@@ -9,9 +9,11 @@ an error of one process end all.
 from active_learning.distributed.exchange import agreement, check_same, code_version
 from active_learning.distributed.launchers import ENVIRONMENT, start
 from active_learning.distributed.processes import (
+    LAST_SECONDS,
     barrier,
     default_cache,
     enable_compilation_cache,
+    gather_floats,
     is_primary,
     leave,
     preemption_reached,
@@ -20,12 +22,14 @@ from active_learning.distributed.processes import (
 
 __all__ = [
     "ENVIRONMENT",
+    "LAST_SECONDS",
     "agreement",
     "barrier",
     "check_same",
     "code_version",
     "default_cache",
     "enable_compilation_cache",
+    "gather_floats",
     "is_primary",
     "leave",
     "preemption_reached",

@@ -86,6 +86,14 @@ def kind_of_error(error: BaseException) -> str:
     return next((k.__name__ for k in type(error).__mro__ if k.__name__ in ERRORS), "RuntimeError")
 
 
+def gather_floats(value: float) -> list[float]:
+    """Returns the value of every process, by rank; all must call it at the same point."""
+    if jax.process_count() == 1:
+        return [value]
+    gathered = multihost_utils.process_allgather(np.float32(value))
+    return [float(one) for one in np.ravel(np.asarray(gathered))]
+
+
 def barrier(name: str) -> None:
     """Waits until all processes are here."""
     if jax.process_count() > 1:

@@ -93,14 +93,14 @@ def collective_lines(compiled: CompiledStep, metrics: dict) -> Iterator[str]:
         return pair[0].bytes * max(1, pair[0].times) * pair[1]
 
     for c, equal in sorted(Counter(large).items(), key=total, reverse=True):
-        often = f"x {c.times * equal}" if c.times else "per round (usually 1 round)"
+        often = f"x {c.times * equal}" if c.times else "per round, as many as the selection needs"
         yield (
             f"    {c.kind:18s} {c.bytes / 1e6:8.1f} MB {often}, over {c.group} chips, "
             f"in {c.scope or 'the step'}"
         )
     yield (
         f"  selection moves {metrics['selection_moved_bytes'] / 1e6:.1f} MB "
-        "(scores, indices and one round of rows)"
+        "(scores, indices and one round of each exchange of rows)"
     )
 
 

@@ -1,5 +1,7 @@
 """Outputs of the update before, fetched one update late, so that the host never waits."""
 
+import time
+
 import jax
 import numpy as np
 
@@ -20,6 +22,8 @@ class DelayedOutputs:
     def __init__(self, name: str, logger: SelectionLogger):
         self.name, self.logger = name, logger
         self._held: tuple[int, UpdateOutput] | None = None
+        # Seconds for which the host has waited for the devices.
+        self.waited = 0.0
 
     def put(self, step: int, output: UpdateOutput) -> None:
         """Fetches what is held, then holds the outputs of update `step`."""
@@ -37,7 +41,9 @@ class DelayedOutputs:
         (step, output), self._held = self._held, None
         chosen = output.chosen
         extra = {} if chosen is None else {"the mean score": chosen.metrics["score_mean_all"]}
+        began = time.perf_counter()
         metrics, extra = jax.device_get((output.metrics, extra))
+        self.waited += time.perf_counter() - began
         for name, value in (metrics | extra).items():
             if not np.isfinite(value):
                 raise NonFiniteError(f"{self.name}: {name} is {value} at update {step}")

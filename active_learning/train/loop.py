@@ -17,20 +17,23 @@ from active_learning.cost.ledger import Ledger, total
 from active_learning.metrics import LOG, NonFiniteError
 from active_learning.references import Obtained
 from active_learning.references.pool_filter import filter_pool
-from active_learning.settings import Config
+from active_learning.settings import Config, Log
 from active_learning.storage.addresses import is_bucket
 from active_learning.storage.runs import Place, writable
+from active_learning.trackers import Trackers, check_installed
 from active_learning.train import overview, run_folder
 from active_learning.train.build import Experiment, build, first_state
 from active_learning.train.delayed import DelayedOutputs
 from active_learning.train.evaluation import Evaluation
 from active_learning.train.fitting import fitted
 from active_learning.train.gate import Gate
+from active_learning.train.goodput import Goodput, OwnTime
 from active_learning.train.recorder import SelectionLogger
 from active_learning.train.signals import PreemptionGuard
 from active_learning.train.starts import check_param_shapes
 from active_learning.train.stored_inputs import with_stored
 from active_learning.train.updates import UpdateRunner, with_pending
+from active_learning.train.watchdog import Watchdog
 
 __all__ = ["NonFiniteError", "run"]
 
@@ -72,6 +75,7 @@ def _run(
     workdir = place.folder
     identity = {"config": config_hash(config), "code": distributed.code_version()}
     distributed.check_same(identity, workdir)
+    check_installed(**_tracked(config.log))
     with distributed.agreement("data"):
         experiment = build(config)
         _check_reference_runs(experiment)
@@ -180,6 +184,8 @@ class Training:
             workdir / "checkpoints", config.checkpoint.max_to_keep
         )
         self.ledger = _opening_ledger(experiment, reference, prefilter)
+        self.watch = metrics.Stopwatch(self.ledger.train_seconds)
+        self.goodput = Goodput(self.watch, self.ledger.train_seconds)
         self.evaluation = Evaluation(experiment)
         self.gate = Gate(experiment, self.evaluation, self.ledger.total)
         params = None if reference is None else reference.params
@@ -187,18 +193,20 @@ class Training:
         position = self._restore()
         self.loader = experiment.loader(position)
         self.updates = UpdateRunner(experiment, self.loader, restored=self.ledger.step > 0)
-        self.watch = metrics.Stopwatch(self.ledger.train_seconds)
         self.save_clock = checkpoint.CheckpointClock(
             experiment.steps.checkpoint, self.ledger.train_seconds, self.checkpoints.empty
         )
         # Where this process began, for the rate; and stalls and seconds at the last log line.
         self.began = self.ledger.step, self.ledger.train_seconds
         self.logged = 0.0, self.ledger.train_seconds
-        self.writer = metrics.NoWriter()
+        self.writer, self.trackers = metrics.NoWriter(), Trackers(workdir, config.name)
         if distributed.is_primary():
-            self.writer = metrics.Writer(workdir, self.ledger.step, config.log.tensorboard)
+            self.writer = metrics.Writer(workdir, self.ledger.step)
+            self.trackers = Trackers(workdir, config.name, **_tracked(config.log))
         self.logger = SelectionLogger(experiment, workdir, self.ledger.step)
         self.delayed = DelayedOutputs(config.name, self.logger)
+        self.own_time = OwnTime(config.name, self.watch, self.ledger.step)
+        self.watchdog = Watchdog(config.log.watchdog_minutes, workdir)
 
     def _restore(self) -> int:
         """Continues from the newest checkpoint; returns the data position."""
@@ -207,6 +215,8 @@ class Training:
             return 0
         self.state, meta = restored
         self.ledger = Ledger.from_dict(meta["ledger"])
+        self.watch.seconds = self.ledger.train_seconds
+        self.goodput.restore(meta)
         self.gate.restore(meta)
         LOG.info("%s: resumes at update %d", self.experiment.config.name, self.ledger.step)
         return meta["position"]
@@ -218,6 +228,7 @@ class Training:
             "ledger": self.ledger.as_dict(),
             "hash": config_hash(self.experiment.config),
         }
+        meta |= self.goodput.state()
         self.logger.flush(self.ledger.step)
         self.checkpoints.save(self.ledger.step, self.state, meta)
 
@@ -237,11 +248,13 @@ class Training:
             with contextlib.ExitStack() as closing:  # All are closed, whichever fails.
                 closing.callback(self.checkpoints.close)
                 closing.callback(self.writer.close)
+                closing.callback(self.trackers.close)
                 closing.callback(self.loader.close)
                 closing.callback(trace.close, self.state)
         summary = (
             run_folder.summarize(self.experiment, self.ledger, final, self.reference, complete)
             | self.gate.summary()
+            | {"goodput": self.goodput.fraction}
         )
         if distributed.is_primary():
             metrics.write_summary(self.workdir, summary)
@@ -254,7 +267,7 @@ class Training:
         if self.reference is not None and self.experiment.reference.trains_along:
             own = self.evaluation.full_reference(self.state)
             self.reference = dataclasses.replace(self.reference, metrics=own)
-        self.writer.write(self.ledger.as_dict(), final)
+        self._write(final)
         return final
 
     def _train(self, trace: metrics.Profile) -> bool:
@@ -265,12 +278,21 @@ class Training:
         if not self.ledger.step:
             with self.watch.paused():
                 self.ledger.charge(self.gate.open(self.state, self.watch))
-        while self.ledger.step < steps.total and not self.guard.requested:
+        with self.watchdog:
+            self._update_until(steps.total, trace)
+        self.delayed.fetch()
+        self.watch.stop()
+        self.ledger.train_seconds = self.watch.seconds
+        return self.ledger.step >= steps.total
+
+    def _update_until(self, total: int, trace: metrics.Profile) -> None:
+        """Runs updates until there are `total` of them or the guard asks to stop."""
+        while self.ledger.step < total and not self.guard.requested:
             active = self.ledger.step < self.gate.window
             self.state = self.updates.begin_epoch(self.state)
             if not self.updates.compiled(active):
                 self.delayed.fetch()
-                with self.watch.paused():
+                with self.watch.paused(), self.watchdog.paused():
                     self.updates.compile(self.state, active)
             trace.at(self.ledger.step, self.state)
             with jax.profiler.StepTraceAnnotation("update", step_num=self.ledger.step):
@@ -278,11 +300,8 @@ class Training:
                 self.state, output = self.updates(self.state, active, more)
             self._charge(active)
             self.delayed.put(self.ledger.step, output)
+            self.watchdog.beat(self.ledger.step)
             self._between_updates()
-        self.delayed.fetch()
-        self.watch.stop()
-        self.ledger.train_seconds = self.watch.seconds
-        return self.ledger.step >= steps.total
 
     def _charge(self, active: bool) -> None:
         self.ledger.step += 1
@@ -306,16 +325,21 @@ class Training:
         with self.watch.paused():
             self.ledger.train_seconds = self.watch.seconds
             values = self._logged() if log else {}
-            if evaluate:
-                values |= self.evaluation.during(self.state)
-            if look:
-                values |= self._look_at_gate(evaluate)
+            with self.watchdog.paused():
+                if evaluate:
+                    values |= self.evaluation.during(self.state)
+                if look:
+                    values |= self._look_at_gate(evaluate)
             if values:
-                self.writer.write(self.ledger.as_dict(), values)
+                self._write(values)
             if evaluate:
                 self._show_progress(values)
             if save:
                 self._save()
+
+    def _write(self, values: dict[str, Any]) -> None:
+        self.writer.write(self.ledger.as_dict(), values)
+        self.trackers.write(self.ledger.step, values)
 
     def _look_at_gate(self, evaluate: bool) -> dict[str, float]:
         """Watches the gate; charges for it, and for a choice that is discarded."""
@@ -336,6 +360,8 @@ class Training:
         values = self.logger.summary()
         values["select/open"] = float(self.ledger.step <= self.gate.window)
         values["data/stall_fraction"] = fraction
+        values["run/goodput"] = self.goodput.fraction
+        values |= self.own_time.compare(self.ledger.step, self.delayed.waited)
         return values | overview.bad_examples(self.experiment)
 
     def _show_progress(self, values: dict[str, float]) -> None:
@@ -343,6 +369,15 @@ class Training:
         rate = (self.ledger.step - step) / max(self.watch.seconds - seconds, 1e-9)
         name, steps = self.experiment.config.name, self.experiment.steps.total
         metrics.progress(name, self.ledger.step, steps, rate, self.ledger.total, values)
+
+
+def _tracked(settings: Log) -> dict[str, Any]:
+    """The trackers that get the scalars, by the names of `Trackers` and `check_installed`."""
+    return {
+        "tensorboard": settings.tensorboard,
+        "wandb": settings.wandb,
+        "mlflow": settings.mlflow,
+    }
 
 
 def _opening_ledger(

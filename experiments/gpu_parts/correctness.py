@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from active_learning.core import policies, sharding
+from active_learning.core import homes, policies, sharding
 from active_learning.core.recipe import init_state
 from active_learning.core.step import select_step, train_on_selection, train_step, uniform_step
 from active_learning.data.sources.shapes import Shapes
@@ -156,7 +156,7 @@ def check_step() -> Iterator[dict]:
     yield compared("one program against two", fused, apart, state)
     mesh = sharding.make_mesh(jax.devices())
     on_all = jax.device_put(batch, sharding.batch_sharding(mesh))
-    indices = sharding.home_first(chosen.indices, B * RATIO, mesh.size)
+    indices = homes.home_first(chosen.indices, B * RATIO, mesh.size)
     taken = jax.jit(partial(sharding.take_sharded, mesh=mesh))(on_all, indices)
     equal = jax.tree.map(lambda x, y: np.array_equal(x[np.asarray(indices)], y), batch, taken)
     yield {"option": "take_sharded equals x[indices]", "ok": all(jax.tree.leaves(equal))}

@@ -90,3 +90,23 @@ def test_names_are_checked():
     node = section(Optim, optimizer="adam")
     with pytest.raises(ConfigError, match=r"optim.optimizer='adam': expected one of 'adamw'"):
         freeze(node, "config.optim")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lion", "sgd"])
+def test_first_moments_in_bfloat16(optimizer):
+    """Half of their bytes; the second moment stays float32, and the update the same in 8 bits."""
+    params = {"head": {"kernel": jnp.full((3, 2), 2.0)}}
+    grads = {"head": {"kernel": jnp.array([[0.3, -0.2], [0.1, 0.7], [-0.5, 0.9]])}}
+    updates = {}
+    for stored in ("float32", "bfloat16"):
+        made = Optim(0.1, optimizer=optimizer, first_moment=stored, schedule="constant").make(0, 10)
+        state = made.init(params)
+        for _ in range(3):
+            updates[stored], state = made.update(grads, state, params)
+        types = [leaf.dtype for leaf in jax.tree.leaves(state) if leaf.ndim == 2]
+        expected = [jnp.dtype(stored)] + [jnp.dtype("float32")] * (optimizer == "adamw")
+        assert types == expected
+    short, full = (updates[stored]["head"]["kernel"] for stored in ("bfloat16", "float32"))
+    np.testing.assert_allclose(short, full, rtol=0.01)
+    if optimizer != "lion":  # Its update is a sign.
+        assert (short != full).any()

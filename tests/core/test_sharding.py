@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import active_learning as al
-from active_learning.core import sharding
+from active_learning.core import homes, sharding
 from active_learning.plan.hlo import collectives
 from tests import toy
 
@@ -68,6 +68,56 @@ def test_home_first_needs_few_rounds_on_many_devices():
         pairs = (owner * devices + home)[owner != home]
         assert np.bincount(pairs).max() <= 2
         assert len(pairs) < 0.12 * chosen
+
+
+@pytest.fixture(scope="module")
+def grouped():
+    """`take` on 8 devices in two groups of four, as on a large mesh."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(homes, "FLAT", 4)
+        mesh = toy.mesh_of(DEVICES)
+
+        def taken(x, indices):
+            """Rows, and keys made of them, as augmentation does with what it gets."""
+            rows = al.take_sharded(x, indices, mesh)
+            fold = lambda row: jax.random.fold_in(jax.random.key(0), row[0, 0, 0])
+            return rows, jax.random.key_data(jax.vmap(fold)(rows))
+
+        function, order = jax.jit(taken), jax.jit(lambda i: al.home_first(i, B, DEVICES))
+        images = np.random.default_rng(1).integers(0, 256, (B, 6, 6, 3)).astype(np.uint8)
+        sharded = jax.device_put(images, sharding.batch_sharding(mesh))
+        function(sharded, order(jnp.arange(b)))  # Traced while the patch holds.
+        yield function, order, images, sharded
+
+
+@pytest.mark.parametrize("indices", index_sets())
+def test_groups_take_the_same_rows(grouped, indices):
+    function, order, images, sharded = grouped
+    ordered = order(jnp.asarray(indices))
+    assert sorted(ordered.tolist()) == sorted(indices.tolist())
+    # The order as it comes sends rows by two exchanges in turn.
+    for taken in (jnp.asarray(indices), ordered):
+        rows, _ = function(sharded, taken)
+        np.testing.assert_array_equal(np.asarray(rows), images[taken])
+        assert rows.sharding.spec == P("data")
+
+
+def test_groups_of_many_devices_need_few_rounds():
+    """And nothing has to go by both ways in turn."""
+    rng, devices, groups = np.random.default_rng(0), 256, 16
+    assert homes.groups_of(devices) == groups
+    for size, chosen in ((20_480, 4096), (163_840, 32_768)):
+        order = jax.jit(partial(al.home_first, super_batch_size=size, devices=devices))
+        rounds = []
+        for _ in range(4):
+            ordered = np.asarray(order(jnp.asarray(rng.permutation(size)[:chosen])))
+            owner, home = ordered // (size // devices), np.arange(chosen) // (chosen // devices)
+            inside = owner // groups == home // groups
+            assert (inside | (owner % groups == home % groups)).all()
+            pairs, moves = owner * devices + home, inside & (owner != home)
+            rounds.append(np.bincount(pairs[moves]).max() + np.bincount(pairs[~inside]).max())
+        # A round sends 16 rows, where an exchange among all devices sends 256.
+        assert np.mean(rounds) <= (4 if chosen == 4096 else 10)
 
 
 @pytest.mark.parametrize(

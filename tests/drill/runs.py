@@ -26,7 +26,8 @@ _SHARED = (
     "--config.checkpoint.every=3 steps",
 )
 _REFERENCE = ("--config.reference.total=6 steps", "--config.reference.batch_size=16")
-_TRAINED = _SHARED + _REFERENCE
+_WINDOW = "--config.select.until=50 %"
+_TRAINED = (*_SHARED, *_REFERENCE, _WINDOW)
 _SMALL = (
     "--config.data.size=16",
     "--config.data.small=8",
@@ -36,14 +37,15 @@ _SMALL = (
 KINDS = {
     "uniform": ("arrays.py:uniform", _SHARED),
     "trained reference": ("arrays.py", _TRAINED),
-    "cross-fitted": ("arrays.py", (*_SHARED, "--config.reference.kind=crossfitted", *_REFERENCE)),
-    "co-trained": ("arrays.py", (*_SHARED, "--config.reference.kind=cotrained")),
-    "online reference": ("arrays.py", (*_SHARED, "--config.reference.kind=online")),
+    "cross-fitted": ("arrays.py", (*_TRAINED, "--config.reference.kind=crossfitted")),
+    "co-trained": ("arrays.py", (*_SHARED, _WINDOW, "--config.reference.kind=cotrained")),
+    "online reference": ("arrays.py", (*_SHARED, _WINDOW, "--config.reference.kind=online")),
     "filtered pool": ("arrays.py", (*_TRAINED, "--config.select.policy=offline_filter")),
     "selecting ahead": ("arrays.py", (*_TRAINED, "--config.select.schedule=ahead")),
+    # A reference good enough for a reason to select.
     "window by the gate": (
         "arrays.py",
-        (*_TRAINED, "--config.select.until=auto", "--config.evaluate.gate=tune"),
+        (*_SHARED, "--config.reference.total=100 steps", "--config.reference.batch_size=16"),
     ),
     "small views": ("folder.py", (*_TRAINED, *_SMALL, "--config.select.schedule=ahead")),
 }

@@ -154,6 +154,7 @@ class Sequential(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer, /) -> int:
+        """Fills the buffer as far as the file goes. Raises what `Stored.pread` does."""
         view = memoryview(buffer).cast("B")
         size = max(0, min(len(view), self.file.size - self._at))
         if size:

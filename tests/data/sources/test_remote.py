@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from active_learning import prepare
 from active_learning.config import ConfigError
 from active_learning.data import order
 from active_learning.data.loader import Candidates, Loader
@@ -112,6 +113,24 @@ def test_a_bucket_is_like_a_folder(bucket, make, tmp_path):
     opening = faults.requests - before
     assert everything(again.train) == everything(here.train)
     assert faults.requests == before + opening  # all that is needed is on the disk
+
+
+def test_shards_in_a_bucket_are_prepared_as_those_on_disk(bucket, tmp_path, monkeypatch):
+    address, faults = bucket
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    upload(tars(tmp_path / "set"), f"{address}/set")
+    faults.fraction = 0.1
+    for source, out in ((str(tmp_path / "set"), "here"), (f"{address}/set", "there")):
+        assert prepare.main([source, str(tmp_path / out), "--small=8", "--shard=20"]) == 0
+    here, there = ((tmp_path / out / "SHA256SUMS").read_text() for out in ("here", "there"))
+    assert here == there
+
+
+def test_moved_data_may_lie_in_a_bucket():
+    section = FromPath(path="/a/set", test_path="/a/set/test-0.tar")
+    moved = section.moved("gs://bucket/set")
+    assert (moved.path, moved.test_path) == ("gs://bucket/set", "gs://bucket/set/test-0.tar")
+    assert moved.moved("/b/set") == FromPath(path="/b/set", test_path="/b/set/test-0.tar")
 
 
 def test_patterns_and_single_shards(bucket, tmp_path):

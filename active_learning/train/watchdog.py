@@ -1,0 +1,96 @@
+"""Ends a run that makes no more updates, with the stacks of all threads."""
+
+import contextlib
+import faulthandler
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+
+from active_learning.distributed import LAST_SECONDS, is_primary
+
+EXIT_CODE = 3  # What happened outside: schedulers start such a job again.
+# Most seconds for writing the stacks: the folder may be what hangs.
+_WRITING = 60.0
+_MOST_TICK = 5.0
+
+
+class Watchdog:
+    """Counts the time since the last update, inside its `with` block.
+
+    Compilation and evaluation are left out by `paused`. Time in which the process is stopped
+    (Ctrl-Z, a suspended machine) does not count, because the watching thread does not run either.
+
+    Args:
+      minutes: Without an update, after which the process ends with exit code 3; 0: never.
+      workdir: The run's folder; stacks go to hosts/RANK.log in it.
+    """
+
+    def __init__(self, minutes: float, workdir: Path):
+        self._limit = 60.0 * minutes
+        self._tick = min(_MOST_TICK, self._limit / 20)
+        self.path = workdir / "hosts" / f"{jax.process_index()}.log"
+        self._step, self._idle, self._watching = 0, 0.0, True
+        self._over = threading.Event()
+
+    def __enter__(self) -> "Watchdog":
+        if self._limit:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+
+    def beat(self, step: int) -> None:
+        """Says that update `step` is done."""
+        self._step, self._idle = step, 0.0
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Leaves out the block."""
+        self._watching = False
+        try:
+            yield
+        finally:
+            self._idle, self._watching = 0.0, True
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._tick):
+            if self._watching:
+                self._idle += self._tick
+            if self._idle >= self._limit:
+                self._end()
+                return
+
+    def _end(self) -> None:
+        """Writes the stacks and one line, then leaves."""
+        faulthandler.dump_traceback_later(_WRITING, exit=True)
+        line = f"no update for {self._limit / 60:g} minutes, the last one was {self._step}"
+        where = ""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                now = time.strftime("%Y-%m-%d %H:%M:%S")
+                file.write(f"{now} {socket.gethostname()}, process {os.getpid()}: {line}\n")
+                file.flush()
+                faulthandler.dump_traceback(file, all_threads=True)
+                file.write("\n")
+            where = f"; stacks of all threads: {self.path}"
+        except OSError as error:
+            where = f"; {self.path}: {error.strerror or error}"
+        os.write(2, f"error: {line}{where}\n".encode())
+        faulthandler.cancel_dump_traceback_later()
+        _leave()
+
+
+def _leave() -> None:
+    """Ends the process from any thread; the primary one last, so that all write their stacks."""
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    if jax.process_count() > 1 and is_primary():
+        time.sleep(LAST_SECONDS)
+    os._exit(EXIT_CODE)
