@@ -60,11 +60,14 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.wait(self._tick):
-            if self._watching:
-                self._idle += self._tick
-            if self._idle >= self._limit:
-                self._end()
-                return
+            self.tick()
+
+    def tick(self) -> None:
+        """Counts one interval of the watching thread; ends the process where it was the last."""
+        if self._watching:
+            self._idle += self._tick
+        if self._idle >= self._limit:
+            self._end()
 
     def _end(self) -> None:
         """Writes the stacks and one line, then leaves."""

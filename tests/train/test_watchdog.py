@@ -2,15 +2,13 @@
 
 import subprocess
 import sys
-import threading
-import time
+
+import pytest
 
 from active_learning.settings import Evaluate, Log, Select
 from active_learning.train import loop, watchdog
 from active_learning.train.watchdog import Watchdog
 from tests import world
-
-SECOND = 1 / 60  # In minutes.
 
 STUCK = """
 import sys, time
@@ -38,47 +36,75 @@ def test_a_stuck_process_writes_its_stacks_and_ends_with_code_3(tmp_path):
     assert line.startswith("error: no update for 0.005 minutes") and "hosts/0.log" in line
 
 
-def test_updates_and_pauses_keep_it_quiet(tmp_path, monkeypatch):
-    bites = []
-    monkeypatch.setattr(Watchdog, "_end", lambda dog: bites.append(dog))
-    with Watchdog(0.7 * SECOND, tmp_path) as dog:
-        for step in range(10):
+def ticking(dog: Watchdog, seconds: float) -> None:
+    """What the thread does in so many seconds."""
+    for _ in range(round(seconds / dog._tick)):
+        dog.tick()
+
+
+@pytest.fixture
+def bites(monkeypatch):
+    """Watchdogs without a thread of their own that would have ended the process."""
+    ended = []
+    monkeypatch.setattr(Watchdog, "_watch", lambda dog: None)
+    monkeypatch.setattr(watchdog, "_leave", lambda: ended.append(True))
+    return ended
+
+
+def test_updates_and_pauses_keep_it_quiet(tmp_path, bites):
+    with Watchdog(1.0, tmp_path) as dog:
+        for step in range(5):
             dog.beat(step)
-            time.sleep(0.1)
+            ticking(dog, 55)
         with dog.paused():
-            time.sleep(1)
-    time.sleep(0.6)  # It is off.
-    assert not bites
+            ticking(dog, 600)
+        ticking(dog, 55)
+        assert not bites
+        ticking(dog, 10)
+        assert bites
+
+
+def test_zero_minutes_are_for_ever(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(Watchdog, "_watch", started.append)
     with Watchdog(0.0, tmp_path):
-        time.sleep(0.1)
-    assert not bites
+        pass
+    assert not started
 
 
-def test_a_run_is_watched_but_not_while_it_compiles(tmp_path, monkeypatch):
-    data, stuck, released = world.write_arrays(tmp_path), [], threading.Event()
-    monkeypatch.setattr(watchdog, "_leave", lambda: (stuck.append(True), released.set()))
+def test_a_run_is_watched_but_not_while_it_compiles(tmp_path, monkeypatch, bites):
+    data, dogs = world.write_arrays(tmp_path), []
     plain = {
         "select": Select(),
-        "evaluate": Evaluate(every="100 %", subset=60),
+        "evaluate": Evaluate(every="50 %", subset=60),
         "total": "4 steps",
-        "log": Log(every="50 %", snapshots=0, watchdog_minutes=3 * SECOND),
+        "log": Log(every="50 %", snapshots=0, watchdog_minutes=1.0),
     }
-    compiles, updates = loop.UpdateRunner.compile, loop.UpdateRunner.__call__
+    started, compiles = Watchdog.__enter__, loop.UpdateRunner.compile
+    updates, evaluates = loop.UpdateRunner.__call__, loop.Evaluation.during
+
+    def enter(dog):
+        dogs.append(dog)
+        return started(dog)
 
     def slow_compile(self, state, active):
-        time.sleep(4)
-        assert not stuck
+        ticking(dogs[0], 600)
         compiles(self, state, active)
 
-    def third_hangs(self, state, active, more):
-        if int(state.step) == 2:
-            assert not stuck
-            assert released.wait(120)
+    def slow_evaluation(self, state):
+        ticking(dogs[0], 600)
+        return evaluates(self, state)
+
+    def last_hangs(self, state, active, more):
+        assert not bites
+        ticking(dogs[0], 65 if int(state.step) == 3 else 55)
         return updates(self, state, active, more)
 
+    monkeypatch.setattr(Watchdog, "__enter__", enter)
     monkeypatch.setattr(loop.UpdateRunner, "compile", slow_compile)
-    monkeypatch.setattr(loop.UpdateRunner, "__call__", third_hangs)
+    monkeypatch.setattr(loop.UpdateRunner, "__call__", last_hangs)
+    monkeypatch.setattr(loop.Evaluation, "during", slow_evaluation)
     loop.run(world.config(data, **plain), tmp_path / "run")
-    assert stuck == [True]
+    assert bites
     written = (tmp_path / "run" / "hosts" / "0.log").read_text()
-    assert "the last one was 2" in written and "in third_hangs" in written
+    assert "the last one was 3" in written and "in last_hangs" in written
