@@ -22,7 +22,7 @@ from active_learning.config import check_arm, section
 from active_learning.core import policies
 from active_learning.data.sources import ImageFolder
 from active_learning.models import OnFeatures, Published, ViT
-from active_learning.settings import SIZES, Config, Optim, Reference, Select, Split
+from active_learning.settings import SIZES, Config, Evaluate, Optim, Reference, Select, Split
 
 # The scorer of each arm.
 SCORERS = {
@@ -37,7 +37,7 @@ def get_config(arm: str = "learnability"):
     """The config of one arm."""
     check_arm(arm, *SCORERS)
     select = section(
-        Select, policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %"
+        Select, policy=policies.class_centred_learnability, ratio=4, temperature=0.5, until="auto"
     )
     return section(
         Config,
@@ -45,7 +45,7 @@ def get_config(arm: str = "learnability"):
         name=arm,
         baseline=arm == "uniform",
         data=section(ImageFolder, path="", size=0),
-        split=section(Split, parts={"pool": 0.75, "reference": 0.2, "tune": 0.05}),
+        split=section(Split, parts={"pool": 0.7, "reference": 0.2, "gate": 0.1}),
         learner=section(Published, path="", layer_decay=0.75, head_rate=5.0),
         scorer=SCORERS[arm](),
         batch_size=64,
@@ -62,4 +62,5 @@ def get_config(arm: str = "learnability"):
         ),
         select=section(Select) if arm == "uniform" else select,
         reference=section(Reference, total="20 epochs", batch_size=64),
+        evaluate=section(Evaluate, gate="" if arm == "uniform" else "gate"),
     )

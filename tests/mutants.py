@@ -140,6 +140,11 @@ MUTANTS = [
     Mutant("epochs repeat their order", "data/order.py", "left ^ (hash64(self.seed, epoch, turn, right) & mask)", "left ^ (hash64(self.seed, 0 * epoch, turn, right) & mask)", "data/test_order.py"),
     Mutant("a look costs nothing", "train/economics.py", "budget - made * look", "budget", "train/test_gate.py"),
     Mutant("an unfinished summary counts as complete", "train/loop.py", 'if summary is None or not summary["complete"]:', "if summary is None:", "train/test_loop.py"),
+    Mutant("any object is the listed one", "storage/commits.py", "if digest != part.sha256:", "if False:", "storage/test_mirror.py"),
+    Mutant("the first writer wins silently", "storage/mirror.py", "if theirs is None or (theirs.number, theirs.writer)", "if False and (theirs.number, theirs.writer)", "storage/test_mirror.py"),
+    Mutant("segments are written over", "storage/mirror.py", "same = leading(io.BytesIO(content), before)", "same = list(before)", "storage/test_mirror.py"),
+    Mutant("what is refused is tried again", "storage/addresses.py", "return code in (408, 429) or code >= 500", "return True", "storage/test_addresses.py"),
+    Mutant("a failed upload lets the run go on", "train/signals.py", "return self._requested or self._failed()", "return self._requested", "train/test_buckets.py"),
 ]  # fmt: skip
 
 
@@ -157,8 +162,9 @@ def caught(mutant: Mutant) -> bool:
     """Whether the tests fail on a copy of the project with the fault applied. ValueError when they do not run."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
-        for part in ("active_learning", "tests", "configs", "docs"):
-            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("active_learning", "tests", "configs", "docs", "experiments"):
+            without = shutil.ignore_patterns("__pycache__", "results")
+            shutil.copytree(ROOT / part, copy / part, ignore=without)
         shutil.copy(ROOT / "pyproject.toml", copy)
         (copy / "active_learning" / mutant.file).write_text(faulty(mutant))
         command = [

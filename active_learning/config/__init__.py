@@ -29,6 +29,7 @@ from active_learning.config.stored import (
     config_hash,
     differences,
     from_json,
+    hashed,
     identity,
     to_json,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "from_flags",
     "from_json",
     "frozen",
+    "hashed",
     "identity",
     "import_for_configs",
     "is_zero",

@@ -20,6 +20,11 @@ def to_json(value: Any) -> Any:
     return _tree(value, lambda f, v: True)
 
 
+def hashed(value: Any) -> Any:
+    """As `to_json`, without the keys that cannot change a run's numbers."""
+    return _tree(value, lambda f, v: f.hash is not False)
+
+
 def identity(value: Any) -> Any:
     """What identifies a run: hashed keys that differ from their defaults, as JSON."""
 

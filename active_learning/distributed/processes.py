@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from active_learning.config import ConfigError
 from active_learning.data.sources.source import DataError
 from active_learning.metrics import LOG, StorageError, checked_folder
-from active_learning.storage.runs import user_cache
+from active_learning.storage.caches import user_cache
 
 # The coordinator lives in the primary process. When it goes, JAX aborts the others at once, so that
 # it leaves last.

@@ -17,7 +17,7 @@ from active_learning.models.frozen import head_inputs
 from active_learning.models.on_features import FeatureHead
 from active_learning.settings import Config
 from active_learning.train.costs import learner_costs
-from active_learning.train.feature_pass import feature_flops
+from active_learning.train.feature_pass import charged_parts, feature_flops
 from active_learning.train.fitting import fitted
 from active_learning.train.starts import Starts, open_models
 
@@ -189,7 +189,7 @@ def cost_model_of(
         cotrained=reference.trains_along,
         reference_flops=training,
         prefilter_flops=examples * small.forward if prefilters else 0.0,
-        pass_flops=feature_flops(config, starts, image_shape, trained_examples(config, examples)),
+        pass_flops=feature_flops(config, starts, image_shape, charged_examples(config, examples)),
         reference=_reference_cost(config, starts, image_shape),
     )
 
@@ -207,12 +207,9 @@ def _reference_cost(
         raise ConfigError(f"config.reference.path: {error}") from error
 
 
-def trained_examples(config: Config, pool: int) -> int:
-    """Examples that the learner or a reference is trained on, given how many the learner's are."""
-    sizes, own = config.split.parts, []
-    if config.select.policy.reads_reference:
-        own = list(config.reference.own_runs(config).values())
-    names = {name for run in (config, *own) for name in run.split.train_on}
+def charged_examples(config: Config, pool: int) -> int:
+    """Examples that a pass is charged for, given how many the learner is trained on."""
+    sizes, names = config.split.parts, charged_parts(config)
     mine = sum(sizes.get(name, 0) for name in config.split.train_on)
     more = sum(sizes.get(name, 0) for name in names - set(config.split.train_on))
     return pool + round(pool * more / mine) if mine else pool
@@ -241,7 +238,7 @@ def other_scorers(
     if isinstance(config.learner, Published) and isinstance(learner, ViT):
         head = FeatureHead(learner.num_classes, head_inputs(learner))
         trunk = dataclasses.replace(learner, num_classes=0).cost(image_shape)
-        once = trained_examples(config, examples) * trunk.forward
+        once = charged_examples(config, examples) * trunk.forward
         models["on features"] = model.with_scorer(head.cost(image_shape), once)
     for name in SCORER_SIZES if isinstance(learner, ViT | TwoTower) else ():
         cost = _resized(learner, VARIANTS[name]).cost(small)

@@ -80,9 +80,7 @@ def _store(root: str) -> "ObjectStore":
         import obstore
         from obstore.store import from_url
     except ImportError as error:
-        raise ConfigError(
-            f"{root}: needs obstore; pip install 'active_learning[buckets]'"
-        ) from error
+        raise ConfigError(f"{root}: needs obstore, pip install -e '.[buckets]'") from error
     try:
         return from_url(root, retry_config=_RETRY, client_options=_CLIENT)  # pyright: ignore
     except (obstore.exceptions.BaseError, ValueError) as error:
@@ -143,17 +141,17 @@ def _is_news(address: str, now: float) -> bool:
 
 
 def _of_store(error: Exception) -> bool:
-    """Whether an exception comes from obstore (which answers 404 with FileNotFoundError)."""
+    """Whether an exception comes from obstore, which answers 404 with FileNotFoundError."""
     from obstore.exceptions import BaseError
 
-    return isinstance(error, BaseError | OSError | TimeoutError)
+    return isinstance(error, BaseError | FileNotFoundError | ConnectionError | TimeoutError)
 
 
 def is_transient(error: Exception) -> bool:
     """Whether the same operation may succeed later."""
     from obstore import exceptions
 
-    if isinstance(error, FileNotFoundError | PermissionError):
+    if isinstance(error, FileNotFoundError):
         return False
     if isinstance(error, exceptions.BaseError) and not isinstance(error, exceptions.GenericError):
         return False  # denied, not authenticated, precondition, not supported

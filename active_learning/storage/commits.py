@@ -24,6 +24,7 @@ LOG = logging.getLogger("active_learning")
 MARKER = "commit.json"
 FORMAT = 1
 CONNECTIONS = 8
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 STEP = re.compile(r"(.*/)?checkpoints/(\d+)/")
 
 
@@ -134,7 +135,7 @@ class Bucket:
         try:
             return retried(address, lambda: bytes(obstore.get(self._store, path).bytes()))
         except MissingError as error:
-            if "Bucket" in str(error) or "Container" in str(error):
+            if any(code in str(error) for code in _NO_BUCKET):
                 raise
             return None
 

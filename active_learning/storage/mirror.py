@@ -85,7 +85,7 @@ class Mirror:
         """Claims the empty folder, which also shows that it can be written."""
         if self._recorded() is not None:
             LOG.warning("%s: no run there any more; begins anew", self.bucket.address)
-            _clear(self.local)
+        _clear(self.local)
         self._publish(Commit(0, self._writer))
 
     def _continue(self, newest: Commit) -> None:
@@ -176,8 +176,9 @@ class Mirror:
         uploaded = dict(zip(changed, in_parallel(self._upload, changed), strict=True))
         parts = {name: uploaded.get(name, before.files.get(name)) for name in files}
         kept = {name: value for name, value in parts.items() if value is not None}
-        self._stats = {name: files[name] for name in kept}
+        stats = {name: files[name] for name in kept}
         if kept == before.files:
+            self._stats = stats
             return
         theirs = self.bucket.read_commit()
         if theirs is None or (theirs.number, theirs.writer) != (before.number, before.writer):
@@ -186,6 +187,7 @@ class Mirror:
                 f"{before.number} of this one; end one of them"
             )
         self._publish(Commit(before.number + 1, self._writer, kept))
+        self._stats = stats
         self.bucket.delete(before.objects - self._commit.objects)
 
     def _publish(self, commit: Commit) -> None:

@@ -5,7 +5,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from active_learning.config import ConfigError
 from active_learning.storage.addresses import is_bucket
+from active_learning.storage.caches import user_cache
 from active_learning.storage.commits import (
     MARKER,
     Bucket,
@@ -26,12 +26,6 @@ from active_learning.storage.commits import (
 from active_learning.storage.mirror import mirrored
 
 SUMMARY = "summary.json"
-
-
-def user_cache() -> Path:
-    """Returns this user's folder for what can be made again."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", "").strip() or "~/.cache").expanduser()
-    return base / "active_learning"
 
 
 def staging_folder(address: str) -> Path:

@@ -22,8 +22,9 @@ from active_learning.tasks import View
 from active_learning.train.build import Experiment
 from active_learning.train.feature_pass import (
     Bill,
+    charged_parts,
+    count_rows,
     pixels_hash,
-    training_rows,
     view_hash,
 )
 
@@ -47,31 +48,29 @@ def with_embeddings(
     if not isinstance(reference, Embedded) or not experiment.recipe.policy.reads_reference:
         return experiment, Bill()
     assert experiment.starts.reference is not None
-    role, names = experiment.reference_role, experiment.config.split.train_on
+    role, names = experiment.reference_role, charged_parts(experiment.config)
     params = experiment.starts.reference.params(role.module, role.view, jax.random.key(0))
     params = jax.device_put(params, replicated(experiment.mesh))
     size = min(experiment.config.evaluate.batch_size, len(data.train))
     model = experiment.recipe.model("reference")
     embedder = Embedder(model, size, batch_sharding(experiment.mesh))
     tables = _tables(experiment, reference, params)
-    trained, gate = [data.parts[name] for name in names], experiment.config.evaluate.gate
-    for part in (*trained, *([data.parts[gate]] if gate else [])):
+    charged, gate = [data.parts[name] for name in sorted(names)], experiment.config.evaluate.gate
+    for part in (*charged, *([data.parts[gate]] if gate else [])):
         if not embed_pairs(embedder, params, part, tables[id(part.source)], requested):
             return None
     own = tables[id(data.train.source)]
-    rows = training_rows(trained)
-    count = sum(int(_counts(part)[caption_rows(part)].sum()) for part in trained)
+    images = count_rows(charged)
+    count = sum(int(_counts(part)[caption_rows(part)].sum()) for part in charged)
     LOG.info(
         "%s: embeddings of %d images and %d captions, %s",
-        *(experiment.config.name, len(rows), count, own.image.folder),
+        *(experiment.config.name, images, count, own.image.folder),
     )
     bill = Bill()
     if reference.charge:
-        flops = len(rows) * role.module.image_cost(role.view.image_shape).forward
+        flops = images * role.module.image_cost(role.view.image_shape).forward
         flops += count * role.module.text_cost().forward
-        bill = Bill(
-            flops, len(rows) * (own.image.seconds_per_example + own.text.seconds_per_example)
-        )
+        bill = Bill(flops, images * (own.image.seconds_per_example + own.text.seconds_per_example))
     experiment = dataclasses.replace(
         experiment,
         opened_data=_attached(data, tables),

@@ -116,22 +116,22 @@ def with_features(
         return experiment, Bill()
     one = _pass_of(experiment, reader)
     tables = _tables(experiment, reader, one)
-    trained, judged = _needed_parts(experiment)
+    charged, judged = _needed_parts(experiment)
     began = time.monotonic()
-    for part in (*trained, *judged):
+    for part in (*charged, *judged):
         if not _compute(one, tables[id(part.source)], part, requested):
             return None
-    rows = training_rows(trained)
+    count = count_rows(charged)
     table = tables[id(experiment.data.train.source)]
     LOG.info(
         "%s: features of %d examples from %s weights, %.0f s now, %s",
-        *(experiment.config.name, len(rows), one.resolved.weights.layout.name),
+        *(experiment.config.name, count, one.resolved.weights.layout.name),
         *(time.monotonic() - began, table.folder),
     )
     bill = Bill()
     if reader.scorer.charge:
         cost = one.module.cost(one.view.image_shape)
-        bill = Bill(len(rows) * cost.forward, len(rows) * table.seconds_per_example)
+        bill = Bill(count * cost.forward, count * table.seconds_per_example)
     data = _attached(experiment.data, tables, has_images=reader is not learner)
     return dataclasses.replace(experiment, opened_data=data), bill
 
@@ -192,30 +192,41 @@ def pixels_hash(source: Any) -> str:
 
 
 def _needed_parts(experiment: Experiment) -> tuple[list[Part], list[Part]]:
-    """Parts whose features are read: those trained on, also by a reference, and those judged on."""
+    """Parts whose features are read: those charged for, and those for evaluation only."""
     config, parts = experiment.config, experiment.data.parts
-    own = _own_runs(config)
-    names = {name for run in (config, *own) for name in run.split.train_on}
+    own = own_runs(config)
+    names = charged_parts(config)
     judged = {config.evaluate.gate} if config.evaluate.gate else set()
     if own or config.reference.trains_along or not config.select.policy.needs:
         judged |= set(config.evaluate.sets)
-    trained = [parts[name] for name in parts if name in names]
-    return trained, [parts[name] for name in parts if name in judged - names]
+    charged = [parts[name] for name in parts if name in names]
+    return charged, [parts[name] for name in parts if name in judged - names]
 
 
-def _own_runs(config: Config) -> list[Config]:
+def own_runs(config: Config) -> list[Config]:
     """Runs that train a reference for this one."""
     if not config.select.policy.reads_reference:
         return []  # Nothing is read of a reference that the config names all the same.
     return list(config.reference.own_runs(config).values())
 
 
-def training_rows(trained: list[Part]) -> Int64[np.ndarray, "n"]:
-    """Rows of the training source that are trained on by any model: what the pass is charged for.
+def charged_parts(config: Config) -> set[str]:
+    """Names of the parts that a pass is charged for.
 
-    Evaluation is never charged.
+    These are the parts that the learner or a reference trains on, and the gate where it decides;
+    evaluation is never charged.
     """
-    return np.unique(np.concatenate([part.indices for part in trained]))
+    names = {name for run in (config, *own_runs(config)) for name in run.split.train_on}
+    decides = config.select.until == "auto" and config.evaluate.gate
+    return names | {config.evaluate.gate} if decides else names
+
+
+def count_rows(parts: list[Part]) -> int:
+    """Examples that are in any of the parts, each counted once."""
+    rows: dict[int, list[np.ndarray]] = {}
+    for part in parts:
+        rows.setdefault(id(part.source), []).append(part.indices)
+    return sum(len(np.unique(np.concatenate(one))) for one in rows.values())
 
 
 def _compute(one: _Pass, table: RowTable, part: Part, requested: Callable[[], bool]) -> bool:

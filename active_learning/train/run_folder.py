@@ -13,6 +13,7 @@ from active_learning.config import (
     config_hash,
     differences,
     from_json,
+    hashed,
     kind_of,
     to_json,
 )
@@ -44,7 +45,7 @@ def init_workdir(workdir: Path, config: Config, about: dict[str, Any]) -> None:
         return
     theirs = _read_config(workdir)
     if theirs["hash"] != ours["hash"]:
-        what = "; ".join(differences(ours["config"], theirs["config"])[:3])
+        what = _differences(config, theirs["config"])
         raise ConfigError(f"{workdir}: holds a run of another config ({what})")
     for key, what in (("hash", "data"), ("scores", "stored scores")):
         before, now = theirs["data"].get(key), about["data"].get(key)
@@ -65,6 +66,15 @@ def init_workdir(workdir: Path, config: Config, about: dict[str, Any]) -> None:
                 f"{workdir}: the weights file of config.{role}.path changed since the run "
                 f"started: {before}, now {now['hash']}"
             )
+
+
+def _differences(config: Config, stored: dict[str, Any]) -> str:
+    """The first keys by which a config is another than a stored one; '': it was hand-edited."""
+    try:
+        trees = hashed(config), hashed(from_json(stored))
+    except ConfigError:  # It names what is not registered here.
+        trees = to_json(config), stored
+    return "; ".join(differences(*trees)[:3])
 
 
 def _has_begun(workdir: Path) -> bool:

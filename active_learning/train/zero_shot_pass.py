@@ -26,7 +26,7 @@ from active_learning.settings import Pairs
 from active_learning.tasks import View
 from active_learning.train.build import Experiment
 from active_learning.train.embedding_pass import image_table
-from active_learning.train.feature_pass import Bill, training_rows
+from active_learning.train.feature_pass import Bill, charged_parts, count_rows
 from active_learning.train.starts import Start
 
 BLOCK = 65_536  # examples whose logits are held at a time
@@ -49,15 +49,15 @@ def with_zero_shot(
     if not isinstance(reference, ZeroShot) or not experiment.recipe.policy.reads_reference:
         return experiment, Bill()
     one = _pass_of(experiment, reference)
-    trained = [data.parts[name] for name in config.split.train_on]
+    charged = [data.parts[name] for name in sorted(charged_parts(config))]
     gate = data.parts[config.evaluate.gate] if config.evaluate.gate else None
-    for part in (*trained, *([] if gate is None else [gate])):
+    for part in (*charged, *([] if gate is None else [gate])):
         distributed.run_on_primary(lambda part=part: one.make(part))
         images = lambda at, part=part: one.embedder.images(one.params, part.small_view(), at)
         if not fill(one.table(part), part.indices, lambda images=images: images, requested):
             return None
     classes = one.classes(reference, reference.words_of(data))
-    rows, table = training_rows(trained), one.table(data.train)
+    count, table = count_rows(charged), one.table(data.train)
     losses, hits = label_losses(table, data.train.indices, data.train.labels, classes)
     LOG.info(
         "%s: %.1f %% of the labels are the nearest of %d class words, %s",
@@ -65,9 +65,9 @@ def with_zero_shot(
     )
     bill = Bill()
     if reference.charge:
-        flops = len(rows) * one.module.image_cost(one.view.image_shape).forward
+        flops = count * one.module.image_cost(one.view.image_shape).forward
         flops += len(classes) * len(reference.templates) * one.module.text_cost().forward
-        bill = Bill(flops, len(rows) * table.seconds_per_example)
+        bill = Bill(flops, count * table.seconds_per_example)
     train = data.train.with_column(score_file.COLUMN, losses)
     experiment = dataclasses.replace(
         experiment,

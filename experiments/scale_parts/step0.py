@@ -23,7 +23,7 @@ from active_learning.data.sources.index import LOG
 from active_learning.data.sources.webdataset import WebDataset
 
 OPEN_FILES, IMAGES = 256, 10
-SIZES = {"full": (2000, 500), "smoke": (20, 3)}  # Tars, and loads of all of them.
+SIZES = {"desk": (2000, 500), "smoke": (20, 3)}  # Tars, and loads of all of them.
 
 
 def write_tars(folder: Path, count: int) -> None:

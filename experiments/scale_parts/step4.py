@@ -32,7 +32,7 @@ from active_learning.train.updates import UpdateRunner
 DEVICES, UPDATES, KILL_AT, STOP_AT = 4, 24, 12, 18
 HANGS = 1800.0  # Seconds.
 # Updates of a block and rounds, of the checkpoints' part.
-BLOCKS = {"full": (25, 7), "smoke": (3, 1)}
+BLOCKS = {"desk": (25, 7), "smoke": (3, 1)}
 
 
 def run_config() -> Config:

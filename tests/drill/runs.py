@@ -107,8 +107,9 @@ def _rows(workdir: Path) -> list[dict]:
 
 
 def _timeless(row: dict) -> dict:
-    """A row without times and stalls."""
-    return {k: v for k, v in row.items() if "seconds" not in k and not k.startswith("data/")}
+    """A row without times, stalls and what follows from them."""
+    habits = ("data/", "run/")
+    return {k: v for k, v in row.items() if "seconds" not in k and not k.startswith(habits)}
 
 
 def _chosen(workdir: Path) -> list[np.ndarray]:

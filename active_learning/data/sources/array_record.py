@@ -107,8 +107,9 @@ class Readers:
 
     def read(self, number: int, place: int) -> bytes:
         """One record. Raises OSError when it is damaged."""
+        reader = self.of(number)  # whose errors are not those of one record
         try:
-            return self.of(number).read([place])[0]
+            return reader.read([place])[0]
         except (RuntimeError, ValueError, IndexError) as error:
             raise OSError(
                 f"{self.files[number].name}: record {place}: {' '.join(str(error).split())[:200]}"

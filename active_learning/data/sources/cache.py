@@ -5,6 +5,7 @@ process has removed is fetched again.
 """
 
 import contextlib
+import errno
 import os
 import threading
 import time
@@ -14,7 +15,9 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from active_learning.data.errors import DataError
+from active_learning.storage.errors import StorageError
 
+_FAILING = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # of the disk, not of what was asked for
 _PART = ".part"  # ends the name of an entry that is being written
 _STALE = 86_400  # seconds after which the part of a process that died is removed
 _TOUCH = 60  # seconds after which reading an entry again makes it recent
@@ -63,8 +66,8 @@ class Cache:
                 if len(blob) == size:
                     self._touch(key)
                     return blob
-            except FileNotFoundError:
-                pass
+            except OSError:
+                pass  # gone, or the disk fails: it is fetched again
             self._known.pop(key, None)
         return self.block(key, whole, fetch)[offset : offset + size]
 
@@ -125,7 +128,7 @@ class Cache:
         """The content of a block that is there and as it was written, else None."""
         try:
             blob = (self.folder / key).read_bytes()
-        except FileNotFoundError:
+        except OSError:
             return None
         content, checksum = blob[:whole], blob[whole:]
         if len(content) != whole or checksum != zlib.crc32(content).to_bytes(_SUM, "big"):
@@ -151,7 +154,8 @@ class Cache:
             size = part.stat().st_size
             os.replace(part, path)
         except OSError as error:
-            raise DataError(
+            kind = StorageError if error.errno in _FAILING else DataError
+            raise kind(
                 f"{path}: cannot be written ({error.strerror or error}); give another folder by "
                 f"config.data.cache, or less room by config.data.cache_gb"
             ) from error

@@ -17,7 +17,8 @@ from jaxtyping import Int64, UInt8
 
 from active_learning.data import text
 from active_learning.data.sources.files import Files
-from active_learning.data.sources.paths import is_remote, user_cache
+from active_learning.data.sources.paths import is_remote
+from active_learning.storage.caches import user_cache
 
 CACHED_FROM = 1000  # files; the digests of fewer are not worth a file in the cache
 _READERS = 16

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from active_learning.data.sources.files import open_regular
-from active_learning.data.sources.paths import is_remote, local, user_cache
+from active_learning.data.sources.paths import is_remote, local
+from active_learning.storage.caches import user_cache
 
 LOG = logging.getLogger("active_learning")
 FORMAT = 3

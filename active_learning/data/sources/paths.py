@@ -24,12 +24,6 @@ def is_url(path: str) -> bool:
     return path.lower().startswith(("http://", "https://"))
 
 
-def user_cache() -> Path:
-    """The folder of this program in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "active_learning"
-
-
 def check_kind(path: str, key: str, remote: bool = False) -> None:
     """DataError naming `key` for an address of another kind, or for any where not `remote`."""
     match = _SCHEME.match(path)

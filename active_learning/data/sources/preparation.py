@@ -17,7 +17,7 @@ import numpy as np
 from active_learning.config import differences
 from active_learning.data import images, splits, text
 from active_learning.data.errors import DataError
-from active_learning.data.sources import shards
+from active_learning.data.sources import journal, shards
 from active_learning.data.sources.files import (
     Files,
     Listing,
@@ -26,15 +26,16 @@ from active_learning.data.sources.files import (
     read_file,
     unique_ids,
 )
+from active_learning.data.sources.journal import Task
 from active_learning.data.sources.on_disk import reason_of, threads_here
 from active_learning.data.sources.problems import LIMIT, Problems
 from active_learning.data.sources.writers import ParquetShard, RecordShard, TarShard, publish
 
-JOURNAL = "prepare.jsonl"  # the plan, then a line for each finished shard; gone when all are
 SUMS = "SHA256SUMS"
 SHARDS = {"array_record": RecordShard, "tar": TarShard, "parquet": ParquetShard}
 _BLOCK = 256  # examples decoded at a time
-_JOURNAL_BYTES = 1 << 30
+ALL = Task()
+_MANIFEST_BYTES = 1 << 30
 
 
 def _option(default: Any, meaning: str, least: int | float, most: int | float) -> Any:
@@ -136,7 +137,8 @@ def accounts(parts: Sequence[Part]) -> dict[str, dict]:
         for reason, count in one.left_out.counts.items():
             left_out[reason] = left_out.get(reason, 0) + count
     return {
-        "unusable": {name: reason for one in problems for name, reason in one.bad.items()},
+        # Sorted: workers find them in any order.
+        "unusable": dict(sorted(item for one in problems for item in one.bad.items())),
         "left_out": left_out,
         "notes": {name: note for one in problems for name, note in one.notes.items()},
     }
@@ -222,7 +224,12 @@ def shards_of(parts: Sequence[Part], options: Options) -> Iterator[tuple[str, Pa
 
 
 def prepare(
-    train: Listing, test: Listing | None, out: Path, options: Options, threads: int = 0
+    train: Listing,
+    test: Listing | None,
+    out: Path,
+    options: Options,
+    threads: int = 0,
+    task: Task = ALL,
 ) -> dict:
     """Writes the shards; called again it continues.
 
@@ -232,12 +239,13 @@ def prepare(
       out: A new folder, or one in which the same preparation was begun.
       options: What is made of each example.
       threads: Decoding threads, 0: one a core. The result does not depend on it.
+      task: Which shards are written here, where several workers share them.
 
     Returns:
-      The manifest.
+      The manifest; {} where shards of other workers may be missing still.
 
     Raises:
-      DataError: Naming option, file or folder.
+      DataError: Naming option, file or folder; or who else is at work there.
     """
     options.check()
     parts = parts_of(train, test, options)
@@ -247,43 +255,63 @@ def prepare(
         "options": dataclasses.asdict(options),
     }
     try:
-        return _prepare(out, plan, parts, options, threads)
+        if (out / shards.MANIFEST).exists():
+            return _done(out, plan)
+        journal.check_free(out)
+        with journal.held(out, task):
+            return _prepare(out, plan, parts, options, threads, task)
     except OSError as error:
         raise DataError(
             f"{error.filename or out}: cannot be written ({error.strerror or error})"
         ) from error
 
 
-def _prepare(out: Path, plan: dict, parts: list[Part], options: Options, threads: int) -> dict:
+def _done(out: Path, plan: dict) -> dict:
+    """The manifest of a complete folder. Raises DataError for another preparation's."""
+    done = manifest_of(out)
+    check_plan(out, plan, done)
+    return done
+
+
+def _prepare(
+    out: Path, plan: dict, parts: list[Part], options: Options, threads: int, task: Task
+) -> dict:
     from tqdm import tqdm
 
-    if (out / shards.MANIFEST).exists():
-        done = manifest_of(out)
-        check_plan(out, plan, done)
-        return done
-    finished = _resume(out, plan)
+    if (out / shards.MANIFEST).exists():  # another process has finished by now
+        return _done(out, plan)
+    journal.begin(out, plan)
+    there = journal.finished(out)
     by_part = {part.name: part for part in parts}
-    for line in finished:
+    for line in there.values():
         for name, reason in line["unusable"].items():
             by_part[line["part"]].problems.add(name, reason)
-    there = {line["shard"] for line in finished}
-    work = [shard for shard in shards_of(parts, options) if shard[0] not in there]
+    planned = list(shards_of(parts, options))
+    mine = [shard for number, shard in enumerate(planned) if task.has(number)]
+    work = [shard for shard in mine if shard[0] not in there]
     with (
         ThreadPoolExecutor(threads_here(threads), "prepare") as pool,
         tqdm(total=sum(len(rows) for *_, rows in work), unit=" images", disable=None) as bar,
-        (out / JOURNAL).open("a") as journal,
+        journal.opened(out, task, plan) as lines,
     ):
         for name, part, rows in work:
-            finished.append(write_shard(out / name, part, rows, options, pool, bar))
-            journal.write(json.dumps(finished[-1]) + "\n")
-            journal.flush()
-    return _finish(out, plan, parts, sorted(finished, key=lambda line: line["shard"]))
+            there[name] = write_shard(out / name, part, rows, options, pool, bar)
+            lines.write(json.dumps(there[name]) + "\n")
+            lines.flush()
+    if task.count > 1:
+        return {}
+    if missing := [name for name, *_ in planned if name not in there]:
+        raise DataError(
+            f"{out}: {len(missing)} of {len(planned)} shards are missing ({missing[0]}, ...); run "
+            f"the tasks that write them again"
+        )
+    return _finish(out, plan, parts, [there[name] for name in sorted(there)])
 
 
 def manifest_of(out: Path) -> dict:
     """The manifest of a prepared folder. Raises DataError where it is none."""
     try:
-        manifest = json.loads(read_file(str(out / shards.MANIFEST), _JOURNAL_BYTES))
+        manifest = json.loads(read_file(str(out / shards.MANIFEST), _MANIFEST_BYTES))
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{out / shards.MANIFEST}: damaged ({error}); delete the folder and prepare it again"
@@ -293,39 +321,6 @@ def manifest_of(out: Path) -> dict:
             f"{out / shards.MANIFEST}: no manifest of a preparation; choose another folder"
         )
     return manifest
-
-
-def _resume(out: Path, plan: dict) -> list[dict]:
-    """Lines of the shards that are finished.
-
-    Raises DataError when the folder holds something else.
-    """
-    journal = out / JOURNAL
-    if not journal.exists():
-        if out.is_dir() and any(out.iterdir()):
-            raise DataError(
-                f"{out}: not empty, and no preparation that was begun (no {JOURNAL}); choose "
-                f"another folder"
-            )
-        out.mkdir(parents=True, exist_ok=True)
-        journal.write_text(json.dumps(plan) + "\n")
-        return []
-    lines = []
-    for line in read_file(str(journal), _JOURNAL_BYTES).decode("utf-8", "replace").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except (ValueError, RecursionError):
-            break  # the line that was being written when the machine stopped
-    if not lines:  # stopped before the plan was written
-        lines = [plan]
-    if lines[0] != plan:
-        before = lines[0] if isinstance(lines[0], dict) else {}
-        what = "; ".join(differences(plan, before, "plan")[:3])
-        raise DataError(
-            f"{out}: another preparation was begun there ({what}); choose another folder"
-        )
-    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return [line for line in lines[1:] if all((out / name).exists() for name in line["sha256"])]
 
 
 def _finish(out: Path, plan: dict, parts: Sequence[Part], finished: list[dict]) -> dict:
@@ -345,7 +340,7 @@ def _finish(out: Path, plan: dict, parts: Sequence[Part], finished: list[dict]) 
     lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]
     write_text(out / SUMS, lambda file: file.writelines(lines))
     write_manifest(out, manifest)
-    (out / JOURNAL).unlink()
+    journal.remove(out)
     return manifest
 
 

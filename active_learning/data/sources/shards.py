@@ -22,6 +22,7 @@ from active_learning.data.sources.index import Index
 from active_learning.data.sources.paths import is_remote
 from active_learning.data.sources.problems import LeftOut
 from active_learning.data.sources.storage import Stored, open_file
+from active_learning.storage.caches import user_cache
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -80,7 +81,7 @@ class ShardSection(DiskSection):
         """The cache of both parts of the data; None where there is none."""
         if not self.cache_gb:
             return None
-        folder = paths.local(self.cache) if self.cache else paths.user_cache()
+        folder = paths.local(self.cache) if self.cache else user_cache()
         return Cache(folder / "copies", int(self.cache_gb * 1e9))
 
 

@@ -1,5 +1,9 @@
 """Shards in buckets: the same examples as on disk, whatever the server does; few requests."""
 
+import dataclasses
+import errno
+import os
+import shutil
 import threading
 
 import numpy as np
@@ -14,14 +18,17 @@ from active_learning.data import order
 from active_learning.data.loader import Candidates, Loader
 from active_learning.data.parts import Part
 from active_learning.data.sources import remote
+from active_learning.data.sources.array_record import Readers
 from active_learning.data.sources.cache import Cache
 from active_learning.data.sources.from_path import FromPath, section_of
+from active_learning.data.sources.image_folder import ImageFolder
+from active_learning.data.sources.mixture import Mixture
 from active_learning.data.sources.on_disk import Disk
 from active_learning.data.sources.source import DataError
 from active_learning.storage import addresses
 from active_learning.storage.errors import StorageError
 from experiments.bucket_servers import buckets
-from tests.data.photos import COLOURS, blob
+from tests.data.photos import COLOURS, blob, write_folder
 from tests.data.sources.test_array_record import write
 from tests.data.sources.test_webdataset import examples, write_tar
 
@@ -195,6 +202,35 @@ def test_a_server_that_goes_on_failing_ends_the_run(bucket, tmp_path, monkeypatc
         part.read(np.arange(4))
 
 
+@pytest.mark.parametrize("make", [records, tables])
+def test_refused_requests_are_no_bad_examples(bucket, make, tmp_path):
+    address, faults = bucket
+    upload(make(tmp_path / "set"), f"{address}/set")
+    source = FromPath(path=f"{address}/set", size=16, cache=str(tmp_path / "c")).open().train
+    shutil.rmtree(tmp_path / "c" / "copies")
+    faults.denied = True
+    source.files.begin(np.arange(4))
+    fresh = FromPath(path=f"{address}/set", size=16, cache=str(tmp_path / "c"))
+    with pytest.raises(ConfigError, match=r"^gs://bucket/set: 403"):
+        fresh.open()
+    for reader in vars(source.files).values():
+        if isinstance(reader, Readers):
+            reader._open.clear()
+    with pytest.raises(ConfigError, match=r"^gs://bucket/set/train-\d\.\w+: 403"):
+        source.gather(np.arange(4))
+
+
+def test_a_full_disk_ends_with_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache = Cache(tmp_path / "c", 10_000)
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StorageError, match=r"No space left on device\); give another folder"):
+        cache.read("x", 100, 5, 0, lambda: bytes(100))
+    assert not list((tmp_path / "c").glob("*"))
+
+
 def test_an_object_that_changes_is_found(bucket, tmp_path):
     address, _ = bucket
     folder = tars(tmp_path / "set")
@@ -245,6 +281,25 @@ def test_requests_per_example(bucket, tmp_path, monkeypatch):
     assert requests["one by one"] >= 1
     assert requests["all in the cache"] < 0.02
     assert requests["in chunks"] < 0.1
+
+
+def test_a_mixture_of_a_bucket_and_a_disk(bucket, tmp_path):
+    address, faults = bucket
+    upload(tars(tmp_path / "set"), f"{address}/set")
+    write_folder(tmp_path / "photos", each=20)
+    photos = ImageFolder(path=str(tmp_path / "photos"), size=24)
+    ids = []
+    for path in (str(tmp_path / "set"), f"{address}/set"):
+        shards = FromPath(path=path, size=24, cache=str(tmp_path / "c"))
+        mixture = Mixture(sources={"a": shards, "b": photos}, weights={"a": 1, "b": 3})
+        ids.append(run_through(mixture.open().train, 256).tolist())
+    assert ids[0] == ids[1] and faults.requests > 0
+    with pytest.raises(
+        DataError, match=r"^config\.data\.sources\.a\.shuffle: sources of a mixture"
+    ):
+        dataclasses.replace(
+            mixture, sources={"a": dataclasses.replace(shards, shuffle=8), "b": photos}
+        ).open()
 
 
 def test_the_cache_keeps_its_limit_and_finds_damage(tmp_path):
@@ -309,7 +364,5 @@ def test_prepared_shards_need_room_for_copies(bucket, tmp_path):
 
 
 def test_image_folders_are_not_read_from_buckets():
-    from active_learning.data.sources.image_folder import ImageFolder
-
     with pytest.raises(DataError, match=r"config\.data\.path='gs://b/x': only tars"):
         ImageFolder(path="gs://b/x").open()
