@@ -286,7 +286,7 @@ def main() -> None:
     show_log()
     distributed.enable_compilation_cache()
     scale, smoke = SCALES[args.scale], args.scale == "smoke"
-    out = (args.out / args.scale).resolve()
+    out = args.out / args.scale
     tuned = (out if smoke else RESULTS) / f"finetune_{args.scale}_tune.json"
     plain = base(scale, out, pretrain(out, scale.pretraining, smoke), best_rate(tuned))
     if args.phase == "tune":

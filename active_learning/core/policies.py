@@ -9,7 +9,7 @@ from active_learning.core import infobatch as infobatch_memory
 from active_learning.core import pair_scores, scores, select
 
 
-def _stateless() -> tuple[()]:
+def stateless() -> tuple[()]:
     return ()
 
 
@@ -33,7 +33,7 @@ class Policy:
     # (outputs, batch) -> pytree of (B, ...): what the score reads of each model; None for l_act.
     observe: Callable | None = None
     # () -> the first policy state.
-    init: Callable[[], Any] = _stateless
+    init: Callable[[], Any] = stateless
     # Fraction of the pool that is trained on at all, chosen by the reference's loss before the
     # first update (1: all).
     pool_fraction: float = 1.0
@@ -70,11 +70,12 @@ class Policy:
         return {"online", "reference"} <= set(self.needs)
 
 
-def _no_score(inputs, policy_state):
+def no_score(inputs, policy_state):
+    """The score of policies that select nothing during training; not to be called."""
     raise RuntimeError("this policy scores nothing")
 
 
-uniform = Policy("uniform", _no_score, needs=())
+uniform = Policy("uniform", no_score, needs=())
 """Uniform training: b examples in the order of the stream."""
 learnability = Policy("learnability", scores.learnability)
 """ClassAct / ActiveCLIP (arXiv 2312.05328)."""
@@ -198,13 +199,13 @@ joint_easy = replace(
     joint, name="joint_easy", score=pair_scores.joint_easy_reference, needs=("reference",)
 )
 """As `joint`, by what the reference finds easy."""
-offline_filter = Policy("offline_filter", _no_score, needs=(), pool_fraction=0.5)
+offline_filter = Policy("offline_filter", no_score, needs=(), pool_fraction=0.5)
 """Uniform training on the half of the pool that the reference finds easiest, scored once.
 
 Another fraction: `replace(offline_filter, pool_fraction=0.8)`.
 """
 infobatch = Policy(
-    "infobatch", _no_score, needs=(), remember=infobatch_memory.remember, prune_fraction=0.5
+    "infobatch", no_score, needs=(), remember=infobatch_memory.remember, prune_fraction=0.5
 )
 """InfoBatch (arXiv 2303.04947): uniform training that draws learnt examples less often.
 
@@ -224,7 +225,7 @@ POLICIES: dict[str, Policy] = {
     )
 }  # fmt: skip
 SCORES: dict[str, Callable] = {
-    "no_score": _no_score,
+    no_score.__name__: no_score,
     **{
         score.__name__: score
         for score in (
