@@ -7,7 +7,7 @@ Scored by the learner itself and a reference of its size, as in the paper; `:che
 that see a quarter of the patches (nearer to the cost of Flexi-JEST); `:uniform` is plain SigLIP.
 
 Hardware: 256 TPU v5e or more, b = 32,768, B = 163,840. On 256 of them (128 pairs and 640 candidates
-a chip) the step needs 5.9 of 16 GiB, as compiled for v5e:16x16; selection sends 862 MB a chip.
+a chip) the step needs 7.0 of 16 GiB, as compiled for v5e:16x16; selection sends 48 MB a chip.
 
 Expected, from the paper (JEST++, its reference trained on a curated set): ImageNet zero-shot 76.9
 and COCO 70.3 / 53.3 after 4 billion examples, beside SigLIP's 76.7 and 65.2 / 47.4 after 40

@@ -20,6 +20,7 @@ from active_learning.storage.errors import StorageError
 from active_learning.storage.runs import readable, staging_folder
 from active_learning.train import choices, loop
 from active_learning.train.build import build, first_state
+from active_learning.train.signals import PreemptionGuard
 from tests import world
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:orbax")
@@ -152,37 +153,29 @@ def test_an_outage_that_does_not_end_is_3_and_the_run_continues(
     monkeypatch.setattr(addresses, "PATIENCE", 0.5)
     monkeypatch.setitem(addresses._RETRY, "max_retries", 0)
 
-    class Outage(world.StopAfter):
-        """Cuts the bucket off at the first checkpoint; then looks at what a guard looks at."""
-
-        def __init__(self, failed):
-            self.failed, self.step = failed, staging_folder(address) / "checkpoints" / "6"
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
+    class Outage(PreemptionGuard):
+        """Cuts the bucket off at the first checkpoint, and waits until the next upload fails."""
 
         @property
         def requested(self) -> bool:
-            if not self.step.exists():
-                return False
-            faults.outage(60)
-            late = staging_folder(address) / "late" / "checkpoints" / "1"
-            late.mkdir(parents=True, exist_ok=True)
-            (late / "state").touch()
-            for _ in range(3000):
-                if self.failed():
-                    return True
-                time.sleep(0.01)
-            pytest.fail("the upload did not fail")
+            if (staging / "checkpoints" / "6").exists():
+                faults.outage(60)
+                late = staging / "late" / "checkpoints" / "1"
+                late.mkdir(parents=True, exist_ok=True)
+                (late / "state").touch()
+                deadline = time.monotonic() + 30
+                while not self._failed() and time.monotonic() < deadline:
+                    time.sleep(0.01)
+            return super().requested
 
+    staging = staging_folder(address)
     with monkeypatch.context() as patch, pytest.raises(StorageError, match=f"^{address}/.*gave up"):
         patch.setattr(loop, "PreemptionGuard", Outage)
         loop.run(config, address)
     faults.outage(0)
-    assert (staging_folder(address) / "checkpoints" / "6").exists()
+    stopped = json.loads((staging / "summary.json").read_text())
+    assert not stopped["complete"] and stopped["step"] < 12
+    assert (staging / "checkpoints" / str(stopped["step"])).exists()
     assert loop.run(config, address)["complete"]
     np.testing.assert_array_equal(ids(readable(address)), ids(straight))
 
