@@ -114,7 +114,6 @@ MUTANTS = [
     Mutant("copies above the limit stay", "data/sources/cache.py", "elif total <= least:", "elif total <= 2 * least:", "data/sources/test_remote.py"),
     Mutant("an outage costs an example", "data/sources/array_record.py", "reader = self.of(number)  # whose errors are not those of one record\n        try:\n", "try:\n            reader = self.of(number)\n", "data/sources/test_remote.py"),
     Mutant("groups are read in the order of storage", "data/order.py", "rows[permutation(len(rows), self.seed, epoch, group)]", "rows", "data/test_order.py"),
-    Mutant("a short chunk moves what follows", "data/order.py", "- short * (last < group * self.per_group)", "", "data/test_order.py"),
     Mutant("workers write each other's shards", "data/sources/journal.py", "number % self.count == self.index", "number % self.count >= 0", "data/sources/test_journal.py"),
     Mutant("a lock that all may hold", "data/sources/journal.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", "data/sources/test_journal.py"),
     Mutant("finished shards are forgotten", "data/sources/preparation.py", "if shard[0] not in there", "if shard[0]", "test_prepare.py"),
