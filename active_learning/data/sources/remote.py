@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from active_learning.config import ConfigError
 from active_learning.data import limits
@@ -21,6 +21,7 @@ from active_learning.data.sources.cache import Cache
 from active_learning.data.sources.storage import Place, Stored
 from active_learning.storage import addresses
 
+T = TypeVar("T")
 CONNECTIONS = 64  # requests of this process at a time
 BLOCK = 4 << 20  # bytes of a block in the cache: some dozens of images a request
 _SCAN = 1 << 20  # bytes of a request while headers are read
@@ -73,7 +74,6 @@ def open_object(address: str) -> "Remote":
     def ask() -> Any:
         import obstore
 
-        _check_running()
         try:
             found = obstore.get(store, path, options={"range": (0, 1)})
             found.bytes()
@@ -83,7 +83,7 @@ def open_object(address: str) -> "Remote":
             ) from error
         return found.meta
 
-    meta = addresses.retried(address, ask)
+    meta = _patiently(address, ask)
     version = meta["e_tag"] or f"{meta['last_modified']:%Y-%m-%dT%H:%M:%S}"
     return Remote(address, store, path, meta["size"], f"{meta['size']} {version}", meta["e_tag"])
 
@@ -99,10 +99,30 @@ def _place_of(address: str) -> tuple[Any, str]:
     return HTTPStore(address, **options), ""
 
 
-def _check_running() -> None:
-    """Ends what threads still have to read when the program ends: an outage would hold them."""
-    if not threading.main_thread().is_alive():
-        raise RuntimeError("the program ends")
+_trouble = threading.Event()  # set once a request has failed
+
+
+@functools.cache
+def _probe() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "probe")
+
+
+def _patiently(address: str, ask: Callable[[], T]) -> T:
+    """`addresses.retried`, but threads that still have to read when the program ends do not.
+
+    An outage, which may be why it ends, would hold it up for minutes.
+    """
+
+    def once() -> T:
+        if _trouble.is_set():
+            _probe().submit(int)  # raises RuntimeError when the interpreter ends
+        try:
+            return ask()
+        except Exception:
+            _trouble.set()
+            raise
+
+    return addresses.retried(address, once)
 
 
 def read_optional(address: str) -> bytes:
@@ -146,13 +166,12 @@ class Remote:
         def ask() -> bytes:
             import obstore
 
-            _check_running()
             options: Any = {"range": (offset, offset + size)}
             if self._tag:
                 options["if_match"] = self._tag
             return bytes(obstore.get(self._store, self._path, options=options).bytes())
 
-        blob = addresses.retried(self.name, ask)
+        blob = _patiently(self.name, ask)
         if len(blob) != size:
             raise DataError(
                 f"{self.name}: {len(blob)} bytes for {size} at byte {offset}; it has changed "
