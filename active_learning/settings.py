@@ -12,7 +12,7 @@ from active_learning.config import (
     register_values,
     setting,
 )
-from active_learning.core import pair_scores, policies, scores, select
+from active_learning.core import infobatch, pair_scores, policies, scores, select
 from active_learning.core.optim import Optim
 from active_learning.data import sources
 from active_learning.data.augment import Augmentation
@@ -214,7 +214,7 @@ def _public_functions(module: Any) -> dict[str, Any]:
     }
 
 
-for _module in (scores, select, pair_scores, policies):
+for _module in (scores, select, pair_scores, policies, infobatch):
     register_functions(_public_functions(_module))
 register(policies.Policy)
 register_values(

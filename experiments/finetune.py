@@ -184,7 +184,7 @@ def costs_of(name: str, config: Config, seconds: dict[str, float]) -> tuple[Cost
     experiment, bill = _with_data(config)
     window = experiment.steps.window / experiment.steps.total
     active, plain = (ledger.total(dict(c)) for c in (experiment.costs, experiment.uniform_costs))
-    flops, time_ = bill.flops, bill.seconds
+    flops, time_ = bill.flops, seconds["feature pass"] if bill.flops else 0.0
     if config.select.policy.reads_reference:
         scorer = HEADS if name == FILTER else name
         for run in config.reference.own_runs(config).values():

@@ -10,6 +10,7 @@ from active_learning.core import pair_scores, scores, select
 
 
 def stateless() -> tuple[()]:
+    """The initial state of policies without one."""
     return ()
 
 

@@ -1,12 +1,16 @@
 """Scores by hand, from three models whose losses differ: a swapped model or sign cannot pass."""
 
+import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import active_learning.settings  # noqa: F401  (registers what stored configs name)
+from active_learning.config import from_json, to_json
 from active_learning.core import contrastive, policies, scores
 from active_learning.core.scores import ScoreInputs
 
@@ -141,3 +145,12 @@ def test_every_function_of_a_policy_has_a_name():
         assert function_of(policy.score) in policies.SCORES.values(), policy.name
         assert function_of(policy.select) in policies.SAMPLERS.values(), policy.name
         assert policy.observe in (None, *policies.OBSERVERS.values()), policy.name
+
+
+@pytest.mark.parametrize("policy", policies.POLICIES.values(), ids=lambda policy: policy.name)
+def test_a_changed_policy_is_read_back_from_a_stored_config(policy):
+    """It has no name of its own, so that each of its functions must have one."""
+    changed = dataclasses.replace(policy, pool_fraction=0.25)
+    stored = json.loads(json.dumps(to_json(changed)))
+    assert "kind" in stored and stored["pool_fraction"] == 0.25
+    assert to_json(from_json(stored)) == stored
