@@ -14,8 +14,8 @@ def test_updates_of_a_budget_pay_what_is_paid_once_first():
 
 def test_the_rate_is_the_best_on_tune(tmp_path):
     file = tmp_path / "tune.json"
-    assert best_rate(file) == sorted(RATES)[1]
-    accuracies = dict(zip(RATES, (0.3, 0.2, 0.1), strict=True))
+    assert best_rate(file) == sorted(RATES)[2]
+    accuracies = dict(zip(RATES, (0.3, 0.2, 0.1, 0.0), strict=True))
     file.write_text(
         json.dumps({f"{r:g}": {"tune_full/accuracy": a} for r, a in accuracies.items()})
     )
