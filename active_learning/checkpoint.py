@@ -5,6 +5,7 @@ also holds checksums.json, the SHA-256 of each of its files, which is committed 
 and verified before the step is used.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -92,6 +93,7 @@ class Checkpoints:
     def __init__(self, folder: Path, max_to_keep: int = 2):
         self._folder, self._saving = Path(folder).absolute(), 0
         _silence_background_traces()
+        distributed.run_on_primary(partial(_remove_endless_metadata, self._folder))
         options = ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep,
             cleanup_tmp_directories=True,
@@ -200,6 +202,21 @@ class Checkpoints:
                 f"{self._folder}: a checkpoint could not be written ({reason}); {intact}. "
                 "Free some space and run the same command again"
             ) from error
+
+
+def _remove_endless_metadata(folder: Path) -> None:
+    """Removes metadata of steps that nest too deep to be parsed, at which Orbax would raise.
+
+    Orbax writes them after the checksums; no run needs them.
+    """
+    for step in _steps(folder):
+        file = folder / str(step) / "_CHECKPOINT_METADATA"
+        with contextlib.suppress(OSError, ValueError):
+            try:
+                json.loads(file.read_bytes())
+            except RecursionError:
+                LOG.warning("%s: removed, it cannot be read", file)
+                file.unlink()
 
 
 def _silence_background_traces() -> None:

@@ -144,6 +144,17 @@ def test_damage_of_any_file_is_noticed_and_the_older_step_is_used(two_steps, tmp
         shutil.rmtree(run)
 
 
+@pytest.mark.parametrize(
+    ("name", "step"), [("_CHECKPOINT_METADATA", 2), ("state/_METADATA", 1), ("meta/metadata", 1)]
+)
+def test_metadata_that_nest_too_deep_end_no_run(two_steps, tmp_path, name, step):
+    """The first, which Orbax writes last, holds nothing that a run needs."""
+    run = tmp_path / "run"
+    shutil.copytree(two_steps, run)
+    (run / "checkpoints" / "2" / name).write_bytes(b"[" * 3000)
+    assert restored(run / "checkpoints")[1] == {"at": step}
+
+
 def test_a_damaged_step_is_reported_and_the_broken_file_named_when_none_is_left(
     two_steps, tmp_path, monkeypatch
 ):
