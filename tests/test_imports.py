@@ -147,3 +147,8 @@ def test_files_and_functions_stay_small():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
+
+
+def test_few_files_are_outside_of_the_rooms():
+    """The commands, and what several rooms share."""
+    assert len(list(ROOT.glob("*.py"))) <= 14

@@ -20,7 +20,6 @@ from active_learning.references.pool_filter import filter_pool
 from active_learning.settings import Config, Log
 from active_learning.storage.addresses import is_bucket
 from active_learning.storage.runs import Place, writable
-from active_learning.trackers import Trackers, check_installed
 from active_learning.train import overview, run_folder
 from active_learning.train.build import Experiment, build, first_state
 from active_learning.train.delayed import DelayedOutputs
@@ -32,6 +31,7 @@ from active_learning.train.recorder import SelectionLogger
 from active_learning.train.signals import PreemptionGuard
 from active_learning.train.starts import check_param_shapes
 from active_learning.train.stored_inputs import with_stored
+from active_learning.train.trackers import Trackers, check_installed
 from active_learning.train.updates import UpdateRunner, with_pending
 from active_learning.train.watchdog import Watchdog
 

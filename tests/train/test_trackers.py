@@ -4,9 +4,9 @@ import importlib.util
 
 import pytest
 
-from active_learning import trackers
 from active_learning.config import ConfigError
-from active_learning.trackers import Trackers, check_installed
+from active_learning.train import trackers
+from active_learning.train.trackers import Trackers, check_installed
 
 VALUES = {"test/accuracy": 0.5, "train/loss": 2.0, "test/per_class": [0.1, 0.9], "select/open": 1}
 
