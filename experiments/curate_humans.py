@@ -12,7 +12,8 @@ import numpy as np
 
 from active_learning.curation import scores
 from active_learning.curation.crossfit import Evidence
-from active_learning.curation.findings import AMBIGUOUS
+from active_learning.curation.findings import judged
+from active_learning.curation.scores import label_probability
 
 # An image is ambiguous to people if fewer than this fraction of them agree.
 AGREE = 0.8
@@ -44,13 +45,11 @@ def ambiguity(evidence: Evidence, labels: np.ndarray, counts: np.ndarray) -> dic
     of finding its number, the mean entropy of the votes in nats, the fraction of images that are
     ambiguous to people, and the fraction of people who agree with the given label.
     """
-    p, rows = evidence.probabilities, np.arange(len(labels))
+    p = evidence.probabilities
     human = counts / counts.sum(axis=1, keepdims=True)
     unclear, disagreement = human.max(axis=1) < AGREE, entropy(human)
-    own, others = p[rows, labels], p.copy()
-    others[rows, labels] = -1.0
-    rival = others.max(axis=1)
-    kind = np.where(rival <= own, "ok", np.where(own >= AMBIGUOUS * rival, "ambiguous", "label"))
+    agree = label_probability(human, labels)
+    kind = np.array(judged(p, labels)[0])
     ranked = {"entropy of the predictions": entropy(p), "1 - largest probability": -p.max(axis=1)}
     correlation = np.corrcoef(scores.ranks(entropy(p)), scores.ranks(disagreement))[0, 1]
     return {
@@ -64,7 +63,7 @@ def ambiguity(evidence: Evidence, labels: np.ndarray, counts: np.ndarray) -> dic
                 "number": int((kind == name).sum()),
                 "entropy": round(float(disagreement[kind == name].mean()), 4),
                 "unclear": round(float(unclear[kind == name].mean()), 4),
-                "agree_with_label": round(float(human[rows, labels][kind == name].mean()), 4),
+                "agree_with_label": round(float(agree[kind == name].mean()), 4),
             }
             for name in ("ok", "ambiguous", "label")
         },

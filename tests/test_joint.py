@@ -101,6 +101,20 @@ def test_gains_are_the_rows_and_columns_of_the_new_pairs(count):
         np.testing.assert_allclose(added[others], factor * expected, rtol=1e-4, atol=1e-5)
 
 
+def test_rounding_changes_scores_of_pairs_little():
+    """The matrix above rounds as the code does, so that ids can be compared; this one does not."""
+    for width, most in ((8, 2e-3), (512, 1e-4)):
+        one = embeddings_of(0, 256, width)
+        image, text = (np.asarray(tower, np.float64) for tower in (one.image, one.text))
+        exact = np.log1p(np.exp(5.0 * image @ text.T - 2.0))
+        pairs = pair_scores.SigmoidPairScores(one, None)
+        for new in range(3):
+            added = pairs.gains(1)(jnp.array([new]))
+            expected = exact[:, new] + exact[new]
+            others = np.arange(256) != new
+            assert np.abs(added - expected)[others].max() < most
+
+
 @pytest.mark.parametrize(
     ("b", "chunks", "first", "start"),
     [(32, 16, None, 2), (30, 4, None, 9), (32, 5, 0.5, 16), (7, 1, None, 7)],

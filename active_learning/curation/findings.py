@@ -6,7 +6,7 @@ from jaxtyping import Float, Int64
 from active_learning.curation import estimate, scores
 from active_learning.curation.crossfit import Evidence
 from active_learning.curation.examples import Loaded
-from active_learning.curation.records import Record
+from active_learning.curation.records import Issue, Record
 
 AMBIGUOUS = 0.6  # the given label is at least this times as probable as the likeliest other
 MISFIT = 0.1  # share of pairs shown as suspect where nothing says how many are wrong
@@ -69,6 +69,21 @@ def copy_records(
     return out
 
 
+def judged(
+    probabilities: Float[np.ndarray, "m C"], labels: Int64[np.ndarray, "m"]
+) -> tuple[list[Issue], Int64[np.ndarray, "m"]]:
+    """What out-of-fold predictions say of each label, and the likeliest other class."""
+    own = scores.label_probability(probabilities, labels)
+    others = probabilities.copy()
+    others[np.arange(len(labels)), labels] = -1.0
+    rival = others.max(axis=1)
+    issues: list[Issue] = [
+        "ok" if second <= first else "ambiguous" if first >= AMBIGUOUS * second else "label"
+        for first, second in zip(own, rival, strict=True)
+    ]
+    return issues, others.argmax(axis=1)
+
+
 def label_records(
     train: Loaded,
     rows: Int64[np.ndarray, "m"],
@@ -88,16 +103,10 @@ def label_records(
         estimate.wrong_probability(p, labels, score, value)
         for value in (fraction.value, fraction.low, fraction.high)
     )
-    own = scores.label_probability(p, labels)
-    others = p.copy()
-    others[np.arange(len(rows)), labels] = -1.0
-    other = others.argmax(axis=1)
-    rival = others.max(axis=1)
+    issues, other = judged(p, labels)
     out = []
     for at, row in enumerate(rows.tolist()):
-        issue = "ok"
-        if rival[at] > own[at]:
-            issue = "ambiguous" if own[at] >= AMBIGUOUS * rival[at] else "label"
+        issue = issues[at]
         out.append(
             Record(
                 train.paths[row],

@@ -9,6 +9,7 @@ import jax
 from jaxtyping import PyTree
 
 from active_learning.config import ConfigError, Section, fields_of
+from active_learning.cost.ledger import ACCOUNTS
 from active_learning.data.parts import Data
 from active_learning.models.published import Published
 
@@ -174,3 +175,20 @@ class Reference(Section):
 def single(params: PyTree, k: int) -> PyTree:
     """Model k of parameters with a leading axis."""
     return jax.tree.map(lambda leaf: leaf[k], params)
+
+
+class WithoutModel:
+    """What references share whose scores come with each batch: no model of theirs runs."""
+
+    models_scoring = 0
+    has_params = False
+
+    def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
+        """Nothing: what it brings was joined to the data."""
+        del experiment, workdir, train
+        return Obtained(flops=dict.fromkeys(ACCOUNTS, 0.0))
+
+    def each(self, params: PyTree) -> list[PyTree]:
+        """None."""
+        del params
+        return []

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from active_learning.config import ConfigError, setting
-from active_learning.cost.ledger import ACCOUNTS
 from active_learning.data.stored_rows import REFERENCE_COLUMNS
 from active_learning.models.published import Published
-from active_learning.references.base import Obtained, Reference, TrainRun
-from active_learning.references.loaded import Loaded
+from active_learning.references.base import Reference, WithoutModel
+from active_learning.references.loaded import run_for_plan
 
 
 @dataclass(frozen=True)
-class Embedded(Reference):
+class Embedded(WithoutModel, Reference):
     """Published two towers that embed every image and every caption once, before the first update.
 
     The embeddings are stored by id and joined to each batch; no reference runs while the run
@@ -21,8 +20,6 @@ class Embedded(Reference):
     """
 
     kind_name = "embedded"
-    models_scoring = 0
-    has_params = False
 
     # Published weights, as in `Published`.
     path: str = ""
@@ -47,16 +44,9 @@ class Embedded(Reference):
         self.check(config)
         return Published(path=self.path)
 
-    def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
-        return Obtained(flops=dict.fromkeys(ACCOUNTS, 0.0))
-
     def for_plan(self) -> Reference:
-        """A run in place of weights that are not there: planned at the size of the scorer."""
-        path = Path(self.path)
-        return self if path.exists() else Loaded(path=str(path.with_suffix("")), charge=False)
-
-    def each(self, params: Any) -> list[Any]:
-        return []
+        """Itself, or a stand-in where its weights are not there."""
+        return self if Path(self.path).exists() else run_for_plan(self.path)
 
     def batch_columns(self, module: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
         width = module.image_out or module.image.width

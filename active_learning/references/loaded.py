@@ -77,6 +77,11 @@ class Loaded(Reference):
         return total(summary["flops"]) if summary else 0.0
 
 
+def run_for_plan(weights: str) -> Loaded:
+    """A run in place of weights that are not there: planned at the size of the scorer."""
+    return Loaded(path=str(Path(weights).with_suffix("")), charge=False)
+
+
 def is_weights(name: str) -> bool:
     """Whether a path is published weights, not the folder or address of a run."""
     if is_bucket(name):

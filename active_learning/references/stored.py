@@ -16,16 +16,14 @@ from active_learning.data.parts import Data, rows_of_ids
 from active_learning.data.stored_rows import REFERENCE_COLUMNS, PairTables, RowTable
 from active_learning.models import TwoTower
 from active_learning.references import score_file
-from active_learning.references.base import Obtained, Reference, TrainRun
+from active_learning.references.base import Reference, WithoutModel
 
 
 @dataclass(frozen=True)
-class Stored(Reference):
+class Stored(WithoutModel, Reference):
     """Scores that `store_scores` wrote, joined to the data by id; no reference runs."""
 
     kind_name = "stored"
-    models_scoring = 0
-    has_params = False
     charge = False
 
     # The file of the scores; for pairs the folder of the embeddings.
@@ -112,12 +110,6 @@ class Stored(Reference):
         train = dataclasses.replace(data.train, embeddings=tables)
         digest = f"{theirs['model']} {theirs['dtype']}"
         return dataclasses.replace(data, train=train, provenance=about | {"scores": digest})
-
-    def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
-        return Obtained()
-
-    def each(self, params: Any) -> list[Any]:
-        return []
 
     def batch_columns(self, module: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
         if not isinstance(module, TwoTower):

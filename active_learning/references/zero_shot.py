@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from active_learning.config import ConfigError, setting
-from active_learning.cost.ledger import ACCOUNTS
 from active_learning.data.parts import Data
 from active_learning.data.tokenizer import Tokenizer, check_tower, find, load
 from active_learning.models.published import Published, Resolved, open_published
 from active_learning.references import score_file
-from active_learning.references.base import Obtained, Reference, TrainRun
-from active_learning.references.loaded import Loaded
+from active_learning.references.base import Reference, WithoutModel
+from active_learning.references.loaded import run_for_plan
 
 TEMPLATES = ("a photo of a {}.", "a {}.", "there is a {} in the picture.")
 
 
 @dataclass(frozen=True)
-class ZeroShot(Reference):
+class ZeroShot(WithoutModel, Reference):
     """Published two towers whose loss is that of each label among the words of all classes.
 
     Every image is embedded once, before the first update, and compared with the mean embedding of
@@ -27,8 +26,6 @@ class ZeroShot(Reference):
     """
 
     kind_name = "zero_shot"
-    models_scoring = 0
-    has_params = False
 
     # Published weights of two towers, as in `Published`.
     path: str = ""
@@ -99,16 +96,9 @@ class ZeroShot(Reference):
             )
         return load(self.tokenizer or str(beside))
 
-    def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
-        return Obtained(flops=dict.fromkeys(ACCOUNTS, 0.0))
-
     def for_plan(self) -> Reference:
-        """A run in place of weights that are not there: planned at the size of the scorer."""
-        path = Path(self.path)
-        return self if path.exists() else Loaded(path=str(path.with_suffix("")), charge=False)
-
-    def each(self, params: Any) -> list[Any]:
-        return []
+        """Itself, or a stand-in where its weights are not there."""
+        return self if Path(self.path).exists() else run_for_plan(self.path)
 
     def batch_columns(self, module: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
         return {score_file.COLUMN: ("float32", ())}

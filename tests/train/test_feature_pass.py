@@ -196,3 +196,13 @@ def test_what_stored_features_cannot_do_is_refused(config, tmp_path):
     file.write_text("")
     with pytest.raises(DataError, match=r"config.scorer.store=.*cannot be written"):
         with_features(build(with_(config, store=str(file))))
+
+
+def test_the_gate_is_charged_where_it_decides(config):
+    """What is read of it then is part of the method, not of the evaluation."""
+    assert config.evaluate.gate == "gate" and config.select.until != "auto"
+    _, watched = with_features(build(config))
+    deciding = dataclasses.replace(config, select=dataclasses.replace(config.select, until="auto"))
+    joined, decided = with_features(build(deciding))
+    gate = len(joined.data.parts["gate"])
+    assert decided.flops == pytest.approx(watched.flops * (520 + gate) / 520) and gate == 40
