@@ -40,6 +40,7 @@ def store(request, monkeypatch):
     with buckets(request.param) as (environment, faults):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setattr(addresses, "_warned_at", {})  # Each test has servers of its own.
         addresses._store.cache_clear()
         yield f"{request.param}://bucket", faults
     addresses._store.cache_clear()

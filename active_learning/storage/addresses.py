@@ -23,7 +23,7 @@ BUCKETS = ("gs", "s3", "az")
 PATIENCE = 600.0  # seconds from the first failure of an operation to giving up
 LONGEST_PAUSE = 20.0
 _QUIET = 30.0  # seconds between two lines that say that a server fails
-_said: dict[str, float] = {}  # server or bucket: when a line said so last
+_warned_at: dict[str, float] = {}  # server or bucket: when a line said so last
 
 _ADDRESS = re.compile(r"(gs|s3|az|https?)://([^/?#]+)/*(.*)", re.IGNORECASE | re.DOTALL)
 # Within one attempt, obstore repeats a request with backoff and jitter after 408, 429, 5xx, resets
@@ -134,9 +134,9 @@ def retried(address: str, function: Callable[_P, _T], *args: _P.args, **kwargs: 
 def _is_news(address: str, now: float) -> bool:
     """Whether to say that a server fails: once a while, not once for each of many threads."""
     server = address[: address.find("/", address.find("://") + 3)]
-    if now < _said.get(server, -_QUIET) + _QUIET:
+    if now < _warned_at.get(server, -_QUIET) + _QUIET:
         return False
-    _said[server] = now
+    _warned_at[server] = now
     return True
 
 
