@@ -73,7 +73,8 @@ def ambiguity(evidence: Evidence, labels: np.ndarray, counts: np.ndarray) -> dic
 def table(result: dict) -> str:
     """The table of docs/curate.md."""
     lines = [
-        "| finding | images | entropy of the votes | ambiguous to people | agree with the label |",
+        "| finding | images | entropy of the votes | ambiguous to people "
+        "| people who agree with the label |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, row in result["kinds"].items():

@@ -217,10 +217,11 @@ def table(result: dict) -> str:
             f"| {size} | {updates:,} | {100 * plain['error']:.1f} | {100 * ours['error']:.1f} "
             f"| {own} | {ours['total_flops'] / plain['total_flops']:.2f} |"
         )
+    middle = result["fits"]["uniform"]["middle_error"]
     lines += [
         "",
         "| arm | exponent of total FLOPs on the frontier | of the learner's size | of the updates "
-        "| FLOPs at the middle error |",
+        f"| FLOPs to reach {middle:.1%} error |",
         f"|{' --- |' * 5}",
     ]
     for arm, fit in result["fits"].items():

@@ -39,6 +39,7 @@ _RETRY = {
 }
 # Plain HTTP is spoken only to an endpoint that the environment names so.
 _CLIENT = {"allow_http": True, "connect_timeout": "5s", "read_timeout": "60s", "timeout": "5min"}
+_VARIABLES = "see docs/running.md, 'A run folder in a bucket', for the variables that are read"
 _STATUS = re.compile(r"status code: (\d{3}[^:\n]*)")
 _BODY = re.compile(r"<Code>([^<]*)</Code>(?:\s*<Message>([^<]*)</Message>)?")
 _LOGIN = ("169.254.169.254", "metadata.google.internal", "token request", "oauth2")
@@ -84,7 +85,7 @@ def _store(root: str) -> "ObjectStore":
     try:
         return from_url(root, retry_config=_RETRY, client_options=_CLIENT)  # pyright: ignore
     except (obstore.exceptions.BaseError, ValueError) as error:
-        raise ConfigError(f"{root}: {reason(error)}") from error
+        raise ConfigError(f"{root}: {reason(error)}; {_VARIABLES}") from error
 
 
 def retried(address: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -171,10 +172,7 @@ def refusal(address: str, error: Exception) -> ConfigError:
         return MissingError(f"{address}: not there ({why})")
     first = str(error).partition("\n")[0]
     if any(word in first for word in _LOGIN):
-        return ConfigError(
-            f"{address}: no credentials ({why}); see docs/running.md, section Buckets, for the "
-            "variables that are read"
-        )
+        return ConfigError(f"{address}: no credentials ({why}); {_VARIABLES}")
     return ConfigError(f"{address}: {why}")
 
 

@@ -71,7 +71,7 @@ class Mirror:
         if newest is None:
             if names:
                 raise ConfigError(
-                    f"{self.bucket.address}: holds objects (such as {names[0]}) and no run "
+                    f"{self.bucket.address}: holds other objects (such as {names[0]}) but no run "
                     f"(no {MARKER}); give another folder"
                 )
             self._begin()
@@ -84,7 +84,10 @@ class Mirror:
     def _begin(self) -> None:
         """Claims the empty folder, which also shows that it can be written."""
         if self._recorded() is not None:
-            LOG.warning("%s: no run there any more; begins anew", self.bucket.address)
+            LOG.warning(
+                "%s: the run that was there is gone; starts again from update 0",
+                self.bucket.address,
+            )
         _clear(self.local)
         self._publish(Commit(0, self._writer))
 
@@ -183,8 +186,8 @@ class Mirror:
         theirs = self.bucket.read_commit()
         if theirs is None or (theirs.number, theirs.writer) != (before.number, before.writer):
             raise ConfigError(
-                f"{self.bucket.address}: another process has written this run since commit "
-                f"{before.number} of this one; end one of them"
+                f"{self.bucket.address}: another process has also written this run (since "
+                f"commit {before.number}); stop one of the two"
             )
         self._publish(Commit(before.number + 1, self._writer, kept))
         self._stats = stats
@@ -256,7 +259,12 @@ def mirrored(address: str, local: Path) -> Iterator[Mirror]:
     """
     with locked(local):
         mirror = Mirror(address, local)
-        mirror.open()
+        try:
+            mirror.open()
+        except Exception:
+            if os.listdir(local) == [LOCK]:
+                shutil.rmtree(local, ignore_errors=True)
+            raise
         try:
             yield mirror
         except Exception as error:

@@ -124,7 +124,7 @@ def with_features(
     count = count_rows(charged)
     table = tables[id(experiment.data.train.source)]
     LOG.info(
-        "%s: features of %d examples from %s weights, %.0f s now, %s",
+        "%s: features of %d examples from %s weights, computed in %.0f s, stored in %s",
         *(experiment.config.name, count, one.resolved.weights.layout.name),
         *(time.monotonic() - began, table.folder),
     )

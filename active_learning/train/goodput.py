@@ -82,8 +82,8 @@ class OwnTime:
         slowest, median = int(np.argmax(every)), float(np.median(every))
         if every[slowest] > _NOTABLE * median:
             LOG.info(
-                "%s: process %d is the slowest: %.3g s of an update are its own, %.3g s in the "
-                "median of all processes",
+                "%s: process %d is the slowest: it works %.3g s per update, the median process "
+                "%.3g s",
                 self._name, slowest, every[slowest], median,
             )  # fmt: skip
         return {

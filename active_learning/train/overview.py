@@ -81,11 +81,14 @@ def bad_examples(experiment: Experiment) -> dict[str, float]:
 
 
 def _two_stage(experiment: Experiment) -> str:
+    if experiment.scorer_view.features and "learner" not in experiment.recipe.policy.needs:
+        return "candidates: stored features; only what is chosen is decoded"
     if experiment.data.train.source.prepared:
         return "candidates: prepared small views; only what is chosen is decoded in full"
     return (
-        "candidates: full files, decoded at a reduced scale; only what is chosen is decoded in "
-        "full; that saves about half of the decoding, views made by `prepare --small` far more"
+        "candidates: full files, JPEG decoded at a reduced scale; only what is chosen is decoded "
+        "in full; that saves about half of the decoding of JPEG, "
+        "views made by `prepare --small` far more"
     )
 
 

@@ -153,7 +153,7 @@ class Trackers:
             action()
         except Exception as error:  # Whatever a tracker raises, the run goes on.
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            LOG.warning("a tracker of the run fails and is left out: %s", reason)
+            LOG.warning("a tracker failed; the run goes on without it: %s", reason)
             return False
         return True
 

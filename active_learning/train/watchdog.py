@@ -72,7 +72,7 @@ class Watchdog:
     def _end(self) -> None:
         """Writes the stacks and one line, then leaves."""
         faulthandler.dump_traceback_later(_WRITING, exit=True)
-        line = f"no update for {self._limit / 60:g} minutes, the last one was {self._step}"
+        line = f"no update for {self._limit / 60:g} minutes; the last was update {self._step}"
         where = ""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

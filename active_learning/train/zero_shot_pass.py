@@ -60,7 +60,8 @@ def with_zero_shot(
     count, table = count_rows(charged), one.table(data.train)
     losses, hits = label_losses(table, data.train.indices, data.train.labels, classes)
     LOG.info(
-        "%s: %.1f %% of the labels are the nearest of %d class words, %s",
+        "%s: for %.1f %% of the examples the label is the nearest of the %d class words; "
+        "embeddings in %s",
         *(config.name, 100 * hits.mean(), len(classes), table.folder),
     )
     bill = Bill()

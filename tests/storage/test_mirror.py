@@ -121,7 +121,7 @@ def test_two_processes_that_write_one_run_are_told(opened):
     write(first.local, config="1")
     first.sync()
     write(second.local, config="2")
-    with pytest.raises(ConfigError, match="run: another process has written this run since"):
+    with pytest.raises(ConfigError, match="run: another process has also written this run"):
         second.sync()
     assert first.bucket.get("config") is not None
 
@@ -202,7 +202,9 @@ def test_results_are_written_to_an_address(store, tmp_path):
 
 def test_a_folder_with_other_objects_is_refused(store, opened):
     Bucket(f"{store[0]}/run").put("mine.txt", b"1")
-    with pytest.raises(ConfigError, match=r"run: holds objects \(such as mine.txt\) and no run"):
+    with pytest.raises(
+        ConfigError, match=r"run: holds other objects \(such as mine.txt\) but no run"
+    ):
         opened()
 
 

@@ -22,7 +22,7 @@ from active_learning.models.weights import write_weights
 from active_learning.plan.cost_model import cost_model_of
 from active_learning.references import CrossFitted, row_pass
 from active_learning.settings import Evaluate, Log, Select, Split
-from active_learning.train import feature_pass, loop
+from active_learning.train import feature_pass, loop, overview
 from active_learning.train.build import build
 from active_learning.train.feature_pass import located, with_features
 from tests import world
@@ -140,6 +140,7 @@ def test_candidates_from_disk_are_chosen_without_reading_their_images(config, tm
     )
     joined, _ = with_features(build(config))
     assert joined.two_stage_decode
+    assert "candidates: stored features; only what is chosen is decoded" in overview.lines(joined)
     loader = joined.loader(0)
     batch = loader.next(32, True).batch
     loader.close()

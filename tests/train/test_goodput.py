@@ -58,7 +58,7 @@ def test_the_slowest_process_is_the_one_that_waits_least(clock, monkeypatch, cap
         "hosts/slowest_seconds": pytest.approx(0.8),
         "hosts/median_seconds": pytest.approx(0.5),
     }
-    assert "process 1 is the slowest: 0.8 s of an update" in caplog.text
+    assert "process 1 is the slowest: it works 0.8 s per update" in caplog.text
     with watch.running():
         clock[0] += 4
     assert own.compare(30, waited=5.0)["hosts/slowest_rank"] == 2  # 0.3 s of its own.

@@ -72,7 +72,7 @@ def test_a_tracker_that_fails_is_left_out_with_a_warning(tmp_path, monkeypatch, 
         both.write(step, VALUES)
     both.close()
     assert [record.getMessage() for record in caplog.records] == [
-        "a tracker of the run fails and is left out: no route to host"
+        "a tracker failed; the run goes on without it: no route to host"
     ]
     assert list((tmp_path / "tensorboard").iterdir())
 

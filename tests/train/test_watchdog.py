@@ -30,7 +30,7 @@ def test_a_stuck_process_writes_its_stacks_and_ends_with_code_3(tmp_path):
     )
     assert done.returncode == 3
     written = (tmp_path / "hosts" / "0.log").read_text()
-    assert "no update for 0.005 minutes, the last one was 41" in written
+    assert "no update for 0.005 minutes; the last was update 41" in written
     assert "in waits_for_ever" in written
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: no update for 0.005 minutes") and "hosts/0.log" in line
@@ -107,4 +107,4 @@ def test_a_run_is_watched_but_not_while_it_compiles(tmp_path, monkeypatch, bites
     loop.run(world.config(data, **plain), tmp_path / "run")
     assert bites
     written = (tmp_path / "run" / "hosts" / "0.log").read_text()
-    assert "the last one was 3" in written and "in last_hangs" in written
+    assert "the last was update 3" in written and "in last_hangs" in written

@@ -157,8 +157,7 @@ def check_free(out: Path) -> None:
         return
     if any(not _LOCK.fullmatch(name) for name in os.listdir(out)):
         raise DataError(
-            f"{out}: not empty, and no preparation that was begun (no {JOURNAL}); choose "
-            f"another folder"
+            f"{out}: not empty, and no unfinished preparation (no {JOURNAL}); choose another folder"
         )
 
 

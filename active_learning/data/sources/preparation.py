@@ -301,9 +301,10 @@ def _prepare(
     if task.count > 1:
         return {}
     if missing := [name for name, *_ in planned if name not in there]:
+        named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise DataError(
-            f"{out}: {len(missing)} of {len(planned)} shards are missing ({missing[0]}, ...); run "
-            f"the tasks that write them again"
+            f"{out}: {len(missing)} of {len(planned)} shards are missing ({named}); run the tasks "
+            f"that write them again: shard S (from 0) is one of task S modulo N"
         )
     return _finish(out, plan, parts, [there[name] for name in sorted(there)])
 

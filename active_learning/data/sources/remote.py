@@ -338,7 +338,7 @@ def with_cache(
         most = 0 if cache is None else cache.most
         return files, (
             f"{size / 1e9:.1f} GB do not fit into config.data.cache_gb={most / 1e9:g}: every "
-            f"example is a request; raise it, or give config.data.shuffle"
+            f"example costs a request; raise it, or set config.data.shuffle"
         )
     return [Cached(f, cache, whole) if isinstance(f, Remote) else f for f in files], ""
 

@@ -92,7 +92,7 @@ def test_others_are_refused_by_the_name_of_the_holder(photos, tmp_path):
 def test_a_folder_of_something_else_is_left_alone(photos, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "letter.txt").write_text("x")
-    with pytest.raises(DataError, match="not empty, and no preparation that was begun"):
+    with pytest.raises(DataError, match="not empty, and no unfinished preparation"):
         made(photos, tmp_path / "out", Task(0, 2))
     assert os.listdir(tmp_path / "out") == ["letter.txt"]
 
