@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Float, Int64, Integer, UInt8
 
 from active_learning.curation import kernel, scores, trained
-from active_learning.curation.folds import Pieces, assign_folds
+from active_learning.curation.folds import assign_folds
 from active_learning.curation.kernel import KernelSettings
 from active_learning.curation.trained import Training
 from active_learning.models import MLP
+from active_learning.storage.pieces import Pieces
 
 # Called with (finished share of the planned work, what was done).
 Tick = Callable[[float, str], None]

@@ -16,7 +16,8 @@ from jaxtyping import Float, Int64
 
 from active_learning.curation import kernel
 from active_learning.curation.crossfit import CrossFit, Tick
-from active_learning.curation.folds import Pieces, assign_folds
+from active_learning.curation.folds import assign_folds
+from active_learning.storage.pieces import Pieces
 
 WORDS, DIMENSIONS = 2000, 128
 TEMPERATURE = 0.1

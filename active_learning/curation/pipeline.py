@@ -13,10 +13,10 @@ from active_learning.curation.crossfit import CrossFit, Evidence, Examples, cros
 from active_learning.curation.examples import UNLABELED, Loaded, Progress, load
 from active_learning.curation.features import PatchFeatures, patch_features
 from active_learning.curation.findings import caption_records, copy_records, label_records
-from active_learning.curation.folds import Pieces, signature
 from active_learning.curation.page import thumbnail, write_page
 from active_learning.curation.records import Record, Summary
 from active_learning.curation.trunk import Trunk
+from active_learning.storage.pieces import Pieces, signature
 
 WORK = "work"  # folder of finished pieces, within the results
 

@@ -18,11 +18,11 @@ from jaxtyping import Array, Float, Int64, UInt8
 
 from active_learning.config import ConfigError
 from active_learning.curation.features import compress
-from active_learning.curation.folds import Pieces, signature
 from active_learning.data import images
 from active_learning.data.sources.on_disk import threads_here
 from active_learning.data.transforms import normalize
 from active_learning.models.published import Published, Resolved, open_published
+from active_learning.storage.pieces import Pieces, signature
 
 BLOCK = 512  # images whose features are written at once
 BATCH = 64  # images that run at once on each device

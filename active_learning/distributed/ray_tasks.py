@@ -1,4 +1,4 @@
-"""A command by the workers of a Ray cluster: one function for each `--task=I/N`, then the last step.
+"""A command by the workers of a Ray cluster: a function for each `--task=I/N`, then the last step.
 
 All nodes must see the same files and have this version of the package. Ray is imported here only.
 """
@@ -7,12 +7,12 @@ import importlib
 import logging
 import os
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from active_learning.config import ConfigError
+from active_learning.data.errors import DataError
 from active_learning.distributed.exchange import code_version
 from active_learning.distributed.processes import ERRORS, kind_of_error
 from active_learning.metrics import StorageError
@@ -127,7 +127,7 @@ def work_on(module: str, argv: list[str], folder: str, version: str, task: str) 
         os.chdir(folder)
         given = [*argv, f"--task={task}"] if task else argv
         return {"text": importlib.import_module(module).run(given)}
-    except (*ERRORS.values(), OSError) as error:
+    except (ConfigError, DataError, StorageError, OSError) as error:
         kind = "StorageError" if isinstance(error, OSError) else kind_of_error(error)
         return {"error": " ".join(str(error).split()), "kind": kind}
 
@@ -136,11 +136,10 @@ def _all(ray: Any, work: Any, about: tuple, tasks: Sequence[str]) -> list[str]:
     """What the tasks say, in their order; those that die are started again."""
     from tqdm import tqdm
 
-    node = os.uname().nodename
     done: dict[str, str] = {}
     tries = dict.fromkeys(tasks, 1)
     pending = {work.remote(*about, task): task for task in tasks}
-    with tqdm(total=len(tasks), unit=" tasks", disable=None, desc=f"Ray, from {node}") as bar:
+    with tqdm(total=len(tasks), unit=" tasks", disable=None, desc="Ray") as bar:
         while pending:
             (reference, *_), _ = ray.wait(list(pending), num_returns=1)
             task = pending.pop(reference)
@@ -152,7 +151,6 @@ def _all(ray: Any, work: Any, about: tuple, tasks: Sequence[str]) -> list[str]:
                 raise StorageError(f"--task={task}: {failure} ({TRIES} times)")
             tries[task] += 1
             LOG.warning("--task=%s: %s; it is started again", task, failure)
-            print(f"--task={task}: {failure}; it is started again", file=sys.stderr)
             pending[work.remote(*about, task)] = task
     return [done[task] for task in tasks]
 

@@ -1,4 +1,4 @@
-"""Finished pieces of a long pass on disk: what a stopped pass finds, and what several workers share.
+"""Finished pieces of a long pass on disk: what a stopped pass finds and several workers share.
 
 A piece is one .npz file, written under another name and then renamed.
 """
@@ -44,11 +44,11 @@ class Pieces:
         """The piece, or None where there is none. Raises ConfigError for a damaged one."""
         path = self.path(name)
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise ConfigError(
                 f"{path}: damaged ({error}); delete it to compute it again"
             ) from error
