@@ -194,14 +194,15 @@ class _Pass:
         mark = json.dumps(self.about, sort_keys=True), captions.content_hash(), config.dtype, dtype
         pieces = self._pieces(*mark)
         shared = PairPieces(pieces, len(part), dtype)
+        missing = list(range(len(shared.names)))
+        if self.out.exists():
+            missing = shared.missing(self._tables(dtype, flops))
+        if missing and self.task.count > 1:
+            make = shared.maker(pair_values(embedder, params, part))
+            with workers.held(pieces.folder, self.task, KIND, self.out):
+                make_all(pieces, shared.names, self.task, make, only=missing)
+            return {}
         with workers.held(pieces.folder, self.task, KIND, self.out):
-            if self.task.count > 1:
-                needed = range(len(shared.names))
-                if self.out.exists():
-                    needed = shared.missing(self._tables(dtype, flops))
-                make = shared.maker(pair_values(embedder, params, part))
-                make_all(pieces, shared.names, self.task, make, only=needed)
-                return {}
             tables = self._tables(dtype, flops)
             shared.put(tables)
             if self.task.finish:
