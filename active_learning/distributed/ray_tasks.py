@@ -86,7 +86,7 @@ def _connect(ray: Any, address: str) -> None:
         raise StorageError(f"--ray={address}: no Ray cluster there ({reason})") from error
 
 
-def share_of(nodes: Sequence[dict], count: int, address: str) -> tuple[int, dict[str, float]]:
+def share_of(nodes: Sequence[dict], count: int, address: str) -> tuple[int, dict[str, int]]:
     """How many workers there are, and what each of them asks of its node.
 
     Args:
