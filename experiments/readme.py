@@ -15,7 +15,7 @@ from pathlib import Path
 
 from active_learning.report import measures
 from experiments import flickr, label_check, safety, scaling_law, transfer
-from experiments.scale_parts import step1_runs
+from experiments.scale_parts import step1_runs, step3_workers
 from experiments.score_comparison import points
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -267,6 +267,7 @@ TABLES = {
     "bench_data": reading,
     "scale_1_data": bucket,
     "scale_1_runs": step1_runs.table,
+    "scale_3": step3_workers.table,
     "small_view_desk": views,
     "score_comparison_desk": policies,
     "amortisation_desk": levels,

@@ -34,10 +34,10 @@ SCALES = {
         "arms": {"prepare": ((2, True),), "store_scores": (), "curate": ()},
     },
     "desk": {
-        "photos": 4800,
+        "photos": 3600,
         "rounds": 2,
         "scored": 24_000,
-        "curated": 3000,
+        "curated": 1500,
         "arms": dict.fromkeys(
             ("prepare", "store_scores", "curate"), ((3, False), (4, False), (4, True))
         ),
@@ -217,14 +217,18 @@ def main(scale: str, out: Path) -> dict:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         made = jobs(folder, given)
-        result = {
+        result: dict = {
             "scale": scale,
             "cores": len(os.sched_getaffinity(0)),
             "photos": given["photos"],
             "scored": given["scored"],
             "curated": given["curated"],
-            "speed": speed(made[0], folder, given["rounds"]),
-        } | {job.name: identity(job, folder, given["arms"][job.name]) for job in made}
+        }
+        for job in made:
+            result[job.name] = identity(job, folder, given["arms"][job.name])
+            _save(result, out)
+        result["speed"] = speed(made[0], folder, given["rounds"])
+        _save(result, out)
         three = [made[0].start(folder / "three") for _ in range(3)]
         refused = ended(three)
         result["three_at_once"] = {
@@ -234,5 +238,27 @@ def main(scale: str, out: Path) -> dict:
             "refusals": [line.replace(place, "DIR") for code, line in refused if code],
         }
         print(result["three_at_once"], flush=True)
-    (out / "scale_3.json").write_text(json.dumps(result, indent=1) + "\n")
+    _save(result, out)
     return result
+
+
+def _save(result: dict, out: Path) -> None:
+    (out / "scale_3.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def table(result: dict) -> str:
+    """What several workers write and take beside one, as Markdown."""
+    head = "| | seconds | processor seconds | same bytes |"
+    lines = [head, f"|{' --- |' * 4}"]
+    for name in ("prepare", "store_scores", "curate"):
+        one = result[name]["one"]
+        lines.append(f"| {name}, one | {one['seconds']:.0f} | {one['cpu_seconds']:.0f} | |")
+        for row in result[name]["several"]:
+            killed = ", one killed" if row["one_killed"] else ""
+            seconds = f"{row['seconds']:.0f} + {row['seconds_to_finish']:.0f}"
+            same = "yes" if row["same_bytes"] else "NO"
+            lines.append(
+                f"| {name}, {row['workers']}{killed} | {seconds} | {row['cpu_seconds']:.0f} "
+                f"| {same} |"
+            )
+    return "\n".join(lines)
