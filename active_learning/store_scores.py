@@ -97,7 +97,17 @@ def store(
     view, part = experiment.view, whole_source(experiment)
     if theirs.small_view or which not in ("learner", "ema"):
         view, part = experiment.scorer_view, part.small_view()
-    about = {
+    about = _about(experiment, params, module, view)
+    if out is None:
+        name = f"embeddings-{about['model']}" if pairs else f"scores-{about['model']}.npz"
+        out = Path(config.data.folder() or run) / name
+    scoring = _Pass(experiment, module, params, view, part, out, about, task)
+    return out, scoring.embed_pairs(dtype) if pairs else scoring.score_labels()
+
+
+def _about(experiment: Experiment, params: PyTree, module: Any, view: View) -> dict:
+    """What the scores are of."""
+    return {
         "data": experiment.data.provenance["hash"],
         "ids": experiment.data.provenance.get("ids", "place"),
         "model": checkpoint.params_hash(params),
@@ -106,11 +116,6 @@ def store(
         "mean": list(view.mean),
         "std": list(view.std),
     }
-    if out is None:
-        name = f"embeddings-{about['model']}" if pairs else f"scores-{about['model']}.npz"
-        out = Path(config.data.folder() or run) / name
-    scoring = _Pass(experiment, module, params, view, part, out, about, task)
-    return out, scoring.embed_pairs(dtype) if pairs else scoring.score_labels()
 
 
 def _check_name(out: Path | None, pairs: bool) -> None:
