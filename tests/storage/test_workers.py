@@ -1,8 +1,10 @@
 """Which worker a process is, who holds a lock, and which tasks a missing piece asks for."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,3 +133,23 @@ def test_a_damaged_piece_is_one_line(tmp_path):
     pieces.path("a").write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(ConfigError, match=f"^{pieces.path('a')}: damaged .*; delete it"):
         pieces.load("a")
+
+
+def test_the_scripts_in_the_docs_ask_for_as_many_workers_as_they_start():
+    text = (Path(__file__).parents[2] / "docs" / "running.md").read_text()
+    section = text.partition("## Several workers")[2].partition("\n## ")[0]
+    array = re.search(r"--array=0-(\d+)", section)
+    completions = re.search(r"completions: (\d+)", section)
+    commands = re.findall(r"active_learning\.(\w+).*--task=(auto/\d+)", section)
+    assert {name for name, _ in commands} == {"prepare", "store_scores", "curate"}
+    count = int(array[1]) + 1
+    for _, text in commands:
+        for index in (0, count - 1):
+            slurm = {
+                "SLURM_ARRAY_TASK_ID": f"{index}",
+                "SLURM_ARRAY_TASK_MIN": "0",
+                "SLURM_ARRAY_TASK_COUNT": f"{count}",
+            }
+            assert task_of(text, slurm) == Task(index, count)
+        last = int(completions[1]) - 1
+        assert task_of(text, {"JOB_COMPLETION_INDEX": f"{last}"}) == Task(last, last + 1)
