@@ -268,6 +268,7 @@ TABLES = {
     "scale_1_data": bucket,
     "scale_1_runs": step1_runs.table,
     "scale_3": step3_workers.table,
+    "scale_3:speed": step3_workers.speed_table,
     "small_view_desk": views,
     "score_comparison_desk": policies,
     "amortisation_desk": levels,

@@ -10,12 +10,14 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,20 +29,20 @@ from experiments.bench_data import photo
 
 SCALES = {
     "smoke": {
-        "photos": 24,
+        "prepare": 24,
+        "store_scores": 0,
+        "curate": 0,
+        "timed": 8,
         "rounds": 0,
-        "scored": 8100,
-        "curated": 120,
-        "arms": {"prepare": ((2, True),), "store_scores": (), "curate": ()},
+        "arms": [[2, True]],
     },
     "desk": {
-        "photos": 3600,
+        "prepare": 3600,
+        "store_scores": 24_000,
+        "curate": 1500,
+        "timed": 9600,
         "rounds": 2,
-        "scored": 24_000,
-        "curated": 1500,
-        "arms": dict.fromkeys(
-            ("prepare", "store_scores", "curate"), ((3, False), (4, False), (4, True))
-        ),
+        "arms": [[3, False], [4, False], [4, True]],
     },
 }
 KINDS = 40  # different photos; the others are these with other bytes at the end
@@ -106,12 +108,13 @@ def shared(job: Job, out: Path, count: int, kill: bool, *more: str) -> dict:
         first.communicate()
         workers[0] = job.start(out, f"--task=0/{count}", *more)
     succeed(workers)
-    seconds = time.perf_counter() - began
-    finish, _ = succeed([job.start(out, "--task=finish", *more)])
+    seconds, cpu = time.perf_counter() - began, _cpu() - before
+    finish, cpu_to_finish = succeed([job.start(out, "--task=finish", *more)])
     return {
         "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu, 2),
         "seconds_to_finish": round(finish, 2),
-        "cpu_seconds": round(_cpu() - before, 2),
+        "cpu_seconds_to_finish": round(cpu_to_finish, 2),
     }
 
 
@@ -144,25 +147,30 @@ def digest(*names: str) -> Callable[[Path], str]:
     return lambda out: hashlib.sha256(b"".join((out / n).read_bytes() for n in names)).hexdigest()
 
 
-def jobs(folder: Path, given: dict) -> list[Job]:
-    """The three commands, on sets that are written here."""
-    photos, shapes, run = folder / "photos", folder / "shapes", folder / "run"
-    write_photos(photos, given["photos"])
-    shard = 50 if given["photos"] > 1000 else 4
-    flags = ["--size=256", "--small=64", f"--shard={shard}"]
-    prepare = lambda o: [str(photos), str(o), *flags]
-    out = [Job("prepare", prepare, "*.array_record", digest(SUMS))]
-    if given["arms"]["store_scores"]:
-        _train(run, given["scored"])
-        scores = lambda o: [str(run), f"--out={o}.npz"]
-        same = lambda o: hashlib.sha256(Path(f"{o}.npz").read_bytes()).hexdigest()
-        out.append(Job("store_scores", scores, ".*.pieces/*.npz", same))
-    if given["arms"]["curate"]:
-        write_shapes(shapes, given["curated"])
-        curate = lambda o: [str(shapes), str(o), "--minutes=600"]
-        same = digest("scores.csv", "summary.json", "index.html")
-        out.append(Job("curate", curate, "work/*.npz", same))
-    return out
+def prepare_job(folder: Path, count: int) -> Job:
+    """`prepare` of photos that are written here."""
+    write_photos(folder / "photos", count)
+    flags = ["--size=256", "--small=64", f"--shard={50 if count > 1000 else 4}"]
+    command = lambda out: [str(folder / "photos"), str(out), *flags]
+    return Job("prepare", command, "*.array_record", digest(SUMS))
+
+
+def scores_job(folder: Path, count: int) -> Job:
+    """`store_scores` of a run that is trained here."""
+    _train(folder / "run", count)
+    command = lambda out: [str(folder / "run"), f"--out={out}.npz"]
+    same = lambda out: hashlib.sha256(Path(f"{out}.npz").read_bytes()).hexdigest()
+    return Job("store_scores", command, ".*.pieces/*.npz", same)
+
+
+def curate_job(folder: Path, count: int) -> Job:
+    """`curate` of pictures that are written here."""
+    write_shapes(folder / "shapes", count)
+    command = lambda out: [str(folder / "shapes"), str(out), "--minutes=600"]
+    return Job("curate", command, "work/*.npz", digest("scores.csv", "summary.json", "index.html"))
+
+
+JOBS = {"prepare": prepare_job, "store_scores": scores_job, "curate": curate_job}
 
 
 def _train(run: Path, examples: int) -> None:
@@ -180,13 +188,13 @@ def _train(run: Path, examples: int) -> None:
     )
 
 
-def identity(job: Job, folder: Path, arms: tuple[tuple[int, bool], ...]) -> dict:
+def identity(job: Job, folder: Path, arms: Sequence[Sequence]) -> dict:
     """What one worker and several write."""
-    first = folder / f"{job.name}-one" / "out"
+    first = folder / "one" / "out"
     first.parent.mkdir()
     one, rows = alone(job, first), []
     for count, kill in arms:
-        out = folder / f"{job.name}-{count}{'-killed' if kill else ''}" / "out"
+        out = folder / f"{count}{'-killed' if kill else ''}" / "out"
         out.parent.mkdir()
         row = {"workers": count, "one_killed": kill} | shared(job, out, count, kill)
         rows.append(row | {"same_bytes": job.content(out) == job.content(first)})
@@ -194,56 +202,56 @@ def identity(job: Job, folder: Path, arms: tuple[tuple[int, bool], ...]) -> dict
     return {"one": one, "several": rows}
 
 
-def speed(job: Job, folder: Path, rounds: int) -> list[dict]:
-    """One worker and four in turns, with one thread each and with the default."""
-    rows = []
-    for number in range(rounds):
+def speed(folder: Path, given: dict) -> dict:
+    """`prepare` by one worker and four in turns, with one thread each and with the default."""
+    job, rows = prepare_job(folder, given["timed"]), []
+    for number in range(given["rounds"]):
         for threads in (1, 0):
-            more = f"--threads={threads}"
-            name = folder / f"speed-{number}-{threads}"
-            one = alone(job, name / "one", more)
-            four = shared(job, name / "four", 4, False, more)
-            load = os.getloadavg()[0]
-            row = {"threads": threads, "one": one, "four": four, "load": round(load, 1)}
+            more, place = f"--threads={threads}", folder / f"speed-{number}-{threads}"
+            one = alone(job, place / "one", more)
+            four = shared(job, place / "four", 4, False, more)
+            row = {"threads": threads, "one": one, "four": four}
             row["times_one_worker"] = round(one["seconds"] / four["seconds"], 2)
-            rows.append(row)
-            print(row, flush=True)
-    return rows
+            rows.append(row | {"load": round(os.getloadavg()[0], 1)})
+            shutil.rmtree(place)
+            print(rows[-1], flush=True)
+    return {"photos": given["timed"], "rounds": rows}
+
+
+def three_at_once(folder: Path, given: dict) -> dict:
+    """Three plain `prepare` into one folder: one does it, the others are refused."""
+    job = prepare_job(folder, given["prepare"])
+    refused = ended([job.start(folder / "three") for _ in range(3)])
+    alone(job, folder / "one")
+    return {
+        "exit_codes": sorted(code for code, _ in refused),
+        "same_bytes": job.content(folder / "three") == job.content(folder / "one"),
+        "refusals": [line.replace(str(folder), "DIR") for code, line in refused if code],
+    }
 
 
 def main(scale: str, out: Path) -> dict:
-    """Runs all parts; writes scale_3.json to `out` and returns its content."""
-    given = SCALES[scale]
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        made = jobs(folder, given)
-        result: dict = {
-            "scale": scale,
-            "cores": len(os.sched_getaffinity(0)),
-            "photos": given["photos"],
-            "scored": given["scored"],
-            "curated": given["curated"],
-        }
-        for job in made:
-            result[job.name] = identity(job, folder, given["arms"][job.name])
-            _save(result, out)
-        result["speed"] = speed(made[0], folder, given["rounds"])
-        _save(result, out)
-        three = [made[0].start(folder / "three") for _ in range(3)]
-        refused = ended(three)
-        result["three_at_once"] = {
-            "exit_codes": sorted(code for code, _ in refused),
-            "same_bytes": made[0].content(folder / "three")
-            == made[0].content(folder / "prepare-one" / "out"),
-            "refusals": [line.replace(place, "DIR") for code, line in refused if code],
-        }
-        print(result["three_at_once"], flush=True)
-    _save(result, out)
+    """Measures what is not in scale_3.json in `out` already; returns its content."""
+    given, file = SCALES[scale], out / "scale_3.json"
+    result: dict = {"scale": scale, "cores": len(os.sched_getaffinity(0)), "sets": given}
+    before = json.loads(file.read_text()) if file.exists() else {}
+    if all(before.get(name) == value for name, value in result.items()):
+        result = before
+    parts: dict[str, Callable[[Path], dict]] = {
+        name.__name__: partial(name, given=given) for name in (speed, three_at_once)
+    }
+    parts |= {name: partial(_identity_of, name, given=given) for name in JOBS if given[name]}
+    for name, measure in parts.items():
+        if name in result:
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            result[name] = measure(Path(place))
+        file.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
 
-def _save(result: dict, out: Path) -> None:
-    (out / "scale_3.json").write_text(json.dumps(result, indent=1) + "\n")
+def _identity_of(name: str, folder: Path, given: dict) -> dict:
+    return identity(JOBS[name](folder, given[name]), folder, given["arms"])
 
 
 def table(result: dict) -> str:
@@ -257,8 +265,20 @@ def table(result: dict) -> str:
             killed = ", one killed" if row["one_killed"] else ""
             seconds = f"{row['seconds']:.0f} + {row['seconds_to_finish']:.0f}"
             same = "yes" if row["same_bytes"] else "NO"
-            lines.append(
-                f"| {name}, {row['workers']}{killed} | {seconds} | {row['cpu_seconds']:.0f} "
-                f"| {same} |"
-            )
+            what = f"{name}, {row['workers']}{killed}"
+            lines.append(f"| {what} | {seconds} | {row['cpu_seconds']:.0f} | {same} |")
+    return "\n".join(lines)
+
+
+def speed_table(result: dict) -> str:
+    """How long `prepare` takes by one worker and by four, as Markdown."""
+    head = "| threads of each | one: seconds (of processors) | four | times one | two idle cores |"
+    lines = [head, f"|{' --- |' * 5}"]
+    for row in result["speed"]["rounds"]:
+        one, four = row["one"], row["four"]
+        lines.append(
+            f"| {row['threads'] or 'one a core'} | {one['seconds']:.0f} ({one['cpu_seconds']:.0f}) "
+            f"| {four['seconds']:.0f} ({four['cpu_seconds']:.0f}) | {row['times_one_worker']:.2f} "
+            f"| {one['cpu_seconds'] / (four['cpu_seconds'] / result['cores']):.2f} |"
+        )
     return "\n".join(lines)
