@@ -4,7 +4,8 @@ Finished pieces stay: a stopped pass goes on where it was.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64, PyTree
@@ -94,6 +95,29 @@ def caption_rows(part: Part) -> Int64[np.ndarray, "k"]:
     """Rows of the source whose captions a part has."""
     assert part.caption_of is not None, "the task joins them"
     return np.unique(part.caption_of)
+
+
+def count_captions(parts: Iterable[Part]) -> int:
+    """Captions of all examples of parts."""
+    total = 0
+    for part in parts:
+        assert part.captions is not None, "the task joins them"
+        total += int(part.captions.counts[caption_rows(part)].sum())
+    return total
+
+
+def embedding_flops(
+    module: Any, image_shape: tuple[int, int, int], images: int, texts: int
+) -> float:
+    """FLOPs of embedding so many images and texts once.
+
+    Args:
+      module: Two towers.
+      image_shape: Of the images that they see.
+      images: How many.
+      texts: How many.
+    """
+    return images * module.image_cost(image_shape).forward + texts * module.text_cost().forward
 
 
 def logit_scalars(params: PyTree) -> tuple[float, float]:

@@ -64,11 +64,8 @@ def with_zero_shot(
         "embeddings in %s",
         *(config.name, 100 * hits.mean(), len(classes), table.folder),
     )
-    bill = Bill()
-    if reference.charge:
-        flops = count * one.module.image_cost(one.view.image_shape).forward
-        flops += len(classes) * len(reference.templates) * one.module.text_cost().forward
-        bill = Bill(flops, count * table.seconds_per_example)
+    flops = reference.pass_flops(one.module, one.view.image_shape, count, len(classes))
+    bill = Bill(flops, count * table.seconds_per_example if reference.charge else 0.0)
     train = data.train.with_column(score_file.COLUMN, losses)
     experiment = dataclasses.replace(
         experiment,
