@@ -93,10 +93,8 @@ def _run(
         return summary
     for line in overview.lines(experiment):
         LOG.info("%s: %s", config.name, line)
-    for role, report in about["weights"].items():
-        LOG.info(
-            "%s starts from %s weights:\n%s", role, report["layout"], "\n".join(report["table"])
-        )
+    for line in overview.weight_lines(about["weights"]):
+        LOG.info("%s: %s", config.name, line)
     with contextlib.nullcontext(guard) if guard else PreemptionGuard(place.failed) as guard:
         training = _prepared(experiment, workdir, guard)
         if training is None:
