@@ -82,11 +82,9 @@ def embed_pairs(
         return embedder.images(params, part, at)
 
     def texts(at: Int64[np.ndarray, "k"]) -> Float[np.ndarray, "m D"]:
-        wanted = rows[at]
-        valid = np.arange(captions.tokens.shape[1])[None] < captions.counts[wanted, None]
-        return embedder.texts(params, captions.tokens[wanted][valid])
+        return embedder.texts(params, captions.of(rows[at]))
 
-    return fill(tables.image, part.indices, lambda: images, requested) and fill(
+    return fill(tables.image, np.asarray(part.indices), lambda: images, requested) and fill(
         tables.text, rows, lambda: texts, requested
     )
 
@@ -94,7 +92,7 @@ def embed_pairs(
 def caption_rows(part: Part) -> Int64[np.ndarray, "k"]:
     """Rows of the source whose captions a part has."""
     assert part.caption_of is not None, "the task joins them"
-    return np.unique(part.caption_of)
+    return np.unique(np.asarray(part.caption_of))
 
 
 def count_captions(parts: Iterable[Part]) -> int:

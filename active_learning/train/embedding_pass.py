@@ -151,7 +151,7 @@ def _gate_metrics(part: Part, tables: dict[int, PairTables]) -> dict[str, Any]:
     counts = _counts(part)[given]
     owner = np.repeat(np.arange(len(part)), counts)
     place = np.concatenate([np.arange(count) for count in counts])
-    images, texts = table.image.read(part.indices), table.text.read(given[owner], place)
+    images, texts = table.image.read(np.asarray(part.indices)), table.text.read(given[owner], place)
     return retrieval_metrics(images, texts, owner)
 
 

@@ -10,7 +10,8 @@ from active_learning.data import classes, images, text
 from active_learning.data.errors import DataError
 from active_learning.data.sources import contents, layouts, paths, tables
 from active_learning.data.sources.disk_section import DiskSection
-from active_learning.data.sources.files import Listing, open_regular
+from active_learning.data.sources.files import open_regular
+from active_learning.data.sources.listing import Listing
 from active_learning.data.sources.problems import LeftOut
 from active_learning.data.sources.shards import MANIFEST
 from active_learning.data.sources.tables import Paths, read_table
