@@ -69,7 +69,7 @@ MUTANTS = [
     Mutant("ring of one way", "plan/hlo.py", '(2 if self.kind == "all-reduce" else 1)', "1", "plan/test_pod.py"),
     Mutant("reference scoring not charged", "cost/ledger.py", "(references * ratio + distill) * b * each.forward", "0.0 * b * each.forward", "cost/test_ledger.py"),
     Mutant("online training not charged", "cost/ledger.py", 'costs["online_train"] = b * scorer.train', 'costs["online_train"] = 0.0', "cost/test_ledger.py"),
-    Mutant("reference training not charged", "train/loop.py", 'ledger.charge({"reference_train": total(reference.flops)})', "pass", "train/test_loop.py"),
+    Mutant("reference training not charged", "train/run_folder.py", 'ledger.charge({"reference_train": total(reference.flops)})', "pass", "train/test_loop.py"),
     Mutant("the window never closes", "train/loop.py", "active = self.ledger.step < self.gate.window", "active = bool(self.gate.window)", "train/test_loop.py"),
     Mutant("one key for two choices", "train/selectors.py", "step=state.step + ahead", "step=state.step", "train/test_updates.py"),
     Mutant("the newest online model scores", "train/updates.py", "state, pending = self._prepare(state, 1)", "state, pending = self._prepare(state, 0)", "train/test_updates.py"),
