@@ -151,6 +151,10 @@ MUTANTS = [
     Mutant("segments are written over", "storage/mirror.py", "same = leading(io.BytesIO(content), before)", "same = list(before)", "storage/test_mirror.py"),
     Mutant("what is refused is tried again", "storage/addresses.py", "return code in (408, 429) or code >= 500", "return True", "storage/test_addresses.py"),
     Mutant("a failed upload lets the run go on", "train/signals.py", "return self._requested or self._failed()", "return self._requested", "train/test_buckets.py"),
+    Mutant("batches of an evaluation are no progress", "evaluators/batches.py", "    _reported.get()()\n", "", "train/test_watchdog.py"),
+    Mutant("a save is not watched", "train/loop.py", '            with self.watchdog.during("a save"):\n                self._save()\n            if complete', "            self._save()\n            if complete", "train/test_watchdog.py"),
+    Mutant("a folder is made before credentials are asked for", "storage/mirror.py", "check_login(address)  # Before", "pass  # Before", "storage/test_addresses.py"),
+    Mutant("an embedded reference is planned for free", "plan/cost_model.py", "self.prefilter_flops + self.pass_flops + self.reference_pass_flops", "self.prefilter_flops + self.pass_flops", "references/test_zero_shot.py"),
 ]  # fmt: skip
 
 

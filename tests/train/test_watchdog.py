@@ -164,7 +164,8 @@ def test_a_batch_of_an_evaluation_that_hangs_ends_the_run(tmp_path, monkeypatch,
     assert "in hanging_disk" in written and bites and len(read) == 4
 
 
-def test_a_save_that_hangs_ends_the_run(tmp_path, monkeypatch, bites):
+@pytest.mark.parametrize("total", ["1 steps", "2 steps"])  # The last save, and one before it.
+def test_a_save_that_hangs_ends_the_run(tmp_path, monkeypatch, bites, total):
     data, dogs = world.write_arrays(tmp_path), []
     started = Watchdog.__enter__
 
@@ -180,6 +181,6 @@ def test_a_save_that_hangs_ends_the_run(tmp_path, monkeypatch, bites):
     monkeypatch.setattr(loop.checkpoint.Checkpoints, "save", hanging_save)
     log = Log(snapshots=0, watchdog_minutes=1.0)
     with pytest.raises(TimeoutError):
-        loop.run(world.config(data, select=Select(), total="2 steps", log=log), tmp_path / "run")
+        loop.run(world.config(data, select=Select(), total=total, log=log), tmp_path / "run")
     written = (tmp_path / "run" / "hosts" / "0.log").read_text()
     assert "a save after update 1: no progress" in written and "in hanging_save" in written
