@@ -41,7 +41,7 @@ _RETRY = {
 _CLIENT = {"allow_http": True, "connect_timeout": "5s", "read_timeout": "60s", "timeout": "5min"}
 # To learn whether a bucket's credentials can be had at all. Where the metadata server's packets are
 # dropped, obstore waits a second a try; Google's server has two addresses.
-_LOGIN_RETRY = _RETRY | {"retry_timeout": timedelta(seconds=2)}
+_LOGIN_RETRY = _RETRY | {"retry_timeout": timedelta(milliseconds=1400)}
 _LOGIN_CLIENT = _CLIENT | {"connect_timeout": "2s", "read_timeout": "1500ms", "timeout": "1500ms"}
 _VARIABLES = "see docs/running.md, 'A run folder in a bucket', for the variables that are read"
 _STATUS = re.compile(r"status code: (\d{3}[^:\n]*)")
