@@ -21,7 +21,7 @@ from jaxtyping import Int64, Integer
 
 from active_learning.data import text
 from active_learning.data.sources import contents, index
-from active_learning.data.sources.columns import ColumnWriter, map_file, open_column
+from active_learning.data.sources.columns import ColumnWriter, map_at_random, map_file, open_column
 from active_learning.data.sources.files import read_file
 from active_learning.data.sources.index import Index
 from active_learning.data.sources.paths import is_remote, local
@@ -189,14 +189,14 @@ def _open(folder: Path, stamp: str) -> Catalog:
     merged = Index(
         column(about["keys"]) if about["keys"] else [],
         {name: column(stored) for name, stored in about["columns"].items()},
-        map_file(folder / "places", np.int64, count * width).reshape(-1, width),
+        map_at_random(folder / "places", np.int64, count * width).reshape(-1, width),
         {int(row): str(why) for row, why in about["bad"].items()},
     )
     return Catalog(
         folder,
         merged,
         ShardOf(np.array(starts)),
-        map_file(folder / "ids", np.int64, count),
+        map_at_random(folder / "ids", np.int64, count),
         str(about["ids_by"]),
         tuple(int(row) for row in about["repeated"]),
         left_out,

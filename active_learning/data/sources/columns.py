@@ -6,6 +6,7 @@ piece by piece, by `ColumnWriter`, and mapped into memory.
 """
 
 import json
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -260,15 +261,30 @@ def open_column(folder: Path, name: str, about: Mapping[str, Any], count: int) -
     if about["kind"] == "coded":
         return Coded(map_file(Path(f"{stem}.codes"), np.int32, count), list(about["values"]))
     return Packed(
-        map_file(Path(f"{stem}.starts"), np.int64, count + 1),
-        map_file(Path(f"{stem}.json"), np.uint8, int(about["bytes"])),
+        map_at_random(Path(f"{stem}.starts"), np.int64, count + 1),
+        map_at_random(Path(f"{stem}.json"), np.uint8, int(about["bytes"])),
         map_file(Path(f"{stem}.captions"), np.int16, count),
     )
 
 
 def map_file(path: Path, dtype: Any, count: int, mode: Any = "r") -> np.ndarray:
     """`count` numbers of a file, mapped into memory. Raises ValueError for another size."""
+    _check_size(path, dtype, count)
+    return np.memmap(path, dtype, mode, shape=(count,)) if count else np.empty(0, dtype)
+
+
+def map_at_random(path: Path, dtype: Any, count: int) -> np.ndarray:
+    """The same for numbers that are read one here, one there: no neighbors are read with them."""
+    _check_size(path, dtype, count)
+    if not count:
+        return np.empty(0, dtype)
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    mapped.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(mapped, dtype)
+
+
+def _check_size(path: Path, dtype: Any, count: int) -> None:
     size, wanted = path.stat().st_size, count * np.dtype(dtype).itemsize
     if size != wanted:
         raise ValueError(f"{path.name}: {size} bytes, expected {wanted}")
-    return np.memmap(path, dtype, mode, shape=(count,)) if count else np.empty(0, dtype)
