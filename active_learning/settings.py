@@ -132,8 +132,9 @@ class Log(Section):
     choices: bool = True
     # Highest- and lowest-scoring images that are kept a few times in the run; 0: none.
     snapshots: int = setting(12, at_least=0, at_most=1000)
-    # Minutes without an update, compilation and evaluation left out, after which the process writes
-    # the stacks of its threads and ends with exit code 3; 0: never.
+    # Minutes without an update, compilation left out, after which the process writes the stacks of
+    # its threads and ends with exit code 3; 0: never. In an evaluation each batch is progress; for
+    # one batch and for a save the limit is at least ten minutes.
     watchdog_minutes: float = setting(30.0, at_least=0.0, at_most=1e6)
 
 

@@ -248,7 +248,7 @@ def whole_source(experiment: Experiment) -> Part:
     labels = source.labels(experiment.config.data.label).astype(np.int32)
     for part in experiment.data.parts.values():
         if part.source is source:
-            labels[part.indices] = part.labels
+            labels[np.asarray(part.indices)] = part.labels
     return Part(source, np.arange(len(source)), labels, None)
 
 

@@ -107,9 +107,14 @@ def row(folders: list[Path]) -> dict:
     }
 
 
+def _uniform(rows: list[dict]) -> dict:
+    """The row that others are compared with."""
+    return next((r for r in rows if r["arm"].endswith("uniform")), rows[0])
+
+
 def table(rows: list[dict]) -> str:
     """Markdown, in the order of the arms."""
-    full = next((r for r in rows if r["arm"].endswith("uniform")), rows[0])
+    full = _uniform(rows)
     out = [
         "| arm | updates | seeds | log(1 + rank), test [95 %] | recall, test, % | "
         "log(1 + rank), val | recall, val, % | reference's recall, % | "
@@ -254,7 +259,7 @@ def figure(rows: list[dict], path: Path) -> None:
                 color=line,
                 label=f"{r['arm']}, {r['updates']}",
             )
-    left.axvline(rows[0]["log_rank"]["mean"], color="C7", linewidth=0.8, linestyle=":")
+    left.axvline(_uniform(rows)["log_rank"]["mean"], color="C7", linewidth=0.8, linestyle=":")
     left.set_yticks(
         range(len(rows)),
         [f"{r['arm']}, {r['updates']} updates, seeds {len(r['seeds'])}" for r in rows],

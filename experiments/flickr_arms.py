@@ -203,13 +203,18 @@ def method_arms(scale: Scale) -> list[Arm]:
         "(a) concept-balanced learnability": balanced,
         "uniform": replace(uniform_of(soft), baseline=True),
         "uniform, sigmoid": uniform_of(sigmoid),
+        "(a) control, sigmoid: uniform on the clean third": uniform_of(
+            sigmoid, train_on=("reference",)
+        ),
     }
     if s.steps < 50:  # One form, on towers that have patches.
         patches = ViT(width=16, depth=1, heads=1, patch=16)
         tower = replace(sigmoid.learner, image=patches)
         name = "(a) joint by the learner, Flexi, stored reference"
         configs = {name: replace(configs[name], learner=tower)}
-    return [arm(config, name, s.seeds, s) for name, config in configs.items()]
+    seeds, shorter = s.headline_seeds[:3], list(configs)[1:2] + list(configs)[6:7]
+    budgets = [(name, 1.0) for name in configs] + [(n, b) for n in shorter for b in s.short]
+    return [arm(configs[name], name, seeds, s, budget) for name, budget in budgets]
 
 
 def store_embeddings(scale: Scale, out: Path) -> None:
@@ -219,7 +224,7 @@ def store_embeddings(scale: Scale, out: Path) -> None:
       scale: How much of everything.
       out: Folder of the runs, as `run_all` is given.
     """
-    live = arm(base(scale, "joint", False), "reference", scale.seeds, scale)
+    live = arm(base(scale, "joint", False), "reference", scale.headline_seeds[:3], scale)
     for config, _ in live.runs(out):
         reference = Path(config.reference.path)
         folder = out / "references" / f"{STORED}-seed{config.seed}"

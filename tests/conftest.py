@@ -42,5 +42,7 @@ def store(request, monkeypatch):
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(addresses, "_warned_at", {})  # Each test has servers of its own.
         addresses._store.cache_clear()
+        addresses._login.cache_clear()
         yield f"{request.param}://bucket", faults
     addresses._store.cache_clear()
+    addresses._login.cache_clear()

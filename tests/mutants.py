@@ -69,7 +69,7 @@ MUTANTS = [
     Mutant("ring of one way", "plan/hlo.py", '(2 if self.kind == "all-reduce" else 1)', "1", "plan/test_pod.py"),
     Mutant("reference scoring not charged", "cost/ledger.py", "(references * ratio + distill) * b * each.forward", "0.0 * b * each.forward", "cost/test_ledger.py"),
     Mutant("online training not charged", "cost/ledger.py", 'costs["online_train"] = b * scorer.train', 'costs["online_train"] = 0.0', "cost/test_ledger.py"),
-    Mutant("reference training not charged", "train/loop.py", 'ledger.charge({"reference_train": total(reference.flops)})', "pass", "train/test_loop.py"),
+    Mutant("reference training not charged", "train/run_folder.py", 'ledger.charge({"reference_train": total(reference.flops)})', "pass", "train/test_loop.py"),
     Mutant("the window never closes", "train/loop.py", "active = self.ledger.step < self.gate.window", "active = bool(self.gate.window)", "train/test_loop.py"),
     Mutant("one key for two choices", "train/selectors.py", "step=state.step + ahead", "step=state.step", "train/test_updates.py"),
     Mutant("the newest online model scores", "train/updates.py", "state, pending = self._prepare(state, 1)", "state, pending = self._prepare(state, 0)", "train/test_updates.py"),
@@ -153,6 +153,10 @@ MUTANTS = [
     Mutant("segments are written over", "storage/mirror.py", "same = leading(io.BytesIO(content), before)", "same = list(before)", "storage/test_mirror.py"),
     Mutant("what is refused is tried again", "storage/addresses.py", "return code in (408, 429) or code >= 500", "return True", "storage/test_addresses.py"),
     Mutant("a failed upload lets the run go on", "train/signals.py", "return self._requested or self._failed()", "return self._requested", "train/test_buckets.py"),
+    Mutant("batches of an evaluation are no progress", "evaluators/batches.py", "    _reported.get()()\n", "", "train/test_watchdog.py"),
+    Mutant("a save is not watched", "train/loop.py", '            with self.watchdog.during("a save"):\n                self._save()\n            if complete', "            self._save()\n            if complete", "train/test_watchdog.py"),
+    Mutant("a folder is made before credentials are asked for", "storage/mirror.py", "check_login(address)  # Before", "pass  # Before", "storage/test_addresses.py"),
+    Mutant("an embedded reference is planned for free", "plan/cost_model.py", "self.prefilter_flops + self.pass_flops + self.reference_pass_flops", "self.prefilter_flops + self.pass_flops", "references/test_zero_shot.py"),
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from active_learning.data import text as texts
 from active_learning.data.errors import DataError
 from active_learning.data.sources.contents import content_keys, digest, pixel_digests
 from active_learning.data.sources.disk_section import DiskSection
-from active_learning.data.sources.files import Listing
+from active_learning.data.sources.listing import Listing
 from active_learning.data.sources.on_disk import found_size, threads_here
 from active_learning.data.sources.source import Source
 from active_learning.storage.pieces import Pieces, signature

@@ -28,6 +28,7 @@ from jaxtyping import Int32, Integer
 from active_learning.data import text
 from active_learning.data.errors import DataError
 
+_CHUNK = 1 << 24  # labels that are counted at a time
 MISSING = -1  # class number of a label that is missing or no class
 _WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 _FRACTION = re.compile(r"[+-]?([0-9]*\.[0-9]+(e[+-]?[0-9]+)?|[0-9]+e-[0-9]+)", re.IGNORECASE)
@@ -213,7 +214,10 @@ def matched(
 
 def counts(labels: Integer[np.ndarray, "n"], names: Sequence[str]) -> dict[str, int]:
     """Examples of each class, by name in the order of the classes."""
-    totals = np.bincount(labels[labels >= 0], minlength=len(names))
+    totals = np.zeros(len(names), np.int64)
+    for start in range(0, len(labels), _CHUNK):
+        part = labels[start : start + _CHUNK]
+        totals += np.bincount(part[part >= 0], minlength=len(names))
     return {name: int(n) for name, n in zip(names, totals, strict=True)}
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
+from active_learning.data.rows import Rows
+
 TABLE_LIMIT = 1 << 24  # larger sources are permuted by arithmetic instead of a table
 _ROUNDS = 6
 
@@ -118,7 +120,7 @@ class Chunked:
       size: Rows of a group, rounded to whole chunks.
     """
 
-    def __init__(self, stored: Int64[np.ndarray, "n"], seed: int, size: int):
+    def __init__(self, stored: Rows, seed: int, size: int):
         self.stored, self.seed, self.n = stored, seed, len(stored)
         self.chunks = -(-self.n // CHUNK)
         self.per_group = min(self.chunks, max(1, round(size / CHUNK)))

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float32, Int32, Int64, Integer
 
 from active_learning.data import splits
 from active_learning.data.captions import Captions
-from active_learning.data.order import Chunked, Interleaved, Order
+from active_learning.data.order import TABLE_LIMIT, Chunked, Interleaved, Order
+from active_learning.data.rows import AllBut, Rows, taken
 from active_learning.data.sources.on_disk import stand_in
 from active_learning.data.sources.source import DataError, Source, split_id
 from active_learning.data.stored_rows import COLUMN, PairTables, RowTable
@@ -58,7 +59,7 @@ class Part:
 
     source: Source
     # Rows of the source.
-    indices: Int64[np.ndarray, "n"]
+    indices: Rows
     # The labels that this part is used with.
     labels: Int32[np.ndarray, "n"]
     # The true labels where they are known; reports read them, training never does.
@@ -67,7 +68,7 @@ class Part:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     # Captions of the whole source, and the row of the source whose captions each example has.
     captions: Captions | None = None
-    caption_of: Int64[np.ndarray, "n"] | None = None
+    caption_of: Rows | None = None
     # Stored features of the whole source, which every batch carries instead of small views.
     features: RowTable | None = None
     # Stored embeddings of a reference for the whole source, which every batch carries.
@@ -81,18 +82,18 @@ class Part:
     @functools.cached_property
     def ids(self) -> Int64[np.ndarray, "n"]:
         """Ids of the examples, in the part's order."""
-        return self.source.ids[self.indices]
+        return taken(self.source.ids, self.indices)
 
     @property
     def picture_ids(self) -> Int64[np.ndarray, "n"]:
         """What splits keep together: the lowest id among the examples of the same picture."""
-        return self.source.picture_ids[self.indices]
+        return taken(self.source.picture_ids, self.indices)
 
     @property
     def is_corrupted(self) -> Bool[np.ndarray, "n"] | None:
         """Which labels (or captions) are another example's; None where that is unknown."""
         if self.captions is not None:
-            return self.caption_of != self.indices
+            return np.asarray(self.caption_of) != np.asarray(self.indices)
         return None if self.clean_labels is None else self.labels != self.clean_labels
 
     def select(self, rows: Integer[np.ndarray, "k"] | Bool[np.ndarray, "n"]) -> "Part":
@@ -121,10 +122,14 @@ class Part:
         """
         weights = self.source.weights
         if 0 < self.source.shuffle < len(self):
-            return Chunked(np.argsort(self.indices, kind="stable"), seed, self.source.shuffle)
+            rows = self.indices
+            stored = (
+                AllBut(len(self)) if isinstance(rows, AllBut) else np.argsort(rows, kind="stable")
+            )
+            return Chunked(stored, seed, self.source.shuffle)
         if not weights:
             return Order(len(self), seed)
-        number = self.source.source_of(self.indices)
+        number = self.source.source_of(np.asarray(self.indices))
         try:
             rows = [np.flatnonzero(number == n) for n in range(len(weights))]
             return Interleaved(rows, weights, seed)
@@ -190,6 +195,8 @@ class Part:
         """A fixed stratified subset of rows, the same in every run."""
         if size >= len(self):
             return np.arange(len(self))
+        if len(self) > TABLE_LIMIT:  # a random subset of so many needs no strata
+            return np.sort(Order(len(self), 0).positions(0, size)[0])
         return np.sort(splits.split(self.labels, {"subset": size}, 0)["subset"])
 
     def small_view(self) -> "Part":
@@ -206,7 +213,7 @@ class Part:
         if self.has_images and not (small and self.features is not None):
             columns = self.read(rows, small)
         used = columns.pop("rows")
-        ids = self.ids[used]
+        ids = self.source.ids[self.indices[used]]
         epochs = epochs.astype(np.int32)
         columns |= {"label": self.labels[used], "id": split_id(ids), "epoch": epochs}
         if self.captions is not None:

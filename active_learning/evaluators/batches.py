@@ -3,13 +3,27 @@
 The last batch is padded, and the padding is dropped from the results.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 import jax
 import numpy as np
 from jaxtyping import Int64, PyTree
 
 from active_learning.data.loader import local_rows, to_global_array
+
+_reported: ContextVar[Callable[[], None]] = ContextVar("reported", default=lambda: None)
+
+
+@contextlib.contextmanager
+def reporting(progress: Callable[[], None]) -> Iterator[None]:
+    """Calls `progress` after each batch that `map_batches` finishes inside the block."""
+    token = _reported.set(progress)
+    try:
+        yield
+    finally:
+        _reported.reset(token)
 
 
 def padded_rows(count: int, size: int) -> Iterator[tuple[Int64[np.ndarray, "size"], int]]:
@@ -59,4 +73,6 @@ def map_batches(
 
 
 def _fetch(outputs: PyTree, valid: int) -> PyTree:
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[:valid], jax.device_get(outputs))
+    fetched = jax.tree.map(lambda leaf: np.asarray(leaf)[:valid], jax.device_get(outputs))
+    _reported.get()()
+    return fetched

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
 from active_learning.data import classes, images
-from active_learning.data.sources.files import Listing
 from active_learning.data.sources.from_path import listings_of, section_of
+from active_learning.data.sources.listing import Listing
 from active_learning.data.sources.source import DataError
 
 LABEL = "label"  # column that holds the classes

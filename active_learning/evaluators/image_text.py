@@ -169,7 +169,7 @@ def judged(towers: Towers, data, file: Path) -> dict[str, float]:
         names = part.source.texts("filename")
         for row, index in enumerate(part.indices):
             images[names[index]] = (part, row)
-            texts[names[index]] = part.captions.tokens[index]
+            texts[names[index]] = part.captions.texts[int(index)]
     judgements = human.read_judgements(file)
     usable = [j for j in judgements if j[0] in images and j[1] in texts and j[2] < len(texts[j[1]])]
     if not usable:
@@ -179,7 +179,7 @@ def judged(towers: Towers, data, file: Path) -> dict[str, float]:
     place_of = {name: n for n, name in enumerate(sorted({j[0] for j in usable}))}
     left = towers.embed.images(towers.params, _Scattered([images[name] for name in place_of]))
     left = left[[place_of[j[0]] for j in usable]]
-    tokens = np.stack([texts[owner][place] for _, owner, place, _ in usable])
+    tokens = data.train.captions.encode([texts[owner][place] for _, owner, place, _ in usable])
     right = towers.embed.texts(towers.params, tokens)
     return human.agreement(np.sum(left * right, axis=1), np.array([score for *_, score in usable]))
 

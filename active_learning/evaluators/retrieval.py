@@ -40,10 +40,8 @@ def captions_of(
     part, rows: np.ndarray
 ) -> tuple[Integer[np.ndarray, "m L"], Integer[np.ndarray, "m"]]:
     """Token ids of all captions of these rows, and the place in `rows` of each one's image."""
-    given, table = part.caption_of[rows], part.captions
-    exists = np.arange(table.tokens.shape[1])[None] < table.counts[given][:, None]
-    owner, place = np.nonzero(exists)
-    return table.tokens[given[owner], place], owner
+    given, captions = part.caption_of[rows], part.captions
+    return captions.of(given), np.repeat(np.arange(len(rows)), captions.counts[given])
 
 
 def retrieval_metrics(

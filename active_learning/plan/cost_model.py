@@ -12,7 +12,7 @@ from active_learning.config import ConfigError
 from active_learning.cost import ledger
 from active_learning.cost.accounts import ACCOUNT_LABELS, ACCOUNTS
 from active_learning.cost.flops import Cost
-from active_learning.models import VARIANTS, Published, TwoTower, ViT
+from active_learning.models import VARIANTS, Published, Text, TwoTower, ViT
 from active_learning.models.frozen import head_inputs
 from active_learning.models.on_features import FeatureHead
 from active_learning.settings import Config
@@ -54,6 +54,8 @@ class CostModel:
     distill: bool = False
     # FLOPs of computing stored features once, for scorers that are heads on them.
     pass_flops: float = 0.0
+    # FLOPs of computing once what a stored reference of published weights stores.
+    reference_pass_flops: float = 0.0
     # FLOPs an example of a reference that has an architecture of its own.
     reference: Cost | None = None
 
@@ -110,7 +112,7 @@ class CostModel:
         uniform = ledger.step_costs(self.learner, self.scorer, (), b, 1)
         book.charge(active, self.window_updates)
         book.charge(uniform, self.updates - self.window_updates)
-        once = self.prefilter_flops + self.pass_flops
+        once = self.prefilter_flops + self.pass_flops + self.reference_pass_flops
         book.charge({"reference_train": self.reference_flops, "reference_score": once})
         return book.flops
 
@@ -144,14 +146,20 @@ class CostModel:
         extra = self.active_update(ratio, level) - self.uniform_update
         extra *= self.window_updates / self.updates
         # Stored features are stored reference scores of a kind: paid for at the same level.
-        paid = self.pass_flops if level in LEVELS[:2] else 0.0
+        paid = self.pass_flops + self.reference_pass_flops if level in LEVELS[:2] else 0.0
         paid += self.reference_flops if level == "none" else 0.0
         paid /= self.uniform_update * self.updates
         return max(0.0, (1 - paid) / (1 + extra / self.uniform_update))
 
 
 def cost_model_of(
-    config: Config, learner: Any, scorer: Any, examples: int, image_shape: tuple[int, int, int]
+    config: Config,
+    learner: Any,
+    scorer: Any,
+    examples: int,
+    image_shape: tuple[int, int, int],
+    captions: int | None = None,
+    classes: int = 0,
 ) -> CostModel:
     """The cost model of a config.
 
@@ -161,6 +169,8 @@ def cost_model_of(
       scorer: Its scorer, likewise.
       examples: Size of the training pool.
       image_shape: Height, width and channels of the learner's images.
+      captions: Captions of the examples that a pass is charged for; None: one each.
+      classes: Classes of the data.
 
     Raises:
       ConfigError: For durations that cannot be resolved.
@@ -174,6 +184,8 @@ def cost_model_of(
         steps_of = lambda own: resolve(fitted(own, examples)[0], examples, 1).total
         training = reference.planned_training_flops(config, steps_of, small.train)
     large, large_scores = learner_costs(config, starts.learner, learner, image_shape)
+    charged = charged_examples(config, examples)
+    captions = charged if captions is None else captions
     prefilters = policy.pool_fraction < 1 and reference.models_scoring > 0
     return CostModel(
         updates=steps.total,
@@ -189,7 +201,8 @@ def cost_model_of(
         cotrained=reference.trains_along,
         reference_flops=training,
         prefilter_flops=examples * small.forward if prefilters else 0.0,
-        pass_flops=feature_flops(config, starts, image_shape, charged_examples(config, examples)),
+        pass_flops=feature_flops(config, starts, image_shape, charged),
+        reference_pass_flops=_reference_pass(config, image_shape, charged, captions, classes),
         reference=_reference_cost(config, starts, image_shape),
     )
 
@@ -203,6 +216,19 @@ def _reference_cost(
     try:
         shape = scorer_image_shape(config, image_shape)
         return starts.reference.resolved.module.cost(shape)
+    except ValueError as error:
+        raise ConfigError(f"config.reference.path: {error}") from error
+
+
+def _reference_pass(
+    config: Config, image_shape: tuple[int, int, int], images: int, captions: int, classes: int
+) -> float:
+    """FLOPs of what a stored reference computes once for this run; 0 where nothing reads it."""
+    if not config.select.policy.reads_reference:
+        return 0.0
+    try:
+        shape = scorer_image_shape(config, image_shape)
+        return config.reference.planned_pass_flops(shape, images, captions, classes)
     except ValueError as error:
         raise ConfigError(f"config.reference.path: {error}") from error
 
@@ -240,11 +266,17 @@ def other_scorers(
         trunk = dataclasses.replace(learner, num_classes=0).cost(image_shape)
         once = charged_examples(config, examples) * trunk.forward
         models["on features"] = model.with_scorer(head.cost(image_shape), once)
-    for name in SCORER_SIZES if isinstance(learner, ViT | TwoTower) else ():
+    for name in SCORER_SIZES if _has_sizes(learner) else ():
         cost = _resized(learner, VARIANTS[name]).cost(small)
         if cost.forward < learner.cost(image_shape).forward:
             models[f"ViT-{name}"] = model.with_scorer(cost)
     return models
+
+
+def _has_sizes(learner: Any) -> bool:
+    """Whether all of a learner is transformers, which the standard sizes are of."""
+    towers = (learner.image, learner.text) if isinstance(learner, TwoTower) else (learner,)
+    return all(isinstance(tower, ViT | Text) for tower in towers)
 
 
 def _resized(learner: ViT | TwoTower, size: dict[str, int]) -> ViT | TwoTower:

@@ -23,8 +23,10 @@ from active_learning.plan.pod_lines import pod_lines
 from active_learning.plan.split import split_lines
 from active_learning.plan.topology import devices_of
 from active_learning.references import Trained
+from active_learning.references.row_pass import count_captions
 from active_learning.settings import Config
 from active_learning.train.build import Experiment, abstract_state, build
+from active_learning.train.feature_pass import charged_parts
 from active_learning.train.fitting import fitted
 from active_learning.train.starts import open_models
 from active_learning.train.stored_inputs import with_stored
@@ -71,7 +73,9 @@ def plan_lines(
     classes, examples = planned.classes, planned.examples
     config, changes = fitted(config, examples)
     yield from changes
-    model = cost_model_of(config, planned.learner, planned.scorer, examples, shape)
+    model = cost_model_of(
+        config, planned.learner, planned.scorer, examples, shape, planned.captions, classes
+    )
     yield from cost_lines(model, other_scorers(config, model, planned.learner, examples, shape))
     yield from split_lines(model, len(chips))
     here = build_abstract(on_any_devices(config), shape, classes, examples, jax.devices()[:1])
@@ -101,6 +105,7 @@ class _Planned:
     classes: int
     examples: int
     # With data only.
+    captions: int | None = None
     experiment: Experiment | None = None
     notes: tuple[str, ...] = ()
 
@@ -113,7 +118,7 @@ def _planned(config: Config, assumed: Assumptions, needs_data: bool) -> _Planned
         if needs_data:
             raise
         size, classes = assumed.image_size, assumed.classes
-        what = "with captions" if config.task.text else f"in {classes:,} classes"
+        what = "with a caption each" if config.task.text else f"in {classes:,} classes"
         note = f"no data ({error}); planned for {assumed.examples:,} images of {size} px {what}"
         opened, _ = open_models(config)
         shape = (size, size, 3)
@@ -123,7 +128,12 @@ def _planned(config: Config, assumed: Assumptions, needs_data: bool) -> _Planned
         return _Planned(learner, scorer, shape, classes, assumed.examples, notes=(note,))
     data, shape = experiment.data, experiment.view.image_shape
     classes, examples = data.num_classes, len(data.train)
-    return _Planned(experiment.learner, experiment.scorer, shape, classes, examples, experiment)
+    captions = None
+    if config.task.text:
+        captions = count_captions(data.parts[name] for name in charged_parts(config))
+    return _Planned(
+        experiment.learner, experiment.scorer, shape, classes, examples, captions, experiment
+    )
 
 
 def _without_reference(config: Config) -> Config:

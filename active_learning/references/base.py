@@ -171,6 +171,20 @@ class Reference(Section):
         del config, steps_of, per_example
         return 0.0
 
+    def planned_pass_flops(
+        self, image_shape: tuple[int, int, int], images: int, captions: int, classes: int
+    ) -> float:
+        """FLOPs of computing once what it stores, as far as the run is charged for that.
+
+        Args:
+          image_shape: Of the images that it sees.
+          images: How many are charged for.
+          captions: How many these images have; 0 without captions.
+          classes: Classes of the data.
+        """
+        del image_shape, images, captions, classes
+        return 0.0
+
 
 def single(params: PyTree, k: int) -> PyTree:
     """Model k of parameters with a leading axis."""

@@ -6,9 +6,10 @@ from typing import Any
 
 from active_learning.config import ConfigError, setting
 from active_learning.data.stored_rows import REFERENCE_COLUMNS
-from active_learning.models.published import Published
+from active_learning.models.published import Published, open_published
 from active_learning.references.base import Reference, WithoutModel
 from active_learning.references.loaded import run_for_plan
+from active_learning.references.row_pass import embedding_flops
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,15 @@ class Embedded(WithoutModel, Reference):
     def for_plan(self) -> Reference:
         """Itself, or a stand-in where its weights are not there."""
         return self if Path(self.path).exists() else run_for_plan(self.path)
+
+    def planned_pass_flops(
+        self, image_shape: tuple[int, int, int], images: int, captions: int, classes: int
+    ) -> float:
+        del classes
+        if not self.charge:
+            return 0.0
+        module = open_published(Published(path=self.path), True, "config.reference").module
+        return embedding_flops(module, image_shape, images, captions)
 
     def batch_columns(self, module: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
         width = module.image_out or module.image.width

@@ -4,7 +4,8 @@ Finished pieces stay: a stopped pass goes on where it was.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64, PyTree
@@ -78,7 +79,7 @@ def embed_pairs(
     """
     images, texts = pair_values(embedder, params, part)
     rows = caption_rows(part)
-    return fill(tables.image, part.indices, lambda: images, requested) and fill(
+    return fill(tables.image, np.asarray(part.indices), lambda: images, requested) and fill(
         tables.text, rows, lambda: texts, requested
     )
 
@@ -92,9 +93,7 @@ def pair_values(embedder: Embedder, params: PyTree, part: Part) -> tuple[Values,
         return embedder.images(params, part, at)
 
     def texts(at: Int64[np.ndarray, "k"]) -> Float[np.ndarray, "m D"]:
-        wanted = rows[at]
-        valid = np.arange(captions.tokens.shape[1])[None] < captions.counts[wanted, None]
-        return embedder.texts(params, captions.tokens[wanted][valid])
+        return embedder.texts(params, captions.of(rows[at]))
 
     return images, texts
 
@@ -102,7 +101,30 @@ def pair_values(embedder: Embedder, params: PyTree, part: Part) -> tuple[Values,
 def caption_rows(part: Part) -> Int64[np.ndarray, "k"]:
     """Rows of the source whose captions a part has."""
     assert part.caption_of is not None, "the task joins them"
-    return np.unique(part.caption_of)
+    return np.unique(np.asarray(part.caption_of))
+
+
+def count_captions(parts: Iterable[Part]) -> int:
+    """Captions of all examples of parts."""
+    total = 0
+    for part in parts:
+        assert part.captions is not None, "the task joins them"
+        total += int(part.captions.counts[caption_rows(part)].sum())
+    return total
+
+
+def embedding_flops(
+    module: Any, image_shape: tuple[int, int, int], images: int, texts: int
+) -> float:
+    """FLOPs of embedding so many images and texts once.
+
+    Args:
+      module: Two towers.
+      image_shape: Of the images that they see.
+      images: How many.
+      texts: How many.
+    """
+    return images * module.image_cost(image_shape).forward + texts * module.text_cost().forward
 
 
 def logit_scalars(params: PyTree) -> tuple[float, float]:

@@ -230,7 +230,7 @@ def already(path: Path, about: dict, part: Part) -> dict | None:
     except DataError:
         return None
     same = all(scores.about.get(name) == value for name, value in about.items())
-    same = same and np.array_equal(scores.ids, part.source.ids)
+    same = same and np.array_equal(scores.ids, np.asarray(part.source.ids))
     return scores.about if same and np.array_equal(scores.labels, part.labels) else None
 
 

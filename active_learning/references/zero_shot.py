@@ -12,6 +12,7 @@ from active_learning.models.published import Published, Resolved, open_published
 from active_learning.references import score_file
 from active_learning.references.base import Reference, WithoutModel
 from active_learning.references.loaded import run_for_plan
+from active_learning.references.row_pass import embedding_flops
 
 TEMPLATES = ("a photo of a {}.", "a {}.", "there is a {} in the picture.")
 
@@ -99,6 +100,20 @@ class ZeroShot(WithoutModel, Reference):
     def for_plan(self) -> Reference:
         """Itself, or a stand-in where its weights are not there."""
         return self if Path(self.path).exists() else run_for_plan(self.path)
+
+    def planned_pass_flops(
+        self, image_shape: tuple[int, int, int], images: int, captions: int, classes: int
+    ) -> float:
+        del captions
+        return self.pass_flops(self.opened().module, image_shape, images, classes)
+
+    def pass_flops(
+        self, module: Any, image_shape: tuple[int, int, int], images: int, classes: int
+    ) -> float:
+        """FLOPs of embedding the images and the words of the classes that a run is charged for."""
+        if not self.charge:
+            return 0.0
+        return embedding_flops(module, image_shape, images, classes * len(self.templates))
 
     def batch_columns(self, module: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
         return {score_file.COLUMN: ("float32", ())}

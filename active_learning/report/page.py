@@ -22,39 +22,47 @@ Line = tuple[Arm, np.ndarray, np.ndarray]
 
 def render(analysis: Analysis, title: str) -> str:
     """Render the page: headline, three clocks, table, compute, wrong labels, lead, images."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("active_learning.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
     runs = [run for arm in analysis.arms for group in arm.groups for run in group.runs]
     kicker = (_count(len(runs), "run"), _count(len(analysis.arms), "arm"), analysis.final_metric)
     levels = [*reversed(AMORTIZATION_LEVELS)]
-    return environment.get_template("report.html").render(
-        title=clean(title),
-        style=Markup(style_sheet()),
-        headline=headline(analysis),
-        numbers=_big_numbers(choose(analysis)),
-        kicker=" · ".join(kicker),
-        arms=_legend(analysis, list(analysis.arms)),
-        panels=[_progress(analysis, clock, text) for clock, text in charts.CLOCKS.items()],
-        panels_note=_progress_note(analysis),
-        columns=tables.COLUMNS,
-        rows=[_row(arm, n) for arm in analysis.arms for n in range(len(arm.groups))],
-        columns_note=tables.legend(analysis),
-        notes=analysis.notes,
-        accounts=ACCOUNT_LABELS.items(),
-        accounts_svg=_accounts(analysis),
-        levels=levels,
-        amortization=[
-            (arm, ["–" if costs[n] is None else f"{costs[n]:.2f}×" for n in levels])
-            for arm, costs in amortized_costs(analysis).items()
-        ],
-        corrupted=_corrupted(analysis),
-        lead=_lead(analysis),
-        decisions=[_decisions(run) for run in runs if run.decisions],
-        pictures=_pictures(analysis),
-        footer=_footer(analysis),
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            title=clean(title),
+            style=Markup(style_sheet()),
+            headline=headline(analysis),
+            numbers=_big_numbers(choose(analysis)),
+            kicker=" · ".join(kicker),
+            arms=_legend(analysis, list(analysis.arms)),
+            panels=[_progress(analysis, clock, text) for clock, text in charts.CLOCKS.items()],
+            panels_note=_progress_note(analysis),
+            columns=tables.COLUMNS,
+            rows=[_row(arm, n) for arm in analysis.arms for n in range(len(arm.groups))],
+            columns_note=tables.legend(analysis),
+            notes=analysis.notes,
+            accounts=ACCOUNT_LABELS.items(),
+            accounts_svg=_accounts(analysis),
+            levels=levels,
+            amortization=[
+                (arm, ["–" if costs[n] is None else f"{costs[n]:.2f}×" for n in levels])
+                for arm, costs in amortized_costs(analysis).items()
+            ],
+            corrupted=_corrupted(analysis),
+            lead=_lead(analysis),
+            decisions=[_decisions(run) for run in runs if run.decisions],
+            pictures=_pictures(analysis),
+            footer=_footer(analysis),
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Returns the templates of this folder; every value is escaped."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("active_learning.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
     )
 
 

@@ -39,10 +39,23 @@ _RETRY = {
 }
 # Plain HTTP is spoken only to an endpoint that the environment names so.
 _CLIENT = {"allow_http": True, "connect_timeout": "5s", "read_timeout": "60s", "timeout": "5min"}
+# To learn whether a bucket's credentials can be had at all. Where the metadata server's packets are
+# dropped, obstore waits a second a try; Google's server has two addresses.
+_LOGIN_RETRY = _RETRY | {"retry_timeout": timedelta(milliseconds=1400)}
+_LOGIN_CLIENT = _CLIENT | {"connect_timeout": "2s", "read_timeout": "1500ms", "timeout": "1500ms"}
 _VARIABLES = "see docs/running.md, 'A run folder in a bucket', for the variables that are read"
 _STATUS = re.compile(r"status code: (\d{3}[^:\n]*)")
 _BODY = re.compile(r"<Code>([^<]*)</Code>(?:\s*<Message>([^<]*)</Message>)?")
-_LOGIN = ("169.254.169.254", "metadata.google.internal", "token request", "oauth2")
+# What only requests for credentials have in the first line of their error.
+_LOGIN = (
+    "169.254.169.254",
+    "169.254.170.2",
+    "metadata.google.internal",
+    "/latest/api/token",
+    "/latest/meta-data/",
+    "token request",
+    "oauth2",
+)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -72,20 +85,52 @@ def store_of(address: str) -> tuple["ObjectStore", str]:
     match = _ADDRESS.fullmatch(address)
     if match is None:
         raise ConfigError(f"{address!r}: expected gs://, s3:// or az://BUCKET/PATH, or http(s)://")
-    return _store(f"{match[1].lower()}://{match[2]}"), match[3].strip("/")
+    return _store(_root(match)), match[3].strip("/")
+
+
+def _root(match: re.Match[str]) -> str:
+    return f"{match[1].lower()}://{match[2]}"
 
 
 @functools.lru_cache(maxsize=64)
-def _store(root: str) -> "ObjectStore":
+def _store(root: str, login: bool = False) -> "ObjectStore":
     try:
         import obstore
         from obstore.store import from_url
     except ImportError as error:
         raise ConfigError(f"{root}: needs obstore, pip install -e '.[buckets]'") from error
+    retry, client = (_LOGIN_RETRY, _LOGIN_CLIENT) if login else (_RETRY, _CLIENT)
     try:
-        return from_url(root, retry_config=_RETRY, client_options=_CLIENT)  # pyright: ignore
+        return from_url(root, retry_config=retry, client_options=client)  # pyright: ignore
     except (obstore.exceptions.BaseError, ValueError) as error:
         raise ConfigError(f"{root}: {reason(error)}; {_VARIABLES}") from error
+
+
+def check_login(address: str) -> None:
+    """Asks a bucket once, within seconds, whether there are credentials for it.
+
+    Other failures say nothing here: they may pass, and the next operation meets them.
+
+    Raises:
+      ConfigError: None are in the environment, and no server of the machine gives any.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is not None and match[1].lower() in BUCKETS:
+        _login(_root(match))
+
+
+@functools.lru_cache(maxsize=64)
+def _login(root: str) -> None:
+    import obstore
+
+    store = _store(root, login=True)
+    try:
+        obstore.head(store, "commit.json")
+    except Exception as error:
+        if not _of_store(error):
+            raise
+        if _is_login(error):
+            raise refusal(root, error) from error
 
 
 def retried(address: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -105,6 +150,7 @@ def retried(address: str, function: Callable[_P, _T], *args: _P.args, **kwargs: 
       ConfigError: Refused for good, as 403; names the object.
       StorageError: Still failing after PATIENCE.
     """
+    check_login(address)
     began = pause = None
     while True:
         try:
@@ -160,9 +206,15 @@ def is_transient(error: Exception) -> bool:
     if (status := _STATUS.search(text)) is not None:
         code = int(status[1][:3])
         return code in (408, 429) or code >= 500
-    if any(word in text.partition("\n")[0] for word in _LOGIN):
+    if _is_login(error):
         return False  # no server gives credentials here; obstore has asked several times
     return isinstance(error, ConnectionError | TimeoutError) or "HTTP error" in text
+
+
+def _is_login(error: Exception) -> bool:
+    """Whether credentials could not be had, whatever the bucket would have said."""
+    first = str(error).partition("\n")[0]
+    return any(word in first for word in _LOGIN)
 
 
 def refusal(address: str, error: Exception) -> ConfigError:
@@ -170,8 +222,7 @@ def refusal(address: str, error: Exception) -> ConfigError:
     why = reason(error)
     if isinstance(error, FileNotFoundError) or why.startswith("404"):
         return MissingError(f"{address}: not there ({why})")
-    first = str(error).partition("\n")[0]
-    if any(word in first for word in _LOGIN):
+    if _is_login(error):
         return ConfigError(f"{address}: no credentials ({why}); {_VARIABLES}")
     return ConfigError(f"{address}: {why}")
 

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from active_learning.config import ConfigError
+from active_learning.storage.addresses import check_login
 from active_learning.storage.commits import (
     MARKER,
     STEP,
@@ -257,6 +258,7 @@ def mirrored(address: str, local: Path) -> Iterator[Mirror]:
     When the block or an upload fails, the local folder stays, and the same command continues from
     it. The messages of the block's errors name the address in place of the local folder.
     """
+    check_login(address)  # Before anything is made.
     with locked(local):
         mirror = Mirror(address, local)
         try:

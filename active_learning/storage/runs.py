@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from active_learning.config import ConfigError
-from active_learning.storage.addresses import is_bucket
+from active_learning.storage.addresses import check_login, is_bucket
 from active_learning.storage.caches import user_cache
 from active_learning.storage.commits import (
     MARKER,
@@ -146,6 +146,7 @@ def published(out: Path | str) -> Iterator[Path]:
     if not is_bucket(str(out)):
         yield Path(out)
         return
+    check_login(str(out))
     with tempfile.TemporaryDirectory(prefix="active_learning-") as folder:
         yield Path(folder)
         bucket = Bucket(str(out))

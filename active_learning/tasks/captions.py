@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,13 @@ from active_learning.core.contrastive import Embeddings
 from active_learning.core.recipe import Batch, Model
 from active_learning.data import captions, tokenizer
 from active_learning.data.parts import Data, Part
+from active_learning.data.rows import taken
 from active_learning.evaluators import Retrieval, image_text
 from active_learning.evaluators.retrieval import clip_benchmark_names
 from active_learning.tasks.base import SoftLoss, Task, View
+
+# Examples of a set on the disk by whose captions a tokenizer is trained.
+_TRAINING = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -198,7 +202,7 @@ class Pairs(Task):
 
     def describe(self, data: Data) -> str:
         assert data.train.captions is not None, "attach() joins them"
-        about, context = data.provenance, data.train.captions.tokens.shape[2]
+        about, context = data.provenance, data.train.captions.context
         count, cut = about["captions"], about["captions_cut"]
         return f"{count:,} captions ({cut:,} cut to {context} tokens)"
 
@@ -237,25 +241,32 @@ class Pairs(Task):
         tok = _tokenizer(self, texts[train_key], learner.vocab)
         for role, tower in (("learner", learner), ("scorer", scorer)):
             tokenizer.check_tower(f"config.{role}.text", tower, tok)
-        tables = {key: captions.tokenize(rows, tok, learner.context) for key, rows in texts.items()}
+        tables = {
+            key: captions.tokenize(
+                texts[key], tok, learner.context, f"{source.describe()['hash']} {self.text}"
+            )
+            for key, source in sources.items()
+        }
         if unknown := sorted(set(self.shuffled_captions) - set(data.parts)):
             raise ConfigError(
                 f"config.task.shuffled_captions: no part is named {unknown[0]!r}; "
                 f"parts: {', '.join(data.parts)}"
             )
-        parts, caption_of = {}, np.arange(len(data.train.source))
+        parts, caption_of = {}, None
         for name, part in data.parts.items():
-            fraction = self.shuffled_captions.get(name, 0.0)
-            ids = part.source.ids[part.indices]
-            given = part.indices[captions.shuffled(ids, fraction)]
-            table = tables[id(part.source)]
+            given, table = part.indices, tables[id(part.source)]
+            if fraction := self.shuffled_captions.get(name, 0.0):
+                ids = taken(part.source.ids, part.indices)
+                given = part.indices[captions.shuffled(ids, fraction)]
             parts[name] = dataclasses.replace(part, captions=table, caption_of=given)
-            if part.source is data.train.source:
-                caption_of[part.indices] = given
+            if fraction and part.source is data.train.source:
+                if caption_of is None:
+                    caption_of = np.arange(len(part.source))
+                caption_of[np.asarray(part.indices)] = given
         table = tables[train_key]
-        train = dataclasses.replace(
-            data.train, captions=table, caption_of=caption_of[data.train.indices]
-        )
+        own = data.train.indices
+        given = own if caption_of is None else taken(caption_of, own)
+        train = dataclasses.replace(data.train, captions=table, caption_of=given)
         about = {
             "tokenizer": tok.about,
             "captions": int(table.counts.sum()),
@@ -277,7 +288,7 @@ def _concepts(part: Part, names: tuple[str, ...]) -> np.ndarray:
     return np.where(named < 0, len(names), named).astype(np.int32)
 
 
-def _tokenizer(task: Pairs, texts: list[list[str]], vocab: int) -> tokenizer.Tokenizer:
+def _tokenizer(task: Pairs, texts: Sequence[list[str]], vocab: int) -> tokenizer.Tokenizer:
     if task.tokenizer:
         return tokenizer.load(task.tokenizer)
     if vocab < 300:
@@ -285,7 +296,7 @@ def _tokenizer(task: Pairs, texts: list[list[str]], vocab: int) -> tokenizer.Tok
             f"config.learner.text.vocab={vocab}: a byte-level tokenizer needs 258 tokens and "
             "some for words, say 2000"
         )
-    return _trained_tokenizer(tuple(text for row in texts for text in row), vocab)
+    return _trained_tokenizer(tuple(captions.some_of(texts, _TRAINING)), vocab)
 
 
 @functools.lru_cache(maxsize=2)  # A run and its reference read the same captions.

@@ -17,7 +17,12 @@ from active_learning.evaluators.embed import Embedder
 from active_learning.evaluators.retrieval import retrieval_metrics
 from active_learning.metrics import LOG
 from active_learning.references import Embedded
-from active_learning.references.row_pass import caption_rows, embed_pairs, logit_scalars
+from active_learning.references.row_pass import (
+    count_captions,
+    embed_pairs,
+    embedding_flops,
+    logit_scalars,
+)
 from active_learning.tasks import View
 from active_learning.train.build import Experiment
 from active_learning.train.feature_pass import (
@@ -61,15 +66,14 @@ def with_embeddings(
             return None
     own = tables[id(data.train.source)]
     images = count_rows(charged)
-    count = sum(int(_counts(part)[caption_rows(part)].sum()) for part in charged)
+    count = count_captions(charged)
     LOG.info(
         "%s: embeddings of %d images and %d captions, %s",
         *(experiment.config.name, images, count, own.image.folder),
     )
     bill = Bill()
     if reference.charge:
-        flops = images * role.module.image_cost(role.view.image_shape).forward
-        flops += count * role.module.text_cost().forward
+        flops = embedding_flops(role.module, role.view.image_shape, images, count)
         bill = Bill(flops, images * (own.image.seconds_per_example + own.text.seconds_per_example))
     experiment = dataclasses.replace(
         experiment,
@@ -147,7 +151,7 @@ def _gate_metrics(part: Part, tables: dict[int, PairTables]) -> dict[str, Any]:
     counts = _counts(part)[given]
     owner = np.repeat(np.arange(len(part)), counts)
     place = np.concatenate([np.arange(count) for count in counts])
-    images, texts = table.image.read(part.indices), table.text.read(given[owner], place)
+    images, texts = table.image.read(np.asarray(part.indices)), table.text.read(given[owner], place)
     return retrieval_metrics(images, texts, owner)
 
 

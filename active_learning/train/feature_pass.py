@@ -225,7 +225,7 @@ def count_rows(parts: list[Part]) -> int:
     """Examples that are in any of the parts, each counted once."""
     rows: dict[int, list[np.ndarray]] = {}
     for part in parts:
-        rows.setdefault(id(part.source), []).append(part.indices)
+        rows.setdefault(id(part.source), []).append(np.asarray(part.indices))
     return sum(len(np.unique(np.concatenate(one))) for one in rows.values())
 
 
@@ -237,7 +237,7 @@ def _compute(one: _Pass, table: RowTable, part: Part, requested: Callable[[], bo
         features = one.compiled(params)
         return lambda rows: np.concatenate(list(_features_of(one, features, params, part, rows)))
 
-    return fill(table, part.indices, prepare, requested)
+    return fill(table, np.asarray(part.indices), prepare, requested)
 
 
 def _features_of(

@@ -13,7 +13,8 @@ import jax
 from active_learning import checkpoint, distributed, metrics
 from active_learning.checks import resolve
 from active_learning.config import ConfigError, config_hash
-from active_learning.cost.ledger import Ledger, total
+from active_learning.cost.ledger import Ledger
+from active_learning.evaluators.batches import reporting
 from active_learning.metrics import LOG, NonFiniteError
 from active_learning.references import Obtained
 from active_learning.references.pool_filter import filter_pool
@@ -92,10 +93,8 @@ def _run(
         return summary
     for line in overview.lines(experiment):
         LOG.info("%s: %s", config.name, line)
-    for role, report in about["weights"].items():
-        LOG.info(
-            "%s starts from %s weights:\n%s", role, report["layout"], "\n".join(report["table"])
-        )
+    for line in overview.weight_lines(about["weights"]):
+        LOG.info("%s: %s", config.name, line)
     with contextlib.nullcontext(guard) if guard else PreemptionGuard(place.failed) as guard:
         training = _prepared(experiment, workdir, guard)
         if training is None:
@@ -183,7 +182,7 @@ class Training:
         self.checkpoints = checkpoint.Checkpoints(
             workdir / "checkpoints", config.checkpoint.max_to_keep
         )
-        self.ledger = _opening_ledger(experiment, reference, prefilter)
+        self.ledger = run_folder.opening_ledger(experiment, reference, prefilter)
         self.watch = metrics.Stopwatch(self.ledger.train_seconds)
         self.goodput = Goodput(self.watch, self.ledger.train_seconds)
         self.evaluation = Evaluation(experiment)
@@ -236,16 +235,25 @@ class Training:
         """Trains to the end of the run or until it is asked to stop; saves in either case."""
         span = profile if distributed.is_primary() else (0, 0)
         trace = metrics.Profile(self.workdir / "profile", *span)
+        with self.watchdog, reporting(self.watchdog.progress):
+            return self._watched(trace)
+
+    def _watched(self, trace: metrics.Profile) -> dict[str, Any]:
         final: dict[str, Any] = {}
         try:
             complete = self._train(trace)
             for line in overview.problem_lines(self.experiment):
                 LOG.info("%s: %s", self.experiment.config.name, line)
-            self._save()
+            with self.watchdog.during("a save"):
+                self._save()
             if complete:
-                final = self._final_metrics()
+                with self.watchdog.during("the final evaluation"):
+                    final = self._final_metrics()
         finally:
-            with contextlib.ExitStack() as closing:  # All are closed, whichever fails.
+            with (
+                self.watchdog.during("closing the run's files"),
+                contextlib.ExitStack() as closing,  # All are closed, whichever fails.
+            ):
                 closing.callback(self.checkpoints.close)
                 closing.callback(self.writer.close)
                 closing.callback(self.trackers.close)
@@ -273,13 +281,14 @@ class Training:
     def _train(self, trace: metrics.Profile) -> bool:
         """Runs updates; returns whether the run is complete."""
         steps = self.experiment.steps
-        self.gate.warm_up(self.state, self.ledger.step)
+        with self.watchdog.during("an evaluation"):
+            self.gate.warm_up(self.state, self.ledger.step)
+        self.watchdog.beat(self.ledger.step)
         self.watch.start()
         if not self.ledger.step:
-            with self.watch.paused():
+            with self.watch.paused(), self.watchdog.during("an evaluation"):
                 self.ledger.charge(self.gate.open(self.state, self.watch))
-        with self.watchdog:
-            self._update_until(steps.total, trace)
+        self._update_until(steps.total, trace)
         self.delayed.fetch()
         self.watch.stop()
         self.ledger.train_seconds = self.watch.seconds
@@ -325,7 +334,7 @@ class Training:
         with self.watch.paused():
             self.ledger.train_seconds = self.watch.seconds
             values = self._logged() if log else {}
-            with self.watchdog.paused():
+            with self.watchdog.during("an evaluation"):
                 if evaluate:
                     values |= self.evaluation.during(self.state)
                 if look:
@@ -335,7 +344,8 @@ class Training:
             if evaluate:
                 self._show_progress(values)
             if save:
-                self._save()
+                with self.watchdog.during("a save"):
+                    self._save()
 
     def _write(self, values: dict[str, Any]) -> None:
         self.writer.write(self.ledger.as_dict(), values)
@@ -378,17 +388,3 @@ def _tracked(settings: Log) -> dict[str, Any]:
         "wandb": settings.wandb,
         "mlflow": settings.mlflow,
     }
-
-
-def _opening_ledger(
-    experiment: Experiment, reference: Obtained | None, prefilter: tuple[float, float]
-) -> Ledger:
-    """What the run has paid before its first update."""
-    ledger = Ledger()
-    if reference is not None and experiment.reference.charge:
-        ledger.charge({"reference_train": total(reference.flops)})
-        ledger.charge({"recompute": reference.flops.get("recompute", 0.0)})
-        ledger.train_seconds += reference.train_seconds
-    ledger.charge({"reference_score": prefilter[0]})
-    ledger.train_seconds += prefilter[1]
-    return ledger

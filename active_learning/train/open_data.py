@@ -1,7 +1,7 @@
 """Opens the data of a run and splits them by id."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from active_learning.config import ConfigError
 from active_learning.data import classes, splits
 from active_learning.data.parts import Data, Part
+from active_learning.data.rows import Rows, taken
 from active_learning.data.sources.source import Source, SourceSection
 from active_learning.metrics import LOG
 from active_learning.settings import Config
@@ -40,7 +41,7 @@ def open_data(config: Config) -> Data:
     if taken := {"test", *config.evaluate.also} & set(parts):
         name = min(taken)
         raise ConfigError(f"config.split.parts: {name!r} is the name of an evaluation set")
-    parts["test"] = _part(test, np.arange(len(test)), opened.test_label)
+    parts["test"] = _part(test, test.all_rows(), opened.test_label)
     for name, section in config.evaluate.also.items():
         parts[name] = _extra_set(f"config.evaluate.also.{name}", section, config, train)
     _check_evaluation_sets(config, parts)
@@ -50,11 +51,11 @@ def open_data(config: Config) -> Data:
     return Data(joined, parts, tuple(train.class_names), train.num_classes, train.describe())
 
 
-def _split(config: Config, train: Source) -> dict[str, np.ndarray]:
+def _split(config: Config, train: Source) -> Mapping[str, Rows]:
     """Rows of the training source by the name of their part."""
     split = config.split
     if not split.parts:
-        return {"pool": np.arange(len(train))}
+        return {"pool": train.all_rows()}
     for name, size in split.parts.items():
         if size > 1 and size != int(size):
             raise ConfigError(
@@ -63,28 +64,31 @@ def _split(config: Config, train: Source) -> dict[str, np.ndarray]:
     sizes = {
         name: int(size if size >= 1 else size * len(train)) for name, size in split.parts.items()
     }
-    indices = splits.split(
-        train.labels(config.data.label),
-        sizes,
-        split.seed,
-        groups=train.picture_ids,
-        ids=train.ids,
-    )
-    splits.check_disjoint({name: train.ids[rows] for name, rows in indices.items()})
-    return indices
+
+    def make() -> dict[str, np.ndarray]:
+        labels = train.labels(config.data.label)
+        indices = splits.split(labels, sizes, split.seed, groups=train.picture_ids, ids=train.ids)
+        splits.check_disjoint({name: train.ids[rows] for name, rows in indices.items()})
+        return indices
+
+    key = f"parts {sorted(sizes.items())} by {config.data.label!r}, seed {split.seed}"
+    indices = train.kept(key, make)
+    return {name: indices[name] for name in sizes}
 
 
-def _part(source: Source, rows: np.ndarray, column: str) -> Part:
+def _part(source: Source, rows: Rows, column: str) -> Part:
     clean = source.clean_labels()
-    labels = source.labels(column)[rows].astype(np.int32)
-    return Part(source, rows, labels, None if clean is None else clean[rows])
+    labels = taken(source.labels(column), rows).astype(np.int32, copy=False)
+    return Part(source, rows, labels, None if clean is None else taken(clean, rows))
 
 
 def _joined(parts: list[Part]) -> Part:
+    if len(parts) == 1:
+        return parts[0]
     clean = [part.clean_labels for part in parts if part.clean_labels is not None]
     return Part(
         parts[0].source,
-        np.concatenate([part.indices for part in parts]),
+        np.concatenate([np.asarray(part.indices) for part in parts]),
         np.concatenate([part.labels for part in parts]),
         np.concatenate(clean) if len(clean) == len(parts) else None,
     )
@@ -109,7 +113,7 @@ def _extra_set(key: str, section: Any, config: Config, train: Source) -> Part:
     if source.image_shape != train.image_shape:
         ours, theirs = ("x".join(map(str, s.image_shape)) for s in (train, source))
         raise ConfigError(f"{key}: its images are {theirs}, those of training {ours}")
-    part = _part(source, np.arange(len(source)), opened.test_label)
+    part = _part(source, source.all_rows(), opened.test_label)
     ours, theirs = _names(train), _names(source)
     if config.task.text or ours == theirs:
         return part

@@ -9,7 +9,12 @@ from clu import parameter_overview
 from active_learning.cost.ledger import total
 from active_learning.data import classes
 from active_learning.data.sources.problems import Problems
+from active_learning.models.frozen import frozen_mask
 from active_learning.train.build import Experiment
+from active_learning.train.starts import Start
+
+_NOT_TAKEN = "new", "left"  # How rows of such a table begin.
+_shown: set[tuple[str, tuple[str, ...]]] = set()  # Hashes and rows that `weight_lines` gave.
 
 
 def lines(experiment: Experiment) -> Iterator[str]:
@@ -28,8 +33,15 @@ def lines(experiment: Experiment) -> Iterator[str]:
     yield f"parts: {parts}; trained on {trained_on} ({len(data.train):,})"
     yield from problem_lines(experiment)
     yield from experiment.changes
-    yield _model("learner", experiment.learner, view, experiment.init_learner)
-    yield _model("scorer", experiment.scorer, experiment.scorer_view, experiment.init_scorer)
+    starts = experiment.starts
+    yield _model("learner", experiment.learner, view, experiment.init_learner, starts.learner)
+    yield _model(
+        "scorer",
+        experiment.scorer,
+        experiment.scorer_view,
+        experiment.init_scorer,
+        starts.scorer,
+    )
     if experiment.two_stage_decode:
         yield _two_stage(experiment)
     yield _update(experiment)
@@ -47,13 +59,39 @@ def _update(experiment: Experiment) -> str:
     )
 
 
-def _model(role: str, module: Any, view: Any, init: Any) -> str:
+def _model(role: str, module: Any, view: Any, init: Any, start: Start) -> str:
     forward = module.cost(view.image_shape).forward
     size = "x".join(map(str, view.image_shape[:2]))
-    return (
-        f"{role}: {type(module).__name__} on {size}, {count_parameters(init):,} parameters, "
-        f"{forward:.3g} FLOPs a forward pass"
-    )
+    count = f"{count_parameters(init):,} parameters"
+    if start.freeze:
+        count = f"trains {_count_trained(init, start.freeze):,} of {count}"
+    return f"{role}: {type(module).__name__} on {size}, {count}, {forward:.3g} FLOPs a forward pass"
+
+
+def _count_trained(init: Any, freeze: str) -> int:
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    frozen = jax.tree.leaves(frozen_mask(shapes, freeze))
+    sizes = (leaf.size for leaf in jax.tree.leaves(shapes))
+    return sum(size for size, stays in zip(sizes, frozen, strict=True) if not stays)
+
+
+def weight_lines(weights: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """What models start from published weights, and what was taken of each file.
+
+    Where the same was taken before, for another model or another run of this process, the table is
+    not repeated.
+
+    Args:
+      weights: As in config.json: layout, hash and table, by model.
+    """
+    for role, report in weights.items():
+        line, table = f"{role} starts from {report['layout']} weights", report["table"]
+        taken = tuple(" ".join(row.split()) for row in table if not row.startswith(_NOT_TAKEN))
+        if (report["hash"], taken) in _shown:
+            yield f"{line}, taken as above"
+        else:
+            _shown.add((report["hash"], taken))
+            yield "\n".join((f"{line}:", *table))
 
 
 def count_parameters(init: Any) -> int:

@@ -196,3 +196,17 @@ def _reference_bill(experiment: Experiment, reference: Obtained | None) -> dict 
         "steps": reference.step,
         "charged": experiment.reference.charge,
     }
+
+
+def opening_ledger(
+    experiment: Experiment, reference: Obtained | None, prefilter: tuple[float, float]
+) -> Ledger:
+    """What the run has paid before its first update."""
+    ledger = Ledger()
+    if reference is not None and experiment.reference.charge:
+        ledger.charge({"reference_train": total(reference.flops)})
+        ledger.charge({"recompute": reference.flops.get("recompute", 0.0)})
+        ledger.train_seconds += reference.train_seconds
+    ledger.charge({"reference_score": prefilter[0]})
+    ledger.train_seconds += prefilter[1]
+    return ledger

@@ -1,4 +1,4 @@
-"""Ends a run that makes no more updates, with the stacks of all threads."""
+"""Ends a run that makes no more progress, with the stacks of all threads."""
 
 import contextlib
 import faulthandler
@@ -17,16 +17,20 @@ EXIT_CODE = 3  # What happened outside: schedulers start such a job again.
 # Most seconds for writing the stacks: the folder may be what hangs.
 _WRITING = 60.0
 _MOST_TICK = 5.0
+# Least seconds for what is not an update: the first batch of an evaluation compiles it.
+LEAST_BETWEEN = 600.0
 
 
 class Watchdog:
-    """Counts the time since the last update, inside its `with` block.
+    """Counts the time since the last progress, inside its `with` block.
 
-    Compilation and evaluation are left out by `paused`. Time in which the process is stopped
-    (Ctrl-Z, a suspended machine) does not count, because the watching thread does not run either.
+    Progress is an update, and within `during` a call of `progress`. Compilation is left out by
+    `paused`. Time in which the process is stopped (Ctrl-Z, a suspended machine) does not count,
+    because the watching thread does not run either.
 
     Args:
-      minutes: Without an update, after which the process ends with exit code 3; 0: never.
+      minutes: Without progress, after which the process ends with exit code 3; 0: never. Within
+        `during` at least ten minutes.
       workdir: The run's folder; stacks go to hosts/RANK.log in it.
     """
 
@@ -35,6 +39,7 @@ class Watchdog:
         self._tick = min(_MOST_TICK, self._limit / 20)
         self.path = workdir / "hosts" / f"{jax.process_index()}.log"
         self._step, self._idle, self._watching = 0, 0.0, True
+        self._between = ""  # What is done instead of updates.
         self._over = threading.Event()
 
     def __enter__(self) -> "Watchdog":
@@ -48,6 +53,19 @@ class Watchdog:
     def beat(self, step: int) -> None:
         """Says that update `step` is done."""
         self._step, self._idle = step, 0.0
+
+    def progress(self) -> None:
+        """Says that a part of what is done within `during` is finished."""
+        self._idle = 0.0
+
+    @contextlib.contextmanager
+    def during(self, what: str):
+        """Watches something other than updates: `what`, for the message, makes no progress."""
+        self._between, self._idle = what, 0.0
+        try:
+            yield
+        finally:
+            self._between, self._idle = "", 0.0
 
     @contextlib.contextmanager
     def paused(self):
@@ -66,13 +84,16 @@ class Watchdog:
         """Counts one interval of the watching thread; ends the process where it was the last."""
         if self._watching:
             self._idle += self._tick
-        if self._idle >= self._limit:
-            self._end()
+        limit = max(self._limit, LEAST_BETWEEN) if self._between else self._limit
+        if self._idle >= limit:
+            self._end(limit / 60)
 
-    def _end(self) -> None:
+    def _end(self, minutes: float) -> None:
         """Writes the stacks and one line, then leaves."""
         faulthandler.dump_traceback_later(_WRITING, exit=True)
-        line = f"no update for {self._limit / 60:g} minutes; the last was update {self._step}"
+        line = f"no update for {minutes:g} minutes; the last was update {self._step}"
+        if self._between:
+            line = f"{self._between} after update {self._step}: no progress for {minutes:g} minutes"
         where = ""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

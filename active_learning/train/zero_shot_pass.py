@@ -54,21 +54,20 @@ def with_zero_shot(
     for part in (*charged, *([] if gate is None else [gate])):
         distributed.run_on_primary(lambda part=part: one.make(part))
         images = lambda at, part=part: one.embedder.images(one.params, part.small_view(), at)
-        if not fill(one.table(part), part.indices, lambda images=images: images, requested):
+        if not fill(
+            one.table(part), np.asarray(part.indices), lambda images=images: images, requested
+        ):
             return None
     classes = one.classes(reference, reference.words_of(data))
     count, table = count_rows(charged), one.table(data.train)
-    losses, hits = label_losses(table, data.train.indices, data.train.labels, classes)
+    losses, hits = label_losses(table, np.asarray(data.train.indices), data.train.labels, classes)
     LOG.info(
         "%s: for %.1f %% of the examples the label is the nearest of the %d class words; "
         "embeddings in %s",
         *(config.name, 100 * hits.mean(), len(classes), table.folder),
     )
-    bill = Bill()
-    if reference.charge:
-        flops = count * one.module.image_cost(one.view.image_shape).forward
-        flops += len(classes) * len(reference.templates) * one.module.text_cost().forward
-        bill = Bill(flops, count * table.seconds_per_example)
+    flops = reference.pass_flops(one.module, one.view.image_shape, count, len(classes))
+    bill = Bill(flops, count * table.seconds_per_example if reference.charge else 0.0)
     train = data.train.with_column(score_file.COLUMN, losses)
     experiment = dataclasses.replace(
         experiment,
@@ -153,5 +152,5 @@ def label_losses(
 def _gate_metrics(
     table: RowTable, gate: Part, classes: Float[np.ndarray, "C D"]
 ) -> dict[str, float]:
-    losses, hits = label_losses(table, gate.indices, gate.labels, classes)
+    losses, hits = label_losses(table, np.asarray(gate.indices), gate.labels, classes)
     return {"accuracy": float(hits.mean()), "loss": float(losses.mean())}

@@ -1,6 +1,7 @@
 """Published weights of two towers as the reference of image-text pairs, at their own size."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -14,6 +15,7 @@ from active_learning.models import Text, TwoTower
 from active_learning.models.weights import write_weights
 from active_learning.plan.advice import advice_lines
 from active_learning.plan.cost_model import cost_model_of
+from active_learning.plan.report import Assumptions, plan_lines
 from active_learning.references import Embedded, Loaded
 from active_learning.settings import Evaluate, Pairs
 from active_learning.train import loop
@@ -96,6 +98,13 @@ def test_stored_embeddings_choose_what_the_reference_itself_chooses(config, tmp_
     module = clip()
     once = 48 * module.image_cost((8, 8, 3)).forward + 96 * module.text_cost().forward
     assert done["flops"]["reference_score"] == once and done["reference"]["flops"] == 0
+    lines = plan_lines(config, Assumptions())
+    (line,) = [line for line in itertools.islice(lines, 6) if "reference_score" in line]
+    assert line.split()[1] == f"{once:.3g}"
+    experiment = build(config)
+    model = cost_model_of(config, experiment.learner, experiment.scorer, 48, (8, 8, 3), 96)
+    assert model.accounts() == done["flops"]
+    assert model.break_even(4, "none") < model.break_even(4, "foundation dataset")
     name = "gate/reference_log_rank"
     rows = [
         [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]

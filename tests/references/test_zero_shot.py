@@ -13,6 +13,7 @@ from active_learning.core import policies
 from active_learning.data import tokenizer
 from active_learning.data.transforms import normalize
 from active_learning.models.weights import write_weights
+from active_learning.plan.cost_model import cost_model_of
 from active_learning.references import ZeroShot
 from active_learning.settings import Evaluate, Select
 from active_learning.train import loop
@@ -77,6 +78,12 @@ def test_a_run_selects_by_it_and_goes_on_bit_for_bit(config, tmp_path):
     np.testing.assert_array_equal(ids[1], ids[0][: len(ids[1])])
     once = 100 * MODULE.image_cost((8, 8, 3)).forward + 4 * MODULE.text_cost().forward
     assert whole["flops"] == again["flops"] and whole["flops"]["reference_score"] == once
+    experiment = build(config)
+    sizes = experiment.learner, experiment.scorer, 100, (8, 8, 3)
+    assert cost_model_of(config, *sizes, classes=4).accounts() == whole["flops"]
+    free = dataclasses.replace(config.reference, charge=False)
+    free = cost_model_of(dataclasses.replace(config, reference=free), *sizes, classes=4)
+    assert free.reference_pass_flops == 0
     lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
     assert any("gate/reference_metric" in json.loads(line) for line in lines)
 

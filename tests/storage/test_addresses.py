@@ -1,13 +1,17 @@
 """Addresses against servers on loopback: objects, faults that pass, faults that do not."""
 
 import logging
+import os
+import re
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import obstore
 import pytest
 
 from active_learning.config import ConfigError
-from active_learning.storage import addresses
+from active_learning.storage import addresses, runs
 from active_learning.storage.errors import MissingError, StorageError
 
 
@@ -65,6 +69,7 @@ def test_an_outage_longer_than_one_attempt_is_waited_for(store, monkeypatch, cap
     bucket, faults = store
     monkeypatch.setitem(addresses._RETRY, "max_retries", 1)
     caplog.set_level(logging.WARNING, "active_learning")
+    addresses.check_login(bucket)
     faults.outage(1.5)
     began = time.monotonic()
     put(f"{bucket}/x", b"1")
@@ -78,6 +83,7 @@ def test_patience_ends_with_one_line_that_names_the_object(store, monkeypatch):
     bucket, faults = store
     monkeypatch.setitem(addresses._RETRY, "max_retries", 1)
     monkeypatch.setattr(addresses, "PATIENCE", 0.6)
+    addresses.check_login(bucket)
     faults.outage(60)
     with pytest.raises(StorageError) as caught:
         put(f"{bucket}/run/x", b"1")
@@ -104,3 +110,58 @@ def test_missing_account_and_missing_credentials_are_told(monkeypatch):
     addresses._store.cache_clear()
     with pytest.raises(ConfigError, match="az://c: Generic MicrosoftAzure error: Account must be"):
         addresses.store_of("az://c/x")
+
+
+@pytest.fixture
+def silent_metadata(monkeypatch):
+    """A metadata server that accepts connections and never answers; no other credentials."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))]:
+        monkeypatch.delenv(name)
+    addresses._store.cache_clear()
+    addresses._login.cache_clear()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host = f"127.0.0.1:{server.getsockname()[1]}"
+        for name, value in {
+            "HOME": "/nonexistent",
+            "GCE_METADATA_HOST": host,
+            "GCE_METADATA_IP": host,
+            "AWS_REGION": "us-east-1",
+            "AWS_METADATA_ENDPOINT": f"http://{host}",
+            "AZURE_STORAGE_ACCOUNT_NAME": "account",
+            "AZURE_MSI_ENDPOINT": f"http://{host}/token",
+        }.items():
+            monkeypatch.setenv(name, value)
+        yield server
+    addresses._store.cache_clear()
+    addresses._login.cache_clear()
+
+
+def test_without_credentials_a_bucket_is_refused_before_anything_is_made(
+    silent_metadata, monkeypatch, tmp_path
+):
+    """With the waits of the real check, of all three kinds at once."""
+    pytest.importorskip("obstore")
+    monkeypatch.setattr(runs, "user_cache", lambda: tmp_path / "cache")
+
+    def refusal(kind: str) -> tuple[str, float]:
+        began = time.monotonic()
+        with pytest.raises(ConfigError) as caught, runs.writable(f"{kind}://b/run"):
+            pass
+        return str(caught.value), time.monotonic() - began
+
+    with ThreadPoolExecutor() as pool:
+        refused = dict(zip(addresses.BUCKETS, pool.map(refusal, addresses.BUCKETS), strict=True))
+    for kind, (line, seconds) in refused.items():
+        assert re.fullmatch(rf"{kind}://b: no credentials \(.*\); see docs/running.md, .*", line)
+        assert seconds < 9  # Google's client asks two addresses.
+    silent_metadata.accept()[0].close()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_one_check_of_credentials_serves_all_operations_on_a_bucket(store):
+    bucket, faults = store
+    addresses.check_login(bucket)
+    before = faults.requests
+    for n in range(3):
+        put(f"{bucket}/{n}", b"1")
+    assert (before, faults.requests) == (1, 4)

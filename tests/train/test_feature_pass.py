@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from active_learning.models.weights import write_weights
 from active_learning.plan.cost_model import cost_model_of
 from active_learning.references import CrossFitted, row_pass
 from active_learning.settings import Evaluate, Log, Select, Split
-from active_learning.train import feature_pass, loop, overview
+from active_learning.train import feature_pass, loop, overview, run_folder
 from active_learning.train.build import build
 from active_learning.train.feature_pass import located, with_features
 from tests import world
@@ -55,6 +56,27 @@ def table_of(store, count=600):
         if len(np.load(file.with_name("stored.npy"))) == count:
             return json.loads(file.read_text()), file.parent
     raise AssertionError(f"no table of {count} examples in {store}")
+
+
+def test_the_table_of_the_weights_is_shown_once(config, monkeypatch):
+    monkeypatch.setattr(overview, "_shown", set())
+    shown = [
+        line
+        for one in (config, world.own_run(config))
+        for line in overview.weight_lines(run_folder.about(build(one))["weights"])
+    ]
+    assert [line.splitlines()[0] for line in shown] == [
+        "learner starts from timm_vit weights:",
+        "scorer starts from timm_vit weights, taken as above",
+        "learner starts from timm_vit weights, taken as above",
+        "scorer starts from timm_vit weights, taken as above",
+    ]
+    assert "patch_embed.proj.weight" in shown[0]
+    write_weights(
+        Path(config.learner.path), MODULE, PARAMS | {"cls": PARAMS["cls"] + 1}, ABOUT, "timm"
+    )
+    (other, _) = overview.weight_lines(run_folder.about(build(config))["weights"])
+    assert "patch_embed.proj.weight" in other, "another file"
 
 
 def test_features_are_those_of_the_weights_and_every_part_of_the_bill_is_there(config, tmp_path):

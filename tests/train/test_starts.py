@@ -15,7 +15,7 @@ from active_learning.models import Published, Text, TwoTower, ViT
 from active_learning.models.frozen import frozen_mask
 from active_learning.models.weights import open_weights, write_weights
 from active_learning.settings import Pairs, Select
-from active_learning.train import loop
+from active_learning.train import loop, overview
 from active_learning.train.build import abstract_state, build, first_state
 from tests import pairs_world, world
 from tests.models.weights import tiny
@@ -75,6 +75,10 @@ def test_what_is_frozen_stays_and_a_stopped_run_goes_on_bit_for_bit(config, tmp_
     if freeze:
         free = build(with_(config, freeze=""))
         assert experiment.uniform_costs["learner_train"] < free.uniform_costs["learner_train"]
+        sizes = zip(jax.tree.leaves(whole), jax.tree.leaves(frozen), strict=True)
+        trained = sum(leaf.size for leaf, stays in sizes if not stays)
+        (line,) = [line for line in overview.lines(experiment) if line.startswith("learner")]
+        assert f"trains {trained:,} of 1,556 parameters" in line
 
 
 def test_the_folder_says_what_was_taken_and_refuses_another_file(config, tmp_path):

@@ -1,10 +1,11 @@
-"""The watchdog bites where no update comes, and at no other time."""
+"""The watchdog bites where no progress is made, and at no other time."""
 
 import subprocess
 import sys
 
 import pytest
 
+from active_learning.data.parts import Part
 from active_learning.settings import Evaluate, Log, Select
 from active_learning.train import loop, watchdog
 from active_learning.train.watchdog import Watchdog
@@ -92,7 +93,7 @@ def test_a_run_is_watched_but_not_while_it_compiles(tmp_path, monkeypatch, bites
         compiles(self, state, active)
 
     def slow_evaluation(self, state):
-        ticking(dogs[0], 600)
+        ticking(dogs[0], 550)
         return evaluates(self, state)
 
     def last_hangs(self, state, active, more):
@@ -108,3 +109,78 @@ def test_a_run_is_watched_but_not_while_it_compiles(tmp_path, monkeypatch, bites
     assert bites
     written = (tmp_path / "run" / "hosts" / "0.log").read_text()
     assert "the last was update 3" in written and "in last_hangs" in written
+
+
+def test_outside_of_updates_the_limit_is_at_least_ten_minutes(tmp_path, bites):
+    with Watchdog(1.0, tmp_path) as dog:
+        dog.beat(7)
+        with dog.during("an evaluation"):
+            for _ in range(3):
+                ticking(dog, 550)
+                dog.progress()
+        ticking(dog, 55)
+        assert not bites
+        with dog.during("a save"):
+            ticking(dog, 550)
+            assert not bites
+            ticking(dog, 50)
+    assert bites
+    written = (tmp_path / "hosts" / "0.log").read_text()
+    assert "a save after update 7: no progress for 10 minutes" in written
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_batch_of_an_evaluation_that_hangs_ends_the_run(tmp_path, monkeypatch, bites, whole):
+    """Batches are slow and count as progress (two are read before one ends); the last hangs."""
+    data, dogs, read = world.write_arrays(tmp_path), [], []
+    started, images = Watchdog.__enter__, Part.images
+
+    def enter(dog):
+        dogs.append(dog)
+        return started(dog)
+
+    def hanging_disk(part, rows):
+        if dogs and dogs[0]._between == ("the final evaluation" if whole else "an evaluation"):
+            assert not bites
+            read.append(len(rows))
+            ticking(dogs[0], 600 if len(read) == 4 else 250)
+            if bites:
+                raise TimeoutError
+        return images(part, rows)
+
+    monkeypatch.setattr(Watchdog, "__enter__", enter)
+    monkeypatch.setattr(Part, "images", hanging_disk)
+    plain = {
+        "select": Select(),
+        "evaluate": Evaluate(every="100 %", subset=64, batch_size=16),
+        "total": "2 steps",
+        "log": Log(snapshots=0, watchdog_minutes=1.0),
+    }
+    with pytest.raises(TimeoutError):
+        loop.run(world.config(data, **plain), tmp_path / "run")
+    written = (tmp_path / "run" / "hosts" / "0.log").read_text()
+    what = "the final evaluation" if whole else "an evaluation"
+    assert f"{what} after update 2: no progress for 10 minutes" in written
+    assert "in hanging_disk" in written and bites and len(read) == 4
+
+
+@pytest.mark.parametrize("total", ["1 steps", "2 steps"])  # The last save, and one before it.
+def test_a_save_that_hangs_ends_the_run(tmp_path, monkeypatch, bites, total):
+    data, dogs = world.write_arrays(tmp_path), []
+    started = Watchdog.__enter__
+
+    def enter(dog):
+        dogs.append(dog)
+        return started(dog)
+
+    def hanging_save(checkpoints, step, state, meta):
+        ticking(dogs[0], 600)
+        raise TimeoutError
+
+    monkeypatch.setattr(Watchdog, "__enter__", enter)
+    monkeypatch.setattr(loop.checkpoint.Checkpoints, "save", hanging_save)
+    log = Log(snapshots=0, watchdog_minutes=1.0)
+    with pytest.raises(TimeoutError):
+        loop.run(world.config(data, select=Select(), total=total, log=log), tmp_path / "run")
+    written = (tmp_path / "run" / "hosts" / "0.log").read_text()
+    assert "a save after update 1: no progress" in written and "in hanging_save" in written

@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from active_learning.data import limits, text
 from active_learning.data.errors import DataError
+from active_learning.data.rows import Rows
 from active_learning.data.sources import paths, remote, shards, storage
-from active_learning.data.sources.files import Files, Listing, open_regular
+from active_learning.data.sources.catalog import ShardOf
+from active_learning.data.sources.files import Files, open_regular
 from active_learning.data.sources.index import Index, open_index
+from active_learning.data.sources.listing import Listing
 from active_learning.data.sources.remote import Cached, Remote, fetcher
 from active_learning.data.sources.shards import ShardSection
 from active_learning.data.sources.storage import Stored
@@ -61,16 +65,13 @@ class ArrayRecords(ShardSection):
                 file.name, file.stamp, self.cache, lambda: make_index(file), columns=2, size=0
             )
 
-        indices = shards.each(files, opened)
-        shard, index = shards.join(indices)
+        joined = self.joined(files, opened, "place")
         largest = max(file.size for file in files)
-        remote.check_room(files, len(shard), self.shuffle, unit=largest)
-        ids, by, columns = shards.ids_of(index.columns, "place", lambda: shards.ids_by_place(shard))
-        names = shards.class_names(paths[0])
+        remote.check_room(files, len(joined.shard), self.shuffle, unit=largest)
         small = [path + SMALL.removeprefix(SUFFIX) for path in paths]
         small = self._readable(small, notes) if all(map(storage.exists, small)) else None
-        records = Records(files, small, shard, index.places, ids)
-        return Listing(records, columns, self.path, "array_record", names, ids, notes, ids_by=by)
+        records = Records(files, small, joined.shard, joined.index.places, joined.ids)
+        return joined.listing(records, self.path, "array_record", paths[0], notes)
 
     def _readable(self, paths: Sequence[str], notes: dict[str, str]) -> Sequence[Stored]:
         """Files that the library can open: on this machine, or to be copied there whole."""
@@ -154,7 +155,7 @@ class Records(Files):
         self,
         files: Sequence[Stored],
         small: Sequence[Stored] | None,
-        shard: np.ndarray,
+        shard: np.ndarray | ShardOf,
         places: np.ndarray,
         ids: np.ndarray,
     ):
@@ -169,6 +170,9 @@ class Records(Files):
 
     def place(self, row: int) -> Hashable:
         return int(self.places[row, 1])
+
+    def places_of(self, rows: Rows) -> Int64[np.ndarray, "k"]:
+        return np.asarray(self.places[np.asarray(rows), 1])
 
     def read(self, row: int) -> bytes:
         return unpack(self._large.read(int(self.shard[row]), int(self.places[row, 0])))[1]

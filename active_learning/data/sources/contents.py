@@ -55,7 +55,7 @@ def ids_of_keys(keys: Sequence[str]) -> Int64[np.ndarray, "n"]:
 
     An id depends on its key alone, but for such a collision (one in 560 sets of a million).
     """
-    ids = np.array([_hash48(key) for key in keys], np.int64).reshape(-1)
+    ids = np.array([hash48(key) for key in keys], np.int64).reshape(-1)
     order = np.array(sorted(range(len(keys)), key=lambda row: keys[row]), np.int64)
     attempt = 0
     while True:
@@ -65,10 +65,28 @@ def ids_of_keys(keys: Sequence[str]) -> Int64[np.ndarray, "n"]:
             return ids
         attempt += 1
         for row in order[again].tolist():
-            ids[row] = _hash48(f"{keys[row]}/{attempt}")
+            ids[row] = hash48(f"{keys[row]}/{attempt}")
 
 
-def _hash48(key: str) -> int:
+def ids_of_members(names: Sequence[str], shard: np.ndarray, keys: Sequence[str]) -> np.ndarray:
+    """Ids by key; where a key occurs in several shards, by the shard's name and key.
+
+    Of a key that occurs twice in one shard both rows get one id: the later is a bad example.
+    """
+    shards_of: dict[str, set[int]] = {}
+    for number, key in zip(shard.tolist(), keys, strict=True):
+        shards_of.setdefault(key, set()).add(number)
+    full = [
+        key if len(shards_of[key]) == 1 else f"{os.path.basename(str(names[number]))}/{key}"
+        for number, key in zip(shard.tolist(), keys, strict=True)
+    ]
+    distinct = list(dict.fromkeys(full))
+    id_of = dict(zip(distinct, ids_of_keys(distinct).tolist(), strict=True))
+    return np.array([id_of[key] for key in full], np.int64).reshape(-1)
+
+
+def hash48(key: str) -> int:
+    """A hash of 48 bits, the same on every machine."""
     return int.from_bytes(hashlib.sha256(text.encoded(key)).digest()[:6], "big")
 
 

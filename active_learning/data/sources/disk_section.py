@@ -10,16 +10,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Int32
 
 from active_learning.config import setting
 from active_learning.data import classes, limits, splits, text
 from active_learning.data.classes import Classes
 from active_learning.data.errors import DataError
+from active_learning.data.rows import AllBut
 from active_learning.data.sources import paths
-from active_learning.data.sources.files import Listing, drop_bad, unique_ids
+from active_learning.data.sources.columns import class_numbers, distinct, rows_without_captions
 from active_learning.data.sources.keep import decided
-from active_learning.data.sources.on_disk import LARGEST, Disk, found_size, take
+from active_learning.data.sources.listing import Listing, unique_ids, unusable
+from active_learning.data.sources.on_disk import LARGEST, Disk, found_size, take, used
 from active_learning.data.sources.problems import Problems
 from active_learning.data.sources.source import Opened, SourceSection, check_small
 
@@ -145,19 +147,20 @@ class DiskSection(SourceSection):
                 f"{train.where}: {len(made)} examples are too few to hold out {self.holdout:.0%} "
                 f"as a test set"
             )
-        strata = made.labels(self.label) if self.label else np.zeros(len(made), np.int32)
-        held = splits.split(
-            strata,
-            {"test": count, "train": len(made) - count},
-            groups=made.picture_ids,
-            ids=made.ids,
-        )
+
+        def split() -> dict[str, np.ndarray]:
+            strata = made.labels(self.label) if self.label else np.zeros(len(made), np.int32)
+            sizes = {"test": count, "train": len(made) - count}
+            return splits.split(strata, sizes, groups=made.picture_ids, ids=made.ids)
+
+        held = made.kept(f"test set of {count} by {self.label!r}", split)
         if not len(held["test"]) or not len(held["train"]):
             raise DataError(
                 f"{train.where}: too few different pictures to hold some out as a test set; give "
                 f"one by data.test_path, or a folder named test"
             )
-        return Opened(take(made, held["train"]), take(made, held["test"]), test_label)
+        rest, judged = (take(made, held[name], f"{name} of {count}") for name in ("train", "test"))
+        return Opened(rest, judged, test_label)
 
     @property
     def _label_columns(self) -> list[str]:
@@ -168,7 +171,7 @@ class DiskSection(SourceSection):
         if names := train.names_of(self._label_columns or [""]):
             return classes.Classes(names, given=True)
         wanted = [c for c in self._label_columns if c in train.columns]
-        values = (value for column in wanted for value in train.columns[column])
+        values = (value for column in wanted for value in distinct(train.columns[column]))
         return classes.of_labels(
             values, self.classes, f"{train.where}: column {' and '.join(wanted)!r}"
         )
@@ -180,7 +183,7 @@ class DiskSection(SourceSection):
             return ""
         if column not in test.columns:
             return f"the test set has no column {column!r}"
-        if all(map(_says_no_label, test.columns[column])):
+        if all(map(_says_no_label, distinct(test.columns[column]))):
             return f"no example of the test set has a {column} (all are missing or -1)"
         return ""
 
@@ -189,15 +192,11 @@ class DiskSection(SourceSection):
         if n == 0:
             raise DataError("; ".join([f"{listing.where}: no examples", *listing.left_out.lines()]))
         problems = Problems(listing.where, n, notes=listing.notes, left_out=listing.left_out)
-        keep = np.ones(n, bool)
-        drop_bad(listing, keep, problems)
-        labels = self._labels(listing, known, keep, problems, is_test)
-        self._drop_textless(listing, keep, problems)
-        ids = unique_ids(listing, keep, problems)
-        rows = np.flatnonzero(keep)
-        texts = {
-            c: [v[i] for i in rows.tolist()] for c, v in listing.columns.items() if c not in labels
-        }
+        unused = unusable(listing, problems)
+        labels = self._labels(listing, known, unused, problems, is_test)
+        self._leave_out_textless(listing, unused, problems)
+        ids = unique_ids(listing, unused, problems)
+        rows = AllBut(n, unused)
         about = {
             "kind": listing.kind,
             "where": text.printable(os.path.basename(listing.where.rstrip("/"))),
@@ -205,23 +204,25 @@ class DiskSection(SourceSection):
         }
         if listing.decisions:
             about["decisions"] = listing.decisions
-        kept = {column: values[rows] for column, values in labels.items()}
-        return Disk(
-            listing.files, rows, ids[rows], kept, texts, len(known.names), known.names, self.size,
+        texts = {c: v for c, v in listing.columns.items() if c not in labels}
+        source = Disk(
+            listing.files, rows, ids, labels, texts, len(known.names), known.names, self.size,
             self.clean_label, problems, about, self.small, self.threads, self.shuffle,
+            catalog=listing.catalog,
         )  # fmt: skip
+        return used(source, len(unused) > 0)
 
     def _labels(
         self,
         listing: Listing,
         known: Classes,
-        keep: Bool[np.ndarray, "n"],
+        unused: set[int],
         problems: Problems,
         is_test: bool,
     ) -> dict[str, Int32[np.ndarray, "n"]]:
         """Class numbers of each label column.
 
-        Rows without a class are dropped from `keep` and counted.
+        Rows without a class are counted and join `unused`.
         """
         wanted = self._label_columns
         if is_test and self.clean_label:
@@ -231,11 +232,12 @@ class DiskSection(SourceSection):
         for column in wanted:
             if column not in listing.columns:
                 raise listing.missing(column)
-            labels[column] = known.numbers(
-                listing.columns[column], f"{listing.where}: column {column!r}"
-            )
-            for row in np.flatnonzero((labels[column] == classes.MISSING) & keep).tolist():
-                keep[row] = False
+            where = f"{listing.where}: column {column!r}"
+            labels[column], missing = class_numbers(known, listing.columns[column], where)
+            for row in missing.tolist():
+                if row in unused:
+                    continue
+                unused.add(row)
                 value, name = listing.columns[column][row], listing.files.name(row)
                 number = classes.whole(value)
                 if is_test and number is not None and number < 0:
@@ -250,10 +252,8 @@ class DiskSection(SourceSection):
                     problems.add(name, f"{column} {_short(value)} is not a class")
         return labels
 
-    def _drop_textless(
-        self, listing: Listing, keep: Bool[np.ndarray, "n"], problems: Problems
-    ) -> None:
-        """Drops rows without a caption from `keep`, and counts them."""
+    def _leave_out_textless(self, listing: Listing, unused: set[int], problems: Problems) -> None:
+        """Counts rows without a caption; they join `unused`."""
         if not self.text:
             return
         column = text.column_of(tuple(listing.columns), self.text)
@@ -264,13 +264,14 @@ class DiskSection(SourceSection):
                 **problems.notes,
                 listing.where: f"captions are those of column {column!r}",
             }
-        for row, value in enumerate(text.values_of(listing.columns, column)):
-            try:
-                empty = not text.captions(value)
-            except DataError as error:
-                raise DataError(f"{listing.where}: column {column!r} holds {error}") from error
-            if empty and keep[row]:
-                keep[row] = False
+        values = text.values_of(listing.columns, column)
+        try:
+            without = rows_without_captions(values)
+        except DataError as error:
+            raise DataError(f"{listing.where}: column {column!r} holds {error}") from error
+        for row in without:
+            if row not in unused:
+                unused.add(row)
                 problems.add(listing.files.name(row), f"no {column}")
 
 

@@ -1,20 +1,17 @@
-"""Encoded images wherever they are: listings, safe reads, and rows of the same picture."""
+"""Encoded images wherever they are, safe reads of files, and rows of the same picture."""
 
 import errno
 import hashlib
 import os
-import re
 import stat
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, Integer
 
-from active_learning.data import classes, limits
-from active_learning.data.errors import DataError
-from active_learning.data.sources.problems import LeftOut, Problems
+from active_learning.data import limits
+from active_learning.data.rows import Rows
 
 COMPARED = 50_000  # examples up to which pictures under different names are compared by content
 _TAIL = 4096  # bytes at the end of an image that are compared first
@@ -62,6 +59,10 @@ class Files:
         """Where the image is: equal for rows of the same picture."""
         return index
 
+    def places_of(self, rows: Rows) -> Int64[np.ndarray, "k"] | None:
+        """A number for the `place` of each of many rows; None where `place` has to be asked."""
+        return None
+
     def size(self, index: int) -> int:
         """Returns the bytes of the image; -1 where finding out would be expensive.
 
@@ -80,63 +81,6 @@ class Files:
     def stamp(self, index: int) -> str:
         """A short text that changes when the image's file does; '' where that is unknown."""
         return ""
-
-
-NOT_KEPT = "columns that are not kept"  # the note that names them, with their types
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a folder, table or set of shards holds."""
-
-    files: Files
-    columns: Mapping[str, Sequence[Any]]  # one value an example; None: missing
-    where: str
-    kind: str
-    class_names: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # by column; '': any other column
-    ids: Int64[np.ndarray, "n"] | None = None  # None: 0 .. n-1
-    notes: Mapping[str, str] = field(
-        default_factory=dict
-    )  # what concerns no example, e.g. an empty class
-    left_out: LeftOut = field(default_factory=LeftOut)
-    bad: Mapping[int, str] = field(
-        default_factory=dict
-    )  # rows that cannot be used, with the reason
-    hint: str = ""  # added to the error for a column that is not there
-    ids_by: str = "place"  # what the ids are made of: place, bytes, key or stored
-    # Rows that a decision leaves out, and a hash of the decisions; see `decided`.
-    dropped: frozenset[int] = frozenset()
-    decisions: str = ""
-
-    def names_of(self, columns: Sequence[str]) -> tuple[str, ...]:
-        """Returns the class names given for the first of `columns` that has some; () for none."""
-        for column in (*columns, ""):
-            if self.class_names.get(column):
-                return tuple(self.class_names[column])
-        return ()
-
-    def classes(self, column: str, count: int = 0) -> classes.Classes:
-        """The classes by the rule of data/classes.py; none where the column is not there."""
-        if column not in self.columns:
-            return classes.Classes(())
-        if names := self.names_of([column]):
-            return classes.Classes(names, given=True)
-        where = f"{self.where}: column {column!r}"
-        return classes.of_labels(self.columns[column], count, where)
-
-    def missing(self, column: str) -> DataError:
-        """The error for a column that is not there."""
-        there = ", ".join(self.columns) or "none"
-        others = self.notes.get(NOT_KEPT, "")
-        kept_out = re.search(rf"(?:^|, ){re.escape(column)} \((.*?)\)(?:, |$)", others)
-        if kept_out:
-            return DataError(
-                f"{self.where}: column {column!r} holds {kept_out[1]}; a class is a whole number "
-                f"or a name; there are: {there}{self.hint}"
-            )
-        return DataError(f"{self.where}: no column {column!r}; there are: {there}{self.hint}")
 
 
 def open_regular(path: str) -> int:
@@ -171,38 +115,7 @@ def read_tail(path: str, size: int) -> bytes:
         return file.read(size)
 
 
-def unique_ids(listing: Listing, keep: np.ndarray, problems: Problems) -> Int64[np.ndarray, "n"]:
-    """Ids of the rows.
-
-    Of several examples with one id the first stays; `keep` becomes False for the others.
-    """
-    if listing.ids is None:
-        return np.arange(len(listing.files), dtype=np.int64)
-    _, first = np.unique(listing.ids, return_index=True)
-    again = np.ones(len(listing.ids), bool)
-    again[first] = False
-    for row in np.flatnonzero(again):
-        keep[row] = False
-        if row in listing.dropped:
-            continue
-        name = f"{listing.files.name(int(row))} (row {row})"
-        problems.add(name, f"id {listing.ids[row]} occurs more than once")
-    return listing.ids
-
-
-def drop_bad(listing: Listing, keep: np.ndarray, problems: Problems) -> None:
-    """`keep` becomes False for rows left out by decision, and for bad ones, which are counted."""
-    keep[sorted(listing.dropped)] = False
-    for row, reason in listing.bad.items():
-        if row in listing.dropped:
-            continue
-        keep[row] = False
-        problems.add(listing.files.name(row), reason)
-
-
-def picture_ids(
-    files: Files, rows: Integer[np.ndarray, "k"], ids: Int64[np.ndarray, "k"]
-) -> Int64[np.ndarray, "k"]:
+def picture_ids(files: Files, rows: Rows, ids: Int64[np.ndarray, "k"]) -> Int64[np.ndarray, "k"]:
     """Returns the lowest id among the rows of the same picture.
 
     Rows are of one picture where they share a place or, up to COMPARED rows, their content.
@@ -211,12 +124,17 @@ def picture_ids(
     What cannot be read is a picture of its own, and so is each row of a picture that more than half
     of the rows show (a placeholder).
     """
-    places: dict[Hashable, int] = {}
-    group = np.array(
-        [places.setdefault(files.place(row), n) for n, row in enumerate(rows.tolist())], np.int64
-    )
+    numbers = files.places_of(rows)
+    if numbers is not None:
+        _, first, group = np.unique(numbers, return_index=True, return_inverse=True)
+        group = first[group]
+    else:
+        places: dict[Hashable, int] = {}
+        group = np.array(
+            [places.setdefault(files.place(int(row)), n) for n, row in enumerate(rows)], np.int64
+        )
     if len(rows) <= COMPARED:
-        group = _same_content(files, rows, group)
+        group = _same_content(files, np.asarray(rows), group)
     count = np.bincount(group, minlength=len(rows))[group]
     group = np.where(2 * count > len(rows), np.arange(len(rows)), group)
     lowest = np.full(len(rows), np.iinfo(np.int64).max)

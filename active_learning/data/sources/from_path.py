@@ -13,8 +13,9 @@ from active_learning.data.sources import layouts, originals, paths
 from active_learning.data.sources.array_record import ArrayRecords
 from active_learning.data.sources.arrays import Arrays
 from active_learning.data.sources.disk_section import DiskSection
-from active_learning.data.sources.files import Files, Listing
+from active_learning.data.sources.files import Files
 from active_learning.data.sources.image_folder import ImageFolder
+from active_learning.data.sources.listing import Listing
 from active_learning.data.sources.parquet import Parquet
 from active_learning.data.sources.source import Memory, Opened, SourceSection
 from active_learning.data.sources.webdataset import WebDataset

@@ -10,8 +10,10 @@ from active_learning.data import classes, images, text
 from active_learning.data.errors import DataError
 from active_learning.data.sources import contents, layouts, paths, tables
 from active_learning.data.sources.disk_section import DiskSection
-from active_learning.data.sources.files import Listing, open_regular
+from active_learning.data.sources.files import open_regular
+from active_learning.data.sources.listing import Listing
 from active_learning.data.sources.problems import LeftOut
+from active_learning.data.sources.shards import MANIFEST
 from active_learning.data.sources.tables import Paths, read_table
 
 METADATA = (
@@ -22,6 +24,8 @@ _USUAL = tuple(
     s for s in images.SUFFIXES if s not in (".jfif", ".jpe", ".avif", ".heic", ".heif")
 )  # taken at their word
 _NESTED = 3  # folders in a row that hold nothing but another folder
+# Files of other sources, and the config that reads them.
+_SHARDS = {".array_record": "array_record", ".tar": "webdataset", ".parquet": "parquet"}
 _DECODER = {".heic": "pillow-heif", ".heif": "pillow-heif", ".avif": "pillow-avif-plugin"}
 
 
@@ -175,6 +179,7 @@ def list_classes(root: Path) -> Listing:
     """
     folders = [name for name in layouts.folders_in(root)]
     if not folders:
+        _refuse_shards(root)
         flat = " but images" if _has_images(root) else ""
         raise DataError(
             f"{root}: no class folders in it{flat} (and no train, train.csv, train.jsonl or "
@@ -208,6 +213,17 @@ def list_classes(root: Path) -> Listing:
         notes=notes,
         left_out=left_out,
     )
+
+
+def _refuse_shards(root: Path) -> None:
+    """DataError where a folder holds shards, which another config reads."""
+    for suffix, config in _SHARDS.items():
+        if found := layouts.files_in(root, suffix):
+            written = " of `prepare`" if (root / MANIFEST).is_file() else ""
+            raise DataError(
+                f"{root}: holds shards{written} ({text.printable(os.path.basename(found[0]))}) and "
+                f"no class folders: use --config=configs/{config}.py --config.data.path={root}"
+            )
 
 
 def _refuse_parts(root: Path, folders: list[str]) -> None:

@@ -13,7 +13,7 @@ import stat
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from active_learning.storage.caches import user_cache
 LOG = logging.getLogger("active_learning")
 FORMAT = 3
 _NPY = b"\x93NUMPY\x01\x00"  # Magic string and version of .npy files.
-_DAMAGED = (
+DAMAGED = (
     *(
         OSError,
         ValueError,
@@ -46,8 +46,8 @@ _DAMAGED = (
 class Index:
     """What is in one shard, in its order."""
 
-    keys: list[str]
-    columns: dict[str, list[Any]]  # None: missing
+    keys: Sequence[str]
+    columns: Mapping[str, Sequence[Any]]  # None: missing
     places: np.ndarray  # (n, k) int64, whatever the reader needs to find the bytes
     bad: dict[int, str] = field(
         default_factory=dict
@@ -77,7 +77,7 @@ def open_index(
             stored = _load(file, stamp, columns, size)
         except FileNotFoundError:
             continue
-        except _DAMAGED:
+        except DAMAGED:
             LOG.info("%s: damaged; %s is indexed anew", file.name, shard)
             continue
         if stored is not None:
@@ -104,7 +104,7 @@ def _bytes(blob: bytes) -> np.ndarray:
 
 
 def _load(file: Path, stamp: str, columns: int, size: int) -> Index | None:
-    """A stored index, None for one of another stamp. Raises one of _DAMAGED."""
+    """A stored index, None for one of another stamp. Raises one of DAMAGED."""
     with open(open_regular(str(file)), "rb") as opened:
         blob = opened.read()
     with zipfile.ZipFile(io.BytesIO(blob)) as archive:
@@ -150,12 +150,12 @@ def _files(shard: str, cache: str) -> Iterator[Path]:
         digest = hashlib.sha256(where.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         yield local(cache) / f"{base}.{digest}.index.npz"
         return
-    if not is_remote(shard) and _writable(Path(shard).parent):
+    if not is_remote(shard) and is_writable(Path(shard).parent):
         yield Path(f"{shard}.index.npz")
     yield from _files(shard, str(user_cache()))
 
 
-def _writable(folder: Path) -> bool:
+def is_writable(folder: Path) -> bool:
     """Whether somebody may write there by its mode.
 
     A folder that is read-only for all stays as it is, also for root.

@@ -13,7 +13,7 @@ from active_learning.data import classes
 from active_learning.data.decisions import Decisions, read_decisions, read_labels
 from active_learning.data.errors import DataError
 from active_learning.data.sources import contents
-from active_learning.data.sources.files import Listing
+from active_learning.data.sources.listing import Listing
 from active_learning.data.sources.source import Memory
 
 _BLOCK = 512  # images of an array that are digested at a time

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from active_learning.data import text
-from active_learning.data.sources.files import Listing
 from active_learning.data.sources.from_path import listings_of, section_of
+from active_learning.data.sources.listing import Listing
 from active_learning.data.sources.on_disk import LARGEST, found_size
 from active_learning.data.sources.preparation import Options
 

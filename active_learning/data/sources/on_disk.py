@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +14,11 @@ from jaxtyping import Bool, Int32, Int64, Integer, UInt8
 
 from active_learning.data import images, text
 from active_learning.data.errors import DataError
-from active_learning.data.order import hash64
+from active_learning.data.order import TABLE_LIMIT, hash64
+from active_learning.data.rows import AllBut, Rows
 from active_learning.data.sources import files as listings
+from active_learning.data.sources.catalog import Catalog
+from active_learning.data.sources.columns import Selected
 from active_learning.data.sources.files import Files
 from active_learning.data.sources.problems import Problems
 from active_learning.data.sources.source import Source, size_of
@@ -23,6 +26,7 @@ from active_learning.data.sources.source import Source, size_of
 LARGEST = 64  # px: the largest size that is found from the images; larger ones are a decision
 # Images that mean and deviation of the channels are computed from.
 STATS_SAMPLE = 2048
+_PROBES = 4096  # rows of a huge set among which one of the same label is looked for
 
 
 def threads_here(asked: int = 0) -> int:
@@ -43,7 +47,7 @@ class Disk(Source):
     """
 
     files: Files
-    rows: Int64[np.ndarray, "n"]
+    rows: Rows
     ids: Int64[np.ndarray, "n"]
     label_columns: Mapping[str, Int32[np.ndarray, "n"]]
     text_columns: Mapping[str, Sequence[Any]]
@@ -57,6 +61,9 @@ class Disk(Source):
     threads: int = 0
     shuffle: int = 0
     scaled: bool = False  # whether the images are themselves small views
+    # Where arrays that follow from the examples are kept, and a hash of which examples those are.
+    catalog: Catalog | None = None
+    content: str = ""
 
     reads_small = True
 
@@ -86,6 +93,14 @@ class Disk(Source):
     @property
     def stats_sample(self) -> int:
         return STATS_SAMPLE
+
+    def all_rows(self) -> Rows:
+        return np.arange(len(self)) if self.catalog is None else AllBut(len(self))
+
+    def kept(
+        self, key: str, make: Callable[[], Mapping[str, np.ndarray]]
+    ) -> Mapping[str, np.ndarray]:
+        return make() if self.catalog is None else self.catalog.kept(f"{self.content} {key}", make)
 
     @functools.cached_property
     def picture_ids(self) -> Int64[np.ndarray, "n"]:
@@ -188,9 +203,11 @@ class Disk(Source):
 
     @functools.cached_property
     def _hash(self) -> str:
+        if self.catalog is not None:
+            return hashlib.sha256(f"{self.content} {self.columns}".encode()).hexdigest()[:16]
         digest = hashlib.sha256(self.ids.tobytes())
-        for row in self.rows.tolist():
-            digest.update(text.encoded(self.files.name(row)) + b"\n")
+        for row in self.rows:
+            digest.update(text.encoded(self.files.name(int(row))) + b"\n")
         for name, values in sorted(self.label_columns.items()):
             digest.update(text.encoded(f"{name} {values.shape}") + values.tobytes())
         return digest.hexdigest()[:16]
@@ -210,8 +227,36 @@ def reason_of(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def take(source: Disk, indices: Integer[np.ndarray, "k"]) -> Disk:
-    """Returns the examples at `indices` as a source; ids and the count of problems stay."""
+def used(listed: Disk, some_are_not: bool) -> Disk:
+    """A source of a whole listing restricted to its `rows`.
+
+    Args:
+      listed: Ids, labels and texts are those of the listing.
+      some_are_not: Whether rows of the listing are left out.
+    """
+    if listed.catalog is None:
+        everything = dataclasses.replace(listed, rows=np.arange(len(listed.files)))
+        return take(everything, np.asarray(listed.rows))
+    gaps = listed.rows.without if isinstance(listed.rows, AllBut) else ()
+    names = f"{listed.class_names} {sorted(listed.label_columns)}"
+    content = f"{listed.catalog.digest} {names} {listed.about.get('decisions', '')} {list(gaps)}"
+    content = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+    listed = dataclasses.replace(listed, content=content)
+    return _taken(listed, listed.rows, "used") if some_are_not else listed
+
+
+def take(source: Disk, indices: Integer[np.ndarray, "k"], name: str = "") -> Disk:
+    """The examples at `indices` as a source; ids and the count of problems stay.
+
+    Args:
+      source: The source.
+      indices: Which examples.
+      name: Says which these are among all that are taken of the source.
+    """
+    if source.catalog is not None:
+        content = hashlib.sha256(f"{source.content} {name}".encode()).hexdigest()
+        one = _taken(source, indices, name)
+        return dataclasses.replace(one, rows=source.rows[indices], content=content)
     texts = {name: [values[i] for i in indices] for name, values in source.text_columns.items()}
     return dataclasses.replace(
         source,
@@ -222,18 +267,39 @@ def take(source: Disk, indices: Integer[np.ndarray, "k"]) -> Disk:
     )
 
 
+def _taken(source: Disk, at: Rows, name: str) -> Disk:
+    """The source's arrays at some places, kept on the disk."""
+    labels = list(source.label_columns)
+
+    def make() -> dict[str, np.ndarray]:
+        every = np.asarray(at)
+        out = {f"label-{n}": source.label_columns[c][every] for n, c in enumerate(labels)}
+        return out | {"ids": source.ids[every]}
+
+    arrays = source.kept(f"taken: {name}", make)
+    return dataclasses.replace(
+        source,
+        ids=arrays["ids"],
+        label_columns={c: arrays[f"label-{n}"] for n, c in enumerate(labels)},
+        text_columns={c: Selected(values, at) for c, values in source.text_columns.items()},
+    )
+
+
 def stand_in(labels: Int32[np.ndarray, "n"], row: int, attempt: int) -> int:
     """Returns the row that replaces an unreadable one: of the same label.
 
     It is a function of (row, attempt) only, so that a restart replaces alike.
     """
+    if len(labels) > TABLE_LIMIT:  # too many to look at all for one
+        tried = (hash64(row, attempt, np.arange(_PROBES)) % np.uint64(len(labels))).astype(np.int64)
+        alike = tried[labels[tried] == labels[row]]
+        if len(alike):
+            return int(alike[0])
     alike = np.flatnonzero(labels == labels[row])
     return int(alike[int(hash64(row, attempt)[0] % np.uint64(len(alike)))])
 
 
-def found_size(
-    files: Files, rows: Integer[np.ndarray, "n"], where: str, largest: int = LARGEST
-) -> int:
+def found_size(files: Files, rows: Rows, where: str, largest: int = LARGEST) -> int:
     """The median shorter side of 32 images, to the nearest multiple of 16 from 16 to `largest`.
 
     DataError when none can be read.

@@ -15,8 +15,9 @@ import numpy as np
 from active_learning.data import text
 from active_learning.data.errors import DataError
 from active_learning.data.sources import shards
-from active_learning.data.sources.files import NOT_KEPT, Files, Listing
+from active_learning.data.sources.files import Files
 from active_learning.data.sources.index import Index
+from active_learning.data.sources.listing import NOT_KEPT, Listing
 from active_learning.data.sources.shards import ShardSection
 from active_learning.data.sources.source import Opened
 from active_learning.data.sources.storage import Local, Sequential, Stored

@@ -18,14 +18,8 @@ from active_learning.config import differences
 from active_learning.data import images, splits, text
 from active_learning.data.errors import DataError
 from active_learning.data.sources import journal, shards
-from active_learning.data.sources.files import (
-    Files,
-    Listing,
-    drop_bad,
-    picture_ids,
-    read_file,
-    unique_ids,
-)
+from active_learning.data.sources.files import Files, picture_ids, read_file
+from active_learning.data.sources.listing import Listing, unique_ids, unusable
 from active_learning.data.sources.on_disk import reason_of, threads_here
 from active_learning.data.sources.problems import LIMIT, Problems
 from active_learning.data.sources.writers import ParquetShard, RecordShard, TarShard, publish
@@ -100,12 +94,13 @@ def parts_of(train: Listing, test: Listing | None, options: Options) -> list[Par
         n = len(listing.files)
         if n == 0:
             raise DataError(f"{listing.where}: no examples")
-        keep = np.ones(n, bool)
         problems = Problems(
             listing.where, n, notes=listing.notes, left_out=listing.left_out, limit=options.unusable
         )
-        drop_bad(listing, keep, problems)
-        ids = unique_ids(listing, keep, problems)
+        unused = unusable(listing, problems)
+        ids = unique_ids(listing, unused, problems)
+        keep = np.ones(n, bool)
+        keep[sorted(unused)] = False
         held = np.zeros(n, bool)
         if options.holdout:
             held = splits.held_out(picture_ids(listing.files, np.arange(n), ids), options.holdout)

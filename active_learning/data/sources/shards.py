@@ -1,9 +1,9 @@
 """Shards: files of many examples each. Which there are, and one listing over all."""
 
+import dataclasses
 import functools
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,13 @@ from jaxtyping import Int64, Integer
 
 from active_learning.config import setting
 from active_learning.data.errors import DataError
-from active_learning.data.sources import buckets, contents, layouts, paths, remote
+from active_learning.data.sources import buckets, catalog, contents, layouts, paths, remote
 from active_learning.data.sources.cache import Cache
+from active_learning.data.sources.catalog import Catalog, ShardOf, open_catalog
 from active_learning.data.sources.disk_section import DiskSection
-from active_learning.data.sources.files import Listing, read_file
+from active_learning.data.sources.files import Files, read_file
 from active_learning.data.sources.index import Index
+from active_learning.data.sources.listing import Listing
 from active_learning.data.sources.paths import is_remote
 from active_learning.data.sources.problems import LeftOut
 from active_learning.data.sources.storage import Stored, open_file
@@ -26,6 +28,7 @@ from active_learning.storage.caches import user_cache
 
 T = TypeVar("T")
 U = TypeVar("U")
+_AT_ONCE = 64  # shards whose indices are in memory while they are merged
 MANIFEST = "manifest.json"  # that `prepare` writes beside its shards
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -76,6 +79,38 @@ class ShardSection(DiskSection):
             notes[self.path] = note
         return files
 
+    def joined(
+        self, files: Sequence[Stored], opened: Callable[[Stored], Index], by: str
+    ) -> "Joined":
+        """One index over shards: in memory, or on the disk where they hold many examples.
+
+        Args:
+          files: The shards.
+          opened: Returns the index of one of them.
+          by: What ids are made of where none are stored: 'key' or 'place'.
+        """
+
+        def indices() -> Iterator[Index]:
+            for start in range(0, len(files), _AT_ONCE):
+                yield from each(files[start : start + _AT_ONCE], opened)
+
+        if len(opened(files[0]).places) * len(files) > catalog.LARGE:
+            one = open_catalog(files, self.cache, indices, by)
+            if one is not None:
+                return Joined(one.shard, one.index, one.ids, one.ids_by, one.left_out, one)
+        every = list(indices())
+        shard, index = join(every)
+
+        def made() -> np.ndarray:
+            if by == "place":
+                return ids_by_place(shard)
+            return contents.ids_of_members([file.name for file in files], shard, index.keys)
+
+        ids, ids_by, columns = ids_of(index.columns, by, made)
+        bad, left_out = accounts(every)
+        index = dataclasses.replace(index, columns=columns, bad=bad)
+        return Joined(shard, index, ids, ids_by, left_out, None)
+
     @functools.cached_property
     def _copies(self) -> Cache | None:
         """The cache of both parts of the data; None where there is none."""
@@ -85,12 +120,41 @@ class ShardSection(DiskSection):
         return Cache(folder / "copies", int(self.cache_gb * 1e9))
 
 
+class Joined(NamedTuple):
+    """One index over all shards of a listing."""
+
+    shard: np.ndarray | ShardOf
+    index: Index
+    ids: np.ndarray
+    ids_by: str
+    left_out: LeftOut
+    catalog: Catalog | None
+
+    def listing(
+        self, files: Files, where: str, kind: str, first: str, notes: dict[str, str]
+    ) -> Listing:
+        """The listing of these files; `first` is the path of the first shard."""
+        return Listing(
+            files,
+            self.index.columns,
+            where,
+            kind,
+            class_names(first),
+            self.ids,
+            notes,
+            self.left_out,
+            self.index.bad,
+            ids_by=self.ids_by,
+            catalog=self.catalog,
+        )
+
+
 class Ids(NamedTuple):
     """Ids of a listing, what they are made of (`Listing.ids_by`), and its other columns."""
 
     ids: np.ndarray
     by: str
-    columns: dict[str, list[Any]]
+    columns: Mapping[str, Sequence[Any]]
 
 
 def find(path: str, key: str, suffix: str) -> layouts.Layout:
@@ -202,7 +266,7 @@ def accounts(indices: Sequence[Index]) -> tuple[dict[int, str], LeftOut]:
     return bad, left_out
 
 
-def ids_of(columns: dict[str, list[Any]], by: str, made: Callable[[], np.ndarray]) -> Ids:
+def ids_of(columns: Mapping[str, Sequence[Any]], by: str, made: Callable[[], np.ndarray]) -> Ids:
     """The stored ids; where there are none, ids `made` of the content named by `by`.
 
     Where some examples have a stored id, the others keep what is made, with bit 47 set.
@@ -222,23 +286,6 @@ def ids_by_place(shard: Integer[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
     """Ids shard << 32 | place in the shard, for rows in the order of their shards."""
     place = np.arange(len(shard)) - np.searchsorted(shard, shard)
     return (shard.astype(np.int64) << np.int64(32)) | place
-
-
-def ids_of_members(names: Sequence[str], shard: np.ndarray, keys: Sequence[str]) -> np.ndarray:
-    """Ids by key; where a key occurs in several shards, by the shard's name and key.
-
-    Of a key that occurs twice in one shard both rows get one id: the later is a bad example.
-    """
-    shards_of: dict[str, set[int]] = {}
-    for number, key in zip(shard.tolist(), keys, strict=True):
-        shards_of.setdefault(key, set()).add(number)
-    full = [
-        key if len(shards_of[key]) == 1 else f"{os.path.basename(str(names[number]))}/{key}"
-        for number, key in zip(shard.tolist(), keys, strict=True)
-    ]
-    distinct = list(dict.fromkeys(full))
-    id_of = dict(zip(distinct, contents.ids_of_keys(distinct).tolist(), strict=True))
-    return np.array([id_of[key] for key in full], np.int64).reshape(-1)
 
 
 def each(of: Sequence[T], one: Callable[[T], U]) -> list[U]:

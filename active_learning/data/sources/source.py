@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from jaxtyping import Int32, Int64, Integer, UInt8, UInt32
 from active_learning.config import Section
 from active_learning.data import classes
 from active_learning.data.errors import DataError
+from active_learning.data.rows import Rows
 from active_learning.data.sources.paths import is_remote
 from active_learning.data.sources.problems import Problems
 from active_learning.data.transforms import resize
@@ -83,6 +84,19 @@ class Source:
     def stats_sample(self) -> int:
         """Images that mean and deviation of the channels are computed from."""
         return len(self)
+
+    def all_rows(self) -> Rows:
+        """The numbers of all rows."""
+        return np.arange(len(self))
+
+    def kept(
+        self, key: str, make: Callable[[], Mapping[str, np.ndarray]]
+    ) -> Mapping[str, np.ndarray]:
+        """Arrays that follow from the examples and `key`.
+
+        Sources of many examples make them once and map them into memory afterwards.
+        """
+        return make()
 
     @property
     def picture_ids(self) -> Int64[np.ndarray, "n"]:

@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlparse
 from active_learning.data import limits, text
 from active_learning.data.errors import DataError
 from active_learning.data.sources import paths
-from active_learning.data.sources.files import Files, Listing, read_file, read_tail
+from active_learning.data.sources.files import Files, read_file, read_tail
+from active_learning.data.sources.listing import Listing
 
 SEPARATED, JSON_LINES, JSON = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".json",)
 SUFFIXES = (*SEPARATED, *JSON_LINES, *JSON)

@@ -14,7 +14,7 @@ from typing import Any
 from active_learning.data import images, text
 from active_learning.data.errors import DataError
 from active_learning.data.sources import shards
-from active_learning.data.sources.files import Listing
+from active_learning.data.sources.listing import Listing
 from active_learning.data.sources.preparation import (
     Options,
     Part,

@@ -14,8 +14,9 @@ from active_learning.data import classes, images, text
 from active_learning.data.errors import DataError
 from active_learning.data.sources import contents, paths, shards
 from active_learning.data.sources.disk_section import DiskSection
-from active_learning.data.sources.files import Files, Listing
+from active_learning.data.sources.files import Files
 from active_learning.data.sources.index import Index, open_index
+from active_learning.data.sources.listing import Listing
 
 VERSIONS = {
     "fashion_mnist": "3.0.1",

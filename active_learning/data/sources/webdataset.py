@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from active_learning.data import limits, text
 from active_learning.data.images import SUFFIXES
+from active_learning.data.rows import Rows
 from active_learning.data.sources import remote, shards
-from active_learning.data.sources.files import Files, Listing
+from active_learning.data.sources.catalog import ShardOf
+from active_learning.data.sources.files import Files
 from active_learning.data.sources.index import Index, open_index
+from active_learning.data.sources.listing import Listing
 from active_learning.data.sources.paths import is_remote
 from active_learning.data.sources.problems import LeftOut
 from active_learning.data.sources.remote import Cached
@@ -58,18 +62,10 @@ class WebDataset(ShardSection):
                 size=file.size,
             )
 
-        indices = shards.each(files, opened)
-        shard, index = shards.join(indices)
-        remote.check_room(files, len(shard), self.shuffle)
-        ids, by, columns = shards.ids_of(
-            index.columns, "key", lambda: shards.ids_of_members(paths, shard, index.keys)
-        )
-        names = shards.class_names(paths[0])
-        bad, left_out = shards.accounts(indices)
-        places = _Members(files, shard, index, is_remote(paths[0]))
-        return Listing(
-            places, columns, self.path, "webdataset", names, ids, notes, left_out, bad, ids_by=by
-        )
+        joined = self.joined(files, opened, "key")
+        remote.check_room(files, len(joined.shard), self.shuffle)
+        members = _Members(files, joined.shard, joined.index, is_remote(paths[0]))
+        return joined.listing(members, self.path, "webdataset", paths[0], notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +73,7 @@ class _Members(Files):
     """Offset and size of each image in its tar, and of its small view (size 0: none)."""
 
     files: Sequence[Stored]
-    shard: np.ndarray  # (n,)
+    shard: np.ndarray | ShardOf  # of each example
     index: Index
     is_remote: bool = False
 
@@ -121,6 +117,10 @@ class _Members(Files):
 
     def place(self, row: int) -> Hashable:
         return int(self.shard[row]), int(self.index.places[row, 0])
+
+    def places_of(self, rows: Rows) -> Int64[np.ndarray, "k"]:
+        at = np.asarray(rows)
+        return (np.asarray(self.shard[at], np.int64) << np.int64(40)) | self.index.places[at, 0]
 
     def size(self, row: int) -> int:
         return -1 if self.is_remote else int(self.index.places[row, 1])

@@ -45,7 +45,7 @@ def test_copies_are_told_apart_and_unreadable_files_known_by_name(tmp_path):
 
 
 def test_two_keys_of_one_hash_still_get_two_ids(monkeypatch):
-    monkeypatch.setattr(contents, "_hash48", lambda key: len(key.split("/")))
+    monkeypatch.setattr(contents, "hash48", lambda key: len(key.split("/")))
     ids = contents.ids_of_keys(["b", "a"])
     assert ids.tolist() == [2, 1]  # the later key is hashed again
 

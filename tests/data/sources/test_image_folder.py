@@ -177,6 +177,12 @@ def test_an_empty_class_is_reported(tmp_path):
     [
         (None, {}, "no such file or folder"),
         ({}, {}, "no class folders"),
+        (
+            {"train-00000-of-00001.array_record": "", "manifest.json": "{}", "SHA256SUMS": ""},
+            {},
+            "shards of `prepare` .train-00000.*use --config=configs/array_record.py --config.data",
+        ),
+        ({"a-train.tar": ""}, {}, "holds shards .a-train.tar.*--config=configs/webdataset.py"),
         ({"a/x.txt": "text"}, {}, "no examples"),
         ({"train.csv": "path,label\n"}, {}, "no rows"),
         ({"train.csv": "a,label\n1,2\n"}, {}, "no column with the images' paths"),
