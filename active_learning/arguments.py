@@ -117,3 +117,14 @@ def path(text: str) -> Path:
 def run_path(text: str) -> Path | str:
     """The type of a flag that names a run to read: as `path`, or an address in a bucket."""
     return text if is_bucket(text) else path(text)
+
+
+def without_flag(argv: Sequence[str], name: str) -> list[str]:
+    """The arguments without a flag, which takes a value: `--name=X` or `--name X`."""
+    rest, words = [], iter(argv)
+    for word in words:
+        if word == name:
+            next(words, None)
+        elif not word.startswith(f"{name}="):
+            rest.append(word)
+    return rest

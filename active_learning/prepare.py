@@ -9,8 +9,9 @@ OUT --config=FILE [--config.data.x=...]` reads the source of a config instead. -
 out what was decided on the page of `curate` (or FILE:CONDITION over its scores), --labels=FILE
 takes its new labels. --as=folder writes links to the images by class instead of shards, --as=csv
 tables of their paths, --as=webdataset and --as=parquet shards. --task=I/N is one of N workers on
-one folder, --task=finish ends their work. --tfds=NAME writes a TensorFlow
-Datasets set NAME under OUT (without TensorFlow), e.g. fashion_mnist from its original files.
+one folder, --task=finish ends their work; --ray=ADDRESS runs both on a Ray cluster. --tfds=NAME
+writes a TensorFlow Datasets set NAME under OUT (without TensorFlow), e.g. fashion_mnist from its
+original files.
 """
 
 import argparse
@@ -24,8 +25,8 @@ from active_learning.arguments import Parser, number
 from active_learning.config import ConfigError, changed, fields_of, from_flags
 from active_learning.data.sources import next_command, taking, tfds
 from active_learning.data.sources.from_path import listings_of, section_of
-from active_learning.data.sources.journal import task_of
 from active_learning.data.sources.preparation import Options, prepare
+from active_learning.storage.workers import task_of
 
 KINDS = ("webdataset", "parquet", *taking.KINDS)
 
@@ -55,13 +56,6 @@ def _arguments(rest: list[str]) -> argparse.Namespace:
         ("labels", "the same, for new labels"),
     ):
         parser.add_argument(f"--{name}", default="", metavar="FILE", help=help_text)
-    parser.add_argument(
-        "--task",
-        default="",
-        metavar="I/N",
-        help="write the shards of worker I of N, from 0; auto (/N): I from SLURM or Kubernetes; "
-        "finish: check that all are there, and finish",
-    )
     parser.add_argument("--as", dest="kind", default="", choices=("", *KINDS), help="what to write")
     parser.add_argument(
         "--threads", type=number(int, 0, 4096), default=0, metavar="INT", help="0: one a core"
@@ -72,6 +66,7 @@ def _arguments(rest: list[str]) -> argparse.Namespace:
         metavar="FACTOR",
         help="on the limits of data/limits.py (1.0)",
     )
+    cli.add_task_flags(parser)
     args = parser.parse_args(rest)
     args.out = parser.folder(args.paths[-1], "OUT")
     return args
@@ -88,9 +83,12 @@ def run(argv: list[str]) -> str:
     options = Options(**{f.name: given[f.name] for f in dataclasses.fields(Options)})
     options = _as_format(options, args.kind)
     options.check()
+    if (args.task or args.ray) and (args.tfds or args.kind in taking.KINDS):
+        flag = f"--task={args.task}" if args.task else f"--ray={args.ray}"
+        raise ConfigError(f"{flag}: only shards are written by several workers")
+    if args.ray:
+        return cli.run_on_ray("active_learning.prepare", argv, args)
     task = task_of(args.task, os.environ)
-    if args.task and (args.tfds or args.kind in taking.KINDS):
-        raise ConfigError(f"--task={args.task}: only shards are written by several workers")
     section = _section(section_of(args.paths[0]) if config is None else config.data, given)
     out = args.out
     if args.tfds:
@@ -113,10 +111,7 @@ def run(argv: list[str]) -> str:
     else:
         manifest = prepare(train, test, out, options, args.threads, task)
         if not manifest:
-            return (
-                f"{out}: worker {task.index} of {task.count} is done; when all are, run the same "
-                f"command with --task=finish"
-            )
+            return task.done(out)
         then = next_command.for_shards(out, options)
     for name, reason in list(manifest["unusable"].items())[:10]:
         print(f"left out: {name}: {reason}", file=sys.stderr)

@@ -23,7 +23,7 @@ import numpy as np
 
 from active_learning.curation import crossfit, scores
 from active_learning.curation.features import patch_features
-from active_learning.curation.folds import Pieces, signature
+from active_learning.storage.pieces import Pieces, signature
 from experiments import curate_checks, curate_humans
 
 RESULTS = Path(__file__).parent / "results" / "curate.json"

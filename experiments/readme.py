@@ -15,7 +15,13 @@ from pathlib import Path
 
 from active_learning.report import measures
 from experiments import flickr, label_check, safety, scaling_law, transfer
-from experiments.scale_parts import step1_runs, step2_index, step2_mixing, step2_paper
+from experiments.scale_parts import (
+    step1_runs,
+    step2_index,
+    step2_mixing,
+    step2_paper,
+    step3_workers,
+)
 from experiments.score_comparison import points
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -280,6 +286,8 @@ TABLES = {
     "scale_2_index": step2_index.table,
     "scale_2_mixing": step2_mixing.table,
     "scale_2_paper": step2_paper.table,
+    "scale_3": step3_workers.table,
+    "scale_3:speed": step3_workers.speed_table,
     "small_view_desk": views,
     "score_comparison_desk": policies,
     "amortisation_desk": levels,

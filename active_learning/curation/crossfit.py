@@ -8,19 +8,22 @@ Each finished piece is saved, so that a killed process continues where it stoppe
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64, Integer, UInt8
 
 from active_learning.curation import kernel, scores, trained
-from active_learning.curation.folds import Pieces, assign_folds
+from active_learning.curation.folds import assign_folds
 from active_learning.curation.kernel import KernelSettings
 from active_learning.curation.trained import Training
 from active_learning.models import MLP
+from active_learning.storage.pieces import Pieces
 
 # Called with (finished share of the planned work, what was done).
 Tick = Callable[[float, str], None]
+Fit = Callable[[], dict[str, np.ndarray]]  # makes a piece
 
 
 @dataclass(frozen=True)
@@ -134,25 +137,22 @@ def cross_fit(
         if tick is not None:
             tick(count / planned, what)
 
-    mapped = _LazyMap(examples.features, settings)
+    made = fits(examples, settings)
     for repeat in range(settings.repeats):
         began = time.monotonic()
         if repeat and 2 * began - repeats[-1][2] - started > seconds:
             break
-        fold = assign_folds(examples.labels, examples.groups, settings.folds, repeat, settings.seed)
+        fold = _folds(examples, settings, repeat)
         base = repeat * (settings.folds + networks)
-        outputs = _kernel_repeat(
-            examples,
-            settings,
-            pieces,
-            mapped,
-            fold,
-            repeat,
-            lambda k, what, b=base: done(b + k, what),
-        )
+        outputs = np.zeros((len(fold), examples.classes), np.float32)
+        for part in range(settings.folds):
+            name = f"kernel-r{repeat}-f{part}"
+            outputs[fold == part] = piece_of(pieces, name, made[name])["outputs"]
+            done(base + part + 1, f"models, repeat {repeat + 1}, fold {part + 1}")
         histories = []
         for number in range(networks):
-            histories.append(_network_repeat(examples, settings, pieces, fold, repeat, number))
+            name = f"network{number}-r{repeat}"
+            histories.append(piece_of(pieces, name, made[name]))
             done(base + settings.folds + number + 1, f"models, networks of repeat {repeat + 1}")
         repeats.append((outputs, histories, began, fold))
     labels, classes = examples.labels, examples.classes
@@ -165,7 +165,33 @@ def cross_fit(
     return Evidence(kernel=outputs, votes=votes, fold=repeats[0][3], **stacked)
 
 
-class _LazyMap:
+def fits(examples: Examples, settings: CrossFit) -> dict[str, Fit]:
+    """What makes the piece of each model, by the piece's name.
+
+    A piece is a fold of the kernel classifier, or all folds of a network, which train together.
+    """
+    mapped, out = LazyMap(examples.features, settings), {}
+    for repeat in range(settings.repeats):
+        fold = _folds(examples, settings, repeat)
+        for part in range(settings.folds):
+            fit = partial(_kernel_fit, examples, settings, mapped, fold == part)
+            out[f"kernel-r{repeat}-f{part}"] = fit
+        for number in range(1 + len(settings.pixels)):
+            fit = partial(_network_fit, examples, settings, fold, repeat, number)
+            out[f"network{number}-r{repeat}"] = fit
+    return out
+
+
+def piece_of(pieces: Pieces, name: str, fit: Fit) -> dict[str, np.ndarray]:
+    """A piece, which is made and kept where it is not there."""
+    piece = pieces.load(name)
+    if piece is None:
+        piece = fit()
+        pieces.save(name, piece)
+    return piece
+
+
+class LazyMap:
     """The kernel map, computed when the first fold that is not finished asks for it."""
 
     def __init__(self, features: np.ndarray, settings: CrossFit):
@@ -173,6 +199,7 @@ class _LazyMap:
         self._mapped: kernel.Mapped | None = None
 
     def get(self) -> kernel.Mapped:
+        """The map."""
         if self._mapped is None:
             self._mapped = kernel.kernel_map(
                 self._features, self._settings.kernel, self._settings.seed
@@ -180,44 +207,23 @@ class _LazyMap:
         return self._mapped
 
 
-def _kernel_repeat(
-    examples: Examples,
-    settings: CrossFit,
-    pieces: Pieces,
-    mapped: _LazyMap,
-    fold: np.ndarray,
-    repeat: int,
-    done: Callable[[int, str], None],
-) -> Float[np.ndarray, "n C"]:
-    """Out-of-fold outputs of one repeat; a piece is a fold."""
-    outputs = np.zeros((len(fold), examples.classes), np.float32)
-    for part in range(settings.folds):
-        name, held = f"kernel-r{repeat}-f{part}", fold == part
-        piece = pieces.load(name)
-        if piece is None:
-            found = kernel.held_out_outputs(
-                mapped.get(), examples.labels, examples.classes, held, settings.kernel.ridge
-            )
-            piece = {"outputs": found}
-            pieces.save(name, piece)
-        outputs[held] = piece["outputs"]
-        done(part + 1, f"models, repeat {repeat + 1}, fold {part + 1}")
-    return outputs
+def _folds(examples: Examples, settings: CrossFit, repeat: int) -> Int64[np.ndarray, "n"]:
+    return assign_folds(examples.labels, examples.groups, settings.folds, repeat, settings.seed)
 
 
-def _network_repeat(
-    examples: Examples,
-    settings: CrossFit,
-    pieces: Pieces,
-    fold: np.ndarray,
-    repeat: int,
-    number: int,
+def _kernel_fit(
+    examples: Examples, settings: CrossFit, mapped: LazyMap, held: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """History of one network's folds in one repeat, which train together: one piece."""
-    name = f"network{number}-r{repeat}"
-    piece = pieces.load(name)
-    if piece is not None:
-        return piece
+    """Outputs for the examples that one fold holds out."""
+    ridge = settings.kernel.ridge
+    labels, classes = examples.labels, examples.classes
+    return {"outputs": kernel.held_out_outputs(mapped.get(), labels, classes, held, ridge)}
+
+
+def _network_fit(
+    examples: Examples, settings: CrossFit, fold: np.ndarray, repeat: int, number: int
+) -> dict[str, np.ndarray]:
+    """History of one network's folds in one repeat, which train together."""
     if number == 0:
         model = MLP(num_classes=examples.classes, width=settings.width, depth=1)
         scale = np.sqrt(examples.features.shape[1])  # components of about unit size
@@ -230,9 +236,7 @@ def _network_repeat(
     held = np.stack([fold == part for part in range(settings.folds)])
     seed = settings.seed + 1000 * repeat + number
     folds = trained.train_folds(model, settings.training, inputs, examples.labels, held, seed)
-    piece = history(folds, examples.labels)
-    pieces.save(name, piece)
-    return piece
+    return history(folds, examples.labels)
 
 
 def history(

@@ -75,20 +75,22 @@ def _hash(light: Float[np.ndarray, "n H W"]) -> UInt64[np.ndarray, "n 2"]:
 
 
 def near_pairs(
-    one: Prints, other: Prints | None = None, block: int = 512
+    one: Prints, other: Prints | None = None, span: range | None = None, block: int = 512
 ) -> list[tuple[int, int, float]]:
     """Pairs (row of one, row of other, correlation) of near duplicates, exact copies included.
 
     Args:
       one: Pictures.
       other: Pictures to compare with; None: with each other, then only pairs i < j.
+      span: Rows of one that are looked at; None: all.
       block: Rows at a time; memory is block x n words.
     """
     against = one if other is None else other
     columns = np.flatnonzero(against.digest != "")
     out = []
-    for start in range(0, len(one.digest), block):
-        rows = np.arange(start, min(start + block, len(one.digest)))
+    span = range(len(one.digest)) if span is None else span
+    for start in range(span.start, span.stop, block):
+        rows = np.arange(start, min(start + block, span.stop))
         rows = rows[one.digest[rows] != ""]
         distance = np.zeros((len(rows), len(columns)), np.uint8)
         for word in range(2):

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from active_learning.curation.sharing import Sharing
 from active_learning.data import classes, images
 from active_learning.data import text as texts
 from active_learning.data.errors import DataError
@@ -16,9 +18,12 @@ from active_learning.data.sources.disk_section import DiskSection
 from active_learning.data.sources.listing import Listing
 from active_learning.data.sources.on_disk import found_size, threads_here
 from active_learning.data.sources.source import Source
+from active_learning.storage.pieces import Pieces, signature
 
 UNLABELED = classes.MISSING
 SIDE = 64  # px: largest side that pictures are read at; the models see 32
+BLOCK = 512  # files that are read at once, and that several workers share
+READING, READ = "reading pictures", "read-"
 Progress = Callable[[float, str], None]
 
 
@@ -61,12 +66,19 @@ class Loaded:
 
 
 def load(
-    section: Any, label: str = "", text: str = "", progress: Progress | None = None
+    section: Any,
+    sharing: Sharing,
+    label: str = "",
+    text: str = "",
+    progress: Progress | None = None,
 ) -> tuple[Loaded, Loaded | None]:
     """Reads the training and the test set of a source; unreadable examples are kept as such.
 
+    Several workers share the reading of files; arrays in memory are read by each.
+
     Args:
       section: A source's section, see `data.sources.from_path.section_of`.
+      sharing: How blocks of files are shared.
       label: Column of the labels; "": the section's own, if the data have it.
       text: Column of the captions; "": the section's own.
       progress: Called with (share read, what).
@@ -88,10 +100,11 @@ def load(
             raise DataError(f"{train.where}: no examples")
         side = min(section.size or SIDE, found_size(train.files, rows, train.where, SIDE))
         whole = len(train.files) + (0 if test is None else len(test.files))
-        first = _listed(train, column, text, known, side, tell, 0, whole)
+        listed = partial(_listed, column=column, text=text, known=known, side=side, sharing=sharing)
+        first = listed(train, tell=lambda done: tell(done / whole, READING))
         if test is None:
             return first, None
-        return first, _listed(test, column, text, known, side, tell, len(first), whole)
+        return first, listed(test, tell=lambda done: tell((len(first) + done) / whole, READING))
     opened = section.open()
     return (
         _gathered(opened.train, column, tell, "training"),
@@ -105,33 +118,30 @@ def _listed(
     text: str,
     known: classes.Classes,
     side: int,
-    tell: Progress,
-    before: int,
-    whole: int,
+    sharing: Sharing,
+    tell: Callable[[int], None],
 ) -> Loaded:
     files_count = len(listing.files)
     rows = [row for row in range(files_count) if row not in listing.dropped]
     n = len(rows)
-    pictures = np.zeros((n, side, side, 3), np.uint8)
+    pictures, done = np.zeros((n, side, side, 3), np.uint8), 0
     digests, known_by, problems = np.full(n, "", "U16"), [""] * n, [""] * n
     paths = tuple(listing.files.name(row) for row in rows)
-
-    def one(place: int) -> None:
-        row = rows[place]
-        try:
-            blob = listing.files.read(row)
-            known_by[place] = digest(blob)  # also of what is no picture, as decisions know it
-            if row not in listing.bad:
-                pictures[place] = images.decode_view(blob, side)
-                digests[place] = known_by[place]
-        except (images.BadImage, OSError) as error:
-            problems[place] = " ".join(str(error).split()) or type(error).__name__
-        problems[place] = listing.bad.get(row, problems[place])
-
+    spans = [rows[start : start + BLOCK] for start in range(0, n, BLOCK)]
+    sizes = np.array([listing.files.size(row) for row in rows] if sharing.is_shared else [])
+    pieces = Pieces(sharing.work, signature(paths, sizes, side, dict(listing.bad)))
     with ThreadPoolExecutor(threads_here(), "decode") as pool:
-        for start in range(0, n, 512):
-            list(pool.map(one, range(start, min(start + 512, n))))
-            tell((before + min(start + 512, n)) / whole, "reading pictures")
+        read = sharing.each(
+            pieces,
+            [f"{READ}{number}" for number in range(len(spans))],
+            lambda number: _block(listing, spans[number], side, pool),
+        )
+        for block in read:
+            span = slice(done, done + len(block["pictures"]))
+            pictures[span], digests[span] = block["pictures"], block["digests"]
+            known_by[span], problems[span] = block["known_by"].tolist(), block["problems"].tolist()
+            done = span.stop
+            tell(done)
     given = listing.columns.get(column)
     labels = np.full(n, UNLABELED, np.int64)
     if given is not None:
@@ -144,6 +154,28 @@ def _listed(
         labels, known.names, _captions(listing, text, rows), ids[rows],
         lambda place: images.decode(listing.files.read(rows[place])),
     )  # fmt: skip
+
+
+def _block(
+    listing: Listing, rows: list[int], side: int, pool: ThreadPoolExecutor
+) -> dict[str, np.ndarray]:
+    """Pictures and digests of some files, what they are known by, and why one cannot be read."""
+
+    def one(row: int) -> tuple[np.ndarray, str, str, str]:
+        picture, digest_of, known_by, problem = black, "", "", ""
+        try:
+            blob = listing.files.read(row)
+            known_by = digest(blob)  # also of what is no picture, as decisions know it
+            if row not in listing.bad:
+                picture, digest_of = images.decode_view(blob, side), known_by
+        except (images.BadImage, OSError) as error:
+            problem = " ".join(str(error).split()) or type(error).__name__
+        return picture, digest_of, known_by, listing.bad.get(row, problem)
+
+    black = np.zeros((side, side, 3), np.uint8)
+    columns = zip(*pool.map(one, rows), strict=True)
+    names = ("pictures", "digests", "known_by", "problems")
+    return {name: np.array(values) for name, values in zip(names, columns, strict=True)}
 
 
 def _captions(listing: Listing, column: str, rows: list[int]) -> tuple[tuple[str, ...], ...] | None:

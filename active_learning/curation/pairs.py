@@ -10,13 +10,15 @@ picture fits the other captions, and a caption the other pictures.
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int64
 
 from active_learning.curation import kernel
-from active_learning.curation.crossfit import CrossFit, Tick
-from active_learning.curation.folds import Pieces, assign_folds
+from active_learning.curation.crossfit import CrossFit, Fit, LazyMap, Tick, piece_of
+from active_learning.curation.folds import assign_folds
+from active_learning.storage.pieces import Pieces
 
 WORDS, DIMENSIONS = 2000, 128
 TEMPERATURE = 0.1
@@ -45,6 +47,23 @@ def text_embeddings(captions: Sequence[Sequence[str]]) -> Float[np.ndarray, "n d
     return embedded / np.maximum(np.linalg.norm(embedded, axis=1, keepdims=True), 1e-9)
 
 
+def fits(
+    features: Float[np.ndarray, "n d"],
+    texts: Float[np.ndarray, "n e"],
+    groups: Int64[np.ndarray, "n"],
+    settings: CrossFit,
+) -> tuple[dict[str, Fit], Int64[np.ndarray, "n"]]:
+    """What makes the piece of each fold, by its name, and the fold of every example."""
+    fold = assign_folds(np.zeros(len(texts), np.int64), groups, settings.folds, 0, settings.seed)
+    mapped = LazyMap(features, settings)
+
+    def fit(part: int) -> dict[str, np.ndarray]:
+        held, ridge = fold == part, settings.kernel.ridge
+        return {"outputs": kernel.held_out_regression(mapped.get(), texts, held, ridge)}
+
+    return {f"pairs-f{part}": partial(fit, part) for part in range(settings.folds)}, fold
+
+
 def image_embeddings(
     features: Float[np.ndarray, "n d"],
     texts: Float[np.ndarray, "n e"],
@@ -58,17 +77,10 @@ def image_embeddings(
     Returns:
       Unit vectors, and the fold of every example.
     """
-    fold = assign_folds(np.zeros(len(texts), np.int64), groups, settings.folds, 0, settings.seed)
-    out, mapped = np.zeros_like(texts), None
-    for part in range(settings.folds):
-        name, held = f"pairs-f{part}", fold == part
-        piece = pieces.load(name)
-        if piece is None:
-            mapped = mapped or kernel.kernel_map(features, settings.kernel, settings.seed)
-            predicted = kernel.held_out_regression(mapped, texts, held, settings.kernel.ridge)
-            piece = {"outputs": predicted}
-            pieces.save(name, piece)
-        out[held] = piece["outputs"]
+    made, fold = fits(features, texts, groups, settings)
+    out = np.zeros_like(texts)
+    for part, (name, fit) in enumerate(made.items()):
+        out[fold == part] = piece_of(pieces, name, fit)["outputs"]
         if tick is not None:
             tick((part + 1) / settings.folds, f"captions, fold {part + 1}")
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9), fold

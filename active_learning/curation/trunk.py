@@ -18,11 +18,12 @@ from jaxtyping import Array, Float, Int64, UInt8
 
 from active_learning.config import ConfigError
 from active_learning.curation.features import compress
-from active_learning.curation.folds import Pieces, signature
+from active_learning.curation.sharing import Sharing
 from active_learning.data import images
 from active_learning.data.sources.on_disk import threads_here
 from active_learning.data.transforms import normalize
 from active_learning.models.published import Published, Resolved, open_published
+from active_learning.storage.pieces import Pieces, signature
 
 BLOCK = 512  # images whose features are written at once
 BATCH = 64  # images that run at once on each device
@@ -60,7 +61,7 @@ class Trunk:
         picture: Callable[[int], UInt8[np.ndarray, "h w c"]],
         rows: Int64[np.ndarray, "m"],
         digests: np.ndarray,
-        work: Path,
+        sharing: Sharing,
         progress: Callable[[float, str], None],
     ) -> Float[np.ndarray, "m d"]:
         """Unit vectors: half-whitened principal components of the model's features.
@@ -69,21 +70,25 @@ class Trunk:
           picture: Reads one example at its full size.
           rows: The examples.
           digests: Of the content of these examples.
-          work: Folder of finished pieces.
+          sharing: Where blocks are kept, and who makes them.
           progress: Called with (share done, what).
         """
-        forward: Callable | None = None
-        blocks = []
-        for start in range(0, len(rows), BLOCK):
-            block = rows[start : start + BLOCK]
-            pieces = Pieces(work, signature(digests[start : start + BLOCK], self.mark))
-            piece = pieces.load(f"trunk-{start}")
-            if piece is None:
-                forward = forward or self._forward()
-                piece = {"features": forward(picture, block)}
-                pieces.save(f"trunk-{start}", piece)
-            blocks.append(piece["features"])
+        pieces = Pieces(sharing.work, signature(self.mark))
+        starts = range(0, len(rows), BLOCK)
+        forward: list[Callable] = []  # made for the first block that is missing
+
+        def make(number: int) -> dict[str, np.ndarray]:
+            start = starts[number]
+            if not forward:
+                forward.append(self._forward())
+            made = {"features": forward[0](picture, rows[start : start + BLOCK])}
             progress(min(start + BLOCK, len(rows)) / len(rows), "features of the given weights")
+            return made
+
+        names = [f"trunk-{start}-{signature(digests[start : start + BLOCK])}" for start in starts]
+        sharing.all(pieces, names, make)
+        progress(1.0, "features of the given weights")
+        blocks = [pieces.get(name)["features"] for name in names]
         return compress(np.concatenate(blocks), COMPONENTS)
 
     def _forward(self) -> Callable[[Callable, np.ndarray], Float[np.ndarray, "k d"]]:

@@ -17,12 +17,14 @@ from active_learning.evaluators.embed import Embedder
 
 # Examples that are written at once: what a stopped pass loses.
 PIECE = 4096
+# Places among the rows of a pass -> all rows of these examples.
+Values = Callable[[Int64[np.ndarray, "k"]], Float[np.ndarray, "m D"]]
 
 
 def fill(
     table: RowTable,
     rows: Int64[np.ndarray, "n"],
-    prepare: Callable[[], Callable[[Int64[np.ndarray, "k"]], Float[np.ndarray, "m D"]]],
+    prepare: Callable[[], Values],
     requested: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Writes what a table lacks, in pieces.
@@ -75,6 +77,15 @@ def embed_pairs(
     Returns:
       Whether all is there now.
     """
+    images, texts = pair_values(embedder, params, part)
+    rows = caption_rows(part)
+    return fill(tables.image, np.asarray(part.indices), lambda: images, requested) and fill(
+        tables.text, rows, lambda: texts, requested
+    )
+
+
+def pair_values(embedder: Embedder, params: PyTree, part: Part) -> tuple[Values, Values]:
+    """What embeds the images, and all captions, of the examples at some places of a part."""
     captions, rows = part.captions, caption_rows(part)
     assert captions is not None, "the task joins them"
 
@@ -84,9 +95,7 @@ def embed_pairs(
     def texts(at: Int64[np.ndarray, "k"]) -> Float[np.ndarray, "m D"]:
         return embedder.texts(params, captions.of(rows[at]))
 
-    return fill(tables.image, np.asarray(part.indices), lambda: images, requested) and fill(
-        tables.text, rows, lambda: texts, requested
-    )
+    return images, texts
 
 
 def caption_rows(part: Part) -> Int64[np.ndarray, "k"]:

@@ -9,8 +9,8 @@ import csv
 import hashlib
 import io
 import json
-import shutil
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,6 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float32, Int32, Int64, PyTree
 
-from active_learning import distributed
 from active_learning.core import losses
 from active_learning.core.recipe import Model
 from active_learning.core.sharding import batch_sharding, replicated
@@ -30,7 +29,7 @@ from active_learning.metrics import write_atomic
 
 COLUMN = "reference_loss"  # of a batch
 KEY = "config.reference.path"
-PIECE = 65_536  # examples that are scored at once: what a stopped pass loses
+BATCH = 500  # examples at a time
 
 
 @dataclass(frozen=True)
@@ -44,43 +43,8 @@ class Scores:
     about: dict
 
 
-class Pieces:
-    """Finished pieces of a scoring pass, in a folder beside the file that they become.
-
-    Those of another pass, by `about`, are not found.
-    """
-
-    def __init__(self, path: Path, about: dict):
-        identity = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
-        self.folder = path.with_name(f".{path.name}.pieces-{identity}")
-
-    def load(self, start: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Loss and hit of the piece that begins at row `start`; None where it is not finished."""
-        try:
-            with np.load(self.folder / f"{start}.npz", allow_pickle=False) as piece:
-                return piece["loss"], piece["hit"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None
-
-    def save(self, start: int, loss: np.ndarray, hit: np.ndarray) -> None:
-        """Writes a piece, as a whole."""
-        content = io.BytesIO()
-        np.savez(content, loss=loss, hit=hit)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.folder / f"{start}.npz", content.getvalue())
-
-    def remove(self) -> None:
-        """Removes all pieces."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
 def score_all(
-    model: Model,
-    params: PyTree,
-    part: Part,
-    batch_size: int = 500,
-    mesh: Mesh | None = None,
-    pieces: Pieces | None = None,
+    model: Model, params: PyTree, part: Part, batch_size: int = BATCH, mesh: Mesh | None = None
 ) -> tuple[Float32[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
     """Scores every example of a part on the unaugmented view in evaluation mode.
 
@@ -90,11 +54,17 @@ def score_all(
       part: The examples.
       batch_size: Examples at a time.
       mesh: Devices that share the batches; None: one.
-      pieces: Where finished pieces are kept; None: nowhere.
 
     Returns:
       l_act of each example, and whether the prediction is its label.
     """
+    return scorer(model, params, part, batch_size, mesh)(np.arange(len(part)))
+
+
+def scorer(
+    model: Model, params: PyTree, part: Part, batch_size: int, mesh: Mesh | None
+) -> Callable[[Int64[np.ndarray, "k"]], tuple[Float32[np.ndarray, "k"], Bool[np.ndarray, "k"]]]:
+    """`score_all` for some rows of a part; compiles when it is first called."""
 
     def one(params, batch):
         outputs = model.apply(params, batch, False)
@@ -105,26 +75,29 @@ def score_all(
     if everywhere is not None:
         params = jax.device_put(params, everywhere)
     scored = jax.jit(one, out_shardings=everywhere)
-    found = []
-    step = len(part) if pieces is None else PIECE
-    for start in range(0, len(part), step):
-        rows = np.arange(start, min(start + step, len(part)))
-        piece = None if pieces is None else pieces.load(start)
-        if piece is None:
-            blocks = map_batches(
-                lambda batch: scored(params, batch),
-                lambda at, rows=rows: part.batch(rows[at], np.zeros(len(at), np.int32)),
-                len(rows),
-                min(batch_size, len(part)),
-                placement,
-            )
-            piece = tuple(np.concatenate(leaves) for leaves in zip(*blocks, strict=True))
-            if pieces is not None:
-                values = piece
-                distributed.run_on_primary(lambda at=start, v=values: pieces.save(at, *v))
-        found.append(piece)
-    loss, hit = (np.concatenate(leaves) for leaves in zip(*found, strict=True))
-    return loss.astype(np.float32), hit > 0.5
+
+    def score(rows: Int64[np.ndarray, "k"]):
+        blocks = map_batches(
+            lambda batch: scored(params, batch),
+            lambda at: part.batch(rows[at], np.zeros(len(at), np.int32)),
+            len(rows),
+            min(batch_size, len(part)),
+            placement,
+        )
+        loss, hit = (np.concatenate(leaves) for leaves in zip(*blocks, strict=True))
+        return loss.astype(np.float32), hit > 0.5
+
+    return score
+
+
+def pieces_of(count: int) -> list[Int64[np.ndarray, "k"]]:
+    """Rows of each piece of a pass over `count` examples: about 256 pieces of whole batches.
+
+    A piece is what a stopped pass loses, and what several workers share.
+    """
+    batches = min(max(count // (256 * BATCH), 8), 128)
+    starts = range(0, count, batches * BATCH)
+    return [np.arange(start, min(start + batches * BATCH, count)) for start in starts]
 
 
 def view_name(image_shape: tuple[int, int, int]) -> str:
@@ -246,6 +219,19 @@ def read(path: Path, data_hash: str, view: str, model: str = "", ids_by: str = "
             f"{path}: {len(bad)} losses are not finite, the first of id {scores.ids[bad[0]]}"
         )
     return scores
+
+
+def already(path: Path, about: dict, part: Part) -> dict | None:
+    """What NAME.json says, where the file holds the scores of exactly this pass; else None."""
+    if not path.is_file():
+        return None
+    try:
+        scores = read(path, about["data"], about["view"], about["model"], about["ids"])
+    except DataError:
+        return None
+    same = all(scores.about.get(name) == value for name, value in about.items())
+    same = same and np.array_equal(scores.ids, np.asarray(part.source.ids))
+    return scores.about if same and np.array_equal(scores.labels, part.labels) else None
 
 
 def rows_for(scores: Scores, part: Part) -> Int64[np.ndarray, "n"]:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from active_learning.curation import crossfit, kernel, scores, trained
-from active_learning.curation.folds import Pieces, assign_folds, signature
+from active_learning.curation.folds import assign_folds
 from active_learning.models import MLP
+from active_learning.storage.pieces import Pieces, signature
 
 CLASSES = 3
 SMALL = crossfit.CrossFit(

@@ -12,12 +12,12 @@ import pytest
 from active_learning import curate as command
 from active_learning.curation import crossfit, kernel, pairs, pipeline, trained
 from active_learning.curation.features import PatchFeatures
-from active_learning.curation.folds import Pieces
 from active_learning.curation.records import Record
 from active_learning.data import images
 from active_learning.data.decisions import read_decisions, read_rows
 from active_learning.data.sources.contents import content_keys
 from active_learning.data.sources.from_path import listings_of, section_of
+from active_learning.storage.pieces import Pieces
 from active_learning.train import choices
 from experiments.curate_checks import found_faults, plant
 

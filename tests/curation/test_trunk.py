@@ -8,6 +8,7 @@ import pytest
 from active_learning.config import ConfigError
 from active_learning.curation import trunk as module
 from active_learning.curation.features import compress
+from active_learning.curation.sharing import Sharing
 from active_learning.curation.trunk import Trunk
 from active_learning.data.transforms import normalize
 from active_learning.models import published
@@ -35,7 +36,11 @@ def features(path, pictures, work, rows=None):
     digests = np.array([f"{row:016x}" for row in rows])
     told = []
     result = Trunk.open(path).features(
-        lambda row: pictures[row], rows, digests, work, lambda share, what: told.append(share)
+        lambda row: pictures[row],
+        rows,
+        digests,
+        Sharing(work, work),
+        lambda share, what: told.append(share),
     )
     assert told[-1] == 1.0
     return result

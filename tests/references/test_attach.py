@@ -31,6 +31,9 @@ from active_learning.references import (
 )
 from active_learning.references.crossfitted import check_out_of_fold
 from active_learning.settings import Select, Split
+from active_learning.storage import workers
+from active_learning.storage.pieces import Pieces
+from active_learning.storage.workers import Task
 from active_learning.train import build, loop, run_folder
 from tests import toy, world
 from tests.core.test_policies import (
@@ -106,9 +109,13 @@ def test_the_file_is_what_its_suffix_says(data, scores, tmp_path, suffix):
         build.build(with_stored(data, other))
 
 
+def small_pieces(count):
+    return [np.arange(start, min(start + 200, count)) for start in range(0, count, 200)]
+
+
 def test_a_stopped_pass_goes_on_on_all_devices(data, reference, scores, tmp_path, monkeypatch):
-    monkeypatch.setattr(score_file, "PIECE", 200)
-    done, save = [], score_file.Pieces.save
+    monkeypatch.setattr(score_file, "pieces_of", small_pieces)
+    done, save = [], Pieces.save
 
     def stopping(self, *piece):
         if len(done) == 2:
@@ -116,18 +123,47 @@ def test_a_stopped_pass_goes_on_on_all_devices(data, reference, scores, tmp_path
         done.append(piece[0])
         save(self, *piece)
 
-    monkeypatch.setattr(score_file.Pieces, "save", stopping)
+    monkeypatch.setattr(Pieces, "save", stopping)
     with pytest.raises(KeyboardInterrupt):
         store_scores.store(reference, world.config(data), out=tmp_path / "s.npz")
-    assert done == [0, 200] and not (tmp_path / "s.npz").exists()
+    assert done == ["0", "200"] and not (tmp_path / "s.npz").exists()
     monkeypatch.setattr(
-        score_file.Pieces, "save", lambda self, *piece: done.append(piece[0]) or save(self, *piece)
+        Pieces, "save", lambda self, *piece: done.append(piece[0]) or save(self, *piece)
     )
-    store_scores.store(reference, world.config(data), out=tmp_path / "s.npz")
-    assert done == [0, 200, 400]  # of the second pass only what was missing
+    for _ in range(2):  # the second time it is complete
+        store_scores.store(reference, world.config(data), out=tmp_path / "s.npz")
+    assert done == ["0", "200", "400"]  # of the second pass only what was missing
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.json", "s.npz"]
     with np.load(tmp_path / "s.npz") as ours, np.load(scores[0]) as theirs:
         np.testing.assert_allclose(ours["loss"], theirs["loss"], atol=1e-6)
+
+
+def test_workers_score_what_one_scores(data, reference, tmp_path, monkeypatch):
+    monkeypatch.setattr(score_file, "pieces_of", small_pieces)
+    store = lambda out, task: store_scores.store(
+        reference, world.config(data), out=tmp_path / out / "s.npz", task=task
+    )
+    for out in ("one", "two"):
+        (tmp_path / out).mkdir()
+    _, about = store("one", Task())
+    assert store("two", Task(1, 2))[1] == {}
+    with pytest.raises(
+        ConfigError, match=r"s.npz: 2 of 3 pieces are missing; run --task=0/2 again"
+    ):
+        store("two", Task(finish=True))
+    store("two", Task(0, 2))
+    with (
+        workers.held(tmp_path / "two" / ".s.npz.pieces", Task(0, 2), store_scores.KIND),
+        pytest.raises(ConfigError, match=r"s.npz: process \d+ on .* is at work on it"),
+    ):
+        store("two", Task(finish=True))
+    assert store("two", Task(finish=True))[1] == about
+    assert store("two", Task(1, 2))[1] == about  # a worker that comes late finds all done
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / out).iterdir()}
+        for out in ("one", "two")
+    )
+    assert one == two and sorted(one) == ["s.json", "s.npz"]
 
 
 def test_the_command_writes_beside_the_data(data, reference, capsys):

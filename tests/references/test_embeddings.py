@@ -3,6 +3,7 @@ after a restart, for learnability and for joint selection.
 """
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -13,8 +14,9 @@ from active_learning.config import ConfigError
 from active_learning.core import policies
 from active_learning.data import stored_rows
 from active_learning.data.errors import DataError
-from active_learning.references import Loaded, Stored, row_pass
+from active_learning.references import Loaded, Stored, pair_pieces, row_pass
 from active_learning.settings import Evaluate, Select
+from active_learning.storage.workers import ALL, Task
 from active_learning.train import build, loop
 from tests import pairs_world, world
 
@@ -85,6 +87,31 @@ def test_the_stored_embeddings_are_those_of_the_drawn_captions(data, reference, 
     np.testing.assert_allclose(batch["reference_scale"], outputs.scale, rtol=1e-6)
     np.testing.assert_allclose(batch["reference_bias"], outputs.bias, rtol=1e-6)
     assert (train.caption_of != train.indices).any()  # some captions are another pair's
+
+
+def test_workers_embed_what_one_embeds(data, reference, tmp_path, monkeypatch):
+    for module in (row_pass, pair_pieces):
+        monkeypatch.setattr(module, "PIECE", 40)
+    store = lambda out, task=ALL: store_scores.store(reference, base(data), out=out, task=task)
+    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+    _, about = store(one)
+    for index in (0, 1):  # six pieces; the second worker is missing, then killed
+        assert store(two, Task(index, 2))[1] == {}
+        if index == 0:
+            with pytest.raises(ConfigError, match="two: 3 of 6 pieces are missing; run --task=1/2"):
+                store(two, Task(finish=True))
+    assert store(two, Task(finish=True))[1].keys() == about.keys()
+    assert store(two, Task(1, 2))[1].keys() == about.keys()  # late: nothing to do
+    store(three, Task(2, 3))
+    store(three)  # one alone takes over
+    for kind in ("image", "text"):
+        for name in ("values", "stored", "starts", "ids"):
+            first, *others = ((o / kind / f"{name}.npy").read_bytes() for o in (one, two, three))
+            assert all(other == first for other in others), (kind, name)
+        told = [json.loads((out / kind / "about.json").read_text()) for out in (one, two, three)]
+        assert all(one.pop("seconds") > 0 for one in told)
+        assert told[0] == told[1] == told[2] and told[0]["examples"] == 96
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "three", "two"]
 
 
 def test_a_stopped_pass_goes_on_where_it_was(data, reference, stored, tmp_path, monkeypatch):

@@ -118,7 +118,8 @@ def test_a_whole_run_in_a_bucket_is_the_local_one(
     assert store_scores.main([address]) == 2
     assert "a run in a bucket needs --out=FILE" in capsys.readouterr().err
     assert store_scores.main([address, "--out", str(tmp_path / "scores.npz")]) == 0
-    _, _, options, _ = curate.parse([str(tmp_path), str(tmp_path / "out"), "--run", address])
+    _, args = curate.parse([str(tmp_path), str(tmp_path / "out"), "--run", address])
+    options = curate.options_of(args)
     assert options.run == run
 
 

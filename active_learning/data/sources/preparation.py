@@ -19,16 +19,16 @@ from active_learning.data import images, splits, text
 from active_learning.data.errors import DataError
 from active_learning.data.sources import journal, shards
 from active_learning.data.sources.files import Files, picture_ids, read_file
-from active_learning.data.sources.journal import Task
 from active_learning.data.sources.listing import Listing, unique_ids, unusable
 from active_learning.data.sources.on_disk import reason_of, threads_here
 from active_learning.data.sources.problems import LIMIT, Problems
 from active_learning.data.sources.writers import ParquetShard, RecordShard, TarShard, publish
+from active_learning.storage import workers
+from active_learning.storage.workers import ALL, Task
 
 SUMS = "SHA256SUMS"
 SHARDS = {"array_record": RecordShard, "tar": TarShard, "parquet": ParquetShard}
 _BLOCK = 256  # examples decoded at a time
-ALL = Task()
 _MANIFEST_BYTES = 1 << 30
 
 
@@ -253,7 +253,7 @@ def prepare(
         if (out / shards.MANIFEST).exists():
             return _done(out, plan)
         journal.check_free(out)
-        with journal.held(out, task):
+        with workers.held(out, task, journal.KIND):
             return _prepare(out, plan, parts, options, threads, task)
     except OSError as error:
         raise DataError(
@@ -295,11 +295,11 @@ def _prepare(
             lines.flush()
     if task.count > 1:
         return {}
-    if missing := [name for name, *_ in planned if name not in there]:
-        named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    if missing := [k for k, (name, *_) in enumerate(planned) if name not in there]:
+        named = ", ".join(planned[k][0] for k in missing[:3]) + (", ..." if missing[3:] else "")
         raise DataError(
-            f"{out}: {len(missing)} of {len(planned)} shards are missing ({named}); run the tasks "
-            f"that write them again: shard S (from 0) is one of task S modulo N"
+            f"{out}: {len(missing)} of {len(planned)} shards are missing ({named}); "
+            + workers.again(out, journal.KIND, missing, "shard")
         )
     return _finish(out, plan, parts, [there[name] for name in sorted(there)])
 

@@ -4,12 +4,13 @@ import os
 
 import pytest
 
+from active_learning.config import ConfigError
 from active_learning.data.errors import DataError
-from active_learning.data.sources import journal
 from active_learning.data.sources import preparation as module
 from active_learning.data.sources.from_path import listings_of, section_of
-from active_learning.data.sources.journal import Task, task_of
 from active_learning.data.sources.preparation import Options, prepare
+from active_learning.storage import workers
+from active_learning.storage.workers import ALL, Task
 from tests.data.photos import write_folder
 
 OPTIONS = Options(small=8, shard=9, holdout=0.1, unusable=0.05)
@@ -23,7 +24,7 @@ def photos(tmp_path):
     return root
 
 
-def made(root, out, task=module.ALL, options=OPTIONS):
+def made(root, out, task=ALL, options=OPTIONS):
     train, test = listings_of(section_of(str(root)))
     return prepare(train, test, out, options, 1, task)
 
@@ -51,7 +52,9 @@ def test_workers_write_what_one_writes(photos, tmp_path, count, monkeypatch):
     written = {file: file.stat().st_mtime_ns for file in out.glob("*.array_record")}
     for index in range(1, count):
         assert made(photos, out, Task(index, count)) == {}
-    with pytest.raises(DataError, match=r"several: \d of 7 shards are missing \(.*run the tasks"):
+    with pytest.raises(
+        DataError, match=rf"several: \d of 7 shards are missing \(.*\); run --task=0/{count} again"
+    ):
         made(photos, out, FINISH)
     made(photos, out, Task(0, count))  # repeated
     made(photos, out, Task(1, count))  # twice
@@ -74,14 +77,14 @@ def test_another_number_of_workers_continues(photos, tmp_path):
 
 def test_others_are_refused_by_the_name_of_the_holder(photos, tmp_path):
     out = tmp_path / "out"
-    busy = rf"^{out}: process {os.getpid()} on .* since .* is preparing it; wait, or choose"
-    with journal.held(out, Task()):
+    busy = rf"^{out}: process {os.getpid()} on .* since .* is at work on it; wait, or choose"
+    with workers.held(out, Task(), "prepare"):
         for task in (Task(), Task(0, 2), FINISH):
-            with pytest.raises(DataError, match=busy):
+            with pytest.raises(ConfigError, match=busy):
                 made(photos, out, task)
-    with journal.held(out, Task(0, 2)):
+    with workers.held(out, Task(0, 2), "prepare"):
         for task in (Task(), Task(0, 2), Task(0, 3), FINISH):
-            with pytest.raises(DataError, match=busy):
+            with pytest.raises(ConfigError, match=busy):
                 made(photos, out, task)
         assert made(photos, out, Task(1, 2)) == {}
     with pytest.raises(DataError, match="another preparation was begun there"):
@@ -95,43 +98,3 @@ def test_a_folder_of_something_else_is_left_alone(photos, tmp_path):
     with pytest.raises(DataError, match="not empty, and no unfinished preparation"):
         made(photos, tmp_path / "out", Task(0, 2))
     assert os.listdir(tmp_path / "out") == ["letter.txt"]
-
-
-@pytest.mark.parametrize(
-    ("text", "environment", "task"),
-    [
-        ("", {"SLURM_ARRAY_TASK_ID": "3"}, Task()),
-        ("0/1", {}, Task()),
-        ("2/8", {"SLURM_ARRAY_TASK_ID": "3"}, Task(2, 8)),
-        ("finish", {}, FINISH),
-        ("auto/8", {"JOB_COMPLETION_INDEX": "7"}, Task(7, 8)),
-        ("auto/8", {"SLURM_ARRAY_TASK_ID": "3"}, Task(3, 8)),
-        (
-            "auto",
-            {
-                "SLURM_ARRAY_TASK_ID": "3",
-                "SLURM_ARRAY_TASK_MIN": "1",
-                "SLURM_ARRAY_TASK_COUNT": "4",
-            },
-            Task(2, 4),
-        ),
-    ],
-)
-def test_which_worker_this_is(text, environment, task):
-    assert task_of(text, environment) == task
-
-
-@pytest.mark.parametrize(
-    ("text", "environment", "message"),
-    [
-        ("8/8", {}, "worker 8 of 8; they are numbered from 0"),
-        ("3", {}, "expected I/N, auto, auto/N or finish"),
-        ("-1/8", {}, "expected I/N"),
-        ("0/0", {}, "worker 0 of 0"),
-        ("auto/8", {}, "SLURM_ARRAY_TASK_ID or JOB_COMPLETION_INDEX is not set"),
-        ("auto", {"JOB_COMPLETION_INDEX": "7"}, "of how many"),
-    ],
-)
-def test_what_is_no_worker(text, environment, message):
-    with pytest.raises(DataError, match=f"^--task={text}: .*{message}"):
-        task_of(text, environment)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from active_learning.curation.examples import load
+from active_learning.curation.sharing import Sharing
 from active_learning.data.sources.arrays import Arrays
 from active_learning.data.sources.from_path import listings_of, section_of
 from active_learning.data.sources.image_folder import ImageFolder
@@ -142,7 +143,8 @@ def test_keys_are_those_of_curation(tmp_path):
     (root / "red" / "002.png").write_bytes(b"no picture")
     (root / "red" / "003.png").write_bytes((root / "blue" / "000.png").read_bytes())
     keys = keys_of(root)
-    curated, _ = load(ImageFolder(path=str(root)))
+    sharing = Sharing(tmp_path, tmp_path)
+    curated, _ = load(ImageFolder(path=str(root)), sharing)
     assert dict(zip(curated.paths, curated.keys, strict=True)) == keys and len(keys) == 12
     assert curated.digests.tolist().count("") == 1 and keys["red/003.png"].endswith(".1")
     dropped = [{"key": keys["red/002.png"], "decision": "drop"}]
@@ -150,7 +152,7 @@ def test_keys_are_those_of_curation(tmp_path):
     assert len(kept.open().train) + len(kept.open().test) == 11
     write_arrays(tmp_path, train=30, test=8)
     arrays = Arrays(path=str(tmp_path))
-    assert load(arrays)[0].keys == memory_keys(arrays.open().train)
+    assert load(arrays, sharing)[0].keys == memory_keys(arrays.open().train)
 
 
 def test_a_folder_is_finished_after_an_interruption(world, tmp_path, monkeypatch):
