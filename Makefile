@@ -33,7 +33,7 @@ mutants: .venv/ready
 	$(PY) -m tests.mutants
 
 drill: .venv/ready
-	$(PY) -m tests.drill
+	$(PY) -m tests.drill --results=experiments/results/drill.json
 
 bench: .venv/ready
 	$(PY) -m experiments.bench_step

@@ -267,6 +267,16 @@ def finetuned(result: dict) -> str:
     return "\n".join(lines)
 
 
+def drilled(result: dict) -> str:
+    """What the whole drill found, by part."""
+    lines = ["| drill | cases | right | seconds | what is right |", "|" + " --- |" * 5]
+    for part in result["parts"]:
+        cells = [part["part"], f"{part['cases']:,}", f"{part['right']:,}", str(part["seconds"])]
+        lines.append("| " + " | ".join([*cells, part["promise"]]) + " |")
+    minutes = sum(part["seconds"] for part in result["parts"]) / 60
+    return "\n".join([*lines, "", f"{minutes:.0f} minutes on {result['cores']} cores."])
+
+
 # By the result's name, with the variant of its table after a colon; the others are reports.
 TABLES = {
     "noise_desk_final:summary": summary,
@@ -287,6 +297,7 @@ TABLES = {
     "finetune_desk": finetuned,
     "safety_desk": safety.page,
     "label_check": label_check.table,
+    "drill": drilled,
     "scaling_law_desk": scaling_law.table,
     "transfer_desk": transfer.table,
 }

@@ -157,7 +157,7 @@ def figure(rows: list[dict], path: Path) -> None:
         marker="o",
         color="C1",
     )
-    right.set_ylabel("test accuracy, % (mean and deviation over seeds)")
+    right.set_ylabel("test accuracy, %")
     for axes in (left, right):
         axes.set_xscale("log")
         axes.set_xlabel("examples shuffled at a time, of 60,000 stored by class")

@@ -276,9 +276,13 @@ def speed_table(result: dict) -> str:
     lines = [head, f"|{' --- |' * 5}"]
     for row in result["speed"]["rounds"]:
         one, four = row["one"], row["four"]
-        lines.append(
-            f"| {row['threads'] or 'one a core'} | {one['seconds']:.0f} ({one['cpu_seconds']:.0f}) "
-            f"| {four['seconds']:.0f} ({four['cpu_seconds']:.0f}) | {row['times_one_worker']:.2f} "
-            f"| {one['cpu_seconds'] / (four['cpu_seconds'] / result['cores']):.2f} |"
-        )
+        # By default one process uses all cores already.
+        ideal = one["cpu_seconds"] / (four["cpu_seconds"] / result["cores"])
+        cells = [
+            row["threads"] or "one a core",
+            *(f"{side['seconds']:.0f} ({side['cpu_seconds']:.0f})" for side in (one, four)),
+            f"{row['times_one_worker']:.2f}",
+            f"{ideal:.2f}" if row["threads"] else "",
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""`python -m tests.drill [--part=NAME ...] [--count=N] [--start=N] [--seed=N] [--out=FOLDER]`.
+"""`python -m tests.drill [--part=NAME ...] [--count=N] [--start=N] [--seed=N]
+[--out=FOLDER] [--results=FILE]`.
 
 Faults on purpose, through the public commands only. Prints one table; exits with 1 when anything
 was not as promised (docs/reliability.md), after a line for each such case. The cases of a part are
@@ -7,6 +8,7 @@ the same for the same seed; --start and --count run a stretch of them, for one t
 
 import argparse
 import itertools
+import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.drill import bad_configs, bad_inputs, commands, damage, injections, kills
-from tests.drill.table import Result, drill, table
+from tests.drill.table import Result, as_json, drill, table
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, help="folder to work in; kept (default: a temporary)")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="also write the table as JSON")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.out or Path(temporary)
         names = args.part or list(PARTS)
         results = parts(names, folder, args.count, args.seed, args.jobs, args.start)
     print(table(results))
+    if args.results is not None:
+        args.results.write_text(json.dumps(as_json(results), indent=1) + "\n")
     return int(any(result.faults for result in results))
 
 

@@ -1,5 +1,6 @@
 """Cases, and the one table that a drill prints."""
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,22 @@ def drill(part: str, promise: str, cases: Iterable[Case], jobs: int, close: Call
             pass
     result.seconds = time.monotonic() - began
     return result
+
+
+def as_json(results: list[Result]) -> dict:
+    """What `experiments.readme` makes the table of docs/reliability.md of."""
+    parts = [
+        {
+            "part": r.part,
+            "promise": r.promise,
+            "cases": r.count,
+            "right": r.count - len(r.faults),
+            "seconds": round(r.seconds),
+            "faults": r.faults,
+        }
+        for r in results
+    ]
+    return {"cores": len(os.sched_getaffinity(0)), "parts": parts}
 
 
 def table(results: list[Result]) -> str:

@@ -5,7 +5,7 @@ import pytest
 from tests.drill import bad_configs, commands
 from tests.drill.__main__ import PARTS, parts
 from tests.drill.injections import MARK, _Active
-from tests.drill.table import Case, Result, drill, table
+from tests.drill.table import Case, Result, as_json, drill, table
 
 COUNTS = {"kills": 1, "damage": 2, "stops": 1, "configs": 4, "inputs": 6, "injections": 3}
 
@@ -69,4 +69,6 @@ def test_a_case_that_raises_is_a_fault_and_is_counted():
     result = drill("part", "all is well", cases, 2, lambda: None)
     assert result.faults == ["part: broken: KeyError: 'summary'"]
     assert "| part | 1/2 | 0 | all is well |" in table([result])
+    (part,) = as_json([result])["parts"]
+    assert (part["cases"], part["right"], part["faults"]) == (2, 1, result.faults)
     assert table([Result("a", "b")]).count("\n") == 2
