@@ -13,12 +13,14 @@ from PIL import Image
 from active_learning.data import captions, tokenizer
 from active_learning.data.parts import Part
 from active_learning.data.rows import AllBut
-from active_learning.data.sources import catalog, columns
+from active_learning.data.sources import catalog, columns, contents
 from active_learning.data.sources.array_record import ArrayRecords
 from active_learning.data.sources.columns import Coded, ColumnWriter, Packed, open_column
 from active_learning.data.sources.from_path import section_of
+from active_learning.data.sources.index import Index
 from active_learning.data.sources.preparation import Options, prepare
 from active_learning.data.sources.shards import ids_by_place
+from active_learning.data.sources.storage import Local
 from active_learning.data.sources.webdataset import WebDataset
 from active_learning.settings import Split
 from active_learning.train.open_data import open_data
@@ -240,6 +242,24 @@ def test_columns(tmp_path, monkeypatch):
     table = np.array([5, 6, 7, 8], np.int32)
     assert one.mapped(table).tolist() == [table[code] for code in one.codes]
     assert one.mapped(np.arange(4, dtype=np.int32)) is one.codes
+
+
+def test_shards_without_a_column(tmp_path):
+    place = np.zeros((1, 2), np.int64)
+    indices = [
+        Index(["a"], {"x": [1]}, place),
+        Index(["b"], {}, place),
+        Index(["c"], {"x": [2], "y": ["z"]}, place, {0: "too small"}, {"links": 3}, {"links": []}),
+    ]
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    shards = [Local(str(tmp_path / name)) for name in "abc"]
+    one = catalog.open_catalog(shards, "", lambda: indices, "key")
+    assert list(one.index.columns["x"]) == [1, None, 2]
+    assert list(one.index.columns["y"]) == [None, None, "z"]
+    assert list(one.index.keys) == ["a", "b", "c"] and one.index.bad == {2: "too small"}
+    assert one.left_out.counts == {"links": 3} and one.repeated == ()
+    assert one.ids.tolist() == [contents.hash48(key) for key in "abc"]
 
 
 def test_the_shard_of_each_example():
