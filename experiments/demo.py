@@ -1,8 +1,8 @@
-"""`make demo`: drawn shapes, 40 % wrong labels, five minutes on two cores; ends with a table and the
-path of a page to open.
+"""`make demo`: drawn shapes, 40 % wrong labels, five minutes on two cores; ends with a table and
+the path of a page to open.
 
-Plain training, learnability at decayed budgets of 45 and 60 %, the control (plain training on
-the reference's own data) and the reference itself, whose training is on the bill.
+Plain training, learnability at decayed budgets of 45 and 60 %, the control (plain training on the
+reference's own data) and the reference itself, whose training is on the bill.
 """
 
 import argparse

@@ -66,6 +66,7 @@ def test_a_day_of_reading(tmp_path):
             stream.read(start, 32, slice(None), False)
             if count % 6 == 5:
                 levels.append(held())
-        assert max(levels[2:]) - max(levels[:2]) < 300_000  # 18 batches that stay would be 440 kB
+        # Six batches that stay would be 147 kB in every interval; what others import comes once.
+        assert np.diff(levels).min() < 50_000
     finally:
         tracemalloc.stop()
