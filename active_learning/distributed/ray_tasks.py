@@ -67,7 +67,7 @@ def _ray(address: str) -> Any:
     # Ray would report its use to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError(
             f"--ray={address}: Ray is not installed; pip install 'active_learning[ray]'"
