@@ -105,7 +105,7 @@ MUTANTS = [
     Mutant("first layer's input gradient charged", "cost/flops.py", "3 * self.forward - self.first", "3 * self.forward", "models/test_vit.py"),
     Mutant("attention counted once", "cost/flops.py", "2 * 2.0 * queries * keys * width", "2.0 * queries * keys * width", "models/test_vit.py"),
     Mutant("smoothing forgotten", "core/losses.py", "-(1.0 - smoothing) * hit - smoothing", "-hit - 0 * smoothing", "core/test_losses.py"),
-    Mutant("a damaged record shifts the ids", "data/sources/shards.py", "ids |= np.int64(1) << np.int64(47)", "return Ids(ids, by, others)", "data/sources/test_array_record.py"),
+    Mutant("a damaged record shifts the ids", "data/sources/shards.py", "ids = np.where(has, stored, contents.beside_stored(ids))", "return Ids(ids, by, others)", "data/sources/test_array_record.py"),
     Mutant("an old index is trusted", "data/sources/index.py", 'if _stored_array(archive, "stamp", "|u1").tobytes().decode() != stamp:', "if False:", "data/sources/test_webdataset.py"),
     Mutant("the sources of a mixture share their ids", "data/sources/mixture.py", "source.ids | np.int64(n << INDEX_BITS)", "source.ids | np.int64(n)", "data/sources/test_mixture.py"),
     Mutant("a mixture starts anew in every block", "data/order.py", "order.positions(block * len(places), len(places))", "order.positions(0, len(places))", "data/sources/test_mixture.py"),

@@ -24,9 +24,8 @@ from active_learning.data.sources import contents, index
 from active_learning.data.sources.columns import ColumnWriter, map_at_random, map_file, open_column
 from active_learning.data.sources.files import read_file
 from active_learning.data.sources.index import Index
-from active_learning.data.sources.paths import is_remote, local
+from active_learning.data.sources.paths import is_remote
 from active_learning.data.sources.problems import LeftOut
-from active_learning.storage.caches import user_cache
 
 LOG = logging.getLogger("active_learning")
 LARGE = 100_000  # examples, as far as the first shard tells, above which a set has a catalog
@@ -146,12 +145,8 @@ def _folders(names: Sequence[str], cache: str) -> Iterator[Path]:
     first = names[0] if is_remote(names[0]) else os.path.abspath(names[0])
     digest = hashlib.sha256(text.encoded("\n".join([first, *map(os.path.basename, names)])))
     name = f"catalog-{digest.hexdigest()[:16]}"
-    if cache:
-        yield local(cache) / name
-        return
-    if not is_remote(first) and index.is_writable(Path(first).parent):
-        yield Path(first).parent / f".{name}"  # hidden, so that nobody takes it for data
-    yield user_cache() / name
+    # Hidden beside the shards, so that nobody takes it for data.
+    yield from index.places(first, cache, f".{name}", name)
 
 
 def _beside(folder: Path) -> Path:
@@ -184,8 +179,6 @@ def _open(folder: Path, stamp: str) -> Catalog:
     starts = map_file(folder / "starts", np.int64, int(about["shards"]) + 1)
     if starts[0] != 0 or starts[-1] != count or (np.diff(starts) < 0).any():
         raise ValueError("shards do not follow each other")
-    left_out = LeftOut()
-    left_out.counts, left_out.names = about["left_out"], about["names"]
     merged = Index(
         column(about["keys"]) if about["keys"] else [],
         {name: column(stored) for name, stored in about["columns"].items()},
@@ -199,7 +192,7 @@ def _open(folder: Path, stamp: str) -> Catalog:
         map_at_random(folder / "ids", np.int64, count),
         str(about["ids_by"]),
         tuple(int(row) for row in about["repeated"]),
-        left_out,
+        LeftOut(about["left_out"], about["names"]),
         str(about["digest"]),
     )
 
@@ -265,22 +258,17 @@ class _Building:
         for name in self.columns.keys() - one.columns.keys():
             self.columns[name].add_missing(count)
         self.bad |= {self.count + row: why for row, why in one.bad.items()}
-        theirs = LeftOut()
-        theirs.counts, theirs.names = one.left_out, one.names
-        self.left_out.merge(theirs)
+        self.left_out.merge(LeftOut(one.left_out, one.names))
         self.count += count
         self.starts.append(self.count)
 
     def _add_ids(self, one: Index) -> None:
         """Stored ids, and those that are made where none is stored."""
-        given = one.columns.get("id", [None] * len(one.places))
-        has = np.array([type(i) is int and -(2**63) <= i < 2**63 for i in given], bool)
+        ids, has = contents.stored_ids(one.columns.get("id", [None] * len(one.places)))
         if self.by == "key":
             made = np.array([contents.hash48(key) for key in one.keys], np.int64).reshape(-1)
         else:
-            made = (np.int64(len(self.starts) - 1) << np.int64(32)) | np.arange(len(has))
-        ids = np.zeros(len(has), np.int64)
-        ids[has] = [i for i, there in zip(given, has, strict=True) if there]
+            made = contents.ids_by_place(np.full(len(has), len(self.starts) - 1))
         self.stored += int(has.sum())
         for name, values in (("ids", ids), ("has", has), ("made", made)):
             self.written[name].write(values.tobytes())
@@ -302,7 +290,7 @@ class _Building:
                     self.names, shard, [names[row] for row in rows.tolist()]
                 )
             if self.stored:
-                made |= np.int64(1) << np.int64(47)
+                made[:] = contents.beside_stored(made)
             has = map_file(self.folder / "has", np.bool_, self.count)
             np.copyto(ids, made, where=~has)
         for name in ("has", "made"):

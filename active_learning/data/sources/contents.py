@@ -11,9 +11,10 @@ import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, Integer, UInt8
 
 from active_learning.data import text
 from active_learning.data.sources.files import Files
@@ -83,6 +84,25 @@ def ids_of_members(names: Sequence[str], shard: np.ndarray, keys: Sequence[str])
     distinct = list(dict.fromkeys(full))
     id_of = dict(zip(distinct, ids_of_keys(distinct).tolist(), strict=True))
     return np.array([id_of[key] for key in full], np.int64).reshape(-1)
+
+
+def ids_by_place(shard: Integer[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    """Ids shard << 32 | place in the shard, for rows in the order of their shards."""
+    place = np.arange(len(shard)) - np.searchsorted(shard, shard)
+    return (shard.astype(np.int64) << np.int64(32)) | place
+
+
+def stored_ids(values: Sequence[Any]) -> tuple[Int64[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
+    """The ids that examples bring, 0 for those that bring none, and which bring one."""
+    has = np.array([type(i) is int and -(2**63) <= i < 2**63 for i in values], bool)
+    ids = np.zeros(len(has), np.int64)
+    ids[has] = [i for i, there in zip(values, has, strict=True) if there]
+    return ids, has
+
+
+def beside_stored(made: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    """Ids that are made where other examples bring theirs: with bit 47 set."""
+    return made | (np.int64(1) << np.int64(47))
 
 
 def hash48(key: str) -> int:

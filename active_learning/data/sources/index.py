@@ -144,18 +144,31 @@ def _stored_array(archive: zipfile.ZipFile, name: str, dtype: str) -> np.ndarray
 
 def _files(shard: str, cache: str) -> Iterator[Path]:
     """Yields where the index of a shard may be: beside it, else in the user's cache."""
+    where = shard if is_remote(shard) else os.path.abspath(shard)
+    base = re.sub(r"[^\w.-]", "_", where.rpartition("/")[2])[-60:]
+    digest = hashlib.sha256(where.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    beside = f"{os.path.basename(shard)}.index.npz"
+    yield from places(shard, cache, beside, f"{base}.{digest}.index.npz")
+
+
+def places(shard: str, cache: str, beside: str, elsewhere: str) -> Iterator[Path]:
+    """Yields where something about a shard may be kept, the best place first.
+
+    Args:
+      shard: Path or URL.
+      cache: The only folder to keep it in; '': beside the shard, or in the user's cache.
+      beside: Its name beside the shard.
+      elsewhere: Its name in a folder of many.
+    """
     if cache:
-        where = shard if is_remote(shard) else os.path.abspath(shard)
-        base = re.sub(r"[^\w.-]", "_", where.rpartition("/")[2])[-60:]
-        digest = hashlib.sha256(where.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        yield local(cache) / f"{base}.{digest}.index.npz"
+        yield local(cache) / elsewhere
         return
-    if not is_remote(shard) and is_writable(Path(shard).parent):
-        yield Path(f"{shard}.index.npz")
-    yield from _files(shard, str(user_cache()))
+    if not is_remote(shard) and _writable(Path(shard).parent):
+        yield Path(shard).parent / beside
+    yield user_cache() / elsewhere
 
 
-def is_writable(folder: Path) -> bool:
+def _writable(folder: Path) -> bool:
     """Whether somebody may write there by its mode.
 
     A folder that is read-only for all stays as it is, also for root.

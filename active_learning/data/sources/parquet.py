@@ -14,7 +14,7 @@ import numpy as np
 
 from active_learning.data import text
 from active_learning.data.errors import DataError
-from active_learning.data.sources import shards
+from active_learning.data.sources import contents, shards
 from active_learning.data.sources.files import Files
 from active_learning.data.sources.index import Index
 from active_learning.data.sources.listing import NOT_KEPT, Listing
@@ -72,7 +72,9 @@ class Parquet(ShardSection):
         ]
         shard, index = shards.join(indices)
         rows = Rows(files, tables, shard, index.places, image)
-        ids, by, columns = shards.ids_of(index.columns, "place", lambda: shards.ids_by_place(shard))
+        ids, by, columns = shards.ids_of(
+            index.columns, "place", lambda: contents.ids_by_place(shard)
+        )
         names = shards.class_names(paths[0]) | names
         return Listing(rows, columns, self.path, "parquet", names, ids, notes, ids_by=by)
 

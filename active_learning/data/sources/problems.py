@@ -1,7 +1,7 @@
 """Counts of what is not used: bad examples by name, everything else by reason."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from active_learning.data.errors import DataError
@@ -14,9 +14,13 @@ _NAMES = 10  # examples of a reason that are kept by name
 class LeftOut:
     """Files, rows or members that are no examples: a count and the first names by reason."""
 
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-        self.names: dict[str, list[str]] = {}
+    def __init__(
+        self,
+        counts: Mapping[str, int] | None = None,
+        names: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.counts = dict(counts or {})
+        self.names = {reason: list((names or {}).get(reason, ())) for reason in self.counts}
 
     def add(self, reason: str, name: str = "", count: int = 1) -> None:
         """Counts `count` items of one reason."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Int64, Integer
 
 from active_learning.config import setting
 from active_learning.data.errors import DataError
@@ -89,12 +88,14 @@ class ShardSection(DiskSection):
           opened: Returns the index of one of them.
           by: What ids are made of where none are stored: 'key' or 'place'.
         """
+        first = opened(files[0])
 
         def indices() -> Iterator[Index]:
-            for start in range(0, len(files), _AT_ONCE):
+            yield first
+            for start in range(1, len(files), _AT_ONCE):
                 yield from each(files[start : start + _AT_ONCE], opened)
 
-        if len(opened(files[0]).places) * len(files) > catalog.LARGE:
+        if len(first.places) * len(files) > catalog.LARGE:
             one = open_catalog(files, self.cache, indices, by)
             if one is not None:
                 return Joined(one.shard, one.index, one.ids, one.ids_by, one.left_out, one)
@@ -103,7 +104,7 @@ class ShardSection(DiskSection):
 
         def made() -> np.ndarray:
             if by == "place":
-                return ids_by_place(shard)
+                return contents.ids_by_place(shard)
             return contents.ids_of_members([file.name for file in files], shard, index.keys)
 
         ids, ids_by, columns = ids_of(index.columns, by, made)
@@ -257,11 +258,7 @@ def accounts(indices: Sequence[Index]) -> tuple[dict[int, str], LeftOut]:
     bad, left_out, start = {}, LeftOut(), 0
     for index in indices:
         bad |= {start + row: why for row, why in index.bad.items()}
-        for reason, count in index.left_out.items():
-            left_out.add(reason, count=count)
-            left_out.names[reason] += index.names.get(reason, [])[
-                : 10 - len(left_out.names[reason])
-            ]
+        left_out.merge(LeftOut(index.left_out, index.names))
         start += len(index.places)
     return bad, left_out
 
@@ -272,20 +269,13 @@ def ids_of(columns: Mapping[str, Sequence[Any]], by: str, made: Callable[[], np.
     Where some examples have a stored id, the others keep what is made, with bit 47 set.
     """
     others = {name: values for name, values in columns.items() if name != "id"}
-    has = np.array([type(i) is int and -(2**63) <= i < 2**63 for i in columns.get("id", [])], bool)
+    stored, has = contents.stored_ids(columns.get("id", []))
     if has.all() and len(has):
-        return Ids(np.array(columns["id"], np.int64), "stored", others)
+        return Ids(stored, "stored", others)
     ids = made()
     if has.any():
-        ids |= np.int64(1) << np.int64(47)
-        ids[has] = [i for i, there in zip(columns["id"], has, strict=True) if there]
+        ids = np.where(has, stored, contents.beside_stored(ids))
     return Ids(ids, by, others)
-
-
-def ids_by_place(shard: Integer[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
-    """Ids shard << 32 | place in the shard, for rows in the order of their shards."""
-    place = np.arange(len(shard)) - np.searchsorted(shard, shard)
-    return (shard.astype(np.int64) << np.int64(32)) | place
 
 
 def each(of: Sequence[T], one: Callable[[T], U]) -> list[U]:

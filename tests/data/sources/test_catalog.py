@@ -19,7 +19,6 @@ from active_learning.data.sources.columns import Coded, ColumnWriter, Packed, op
 from active_learning.data.sources.from_path import section_of
 from active_learning.data.sources.index import Index
 from active_learning.data.sources.preparation import Options, prepare
-from active_learning.data.sources.shards import ids_by_place
 from active_learning.data.sources.storage import Local
 from active_learning.data.sources.webdataset import WebDataset
 from active_learning.settings import Split
@@ -266,7 +265,7 @@ def test_the_shard_of_each_example():
     shard = catalog.ShardOf(np.array([0, 3, 3, 5]))
     rows = np.arange(5)
     assert shard[rows].tolist() == [0, 0, 0, 2, 2] and shard[4] == 2 and len(shard) == 5
-    assert np.array_equal(ids_by_place(shard[rows]), (shard[rows] << 32) | [0, 1, 2, 0, 1])
+    assert np.array_equal(contents.ids_by_place(shard[rows]), (shard[rows] << 32) | [0, 1, 2, 0, 1])
 
 
 def test_ids_that_occur_twice():
