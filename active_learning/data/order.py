@@ -124,7 +124,8 @@ class Chunked:
         self.stored, self.seed, self.n = stored, seed, len(stored)
         self.chunks = -(-self.n // CHUNK)
         self.per_group = min(self.chunks, max(1, round(size / CHUNK)))
-        self._tables: OrderedDict[int, np.ndarray] = OrderedDict()
+        # By epoch: chunks in its order, and where among them the last, which may be short, is.
+        self._tables: OrderedDict[int, tuple[np.ndarray, int]] = OrderedDict()
         self._groups: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
 
     def positions(
@@ -151,10 +152,11 @@ class Chunked:
             done += len(of)
         return rows, epochs
 
-    def _order(self, epoch: int) -> np.ndarray:
-        """Chunks in the order of an epoch."""
+    def _order(self, epoch: int) -> tuple[np.ndarray, int]:
+        """Chunks in the order of an epoch, and the place of the last one."""
         if epoch not in self._tables:
-            self._tables[epoch] = permutation(self.chunks, self.seed, 0xC4C5, epoch)
+            order = permutation(self.chunks, self.seed, 0xC4C5, epoch)
+            self._tables[epoch] = order, int(np.flatnonzero(order == self.chunks - 1)[0])
             if len(self._tables) > 2:
                 self._tables.popitem(last=False)
         return self._tables[epoch]
@@ -162,7 +164,7 @@ class Chunked:
     def _group_at(self, epoch: int, position: int) -> tuple[int, int]:
         """The group at a position of an epoch, and where it begins: one chunk may be short."""
         short = self.chunks * CHUNK - self.n
-        last = int(np.flatnonzero(self._order(epoch) == self.chunks - 1)[0])
+        _, last = self._order(epoch)
 
         def begin(group: int) -> int:
             return group * self.per_group * CHUNK - short * (last < group * self.per_group)
@@ -175,7 +177,7 @@ class Chunked:
     def _rows(self, epoch: int, group: int) -> np.ndarray:
         """The rows of a group, chunk by chunk."""
         first = group * self.per_group
-        starts = self._order(epoch)[first : first + self.per_group] * CHUNK
+        starts = self._order(epoch)[0][first : first + self.per_group] * CHUNK
         places = (starts[:, None] + np.arange(CHUNK)).reshape(-1)
         return self.stored[places[places < self.n]]
 
