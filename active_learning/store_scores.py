@@ -34,7 +34,12 @@ from active_learning.data.stored_rows import DTYPES, PairTables, RowTable
 from active_learning.evaluators.embed import Embedder
 from active_learning.references import score_file
 from active_learning.references.pair_pieces import PairPieces
-from active_learning.references.row_pass import embed_pairs, logit_scalars, pair_values
+from active_learning.references.row_pass import (
+    embed_pairs,
+    embedding_flops,
+    logit_scalars,
+    pair_values,
+)
 from active_learning.references.trained import Trained
 from active_learning.settings import Config, Select
 from active_learning.storage import workers
@@ -190,8 +195,7 @@ class _Pass:
             self.part, captions=captions, caption_of=np.arange(len(self.part))
         )
         count, mesh = int(captions.counts.sum()), self.experiment.mesh
-        flops = len(part) * self.module.image_cost(self.view.image_shape).forward
-        flops += count * self.module.text_cost().forward
+        flops = embedding_flops(self.module, self.view.image_shape, len(part), count)
         model = self._model(config.task.specialize(self.module, self.view))
         size = min(score_file.BATCH, len(part))
         embedder = Embedder(model, size, batch_sharding(mesh))

@@ -52,9 +52,7 @@ SCALES = {
 
 def write_tars(folder: Path, tars: int, each: int) -> None:
     """Tars of one image under many names, with a label and a caption of its own."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), (200, 30, 30)).save(buffer, "JPEG")
-    image = buffer.getvalue()
+    image = _jpeg()
     for number in range(tars):
         _write_tar(folder / f"train-{number:05d}.tar", image, number * each, each)
     _write_tar(folder / "test-00000.tar", image, 0, min(each, 100))
@@ -90,7 +88,7 @@ def write_sparse(folder: Path, tars: int, each: int) -> None:
 
 def _jpeg() -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, "JPEG")
+    Image.new("RGB", (8, 8), (200, 30, 30)).save(buffer, "JPEG")
     return buffer.getvalue()
 
 

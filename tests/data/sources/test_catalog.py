@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import os
-import tarfile
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from active_learning.data.sources.webdataset import WebDataset
 from active_learning.settings import Split
 from active_learning.train.open_data import open_data
 from tests import world
+from tests.data.sources.test_webdataset import write_tar
 
 SHARDS, EACH = 4, 12
 
@@ -39,19 +39,16 @@ def write_set(folder, ids=None):
     """Tars in which two keys occur twice, a label is missing and a caption is empty."""
     folder.mkdir()
     for shard in range(SHARDS):
-        with tarfile.open(folder / f"train-{shard}.tar", "w") as tar:
-            for n in range(shard * EACH, (shard + 1) * EACH):
-                about = {"caption": [f"thing {n}", "a thing"][: n % 3]} if n else {}
-                if n != 7:
-                    about["label"] = f"kind {n % 3}"
-                if ids is not None and n % ids == 0:
-                    about["id"] = 1000 + n
-                key = f"{n % (SHARDS * EACH - 2):04d}"
-                members = {f"{key}.png": _image(n // 2), f"{key}.json": json.dumps(about).encode()}
-                for name, content in members.items():
-                    info = tarfile.TarInfo(name)
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
+        members = {}
+        for n in range(shard * EACH, (shard + 1) * EACH):
+            about = {"caption": [f"thing {n}", "a thing"][: n % 3]} if n else {}
+            if n != 7:
+                about["label"] = f"kind {n % 3}"
+            if ids is not None and n % ids == 0:
+                about["id"] = 1000 + n
+            key = f"{n % (SHARDS * EACH - 2):04d}"
+            members |= {f"{key}.png": _image(n // 2), f"{key}.json": json.dumps(about).encode()}
+        write_tar(folder / f"train-{shard}.tar", members)
     return folder
 
 
