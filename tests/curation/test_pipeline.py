@@ -49,13 +49,17 @@ def pattern(label, rng):
     return np.clip(out, 0, 255).astype(np.uint8)
 
 
+def planted(folder, count, seed):
+    """Writes a set of three patterns with planted faults; returns the faults."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    return plant(folder, np.stack([pattern(label, rng) for label in labels]), labels, NAMES)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("curate")
-    rng = np.random.default_rng(0)
-    labels = np.arange(350) % 3
-    pictures = np.stack([pattern(label, rng) for label in labels])
-    faults = plant(folder / "data", pictures, labels, NAMES)
+    faults = planted(folder / "data", 350, 0)
     summary = pipeline.curate(section_of(str(folder / "data")), folder / "out", QUICK, "world")
     return folder, faults, summary
 

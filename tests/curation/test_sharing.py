@@ -12,8 +12,7 @@ from active_learning.data.sources.from_path import section_of
 from active_learning.storage import workers
 from active_learning.storage.pieces import Pieces
 from active_learning.storage.workers import Task
-from experiments.curate_checks import plant
-from tests.curation.test_pipeline import NAMES, QUICK, pattern
+from tests.curation.test_pipeline import QUICK, planted
 
 FINISH = Task(finish=True)
 
@@ -21,10 +20,7 @@ FINISH = Task(finish=True)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared")
-    rng = np.random.default_rng(1)
-    labels = np.arange(180) % 3
-    pictures = np.stack([pattern(label, rng) for label in labels])
-    plant(folder / "data", pictures, labels, NAMES)
+    planted(folder / "data", 180, 1)
     return folder / "data"
 
 
