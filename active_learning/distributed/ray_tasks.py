@@ -1,4 +1,4 @@
-"""A command by the workers of a Ray cluster: a function for each `--task=I/N`, then the last step.
+"""A command on the workers of a Ray cluster: a function for each `--task=I/N`, then the last step.
 
 All nodes must see the same files and have this version of the package. Ray is imported here only.
 """

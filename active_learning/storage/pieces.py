@@ -1,4 +1,4 @@
-"""Finished pieces of a long pass on disk: what a stopped pass finds and several workers share.
+"""Finished pieces of a long pass on disk: what a resumed pass finds and several workers share.
 
 A piece is one .npz file, written under another name and then renamed.
 """

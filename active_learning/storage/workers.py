@@ -1,4 +1,4 @@
-"""Several workers on one folder: the part that each has, and a lock that names who is at work.
+"""Several workers on one folder: which part each does, and a lock that names who is at work.
 
 A command cuts its work into numbered pieces, each a file that is written whole or not at all.
 Worker I of N takes every Nth piece; a last step checks that all are there. A worker holds a lock as

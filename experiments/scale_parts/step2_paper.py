@@ -69,7 +69,7 @@ def ways(rates: dict[str, float], data: dict) -> list[dict]:
                 "bytes_a_second": moved,
                 "requests_a_second": requests,
                 "fractions": fractions,
-                "first_to_saturate": first,
+                "first_to_saturate": first if fractions[first] > 1 else "none",
                 "speed": min(1.0, 1 / fractions[first]),
             }
         )

@@ -1,4 +1,4 @@
-"""One index over many shards, kept on the disk: by it a set of millions of examples is opened.
+"""One index over many shards, on the disk, through which a set of millions of examples is opened.
 
 It is merged from the indices of the shards, a few at a time, so that no list of all examples is
 ever in memory, and then mapped. It lies beside the shards in a folder `.catalog-HASH` (or in

@@ -1,6 +1,6 @@
 """Columns of sets that are too large for Python objects: one value an example, on the disk.
 
-A column of few different values is a number for each example, beside a list of the values
+A column with few distinct values is stored as one number per example plus the list of values
 (`Coded`); any other is the JSON of the values, one after the other (`Packed`). Both are written
 piece by piece, by `ColumnWriter`, and mapped into memory.
 """

@@ -1,4 +1,4 @@
-"""What a folder, table or set of shards holds, before it is decided which rows are used."""
+"""What a folder, table or set of shards holds, before rows are chosen."""
 
 import re
 from collections.abc import Mapping, Sequence
