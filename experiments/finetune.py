@@ -17,12 +17,9 @@ import argparse
 import dataclasses
 import json
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import jax
 
 from active_learning import distributed
 from active_learning.config import freeze
@@ -33,12 +30,12 @@ from active_learning.metrics import show_log
 from active_learning.models import OnFeatures, ViT
 from active_learning.references import CrossFitted
 from active_learning.settings import Config, Evaluate, Log, Optim, Select, Split
-from active_learning.train.build import Experiment, build, first_state
+from active_learning.train.build import Experiment, build
 from active_learning.train.feature_pass import Bill, with_features
-from active_learning.train.updates import UpdateRunner
 from configs import finetune
 from experiments.arms import Arm, run_all
 from experiments.finetune_data import pretrain, write_data
+from experiments.step_times import in_turns, stepper
 
 RESULTS = Path(__file__).parent / "results"
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
@@ -123,44 +120,17 @@ def _with_data(config: Config) -> tuple[Experiment, Bill]:
     return joined
 
 
-def _stepper(config: Config, active: bool) -> Callable[[int], None]:
-    """Carries out updates of one kind as the loop does."""
-    experiment, _ = _with_data(config)
-    updates = UpdateRunner(experiment, experiment.loader(0), restored=False)
-    like = jax.eval_shape(experiment.init_scorer, jax.random.key(0))
-    zeros = lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype)
-    reference = jax.tree.map(zeros, experiment.reference.abstract_params(like))
-    held = [first_state(experiment, reference if active else None)]
-    updates.compile(held[0], active)
-
-    def run(count: int) -> None:
-        for _ in range(count):
-            held[0], _ = updates(held[0], active, more=active)
-        jax.block_until_ready(held[0])
-
-    return run
-
-
 def step_seconds(plain: Config, arms: dict[str, Config], rounds: int, updates: int) -> dict:
     """Median seconds of an update of each kind, in turns, and of the feature pass."""
-    kinds = {"uniform": _stepper(plain, False)}
+    kinds = {"uniform": (plain, False)}
     for name in (SMALL, HEADS):
-        kinds[name] = _stepper(arms[name], True)
         own = arms[name].reference.own_runs(arms[name])["fold0"]
-        kinds[f"{name}: reference"] = _stepper(own, False)
-    result: dict[str, list[float]] = {name: [] for name in kinds}
-    for stepper in kinds.values():
-        stepper(2)
-    for n in range(rounds):
-        names = list(kinds)[n % len(kinds) :] + list(kinds)[: n % len(kinds)]
-        for name in names:
-            began = time.perf_counter()
-            kinds[name](updates)
-            result[name].append((time.perf_counter() - began) / updates)
-    _, bill = _with_data(arms[HEADS])
-    return {name: statistics.median(values) for name, values in result.items()} | {
-        "feature pass": bill.seconds
+        kinds |= {name: (arms[name], True), f"{name}: reference": (own, False)}
+    steppers = {
+        name: stepper(_with_data(config)[0], active) for name, (config, active) in kinds.items()
     }
+    _, bill = _with_data(arms[HEADS])
+    return in_turns(steppers, rounds, updates) | {"feature pass": bill.seconds}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ much less, and with what reference?
 
     python -m experiments.flickr --scale=smoke|desk [--phase final|tune|methods] [--workers 2]
                                  [--list]
+    python -m experiments.flickr --phase=methods --times    # on a quiet machine, after the runs
 
 Setting (a): a clean held-out third trains the reference; its control is the learner trained
 uniformly on that third. Setting (b): reference, gate and tune are as noisy as the pool. Arms by
@@ -34,6 +35,7 @@ from experiments.flickr_arms import (
     store_embeddings,
     tune_arms,
 )
+from experiments.flickr_cost import mean_accounts, step_times
 from experiments.score_comparison import interval
 
 matplotlib.use("Agg")
@@ -102,6 +104,8 @@ def row(folders: list[Path]) -> dict:
             if "gate/online_log_rank" in li
         ],
         "flops": float(np.mean([total_flops(s["flops"]) for s in result])),
+        "accounts": mean_accounts(result),
+        "window_updates": float(np.mean([s["window_steps"] for s in result])),
         "seconds": float(np.mean([s["train_seconds"] for s in result])),
         "curve": [[li["step"], li[k]] for li in lines[0] for k in ("test/log_rank",) if k in li],
     }
@@ -184,7 +188,8 @@ def saved(rows: list[dict]) -> str:
     out = ["| | updates | updates saved | total FLOPs saved |", "|" + " --- |" * 4]
     reached: dict[str, dict] = {}
     for r in sorted(rows, key=lambda r: r["updates"]) if full else ():
-        sooner = r["updates"] < full["updates"] and "sigmoid" not in r["arm"]
+        other = "sigmoid" not in r["arm"] and r["arm"] != full["arm"]
+        sooner = other and r["updates"] < full["updates"]
         if sooner and r["log_rank"]["mean"] <= full["log_rank"]["mean"]:
             reached.setdefault(r["arm"], r)
     for name, r in reached.items():
@@ -308,6 +313,11 @@ def main() -> None:
         "--list", action="store_true", help="print the arms and their cost, run nothing"
     )
     parser.add_argument(
+        "--times",
+        action="store_true",
+        help="measure the seconds of each kind of update, run nothing",
+    )
+    parser.add_argument(
         "--workers", type=int, default=1, help="processes that share the work, each on its own core"
     )
     args = parser.parse_args()
@@ -321,6 +331,10 @@ def main() -> None:
     packed = None if args.scale == "smoke" else RESULTS / name
     if args.phase == "methods":
         store_embeddings(scale, out)
+    if args.times:
+        seconds = step_times(arms, out) | {"reference updates": scale.reference_steps}
+        (RESULTS / f"{name}_step_times.json").write_text(json.dumps(seconds, indent=1) + "\n")
+        return
     with shared_by(args.workers):
         for done in run_all(arms, out, packed):
             rows = kept(arms, out, done, name)

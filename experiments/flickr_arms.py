@@ -214,7 +214,21 @@ def method_arms(scale: Scale) -> list[Arm]:
         configs = {name: replace(configs[name], learner=tower)}
     seeds, shorter = s.headline_seeds[:3], list(configs)[1:2] + list(configs)[6:7]
     budgets = [(name, 1.0) for name in configs] + [(n, b) for n in shorter for b in s.short]
-    return [arm(configs[name], name, seeds, s, budget) for name, budget in budgets]
+    arms = [arm(configs[name], name, seeds, s, budget) for name, budget in budgets]
+    return arms if s.steps < 50 else arms + _plain_arms(configs, s, seeds)
+
+
+def _plain_arms(configs: dict[str, Config], s: Scale, seeds: tuple[int, ...]) -> list[Arm]:
+    """Uniform training and the controls, of either loss, at what the other arms cost."""
+    third = "(a) control: uniform on the clean third"
+    on_third = replace(configs["uniform"], baseline=False)
+    on_third = replace(on_third, split=replace(on_third.split, train_on=("reference",)))
+    plain = configs | {third: on_third}
+    cheap, dear = (1 / 3, 2 / 3, 1.6, 2.7), (0.6, 1.0, 2.0)
+    budgets = [("uniform, sigmoid", b) for b in cheap]
+    budgets += [("(a) control, sigmoid: uniform on the clean third", b) for b in cheap]
+    budgets += [(third, b) for b in dear] + [("uniform", b) for b in dear if b != 1.0]
+    return [arm(plain[name], name, seeds, s, budget) for name, budget in budgets]
 
 
 def store_embeddings(scale: Scale, out: Path) -> None:

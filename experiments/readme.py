@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from active_learning.report import measures
-from experiments import flickr, label_check, safety, scaling_law, transfer
+from experiments import flickr, flickr_cost, label_check, safety, scaling_law, transfer
 from experiments.scale_parts import (
     step1_runs,
     step2_index,
@@ -247,6 +247,12 @@ def pairs(rows: list[dict]) -> str:
     return "\n\n".join(part(rows) for part in parts)
 
 
+def methods_at_equal_cost(rows: list[dict]) -> str:
+    """The newer methods for pairs beside uniform and the controls at their own cost."""
+    times = ROOT / "experiments" / "results" / "flickr_desk_methods_step_times.json"
+    return flickr_cost.equal_cost(rows, json.loads(times.read_text()))
+
+
 def finetuned(result: dict) -> str:
     """Arms of finetune at equal cost; differences to uniform at its full budget, paired."""
     rows = result["rows"]
@@ -293,6 +299,7 @@ TABLES = {
     "amortisation_desk": levels,
     "flickr_desk_final": pairs,
     "flickr_desk_methods": pairs,
+    "flickr_desk_methods:cost": methods_at_equal_cost,
     "noise_desk_tune": tuned,
     "finetune_desk": finetuned,
     "safety_desk": safety.page,

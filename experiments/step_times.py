@@ -10,27 +10,27 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from active_learning.settings import Config
-from active_learning.train.build import build, first_state
+from active_learning.train.build import Experiment, build, first_state
 from active_learning.train.updates import UpdateRunner
 
-KINDS = ("uniform", "active", "ahead", "reference")
 
+def stepper(experiment: Experiment, active: bool) -> Callable[[int], None]:
+    """Carries out so many updates, as the loop does; the figures of each are fetched while the next
+    one runs.
 
-def _stepper(config: Config, kind: str) -> Callable[[int], None]:
-    """Carries out updates of one kind, as the loop does; the figures of each are fetched while the
-    next one runs.
+    Args:
+      experiment: Whose updates; a reference that it has to train is zeros.
+      active: Whether the updates select.
     """
-    active = kind in ("active", "ahead")
-    if active:
-        config = replace(
-            config, select=replace(config.select, schedule="ahead" if kind == "ahead" else "exact")
-        )
-    experiment = build(config.reference.own_runs(config)[""] if kind == "reference" else config)
     updates = UpdateRunner(experiment, experiment.loader(0), restored=False)
-    held = [first_state(experiment, experiment.init_scorer(jax.random.key(1)) if active else None)]
+    one = jax.eval_shape(experiment.init_reference, jax.random.key(0))
+    zeros = lambda leaf: jnp.zeros(leaf.shape, leaf.dtype)
+    reference = jax.tree.map(zeros, experiment.reference.abstract_params(one))
+    held = [first_state(experiment, reference if active else None)]
     updates.compile(held[0], active)
 
     def run(count: int) -> None:
@@ -44,19 +44,35 @@ def _stepper(config: Config, kind: str) -> Callable[[int], None]:
     return run
 
 
+def in_turns(
+    steppers: dict[str, Callable[[int], None]], rounds: int = 9, updates: int = 10
+) -> dict[str, float]:
+    """Median seconds of an update by each stepper; the order turns from round to round."""
+    names, seconds = list(steppers), {name: [] for name in steppers}
+    for run in steppers.values():
+        run(2)
+    for n in range(rounds):
+        first = n % len(names)
+        for name in names[first:] + names[:first]:
+            began = time.perf_counter()
+            steppers[name](updates)
+            seconds[name].append((time.perf_counter() - began) / updates)
+    return {name: float(np.median(values)) for name, values in seconds.items()}
+
+
 def step_seconds(config: Config, rounds: int = 9, updates: int = 10) -> dict[str, float]:
     """Median seconds of an update of each kind: "uniform", "active", "ahead" (selected for during
-    the one before) and "reference"; the order turns from round to round.
+    the one before) and "reference".
     """
     plain = replace(config, evaluate=replace(config.evaluate, gate=""))
-    steppers = {kind: _stepper(plain, kind) for kind in KINDS}
-    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for stepper in steppers.values():
-        stepper(2)
-    for n in range(rounds):
-        first = n % len(KINDS)
-        for kind in KINDS[first:] + KINDS[:first]:
-            began = time.perf_counter()
-            steppers[kind](updates)
-            seconds[kind].append((time.perf_counter() - began) / updates)
-    return {kind: float(np.median(values)) for kind, values in seconds.items()}
+    exact, ahead = (
+        build(replace(plain, select=replace(plain.select, schedule=kind)))
+        for kind in ("exact", "ahead")
+    )
+    steppers = {
+        "uniform": stepper(exact, active=False),
+        "active": stepper(exact, active=True),
+        "ahead": stepper(ahead, active=True),
+        "reference": stepper(build(plain.reference.own_runs(plain)[""]), active=False),
+    }
+    return in_turns(steppers, rounds, updates)

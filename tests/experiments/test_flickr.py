@@ -7,7 +7,7 @@ import numpy as np
 from active_learning import checks
 from active_learning.config import config_hash
 from active_learning.report import measures
-from experiments import flickr, flickr_arms
+from experiments import flickr, flickr_arms, flickr_cost
 
 
 def short(arm, updates, flops, log_rank, own=None, recall=0.02, selects=True):
@@ -143,6 +143,7 @@ def test_a_row_is_the_mean_of_its_runs(tmp_path):
             "final": final,
             "flops": accounts | {"recompute": 9.0},
             "train_seconds": 3.0,
+            "window_steps": 4 + 2 * seed,
             "reference": {"accuracy": 0.02},
         }
         (folder / "summary.json").write_text(json.dumps(summary))
@@ -158,6 +159,7 @@ def test_a_row_is_the_mean_of_its_runs(tmp_path):
         (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     result = flickr.row([tmp_path / "seed0", tmp_path / "seed1"])
     assert result["log_rank"] == {"mean": 5.5, "sd": np.sqrt(0.5)}
+    assert (result["window_updates"], result["accounts"]["recompute"]) == (5.0, 9.0)
     assert result["log_rank_interval"] == [5.5, 5.5]
     assert result["exchanged_chosen"] == [[1, 0.30000000000000004]]
     assert (result["flops"], result["seeds"], result["reference_recall"]) == (10.0, [0, 1], 0.02)
@@ -165,7 +167,7 @@ def test_a_row_is_the_mean_of_its_runs(tmp_path):
 
 
 def test_the_methods_are_different_runs_of_one_setting(tmp_path):
-    for scale, count in (("desk", 15), ("smoke", 1)):
+    for scale, count in (("desk", 28), ("smoke", 1)):
         arms = flickr_arms.method_arms(flickr_arms.SCALES[scale])
         assert len({config_hash(arm.config) for arm in arms}) == len(arms) == count
         for arm in arms:
@@ -174,3 +176,39 @@ def test_the_methods_are_different_runs_of_one_setting(tmp_path):
     stored = next(arm for arm in arms if arm.config.reference.kind_name == "stored")
     config, _ = next(iter(stored.runs(tmp_path)))
     assert config.reference.path == str(tmp_path / "references" / f"{flickr_arms.STORED}-seed100")
+
+
+def test_a_method_is_set_against_what_its_flops_and_its_seconds_buy_elsewhere():
+    def row(arm, updates, log_ranks, window=0, trained=0.0):
+        accounts = {"learner_train": 1.0 * updates, "reference_train": trained}
+        return {
+            "arm": arm,
+            "updates": updates,
+            "flops": updates + trained,
+            "seeds": [0, 1],
+            "log_rank_by_seed": log_ranks,
+            "window_updates": window,
+            "accounts": accounts,
+        }
+
+    control = "(a) control: uniform on the clean third"
+    rows = [
+        row("(a) learnability, distilled", 100, [4.0, 4.2], window=60, trained=100.0),
+        row("uniform", 100, [5.0, 5.0]),
+        row("uniform", 400, [4.0, 4.0]),
+        row(control, 400, [3.9, 3.9]),
+    ]
+    times = {
+        "uniform": 1.0,
+        control: 1.0,
+        "(a) learnability, distilled": 1.5,
+        "(a) learnability, distilled, selecting": 4.0,
+        "reference": 0.5,
+        "reference updates": 200,
+    }
+    # 200 FLOPs are half of the way, in logarithms, from 100 to 400. 60 x 4 + 40 x 1.5 seconds and
+    # 200 x 0.5 of the reference are 400.
+    cells = flickr_cost.equal_cost(rows, times).splitlines()[2].strip("| ").split(" | ")
+    assert cells[:4] == ["(a) learnability, distilled", "100", "2.00", "4.00"]
+    means = [float(cell.partition(" ")[0]) for cell in cells[4:]]
+    assert means == [-0.4, 0.1, 0.2, 0.2]
