@@ -272,17 +272,14 @@ def table(result: dict) -> str:
 
 def speed_table(result: dict) -> str:
     """How long `prepare` takes by one worker and by four, as Markdown."""
-    head = "| threads of each | one: seconds (of processors) | four | times one | two idle cores |"
-    lines = [head, f"|{' --- |' * 5}"]
+    head = "| threads of each | one: seconds (of processors) | four | times one |"
+    lines = [head, f"|{' --- |' * 4}"]
     for row in result["speed"]["rounds"]:
         one, four = row["one"], row["four"]
-        # By default one process uses all cores already.
-        ideal = one["cpu_seconds"] / (four["cpu_seconds"] / result["cores"])
         cells = [
             row["threads"] or "one a core",
             *(f"{side['seconds']:.0f} ({side['cpu_seconds']:.0f})" for side in (one, four)),
             f"{row['times_one_worker']:.2f}",
-            f"{ideal:.2f}" if row["threads"] else "",
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
