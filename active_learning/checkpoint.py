@@ -26,11 +26,10 @@ from jaxtyping import PyTree
 from active_learning import distributed
 from active_learning.config import ConfigError
 from active_learning.distributed.finite import nonfinite
+from active_learning.distributed.whole import is_key
 from active_learning.metrics import LOG, StorageError, write_atomic
 
 MANIFEST = "checksums.json"
-FIRST_SAVE = 200.0  # seconds of training; leaves slack within the promised five minutes
-LATER_SAVES = 3600.0
 # Written by Orbax after the manifest; they hold no part of the state.
 _LATER = {"_CHECKPOINT_METADATA", "commit_success.txt", MANIFEST}
 _NO_ROOM = ("no space left", "disk quota", "errno 28", "resource_exhausted")
@@ -40,47 +39,6 @@ class DamagedError(ConfigError):
     """No intact checkpoint is left; the message names the broken file."""
 
 
-class CheckpointClock:
-    """Tells when a checkpoint is due: every `every` updates, and by time where that would be late.
-
-    The first checkpoint of a run is due after FIRST_SAVE seconds of training and later ones at most
-    LATER_SAVES seconds apart, however long the run is. All processes get the same answers: those by
-    time follow the clock of the first process, which is shared at a few updates only.
-
-    Args:
-      every: Updates between two checkpoints.
-      seconds: Training seconds at which the run starts or continues.
-      first: Whether the run folder holds no checkpoint yet.
-    """
-
-    def __init__(self, every: int, seconds: float = 0.0, first: bool = True):
-        self.every = every
-        self._limit = FIRST_SAVE if first else LATER_SAVES
-        self._saved_at, self._updates, self._next_look = seconds, 0, 1
-
-    def due(self, step: int, seconds: float) -> bool:
-        """Returns whether to save after update `step`; call once for every update.
-
-        Args:
-          step: Number of updates done.
-          seconds: Training seconds so far, on this process.
-        """
-        self._updates += 1
-        by_time = False
-        if jax.process_count() == 1:
-            by_time = seconds - self._saved_at >= self._limit
-        elif self._updates >= self._next_look:
-            passed = distributed.run_on_primary(lambda: seconds - self._saved_at)
-            by_time = passed >= self._limit
-            # Look again when the limit will be reached at this rate, or a quarter later.
-            expected = self._updates * self._limit / max(passed, 1e-9)
-            self._next_look = max(self._updates + 1, int(min(1.25 * self._updates, expected)))
-        if due := by_time or step % self.every == 0:
-            self._limit = LATER_SAVES
-            self._saved_at, self._updates, self._next_look = seconds, 0, 1
-        return due
-
-
 class Checkpoints:
     """Saves and restores the steps of one run. Saving is asynchronous; `close` waits for it.
 
@@ -88,24 +46,41 @@ class Checkpoints:
       folder: WORKDIR/checkpoints.
       max_to_keep: How many steps are kept. With one, a damaged file costs the whole run; with two,
         it costs the updates between two checkpoints, for twice the space.
+      alone: Of several processes only this one, the first, has the folder: states are NumPy arrays,
+        and nothing waits for the others.
     """
 
-    def __init__(self, folder: Path, max_to_keep: int = 2):
-        self._folder, self._saving = Path(folder).absolute(), 0
+    def __init__(self, folder: Path, max_to_keep: int = 2, alone: bool = False):
+        self._folder, self._saving, self._alone = Path(folder).absolute(), 0, alone
         _silence_background_traces()
-        distributed.run_on_primary(partial(_remove_endless_metadata, self._folder))
+        self._once(partial(_remove_endless_metadata, self._folder))
+        own = {}
+        if alone:
+            own = {"active_processes": {0}, "barrier_sync_key_prefix": "alone"}
+            self._guarded(self._folder.mkdir, parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep,
             cleanup_tmp_directories=True,
+            create=not alone,  # Orbax does not make a folder for some of the processes.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(**own),
             # Orbax calls it on the first process, after the last file and before the commit.
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
         self._manager = self._guarded(ocp.CheckpointManager, self._folder, options=options)
 
+    def _once(self, function: Callable[[], Any]) -> Any:
+        """Calls a function on the first process; its value on all that have the folder."""
+        return function() if self._alone else distributed.run_on_primary(function)
+
     @property
     def empty(self) -> bool:
         """Whether no step has been committed."""
         return not _steps(self._folder)
+
+    def has(self, step: int) -> bool:
+        """Whether a step has been committed, once the last save is done."""
+        self.wait()
+        return step in self._manager.all_steps()
 
     def save(self, step: int, state: PyTree, meta: dict) -> None:
         """Starts to write (state, meta) as `step`; a step that exists already is left as it is.
@@ -113,8 +88,7 @@ class Checkpoints:
         Raises:
           StorageError: This save, or the one before, could not be written; older steps are intact.
         """
-        self.wait()
-        if step in self._manager.all_steps():
+        if self.has(step):
             return
         self._saving = step
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
@@ -138,16 +112,20 @@ class Checkpoints:
           ConfigError: An intact step does not fit `target`.
         """
         steps, damages, restored = _steps(self._folder), [], None
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
+        like = _numpy_like if self._alone else ocp.utils.to_shape_dtype_struct
+        abstract = jax.tree.map(like, target)
         for step in steps:
             folder = self._folder / str(step)
-            damage = distributed.run_on_primary(partial(find_damage, folder))
+            damage = self._once(partial(find_damage, folder))
             if damage is None:
                 restored, damage = self._read(step, abstract)
             if damage is None and restored is not None:
                 for newer in steps[: steps.index(step)]:
                     self._manager.delete(newer)
-                return restored.state, restored.meta
+                state = restored.state
+                if not self._alone:  # One that was alone has written the data of random keys.
+                    state = jax.tree.map(_with_keys, state, target)
+                return state, restored.meta
             damages.append(f"{folder}: {damage}")
             LOG.warning("%s: checkpoint is damaged (%s); trying an older one", folder, damage)
         if damages:
@@ -202,6 +180,19 @@ class Checkpoints:
                 f"{self._folder}: a checkpoint could not be written ({reason}); {intact}. "
                 "Free some space and run the same command again"
             ) from error
+
+
+def _with_keys(leaf: jax.Array, target: jax.Array) -> jax.Array:
+    """Random keys from their data, where that was stored."""
+    if is_key(target) and not is_key(leaf):
+        return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(target))
+    return leaf
+
+
+def _numpy_like(leaf: Any) -> np.ndarray:
+    """An array of this shape and type that takes no memory, by which Orbax restores to NumPy."""
+    leaf = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
+    return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
 
 
 def _remove_endless_metadata(folder: Path) -> None:

@@ -197,18 +197,26 @@ def long_arms(scale: Scale) -> list[Arm]:
         reference=CrossFitted(total=f"{scale.reference_steps // 2} steps"),
     )
     on_reference = uniform_of(noisy, train_on=("reference",))
-    s, one = scale.seeds, scale.seeds[:1]
-    arms = [arm(uniform, "uniform", 1.0, s, scale)]
-    for budget in scale.budgets:
-        arms.append(arm(noisy, "learnability", budget, s, scale))
-        arms.append(arm(default(budget), "default for own data", budget, s, scale))
     pruned = replace(uniform, baseline=False, select=Select(policy=policies.infobatch))
-    return [
-        *arms,
-        arm(filtered, "filter first", scale.deciding, s, scale),
+    s, one = scale.seeds, scale.seeds[:1]
+    few, third, deciding, most = scale.budgets
+
+    def selecting(budget: float) -> list[Arm]:
+        return [
+            arm(noisy, "learnability", budget, s, scale),
+            arm(default(budget), "default for own data", budget, s, scale),
+        ]
+
+    return [  # What decides first.
+        arm(uniform, "uniform", 1.0, s, scale),
+        *selecting(most),
+        arm(on_reference, "control: uniform on the reference's data", 1.0, one, scale),
+        *selecting(deciding),
+        arm(filtered, "filter first", deciding, s, scale),
         arm(pruned, "InfoBatch", 1.0, one, scale),
         arm(uniform, "uniform", scale.equal_flops, one, scale),
-        arm(on_reference, "control: uniform on the reference's data", 1.0, one, scale),
+        *selecting(third),
+        *selecting(few),
     ]
 
 

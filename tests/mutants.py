@@ -143,7 +143,7 @@ MUTANTS = [
     Mutant("soft gradients fall with the temperature", "core/losses.py", "-(temperature**2) * ", "-1.0 * ", "core/test_distillation.py"),
     Mutant("checksums are not compared", "checkpoint.py", 'if checksums[name]["sha256"] != entry["sha256"]:', 'if False:', "test_checkpoint.py"),
     Mutant("weights that are not finite are restored", "checkpoint.py", 'return restored, bad and f"{bad} is not finite"', "return restored, None", "test_checkpoint.py"),
-    Mutant("the first checkpoint may take an hour", "checkpoint.py", "self._limit = FIRST_SAVE if first else LATER_SAVES", "self._limit = LATER_SAVES", "test_checkpoint.py"),
+    Mutant("the first checkpoint may take an hour", "train/save_clock.py", "self._limit = FIRST_SAVE if first else LATER_SAVES", "self._limit = LATER_SAVES", "test_checkpoint.py"),
     Mutant("the final line is doubled", "metrics.py", "if _identity(row) in self._there:", "if False:", "test_metrics.py"),
     Mutant("files are written in place", "metrics.py", "temporary = path.with_name(", "temporary = path or path.with_name(", "test_metrics.py"),
     Mutant("an empty variable is a launcher", "distributed/launchers.py", 'if all(_variable(name) for name in _SLURM)', 'if all(name in os.environ for name in _SLURM)', "test_distributed.py"),

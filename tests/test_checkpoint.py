@@ -14,6 +14,7 @@ from active_learning.config import ConfigError
 from active_learning.core import sharding
 from active_learning.distributed.finite import nonfinite
 from active_learning.metrics import StorageError
+from active_learning.train import save_clock
 from tests import toy
 
 
@@ -244,7 +245,7 @@ def saves(clock, seconds_an_update, count):
 
 
 def test_checkpoints_are_due_every_so_many_updates():
-    assert saves(checkpoint.CheckpointClock(4), 0.01, 10) == [4, 8]
+    assert saves(save_clock.CheckpointClock(4), 0.01, 10) == [4, 8]
 
 
 @pytest.fixture(params=[1, 2])
@@ -259,17 +260,17 @@ def processes(request, monkeypatch):
 @pytest.mark.parametrize("seconds", [0.013, 0.4, 3.0, 70.0])
 def test_the_first_checkpoint_of_a_long_run_comes_within_five_minutes(seconds, processes):
     count = int(4 * 3600 / seconds) + 1
-    times = [n * seconds for n in saves(checkpoint.CheckpointClock(10**9), seconds, count)]
-    assert checkpoint.FIRST_SAVE <= times[0] <= 300
+    times = [n * seconds for n in saves(save_clock.CheckpointClock(10**9), seconds, count)]
+    assert save_clock.FIRST_SAVE <= times[0] <= 300
     gaps = np.diff(times)
     assert len(gaps) >= 2
-    assert gaps.min() >= checkpoint.LATER_SAVES
-    assert gaps.max() <= 1.1 * checkpoint.LATER_SAVES + seconds
+    assert gaps.min() >= save_clock.LATER_SAVES
+    assert gaps.max() <= 1.1 * save_clock.LATER_SAVES + seconds
     assert len(processes[1]) <= 80 * len(times)
 
 
 def test_a_run_that_gets_slower_is_saved_in_time(processes):
-    clock, now, times = checkpoint.CheckpointClock(10**9), 0.0, []
+    clock, now, times = save_clock.CheckpointClock(10**9), 0.0, []
     for n in range(1, 2000):
         now += 0.1 if n < 200 else 1.0  # 20 s, then ten times as slow
         if clock.due(n, now):
@@ -278,7 +279,7 @@ def test_a_run_that_gets_slower_is_saved_in_time(processes):
 
 
 def test_a_continued_run_has_its_first_checkpoint():
-    clock = checkpoint.CheckpointClock(10**9, seconds=1000.0, first=False)
+    clock = save_clock.CheckpointClock(10**9, seconds=1000.0, first=False)
     assert next(n for n in range(1, 5000) if clock.due(n, 1000.0 + n)) == pytest.approx(
         3600, rel=0.1
     )

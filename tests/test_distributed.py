@@ -20,8 +20,9 @@ from active_learning.data.sources.source import DataError
 from active_learning.distributed import launchers, processes
 from active_learning.distributed.exchange import _difference
 from active_learning.metrics import StorageError
+from active_learning.storage import runs
 from active_learning.train import loop
-from active_learning.train.build import build
+from active_learning.train.build import abstract_state, build
 from tests import two_processes, world
 from tests.data.photos import write_folder
 from tests.train.test_loop import ids, lines, models
@@ -84,6 +85,33 @@ def test_two_processes_equal_one_stop_together_and_one_goes_on(tmp_path):
         close, models(alone, ("learner", "online")), models(straight, ("learner", "online"))
     )
     assert [line["step"] for line in lines(alone)] == [line["step"] for line in lines(straight)]
+
+
+@pytest.mark.parametrize("store", ["gs"], indirect=True)
+def test_two_processes_without_a_common_folder_train_in_a_bucket_what_one_trains(
+    tmp_path, store, monkeypatch
+):
+    address, arrays = f"{store[0]}/run", world.write_arrays(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pair = started("bucket", arrays, address)
+    out = [process.communicate(timeout=HANGS) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], out
+    config, straight = two_processes.in_bucket(arrays), tmp_path / "straight"
+    for printed, _ in out:
+        steps = [int(line) for line in printed.splitlines() if line.isdecimal()]
+        assert steps == [two_processes.STOP, 2 * two_processes.STOP], out
+    assert not list((tmp_path / "cache" / "active_learning" / "runs").iterdir())
+    params = jax.tree.leaves(abstract_state(build(config)).learner.params)
+    assert any("fsdp" in leaf.sharding.spec for leaf in params)  # Each process has a part of it.
+    assert loop.run(config, address)["complete"]  # One process goes on.
+    loop.run(config, straight)
+    whole = runs.readable(address)
+    for ours, theirs in zip(ids(whole), ids(straight), strict=True):
+        assert sorted(ours) == sorted(theirs)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    both = ("learner", "online")
+    jax.tree.map(close, models(whole, both), models(straight, both))
+    assert [line["step"] for line in lines(whole)] == [line["step"] for line in lines(straight)]
 
 
 def test_too_few_examples_are_named(tmp_path, monkeypatch):

@@ -1,14 +1,17 @@
 """One of two processes of 4 emulated devices each, started by test_distributed.py.
 
     python -m tests.two_processes PORT RANK train PHOTOS ARRAYS ALONE BOTH
+    python -m tests.two_processes PORT RANK bucket ARRAYS ADDRESS
     python -m tests.two_processes PORT RANK differ KEY VALUE FOLDER
     python -m tests.two_processes PORT RANK fail RANKS
     python -m tests.two_processes PORT RANK absent
 
-`train` trains the folder ALONE for 4 updates, then BOTH until SIGTERM. The others end with the
-error that the processes agree on.
+`train` trains the folder ALONE for 4 updates, then BOTH until SIGTERM. `bucket` trains a run in a
+bucket for 4 updates, and again for 4. The others end with the error that the processes agree
+on.
 """
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -52,6 +55,32 @@ def train(photos: str, arrays: str, *folders: str) -> None:
     print(loop.run(both(Path(arrays)), folders[1])["step"])
 
 
+def in_bucket(arrays: Path):
+    """A pool filtered by a reference that is trained first; some parameters are on one process."""
+    from active_learning.core import policies
+    from active_learning.models import ViT
+    from active_learning.settings import Select
+    from tests import world
+
+    policy = dataclasses.replace(policies.learnability, name="half", pool_fraction=0.5)
+    return world.config(
+        arrays,
+        learner=ViT(width=64, depth=1, heads=2, patch=4),
+        select=Select(policy=policy, ratio=4, temperature=0.5),
+        fsdp=8,
+    )
+
+
+def bucket(arrays: str, address: str) -> None:
+    from active_learning.train import loop
+    from tests import world
+
+    config = in_bucket(Path(arrays))
+    reference = int(config.reference.total.split()[0])
+    print(loop.run(config, address, world.StopAfter(reference + STOP))["step"])
+    print(loop.run(config, address, world.StopAfter(STOP))["step"])
+
+
 def differ(key: str, value: str, folder: str) -> None:
     """Rank 1 has another value of `key`, or, given "run folder", another folder."""
     mine = jax.process_index() == 1 and key != "run folder"
@@ -81,7 +110,8 @@ def main(port: str, rank: str, scene: str, *arguments: str) -> None:
     distributed.start(f"localhost:{port}", 2, int(rank))
     began = time.monotonic()
     try:
-        {"train": train, "differ": differ, "fail": fail, "absent": absent}[scene](*arguments)
+        scenes = (train, bucket, differ, fail, absent)
+        next(one for one in scenes if one.__name__ == scene)(*arguments)
     except (ConfigError, DataError) as error:
         print(f"{type(error).__name__} after {time.monotonic() - began:.1f} s: {error}")
         distributed.leave(2)

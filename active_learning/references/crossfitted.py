@@ -11,15 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from active_learning import checkpoint
+from active_learning import distributed
 from active_learning.config import ConfigError, setting
 from active_learning.core.optim import Optim
 from active_learning.cost.ledger import sum_flops
 from active_learning.data import splits
 from active_learning.data.parts import Data
 from active_learning.references.base import Obtained, Reference, TrainRun, single
-from active_learning.references.trained import own_run_config
-from active_learning.storage.runs import writable
+from active_learning.references.trained import own_run_config, params_of
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,11 @@ class CrossFitted(Reference):
 
     def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
         runs = self.own_runs(experiment.config)
-        with writable(self.path or workdir / "reference", shared=True) as place:
+        with distributed.writable(self.path or workdir / "reference", shared=True) as place:
             summaries = [train(own, place.folder / name) for name, own in runs.items()]
             if not all(summary["complete"] for summary in summaries):
                 return None
-            params = [checkpoint.load_params(place.folder / fold) for fold in runs]
+            params = [params_of(place.folder / fold) for fold in runs]
         name = f"test_full/{experiment.config.task.primary_metric}"
         values = [s["final"][name] for s in summaries if name in s["final"]]
         return Obtained(

@@ -67,6 +67,7 @@ def filter_pool(experiment: Any, params: PyTree | None, workdir: Path) -> tuple[
         write_atomic(file, content.getvalue())
 
     distributed.run_on_primary(lambda: choose() if _read(file) is None else None)
+    distributed.share(file)
     saved = _read(file)
     assert saved is not None, f"{file}: just written, and not readable"
     ids, flops, seconds = saved

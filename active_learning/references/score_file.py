@@ -171,8 +171,8 @@ def _columns(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     return found[0], found[1], found[2], found[3].astype(bool)
 
 
-def read(path: Path, data_hash: str, view: str, model: str = "", ids_by: str = "place") -> Scores:
-    """Reads stored scores.
+def check(path: Path, data_hash: str, view: str, model: str = "", ids_by: str = "place") -> dict:
+    """Checks that a file is whole and holds the scores that are expected; returns its JSON.
 
     Args:
       path: NAME.npz, .parquet or .csv.
@@ -209,6 +209,12 @@ def read(path: Path, data_hash: str, view: str, model: str = "", ids_by: str = "
             raise DataError(
                 f"{path}: scores of another {name} ({about[name]} there, {ours} in this config)"
             )
+    return about
+
+
+def read(path: Path, data_hash: str, view: str, model: str = "", ids_by: str = "place") -> Scores:
+    """Reads stored scores, once `check` has passed; its arguments and errors."""
+    about = check(path, data_hash, view, model, ids_by)
     try:
         ids, labels, loss, hit = _columns(path)
         scores = Scores(ids, labels, loss, hit, about)
@@ -252,4 +258,5 @@ def rows_for(scores: Scores, part: Part) -> Int64[np.ndarray, "n"]:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

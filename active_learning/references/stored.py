@@ -57,19 +57,29 @@ class Stored(WithoutModel, Reference):
     def attach(self, config: Any, data: Data, view: str) -> tuple[Data, dict | None]:
         if config.task.text:
             return self._attach_embeddings(data, view), None
-        content, by = data.provenance["hash"], data.provenance.get("ids", "place")
-        scores = score_file.read(Path(self.path), content, view, self.model, by)
-        about = data.provenance | {"scores": scores.about["sha256"][:16]}
-        rows = score_file.rows_for(scores, data.train)
-        train = data.train.with_column(score_file.COLUMN, scores.loss[rows])
-        gate = None
-        if config.evaluate.gate:
-            rows = score_file.rows_for(scores, data.parts[config.evaluate.gate])
-            gate = {
-                "accuracy": float(scores.hit[rows].mean()),
-                "loss": float(scores.loss[rows].mean()),
-            }
-        return dataclasses.replace(data, train=train, provenance=about), gate
+        provenance, gate = data.provenance, config.evaluate.gate
+        expected = provenance["hash"], view, self.model, provenance.get("ids", "place")
+        about = score_file.check(Path(self.path), *expected)
+
+        def join() -> dict[str, np.ndarray]:
+            scores = score_file.read(Path(self.path), *expected)
+            held = {"train": scores.loss[score_file.rows_for(scores, data.train)]}
+            if gate:
+                rows = score_file.rows_for(scores, data.parts[gate])
+                held["gate"] = np.array([scores.hit[rows].mean(), scores.loss[rows].mean()])
+            return held
+
+        # What decides which examples the parts hold, and their labels.
+        parts = f"{config.split}, {config.data.label!r}, gate {gate!r}"
+        held = data.train.source.kept(f"losses of {about['sha256']} for {parts}", join)
+        train = data.train.with_column(score_file.COLUMN, held["train"])
+        data = dataclasses.replace(
+            data, train=train, provenance=provenance | {"scores": about["sha256"][:16]}
+        )
+        if not gate:
+            return data, None
+        accuracy, loss = held["gate"].tolist()
+        return data, {"accuracy": accuracy, "loss": loss}
 
     def _attach_embeddings(self, data: Data, view: str) -> Data:
         """Checks that the embeddings are of these images and captions; batches then carry them."""

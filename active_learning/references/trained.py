@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from active_learning import checkpoint
+from active_learning import checkpoint, distributed
 from active_learning.config import ConfigError, setting
 from active_learning.core.optim import Optim
 from active_learning.data.parts import Data
 from active_learning.models.on_features import alone
 from active_learning.references.base import Obtained, Reference, TrainRun
-from active_learning.storage.runs import writable
 
 
 @dataclass(frozen=True)
@@ -71,15 +70,22 @@ class Trained(Reference):
         return [("config.reference.part", self.part), *more]
 
     def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
-        with writable(self.path or workdir / "reference", shared=True) as place:
+        with distributed.writable(self.path or workdir / "reference", shared=True) as place:
             summary = train(self.own_runs(experiment.config)[""], place.folder)
             if not summary["complete"]:
                 return None
-            return obtained(summary, checkpoint.load_params(place.folder))
+            return obtained(summary, params_of(place.folder))
 
     def planned_training_flops(self, config: Any, steps_of: Callable, per_example: float) -> float:
         runs = self.own_runs(config).values()
         return sum(steps_of(own) * own.batch_size for own in runs) * per_example
+
+
+def params_of(folder: Path) -> Any:
+    """The learner's parameters of a run that all processes have just finished."""
+    distributed.share(folder)
+    with distributed.agreement("reference"):
+        return checkpoint.load_params(folder)
 
 
 def obtained(summary: dict, params: Any) -> Obtained:

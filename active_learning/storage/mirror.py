@@ -56,7 +56,7 @@ class Mirror:
         self._stats: dict[str, tuple[int, int]] = {}
         self._looked: frozenset[str] = frozenset()
         self._synced_at = time.monotonic()
-        self._closing = threading.Event()
+        self._closing, self._syncing = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, name="mirror", daemon=True)
 
     def open(self) -> None:
@@ -174,6 +174,10 @@ class Mirror:
 
     def sync(self) -> None:
         """Uploads what has changed since the last commit, commits, and removes what is gone."""
+        with self._syncing:
+            self._sync()
+
+    def _sync(self) -> None:
         files, before = self._scan(), self._commit
         self._synced_at = time.monotonic()
         changed = [name for name, stat in files.items() if self._stats.get(name) != stat]

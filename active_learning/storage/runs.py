@@ -67,14 +67,14 @@ def writable(workdir: Path | str, shared: bool = False) -> Iterator[Place]:
         yield Place(Path(workdir))
         return
     address = str(workdir)
-    if shared and _is_complete(address):
+    if shared and is_complete(address):
         yield Place(readable(address))
         return
     with mirrored(address, staging_folder(address)) as mirror:
         yield Place(mirror.local, lambda: mirror.failed)
 
 
-def _is_complete(address: str) -> bool:
+def is_complete(address: str) -> bool:
     """Whether a complete run is at an address, on its own or inside of another run."""
     try:
         folder, inner = _run_of(address.rstrip("/"))

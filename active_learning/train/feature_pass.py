@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int64, PyTree
 
 from active_learning import distributed
+from active_learning.config import ConfigError
 from active_learning.core.recipe import Batch
 from active_learning.core.sharding import batch_sharding, replicated
 from active_learning.data.parts import Data, Part
@@ -83,14 +84,22 @@ def located(experiment: Experiment, workdir: Path) -> Experiment:
     """The experiment whose stored features, where no folder is given, are in WORKDIR/features.
 
     A reference that is trained for it finds them there too.
+
+    Raises:
+      ConfigError: No folder is given, and processes have no run folder that all see.
     """
     config, store = experiment.config, str(workdir / "features")
-    if isinstance(config.scorer, OnFeatures) and not config.scorer.store:
-        config = dataclasses.replace(config, scorer=dataclasses.replace(config.scorer, store=store))
-    if isinstance(config.reference, Embedded | ZeroShot) and not config.reference.store:
-        config = dataclasses.replace(
-            config, reference=dataclasses.replace(config.reference, store=store)
-        )
+    for name, kinds in (("scorer", OnFeatures), ("reference", Embedded | ZeroShot)):
+        section = getattr(config, name)
+        if not isinstance(section, kinds) or section.store:
+            continue
+        if distributed.is_own(workdir):
+            raise ConfigError(
+                f"config.{name}.store: several processes of a run in a bucket need a folder that "
+                "all see; give one"
+            )
+        section = dataclasses.replace(section, store=store)
+        config = dataclasses.replace(config, **{name: section})
     return dataclasses.replace(experiment, config=config)
 
 

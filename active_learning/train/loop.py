@@ -19,16 +19,17 @@ from active_learning.metrics import LOG, NonFiniteError
 from active_learning.references import Obtained
 from active_learning.references.pool_filter import filter_pool
 from active_learning.settings import Config, Log
-from active_learning.storage.addresses import is_bucket
-from active_learning.storage.runs import Place, writable
+from active_learning.storage.runs import Place
 from active_learning.train import overview, run_folder
 from active_learning.train.build import Experiment, build, first_state
 from active_learning.train.delayed import DelayedOutputs
 from active_learning.train.evaluation import Evaluation
 from active_learning.train.fitting import fitted
 from active_learning.train.gate import Gate
+from active_learning.train.gathered import GatheredCheckpoints
 from active_learning.train.goodput import Goodput, OwnTime
 from active_learning.train.recorder import SelectionLogger
+from active_learning.train.save_clock import CheckpointClock
 from active_learning.train.signals import PreemptionGuard
 from active_learning.train.starts import check_param_shapes
 from active_learning.train.stored_inputs import with_stored
@@ -61,12 +62,7 @@ def run(
       NonFiniteError: With the number of the update.
       StorageError: The disk or the bucket failed.
     """
-    if is_bucket(str(workdir)) and jax.process_count() > 1:
-        raise ConfigError(
-            f"{workdir}: a run in a bucket is written by one process, here are "
-            f"{jax.process_count()}; give a folder that all share (a mounted bucket is one)"
-        )
-    with writable(workdir) as place:
+    with distributed.writable(workdir) as place:
         return _run(config, place, guard, profile)
 
 
@@ -75,7 +71,7 @@ def _run(
 ) -> dict[str, Any]:
     workdir = place.folder
     identity = {"config": config_hash(config), "code": distributed.code_version()}
-    distributed.check_same(identity, workdir)
+    distributed.check_same(identity, None if distributed.is_own(workdir) else workdir)
     check_installed(**_tracked(config.log))
     with distributed.agreement("data"):
         experiment = build(config)
@@ -179,9 +175,8 @@ class Training:
         config = experiment.config
         self.experiment, self.workdir, self.guard = experiment, workdir, guard
         self.reference = reference
-        self.checkpoints = checkpoint.Checkpoints(
-            workdir / "checkpoints", config.checkpoint.max_to_keep
-        )
+        kind = GatheredCheckpoints if distributed.is_own(workdir) else checkpoint.Checkpoints
+        self.checkpoints = kind(workdir / "checkpoints", config.checkpoint.max_to_keep)
         self.ledger = run_folder.opening_ledger(experiment, reference, prefilter)
         self.watch = metrics.Stopwatch(self.ledger.train_seconds)
         self.goodput = Goodput(self.watch, self.ledger.train_seconds)
@@ -192,7 +187,7 @@ class Training:
         position = self._restore()
         self.loader = experiment.loader(position)
         self.updates = UpdateRunner(experiment, self.loader, restored=self.ledger.step > 0)
-        self.save_clock = checkpoint.CheckpointClock(
+        self.save_clock = CheckpointClock(
             experiment.steps.checkpoint, self.ledger.train_seconds, self.checkpoints.empty
         )
         # Where this process began, for the rate; and stalls and seconds at the last log line.

@@ -25,7 +25,7 @@ class PreemptionGuard:
     last checkpoint holds is kept. Outside of the block the former handlers are back.
 
     Args:
-      failed: Another reason to stop, asked for in one process only.
+      failed: Another reason to stop; one process that has it stops all.
     """
 
     def __init__(self, failed: Callable[[], bool] = lambda: False):
@@ -38,7 +38,11 @@ class PreemptionGuard:
         """Whether to stop before the next update; to be read once for every update."""
         if jax.process_count() > 1 and not self._requested:
             self._looks += 1
+            if self._failed() and not self._received:
+                self._received = True
+                os.kill(os.getpid(), signal.SIGTERM)  # JAX tells all.
             self._requested = distributed.preemption_reached(self._looks)
+            return self._requested
         return self._requested or self._failed()
 
     def __enter__(self) -> "PreemptionGuard":

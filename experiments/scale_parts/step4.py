@@ -24,7 +24,7 @@ from active_learning.core import policies
 from active_learning.data.sources.shapes import Shapes
 from active_learning.models import MLP, ViT
 from active_learning.settings import Checkpoint, Config, Evaluate, Log, Select, Split
-from active_learning.train import loop
+from active_learning.train import loop, save_clock
 from active_learning.train.build import build, first_state
 from active_learning.train.signals import PreemptionGuard
 from active_learning.train.updates import UpdateRunner
@@ -182,8 +182,8 @@ def saves(updates: int, rounds: int) -> dict:
         "cpu_seconds_more_for_a_save": more_cpu,
         "fraction_of_cpu_time_of_a_block": more_cpu / cpu,
         # The program saves after so many seconds of training at the soonest by its clock.
-        "shortest_interval_seconds": checkpoint.FIRST_SAVE,
-        "fraction_at_the_shortest_interval": more / checkpoint.FIRST_SAVE,
+        "shortest_interval_seconds": save_clock.FIRST_SAVE,
+        "fraction_at_the_shortest_interval": more / save_clock.FIRST_SAVE,
     }
 
 

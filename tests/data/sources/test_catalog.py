@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from active_learning.data import captions, tokenizer
+from active_learning.data.errors import DataError
 from active_learning.data.parts import Part
 from active_learning.data.rows import AllBut
 from active_learning.data.sources import catalog, columns, contents
@@ -20,6 +21,7 @@ from active_learning.data.sources.index import Index
 from active_learning.data.sources.preparation import Options, prepare
 from active_learning.data.sources.storage import Local
 from active_learning.data.sources.webdataset import WebDataset
+from active_learning.references import Stored, score_file
 from active_learning.settings import Split
 from active_learning.train.open_data import open_data
 from tests import world
@@ -138,6 +140,37 @@ def test_parts_are_kept(tmp_path, monkeypatch):
             assert np.array_equal(part.ids, other.parts[name].ids)
     whole = world.dataclasses.replace(config, split=Split())
     assert isinstance(open_data(whole).train.indices, AllBut)
+
+
+def test_stored_losses_are_joined_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("active_learning.data.sources.problems.LIMIT", 0.9)
+    monkeypatch.setattr(catalog, "LARGE", 10)
+    replace = world.dataclasses.replace
+    section = WebDataset(path=str(write_set(tmp_path / "set")), size=16)
+    config = world.config(tmp_path, data=section, split=Split(parts={"pool": 20, "gate": 8}))
+    config = replace(config, evaluate=replace(config.evaluate, sets=("test",), gate="gate"))
+    data = open_data(config)
+    source, file = data.train.source, tmp_path / "scores.npz"
+    loss = np.linspace(0, 1, len(source), dtype=np.float32)
+    order = np.random.default_rng(0).permutation(len(source))
+    about = {"data": data.provenance["hash"], "view": "plain", "model": "m", "ids": "place"}
+    columns = (source.ids, source.labels("label"), loss, loss < 0.5)
+    score_file.write(file, score_file.Scores(*(column[order] for column in columns), about))
+    stored = Stored(path=str(file))
+    joined, gate = stored.attach(config, data, "plain")
+    monkeypatch.setattr(score_file, "read", None)  # not read again
+    again, same = stored.attach(config, open_data(config), "plain")
+    for one in (joined, again):
+        held = one.train.columns[score_file.COLUMN]
+        assert np.array_equal(held, loss[np.asarray(data.train.indices)])
+    of_gate = loss[np.asarray(data.parts["gate"].indices)]
+    assert gate == same
+    assert gate == pytest.approx({"loss": of_gate.mean(), "accuracy": (of_gate < 0.5).mean()})
+    with pytest.raises(TypeError):  # another split is joined anew
+        stored.attach(replace(config, split=replace(config.split, seed=1)), data, "plain")
+    file.write_bytes(b"other")
+    with pytest.raises(DataError, match="its sha256 is not the one"):
+        stored.attach(config, data, "plain")
 
 
 def test_captions_are_read_when_drawn(tmp_path, monkeypatch):
