@@ -16,6 +16,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from active_learning.config import ConfigError
 from active_learning.core import sharding
@@ -80,11 +82,24 @@ def compile_step(experiment: Experiment) -> CompiledStep:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise ConfigError(_too_large(experiment, str(error))) from error
+    compiled = reported(done, experiment.mesh, began)
+    if kind in CHIPS and compiled.memory > (has := CHIPS[kind].memory * GIB):
+        raise ConfigError(_does_not_fit(experiment, float(compiled.memory), has))
+    return compiled
+
+
+def reported(done: jax.stages.Compiled, mesh: Mesh, began: float) -> CompiledStep:
+    """What the compiler reports of a program, whose compilation began at a monotonic time.
+
+    Raises:
+      ConfigError: It reports nothing.
+    """
+    kind = mesh.devices.flat[0].device_kind
     memory, text = done.memory_analysis(), done.as_text()
     if memory is None or text is None:
         raise ConfigError(f"the compiler for {kind} reports neither memory nor its program")
-    compiled = CompiledStep(
-        chips=experiment.mesh.size,
+    return CompiledStep(
+        chips=mesh.size,
         device_kind=kind,
         stays=memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -93,9 +108,6 @@ def compile_step(experiment: Experiment) -> CompiledStep:
         collectives=tuple(collectives(text)),
         seconds=time.monotonic() - began,
     )
-    if kind in CHIPS and compiled.memory > (has := CHIPS[kind].memory * GIB):
-        raise ConfigError(_does_not_fit(experiment, float(compiled.memory), has))
-    return compiled
 
 
 def _too_large(experiment: Experiment, message: str) -> str:
@@ -122,7 +134,8 @@ def _does_not_fit(experiment: Experiment, needs: float, has: float) -> str:
     )
 
 
-def _bytes_on_a_chip(tree) -> int:
+def bytes_on_a_chip(tree: PyTree) -> int:
+    """Bytes of placed arrays, or their shapes, on one chip."""
     return sum(
         leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(tree)
@@ -132,13 +145,13 @@ def _bytes_on_a_chip(tree) -> int:
 
 def _argument_bytes(experiment: Experiment) -> int:
     """Bytes of state and batch on one chip."""
-    return _bytes_on_a_chip((abstract_state(experiment), abstract_batch(experiment)))
+    return bytes_on_a_chip((abstract_state(experiment), abstract_batch(experiment)))
 
 
 def learner_bytes(experiment: Experiment) -> int:
     """Bytes of the learner on one chip: parameters, optimizer state, moving average."""
     state = abstract_state(experiment)
-    return _bytes_on_a_chip((state.learner, state.ema))
+    return bytes_on_a_chip((state.learner, state.ema))
 
 
 def remedies(experiment: Experiment, over: float, needs: float) -> Iterator[str]:

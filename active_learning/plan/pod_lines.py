@@ -86,7 +86,16 @@ def sharding_lines(experiment: Experiment) -> Iterator[str]:
 
 def collective_lines(compiled: CompiledStep, metrics: dict) -> Iterator[str]:
     """The large collectives, equal ones together, and what selection sends."""
-    large = [c for c in compiled.collectives if c.bytes > LARGE]
+    yield from large_collectives(compiled.collectives)
+    yield (
+        f"  selection moves {metrics['selection_moved_bytes'] / 1e6:.1f} MB "
+        "(scores, indices and one round of each exchange of rows)"
+    )
+
+
+def large_collectives(found: tuple[Collective, ...]) -> Iterator[str]:
+    """The collectives above 1 MB, equal ones together."""
+    large = [c for c in found if c.bytes > LARGE]
     yield f"  collectives above 1 MB: {len(large) or 'none'}"
 
     def total(pair: tuple[Collective, int]) -> int:
@@ -98,10 +107,6 @@ def collective_lines(compiled: CompiledStep, metrics: dict) -> Iterator[str]:
             f"    {c.kind:18s} {c.bytes / 1e6:8.1f} MB {often}, over {c.group} chips, "
             f"in {c.scope or 'the step'}"
         )
-    yield (
-        f"  selection moves {metrics['selection_moved_bytes'] / 1e6:.1f} MB "
-        "(scores, indices and one round of each exchange of rows)"
-    )
 
 
 def _time_lines(experiment: Experiment, metrics: dict, mfu: float) -> Iterator[str]:

@@ -19,6 +19,7 @@ from active_learning.plan.cost_model import (
     other_scorers,
 )
 from active_learning.plan.diagnostics import diagnose_reference, diagnostics_lines
+from active_learning.plan.pod_actors import actor_lines, check_parts
 from active_learning.plan.pod_lines import pod_lines
 from active_learning.plan.split import split_lines
 from active_learning.plan.topology import devices_of
@@ -58,12 +59,9 @@ def plan_lines(
       DataError: Where a reference is to be evaluated without data.
     """
     # First, since an unknown topology ends the plan.
-    if topology and config.select.actors:
-        raise ConfigError(
-            f"--topology={topology} with config.select.actors={config.select.actors}: actors run "
-            "two programs; plan with actors=0, the best split is printed"
-        )
     chips = devices_of(topology) if topology else []
+    if chips and config.select.actors:
+        check_parts([chip.coords for chip in chips], config.select.actors)
     if config.reference.for_plan() != config.reference:
         yield f"no file {config.reference.path}: the reference is planned at the size of the scorer"
         config = dataclasses.replace(config, reference=config.reference.for_plan())
@@ -82,7 +80,10 @@ def plan_lines(
     yield from memory_lines(_state_bytes(here), config.batch_size, config.select.ratio, shape)
     if topology:
         there = build_abstract(config, shape, classes, examples, chips)
-        yield from pod_lines(there, topology, assumed.mfu)
+        if there.actor_mesh is not None:
+            yield from actor_lines(there, topology)
+        else:
+            yield from pod_lines(there, topology, assumed.mfu)
     diagnostics = None
     if reference and experiment:
         _check_reference(config, reference)

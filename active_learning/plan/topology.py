@@ -4,7 +4,10 @@ import importlib.util
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from active_learning.config import ConfigError
 from active_learning.core.sharding import Device
@@ -53,6 +56,15 @@ _EXPECTED = (
     "expected a topology such as v5e:16x16, v6e:8x8 or v5p:4x4x4, or a cloud's name for a slice "
     "such as v5litepod-256, v6e-64 or v5p-128"
 )
+
+
+def is_slice(places: Sequence[Sequence[int]]) -> bool:
+    """Whether some chips of a slice, by their coordinates, are a slice: a full known rectangle."""
+    sides = (np.ptp(np.array(places), axis=0) + 1).tolist()
+    shape = sorted(side for side in sides if side > 1)
+    whole = {*_SQUARE.values(), *_CUBE.values()}
+    known = [sorted(int(n) for n in name.split("x") if n != "1") for name in whole]
+    return math.prod(sides) == len(places) and shape in known
 
 
 def canonical(topology: str) -> str:

@@ -57,7 +57,9 @@ class Selector(Protocol):
 
 def make_selector(experiment: Experiment) -> Selector:
     """The selector that the config asks for."""
-    return Actors(experiment) if experiment.actor_mesh is not None else OwnDevices(experiment)
+    if experiment.actor_mesh is None:
+        return OwnDevices(experiment)
+    return Actors(experiment, sends_rows=not experiment.two_stage_decode)
 
 
 class OwnDevices(Selector):
@@ -111,16 +113,20 @@ class Actors(Selector):
     The copies are made anew every `select.refresh` updates. With 1 they are those of the update
     before, as in `schedule='ahead'` without actors. Between the two meshes go the copies, the
     selected rows and the indices; super-batches lie on the actors only.
+
+    Args:
+      experiment: The run.
+      sends_rows: Whether the selected rows are those of the super-batch; else they are read anew.
     """
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, experiment: Experiment, sends_rows: bool):
         mesh = experiment.actor_mesh
         assert mesh is not None
         self.recipe = replace(experiment.recipe, mesh=mesh if mesh.size > 1 else None)
         self.refresh = experiment.config.select.refresh
         self.placement, self.everywhere = batch_sharding(mesh), replicated(mesh)
         self.trainers = experiment.mesh
-        self.sends_rows = not experiment.two_stage_decode
+        self.sends_rows = sends_rows
         self.trained = [name for name in self.recipe.policy.needs if name != "reference"]
         self._models: dict[str, ModelState] = {}
         self._policy_state: Any = None
@@ -132,16 +138,42 @@ class Actors(Selector):
         models, policy_state = self._models, self._policy_state
         scoring = self._scoring_state(state, 0, fresh=True)
         self._models, self._policy_state = models, policy_state
-        select = jax.jit(partial(_select, self.recipe), out_shardings=self.everywhere)
-        self._select = select.lower(scoring, batch, 0).compile()
-        chosen = self._select(scoring, batch, 0)[1]
-        if self.sends_rows:
-            take = jax.jit(
-                lambda rows, indices: take_sharded(rows, indices, self.recipe.mesh),
-                out_shardings=self.placement,
-            )
-            self._take = take.lower(batch, chosen.indices).compile()
-        return self._sent(chosen)
+        self._select, self._take = self.programs(scoring, batch)
+        return self._sent(self._select(scoring, batch, 0)[1])
+
+    def programs(
+        self, scoring: TrainState, batch: dict[str, Any]
+    ) -> tuple[jax.stages.Compiled, jax.stages.Compiled | None]:
+        """Compiles what runs on the actors: selecting, and taking the rows that are sent.
+
+        Args:
+          scoring: What selection reads, or its shapes.
+          batch: A super-batch, or its shapes.
+        """
+        choose = partial(_select, self.recipe)
+        select = jax.jit(choose, out_shardings=self.everywhere).lower(scoring, batch, 0).compile()
+        if not self.sends_rows:
+            return select, None
+        indices = jax.eval_shape(choose, scoring, batch, 0)[1].indices
+        indices = placed_shapes(indices, self.everywhere)
+        take = jax.jit(
+            lambda rows, indices: take_sharded(rows, indices, self.recipe.mesh),
+            out_shardings=self.placement,
+        )
+        return select, take.lower(batch, indices).compile()
+
+    def scoring_shapes(self, state: TrainState) -> TrainState:
+        """The shapes of what selection reads, from those of the state."""
+        read = {*self.trained, "reference"}
+        parts = {name: getattr(state, name) for name in ("learner", "online", "reference")}
+        models = {
+            name: None if part is None or name not in read else ModelState(part.params)
+            for name, part in parts.items()
+        }
+        scoring = TrainState(
+            step=state.step, key=state.key, policy_state=state.policy_state, **models
+        )
+        return placed_shapes(scoring, self.everywhere)
 
     def select(
         self, state: TrainState, batch: Arrays, ahead: int, update: int
@@ -207,6 +239,12 @@ def _select(recipe: Recipe, state: TrainState, batch: Batch, ahead: Any) -> tupl
     """`select_step` for the update `ahead` of the state's: the new policy state, and the choice."""
     state, chosen = select_step(recipe, replace(state, step=state.step + ahead), batch)
     return state.policy_state, chosen
+
+
+def placed_shapes(tree: Any, placement: NamedSharding) -> Any:
+    """The shapes of a tree of arrays, placed on other devices."""
+    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement)
+    return jax.tree.map(place, tree)
 
 
 def _zeros(tree: Any, placement: NamedSharding) -> Any:

@@ -4,12 +4,8 @@ import dataclasses
 
 import pytest
 
-from active_learning.config import ConfigError
 from active_learning.core import policies
-from active_learning.plan.report import Assumptions, plan_lines
 from active_learning.plan.split import best_split, split_lines
-from active_learning.settings import Select
-from tests import world
 from tests.plan.test_plan import MODEL
 
 # Per example: learner 3000, online 60 of training and 20 of scoring, reference 20; b 8, ratio 10.
@@ -28,13 +24,6 @@ def test_the_slower_half_decides_and_the_batch_limits_the_choice():
     assert split.actors == 1
     assert split.time == pytest.approx(max(80 * 40 / 1, 8 * 3060 / 4) * 5 / (8 * 3000))
     assert best_split(dataclasses.replace(TEN, batch_size=7), 5) is None
-
-
-def test_a_topology_with_actors_is_refused(tmp_path):
-    select = Select(policy=policies.hard, schedule="ahead", actors=2)
-    config = world.config(tmp_path, select=select)
-    with pytest.raises(ConfigError, match="config.select.actors=2: actors run two programs"):
-        next(plan_lines(config, Assumptions(), "v5e:4x4"))
 
 
 def test_lines():
