@@ -55,13 +55,22 @@ def main(argv: list[str]) -> None:
         show_log(quiet=not distributed.is_primary())
         summary = loop.run(config, workdir, profile=profile)
         if distributed.is_primary():
-            state = (
-                "complete" if summary["complete"] else "stopped; rerun the same command to resume"
-            )
-            print(f"{workdir}: {state} at update {summary['step']}  {_scalars(summary['final'])}")
+            print(f"{workdir}: {_state(summary)}  {_scalars(summary['final'])}")
 
     if code := cli.guarded(command):
         distributed.leave(code)
+
+
+def _state(summary: dict) -> str:
+    """How far a run has come."""
+    if summary["complete"]:
+        return f"complete at update {summary['step']}"
+    if summary["step"]:
+        return f"stopped; rerun the same command to resume at update {summary['step']}"
+    return (
+        "stopped before its first update; rerun the same command to go on (what its reference has "
+        "learned is kept)"
+    )
 
 
 def _stray_word(word: str) -> str:

@@ -75,7 +75,7 @@ class ZeroShot(WithoutModel, Reference):
                 "config.reference.words, one for each class in order"
             )
         tower = resolved.module.text
-        check_tower("config.reference.text", tower, self.tokens(resolved))
+        check_tower("config.reference.path: text", tower, self.tokens(resolved))
         about = data.provenance | {"scores": resolved.content_hash()}
         return dataclasses.replace(data, provenance=about), None
 

@@ -80,8 +80,11 @@ class Gate:
             LOG.info("%s: labels: %s", self.experiment.config.name, check)
         opening = economics.opening(check)
         self.window = self._affordable(opening.decision, self.spent + total(cost))
-        lasts = f"selection may last {self.window} updates" if self.window else "no selection"
-        self._decide(0, opening.decision, f"{opening.reason}; {lasts}", window=self.window)
+        reason = opening.reason
+        if opening.decision != "none":
+            lasts = f"selection may last {self.window} updates" if self.window else "no selection"
+            reason = f"{reason}; {lasts}"
+        self._decide(0, opening.decision, reason, window=self.window)
         return cost
 
     def _affordable(self, decision: str, spent: float) -> int:

@@ -6,11 +6,13 @@ from typing import Any
 import jax
 from clu import parameter_overview
 
+from active_learning.checks import resolve
 from active_learning.cost.ledger import total
 from active_learning.data import classes
 from active_learning.data.sources.problems import Problems
 from active_learning.models.frozen import frozen_mask
 from active_learning.train.build import Experiment
+from active_learning.train.fitting import fitted
 from active_learning.train.starts import Start
 
 _NOT_TAKEN = "new", "left"  # How rows of such a table begin.
@@ -45,6 +47,28 @@ def lines(experiment: Experiment) -> Iterator[str]:
     if experiment.two_stage_decode:
         yield _two_stage(experiment)
     yield _update(experiment)
+    if config.select.policy.reads_reference:
+        yield from _reference(experiment)
+
+
+def _reference(experiment: Experiment) -> Iterator[str]:
+    """What the runs that train the reference cost, of this run's uniform updates."""
+    config, devices = experiment.config, experiment.device_count
+    updates, examples = 0, 0
+    for name, own in config.reference.own_runs(config).items():
+        pool = config.reference.pool_size(config, experiment.data, name)
+        own, _ = fitted(own, pool, devices)
+        count = resolve(own, pool, devices).total
+        updates, examples = updates + count, examples + count * own.batch_size
+    if not updates:
+        return
+    flops = examples * experiment.scorer.cost(experiment.scorer_view.image_shape).train
+    uniform = experiment.steps.total * total(dict(experiment.uniform_costs))
+    share = f"{flops / uniform:.0%} of the FLOPs of uniform training"
+    line = f"reference: {updates} updates first, {share}"
+    if flops > uniform / 2:
+        line += "; a smaller config.reference.total, or a longer run, makes that less"
+    yield line
 
 
 def _update(experiment: Experiment) -> str:

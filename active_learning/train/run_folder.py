@@ -58,6 +58,8 @@ def init_workdir(workdir: Path, config: Config, about: dict[str, Any]) -> None:
         if before != now:
             raise ConfigError(
                 f"{workdir}: {what} changed since the run started: {before}, now {now}"
+                f"{_changed(theirs['data'], about['data'])}; continue with those of the start, or "
+                "train in a new folder"
             )
     for role, now in about["weights"].items():
         before = theirs.get("weights", {}).get(role, {}).get("hash")
@@ -66,6 +68,13 @@ def init_workdir(workdir: Path, config: Config, about: dict[str, Any]) -> None:
                 f"{workdir}: the weights file of config.{role}.path changed since the run "
                 f"started: {before}, now {now['hash']}"
             )
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Which numbers differ between two descriptions of data, in brackets."""
+    pairs = [(name, before.get(name), now.get(name)) for name in ("examples", "shards", "classes")]
+    differing = [f"{old} {name}, now {new}" for name, old, new in pairs if old != new]
+    return f" ({'; '.join(differing)})" if differing else ""
 
 
 def _differences(config: Config, stored: dict[str, Any]) -> str:

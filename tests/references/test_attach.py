@@ -3,6 +3,7 @@ cost, what is refused.
 """
 
 import dataclasses
+import re
 from functools import partial
 
 import jax
@@ -223,6 +224,10 @@ def test_a_run_does_not_go_on_with_other_scores(data, reference, scores, tmp_pat
             run_folder.init_workdir(
                 tmp_path / "run", config, {"data": about | {key: "0"}, "weights": {}}
             )
+    fewer = about | {"hash": "0", "examples": about["examples"] - 1}
+    numbers = f"({about['examples']} examples, now {fewer['examples']}); continue with those"
+    with pytest.raises(ConfigError, match=re.escape(numbers)):
+        run_folder.init_workdir(tmp_path / "run", config, {"data": fewer, "weights": {}})
 
 
 def test_a_cotrained_reference_sees_the_whole_super_batch_at_twice_the_rate(data):
