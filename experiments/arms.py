@@ -140,6 +140,16 @@ def trained(config: Config, folder: Path) -> dict:
     return summary
 
 
+def done(arms: list[Arm], out: Path, store: Path) -> list[Path]:
+    """Folders of the runs that are complete, here or packed in `store`; runs nothing."""
+    folders = [folder for arm in arms for _, folder in arm.runs(out)]
+    for folder in folders:
+        packed = store / f"{folder.name}.json.gz"
+        if packed.exists() and not _complete(read_summary(folder)):
+            unpack(packed, folder)
+    return [folder for folder in folders if _complete(read_summary(folder))]
+
+
 def _finished(config: Config, folder: Path, store: Path | None) -> dict:
     """The summary of a run that is complete: in its folder, packed in `store`, or after it has been
     run.

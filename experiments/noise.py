@@ -2,7 +2,7 @@
 accuracy with how much less?
 
     python -m experiments.noise --scale=smoke|desk|gpu [--phase final|tune] [--workers 2]
-    python -m experiments.noise --scale=long [--list]   # four times the updates; not run yet
+    python -m experiments.noise --scale=long [--list] [--done]    # four times the updates
     python -m experiments.noise --scale=desk --times    # on a quiet machine: times of one update
 
 Setting (i): no clean label anywhere: pool, reference part, gate and tune carry the human labels
@@ -26,7 +26,7 @@ from active_learning.references import CopyOfOnline, CrossFitted, Trained
 from active_learning.report.__main__ import write
 from active_learning.settings import Config, Evaluate, Log, Select
 from configs import arrays, cifar10n
-from experiments.arms import Arm, run_all, shared_by, show
+from experiments.arms import Arm, done, run_all, shared_by, show
 from experiments.step_times import step_seconds
 
 RESULTS = Path(__file__).parent / "results"
@@ -242,15 +242,20 @@ def keep(page: Path, name: str) -> None:
         shutil.copyfile(page / "figure.png", DOCS / f"{name}.png")
 
 
-def run(arms: list[Arm], out: Path, name: str, times: Path) -> Path:
-    """Runs the arms and writes the page after each seed; the folder of the last.
+def run(arms: list[Arm], out: Path, name: str, times: Path, only_done: bool = False) -> Path:
+    """Runs the arms, but for `only_done`, and writes the page after each seed; the last's folder.
 
     The step times are those of the final arms' ratio.
     """
     smoke, tune = "smoke" in name, name.endswith("tune")
     metric = "tune/accuracy" if tune else "test/accuracy"
     seconds = json.loads(times.read_text()) if times.exists() and not tune else None
-    for folders in run_all(arms, out, None if smoke else RESULTS / name):
+    finished = (
+        [done(arms, out, RESULTS / name)]
+        if only_done
+        else run_all(arms, out, None if smoke else RESULTS / name)
+    )
+    for folders in finished:
         page = write(folders, out / "report", metric, TITLE, seconds)
         if not smoke:
             keep(page, name)
@@ -266,6 +271,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/noise"))
     parser.add_argument(
         "--list", action="store_true", help="print the arms and their cost, run nothing"
+    )
+    parser.add_argument(
+        "--done", action="store_true", help="tables of what is complete so far, run nothing"
     )
     parser.add_argument(
         "--times",
@@ -288,7 +296,8 @@ def main() -> None:
     if args.list:
         return
     with shared_by(args.workers):
-        page = run(arms, args.out / args.scale / args.phase, f"{name}_{args.phase}", times)
+        out = args.out / args.scale / args.phase
+        page = run(arms, out, f"{name}_{args.phase}", times, only_done=args.done)
     print((page / "table.md").read_text())
     print(page / "index.html")
 
