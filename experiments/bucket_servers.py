@@ -159,23 +159,16 @@ class Google:
         return _content(start, content, environ.get("HTTP_RANGE"), method == "HEAD")
 
     def _listing(self, query: dict[str, list[str]]) -> bytes:
-        prefix, delimiter = (query.get(key, [""])[0] for key in ("prefix", "delimiter"))
-        rows, folders = [], set()
-        for name, content in sorted(self.objects.items()):
-            if not name.startswith(prefix):
-                continue
-            inner, cut, _ = name[len(prefix) :].partition(delimiter or "\0")
-            if delimiter and cut:
-                folders.add(prefix + inner + delimiter)
-                continue
-            etag = _about(content)[0][1]
-            rows.append(
-                f"<Contents><Key>{escape(name)}</Key><Size>{len(content)}</Size>"
-                f"<LastModified>{STAMP}</LastModified><ETag>{escape(etag)}</ETag></Contents>"
-            )
+        files, folders = _listed(self.objects, query)
+        rows = [
+            f"<Contents><Key>{escape(name)}</Key><Size>{len(content)}</Size>"
+            f"<LastModified>{STAMP}</LastModified>"
+            f"<ETag>{escape(_about(content)[0][1])}</ETag></Contents>"
+            for name, content in files
+        ]
         rows += [
             f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>"
-            for folder in sorted(folders)
+            for folder in folders
         ]
         text = (
             f"<ListBucketResult><IsTruncated>false</IsTruncated>{''.join(rows)}</ListBucketResult>"
@@ -199,6 +192,90 @@ class Google:
         etag = escape(_about(self.objects[name])[0][1])
         text = f"<CompleteMultipartUploadResult><ETag>{etag}</ETag></CompleteMultipartUploadResult>"
         return _answer(start, 200, text.encode())
+
+
+class Azure:
+    """A fake of Azure's blob store with one container, as far as obstore speaks to it."""
+
+    def __init__(self, bucket: str):
+        self.bucket = bucket
+        self.objects: dict[str, bytes] = {}
+        self._blocks: dict[tuple[str, str], bytes] = {}
+
+    def __call__(self, environ: dict, start: Callable) -> list[bytes]:
+        """Answers one request."""
+        query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+        path = environ["PATH_INFO"].encode("latin-1").decode().lstrip("/")
+        container, _, name = path.partition("/")
+        if container != self.bucket:
+            return _answer(start, 404, b"<Error><Code>ContainerNotFound</Code></Error>")
+        method = environ["REQUEST_METHOD"]
+        if query.get("comp") == ["batch"]:
+            return self._delete_all(_body(environ).decode(), start)
+        if not name:
+            return _answer(start, 200, self._listing(query))
+        if method == "PUT":
+            self._put(name, query, _body(environ))
+            return _answer(start, 201, b"", _about(self.objects.get(name, b"")))
+        if (content := self.objects.get(name)) is None:
+            return _answer(start, 404, b"<Error><Code>BlobNotFound</Code></Error>")
+        span = environ.get("HTTP_X_MS_RANGE") or environ.get("HTTP_RANGE")
+        return _content(start, content, span, method == "HEAD")
+
+    def _delete_all(self, body: str, start: Callable) -> list[bytes]:
+        """Deletes the blobs of a batch, the only way in which obstore deletes."""
+        parts = []
+        for number, path in enumerate(re.findall(r"^DELETE (\S+)", body, re.M)):
+            name = unquote(path.partition("?")[0].lstrip("/")).partition("/")[2]
+            found = self.objects.pop(name, None) is not None
+            status = "202 Accepted" if found else "404 The specified blob does not exist."
+            parts.append(
+                "--batch\r\nContent-Type: application/http\r\nContent-ID: "
+                f"{number}\r\n\r\nHTTP/1.1 {status}\r\nx-ms-version: 2023-11-03\r\n\r\n"
+            )
+        kind = [("Content-Type", "multipart/mixed; boundary=batch")]
+        return _answer(start, 202, "".join([*parts, "--batch--\r\n"]).encode(), kind)
+
+    def _put(self, name: str, query: dict[str, list[str]], body: bytes) -> None:
+        """Stores a blob, one of its blocks, or what its blocks make."""
+        kind = query.get("comp", [""])[0]
+        if kind == "block":
+            self._blocks[name, query["blockid"][0]] = body
+        elif kind == "blocklist":
+            blocks = re.findall(r"<(?:Uncommitted|Latest)>([^<]*)</", body.decode())
+            self.objects[name] = b"".join(self._blocks.pop((name, block)) for block in blocks)
+        else:
+            self.objects[name] = body
+
+    def _listing(self, query: dict[str, list[str]]) -> bytes:
+        files, folders = _listed(self.objects, query)
+        rows = [
+            f"<Blob><Name>{escape(name)}</Name><Properties>"
+            f"<Last-Modified>{_about(content)[1][1]}</Last-Modified>"
+            f"<Content-Length>{len(content)}</Content-Length><Content-Type/>"
+            f"<Etag>{escape(_about(content)[0][1])}</Etag></Properties></Blob>"
+            for name, content in files
+        ]
+        rows += [f"<BlobPrefix><Name>{escape(folder)}</Name></BlobPrefix>" for folder in folders]
+        blobs = f"<Blobs>{''.join(rows)}</Blobs><NextMarker/>"
+        return f"<EnumerationResults>{blobs}</EnumerationResults>".encode()
+
+
+def _listed(
+    objects: dict[str, bytes], query: dict[str, list[str]]
+) -> tuple[list[tuple[str, bytes]], list[str]]:
+    """Objects below a prefix, and, up to a delimiter, the folders there."""
+    prefix, delimiter = (query.get(key, [""])[0] for key in ("prefix", "delimiter"))
+    files, folders = [], set()
+    for name, content in sorted(objects.items()):
+        if not name.startswith(prefix):
+            continue
+        inner, cut, _ = name[len(prefix) :].partition(delimiter or "\0")
+        if delimiter and cut:
+            folders.add(prefix + inner + delimiter)
+        else:
+            files.append((name, content))
+    return files, sorted(folders)
 
 
 def _body(environ: dict) -> bytes:
@@ -240,13 +317,13 @@ def _content(start: Callable, content: bytes, span: str | None, only_head: bool)
 
 @contextlib.contextmanager
 def buckets(kind: str, bucket: str = "bucket") -> Iterator[tuple[dict[str, str], Faults]]:
-    """Serves a store of one kind ("gs" or "s3") with one empty bucket.
+    """Serves a store of one kind ("gs", "s3" or "az") with one empty bucket.
 
     Yields:
       The environment that clients need, and the faults, none at first.
     """
     faults = Faults()
-    app = amazon(bucket) if kind == "s3" else Google(bucket)
+    app = {"gs": Google, "s3": amazon, "az": Azure}[kind](bucket)
     with serve(with_faults(app, faults)) as address:
         yield environment(kind, address), faults
 
@@ -255,6 +332,12 @@ def environment(kind: str, address: str) -> dict[str, str]:
     """The variables by which a client finds and enters a server on loopback."""
     if kind == "gs":
         return {"GOOGLE_BASE_URL": address, "GOOGLE_BEARER_TOKEN": "token"}
+    if kind == "az":
+        return {
+            "AZURE_STORAGE_ENDPOINT": address,
+            "AZURE_STORAGE_ACCOUNT_NAME": "account",
+            "AZURE_STORAGE_ACCOUNT_KEY": "a2V5",
+        }
     return {
         "AWS_ENDPOINT_URL": address,
         "AWS_ACCESS_KEY_ID": "key",

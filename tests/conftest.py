@@ -29,7 +29,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-@pytest.fixture(params=["gs", "s3"])
+@pytest.fixture(params=["gs", "s3", "az"])
 def store(request, monkeypatch):
     """(address of an empty bucket on loopback, the faults of its server)."""
     pytest.importorskip("obstore")

@@ -1,6 +1,7 @@
 """Whole runs in a bucket on loopback: what faults, kills and an outage do to their ids.
 
-The commands run in processes of their own, against Google's and Amazon's protocols. For each:
+The commands run in processes of their own, against Google's, Amazon's and Azure's protocols. For
+each:
 
 - 10 % of the requests fail; the run is killed with SIGKILL once its first checkpoint is committed,
   and continued by the same command with an empty cache folder, as on another machine; then it is
@@ -195,7 +196,7 @@ def arms(scale: str) -> dict[str, Callable[[Path], dict]]:
     }
     return {"local": partial(on_disk, flags=flags)} | {
         f"{kind}: {name}": in_bucket(kind, measure)
-        for kind in ("gs", "s3")
+        for kind in ("gs", "s3", "az")
         for name, measure in measures.items()
     }
 

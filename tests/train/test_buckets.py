@@ -84,6 +84,7 @@ def steps(run) -> list[tuple]:
     return [(line["step"], line.get("test/accuracy")) for line in lines]
 
 
+@pytest.mark.parametrize("store", ["gs", "s3"], indirect=True)
 def test_a_whole_run_in_a_bucket_is_the_local_one(
     store, local, small_steps, tmp_path, monkeypatch, capsys
 ):
