@@ -39,6 +39,16 @@ class DamagedError(ConfigError):
     """No intact checkpoint is left; the message names the broken file."""
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which leaves it to the training loop to look for a preemption.
+
+    A look counts for all processes, and these look at every update (`train.signals`).
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """Saves and restores the steps of one run. Saving is asynchronous; `close` waits for it.
 
@@ -64,9 +74,13 @@ class Checkpoints:
             create=not alone,  # Orbax does not make a folder for some of the processes.
             multiprocessing_options=ocp.options.MultiprocessingOptions(**own),
             # Orbax calls it on the first process, after the last file and before the commit.
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._write_manifest,
+                # Else the processes number their saves, of which some are of the first one alone.
+                create_directories_asynchronously=jax.process_count() == 1,
+            ),
         )
-        self._manager = self._guarded(ocp.CheckpointManager, self._folder, options=options)
+        self._manager = self._guarded(_Manager, self._folder, options=options)
 
     def _once(self, function: Callable[[], Any]) -> Any:
         """Calls a function on the first process; its value on all that have the folder."""
@@ -102,7 +116,8 @@ class Checkpoints:
         again.
 
         Args:
-          target: Arrays or ShapeDtypeStructs with the shapes and shardings to restore.
+          target: Arrays, or (but for random keys) ShapeDtypeStructs, with the shapes and shardings
+            to restore.
 
         Returns:
           (state, meta), or None when there is no step.

@@ -67,10 +67,7 @@ def _state(summary: dict) -> str:
         return f"complete at update {summary['step']}"
     if summary["step"]:
         return f"stopped; rerun the same command to resume at update {summary['step']}"
-    return (
-        "stopped before its first update; rerun the same command to go on (what its reference has "
-        "learned is kept)"
-    )
+    return "stopped before its first update; rerun the same command to go on from there"
 
 
 def _stray_word(word: str) -> str:

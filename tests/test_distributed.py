@@ -103,7 +103,8 @@ def test_two_processes_without_a_common_folder_train_in_a_bucket_what_one_trains
     assert not list((tmp_path / "cache" / "active_learning" / "runs").iterdir())
     params = jax.tree.leaves(abstract_state(build(config)).learner.params)
     assert any("fsdp" in leaf.sharding.spec for leaf in params)  # Each process has a part of it.
-    assert loop.run(config, address)["complete"]  # One process goes on.
+    found = two_processes.in_bucket(arrays, f"{address}-reference")
+    assert loop.run(found, address)["complete"]  # One process goes on.
     loop.run(config, straight)
     whole = runs.readable(address)
     for ours, theirs in zip(ids(whole), ids(straight), strict=True):

@@ -55,7 +55,7 @@ def train(photos: str, arrays: str, *folders: str) -> None:
     print(loop.run(both(Path(arrays)), folders[1])["step"])
 
 
-def in_bucket(arrays: Path):
+def in_bucket(arrays: Path, reference: str = ""):
     """A pool filtered by a reference that is trained first; some parameters are on one process."""
     from active_learning.core import policies
     from active_learning.models import ViT
@@ -63,19 +63,22 @@ def in_bucket(arrays: Path):
     from tests import world
 
     policy = dataclasses.replace(policies.learnability, name="half", pool_fraction=0.5)
-    return world.config(
+    config = world.config(
         arrays,
         learner=ViT(width=64, depth=1, heads=2, patch=4),
         select=Select(policy=policy, ratio=4, temperature=0.5),
         fsdp=8,
     )
+    own = dataclasses.replace(config.reference, path=reference)
+    return dataclasses.replace(config, reference=own)
 
 
 def bucket(arrays: str, address: str) -> None:
     from active_learning.train import loop
     from tests import world
 
-    config = in_bucket(Path(arrays))
+    # The reference is a run in the bucket, too: trained by the first call, found by the second.
+    config = in_bucket(Path(arrays), f"{address}-reference")
     reference = int(config.reference.total.split()[0])
     print(loop.run(config, address, world.StopAfter(reference + STOP))["step"])
     print(loop.run(config, address, world.StopAfter(STOP))["step"])

@@ -14,21 +14,26 @@ from pathlib import Path
 
 import jax
 
-from active_learning.distributed.exchange import agreement
+from active_learning.config import ConfigError
+from active_learning.distributed.exchange import agreement, check_same
 from active_learning.distributed.processes import is_primary, run_on_primary
 from active_learning.storage import runs
 from active_learning.storage.addresses import is_bucket
 from active_learning.storage.commits import Bucket, fetch, without_older_steps
+from active_learning.storage.errors import StorageError
 from active_learning.storage.mirror import Mirror, mirrored
 
 
 @dataclass(frozen=True)
 class _Own:
-    """A process's own folder for a run in a bucket; `mirror` is that of the first process."""
+    """A process's own folder for a run in a bucket."""
 
     address: str
     folder: Path
-    mirror: Mirror | None
+    # Of the first process.
+    mirror: Mirror | None = None
+    # The folder is a copy of a finished run, and all of it is there.
+    finished: bool = False
 
 
 _open: list[_Own] = []  # The run, and inside of it that of a reference in a bucket.
@@ -52,7 +57,7 @@ def share(path: Path) -> None:
       ConfigError or StorageError: On all processes, where the bucket refuses or does not answer.
     """
     own = _own(path)
-    if own is None:
+    if own is None or own.finished:
         return
     with agreement("upload of files that all read"):
         if own.mirror is not None:
@@ -82,22 +87,30 @@ def writable(workdir: Path | str, shared: bool = False) -> Iterator[runs.Place]:
         with runs.writable(workdir, shared) as place:
             yield place
         return
+    check_same({"run folder": address})
     if shared and run_on_primary(lambda: runs.is_complete(address)):
         with agreement("download of a run"):
             folder = runs.readable(address)
-        yield runs.Place(folder)
+        with _opened(_Own(address, folder, finished=True)):
+            yield runs.Place(folder)
         return
     with contextlib.ExitStack() as stack:
         with agreement("run folder"):
             own = stack.enter_context(_first(address) if is_primary() else _other(address))
-        _open.append(own)
-        try:
-            mirror = own.mirror
+        mirror = own.mirror
+        with _opened(own):
             yield runs.Place(own.folder, lambda: mirror is not None and mirror.failed)
-        finally:
-            _open.remove(own)
         with agreement("upload of the run folder"):
             stack.close()
+
+
+@contextlib.contextmanager
+def _opened(own: _Own) -> Iterator[None]:
+    _open.append(own)
+    try:
+        yield
+    finally:
+        _open.remove(own)
 
 
 @contextlib.contextmanager
@@ -110,6 +123,10 @@ def _first(address: str) -> Iterator[_Own]:
 def _other(address: str) -> Iterator[_Own]:
     folder = Path(tempfile.mkdtemp(prefix="active_learning-"))
     try:
-        yield _Own(address, folder, None)
+        yield _Own(address, folder)
+    except (ConfigError, StorageError) as error:
+        # What the first process says of its folder; it has replaced the name in its own message.
+        text = str(error).replace(str(runs.staging_folder(address)), address)
+        raise type(error)(text) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Train states that are sharded over several processes, as whole arrays on the first one.
 
-Leaf by leaf, so that a device holds no more than one whole leaf besides its own shards. Of a random
-key the first process has the key data.
+Leaf by leaf, so that a device holds no more than two whole leaves besides its own shards. Of a
+random key the first process has the key data.
 """
 
 from typing import Any

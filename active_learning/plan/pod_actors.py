@@ -15,6 +15,7 @@ import jax
 from active_learning.config import ConfigError
 from active_learning.core import sharding
 from active_learning.core.step import select_step, train_on_selection
+from active_learning.data.stored_rows import COLUMN
 from active_learning.plan.abstract import abstract_batch
 from active_learning.plan.pod import GIB, CompiledStep, bytes_on_a_chip, reported
 from active_learning.plan.pod_lines import large_collectives
@@ -29,7 +30,7 @@ class CompiledActors:
 
     scoring: CompiledStep
     training: CompiledStep
-    # The selected rows of all chips, for each update.
+    # The selected rows of all chips, for each update; 0 where they are read anew.
     rows: int
     # The models that score, for each copy and chip.
     models: int
@@ -41,26 +42,31 @@ def check_parts(places: Sequence[Sequence[int]], actors: int) -> None:
     Raises:
       ConfigError: They are not, and the TPU compiler takes whole slices only.
     """
+    half = len(places) // 2
+    halves = half and is_slice(places[:half]) and is_slice(places[half:])
     for name, part in (("score", places[:actors]), ("train", places[actors:])):
         if not part or not is_slice(part):
             raise ConfigError(
                 f"config.select.actors={actors}: the {len(part)} of {len(places)} chips that "
-                f"{name} are no slice, and the TPU compiler takes whole slices only; half of the "
-                f"chips is one ({len(places) // 2})"
+                f"{name} are no slice, and the TPU compiler takes whole slices only"
+                f"{f'; half of the chips, {half}, is one' if halves else ''}"
             )
 
 
 def compile_actors(experiment: Experiment) -> CompiledActors:
-    """Compiles selection for the actors and the update for the others, as a run does."""
-    mesh, small = experiment.actor_mesh, experiment.scorer_view.image_shape
+    """Compiles selection for the actors and the update for the others.
+
+    Small views and stored features are taken to be read from the disk, and what is selected to be
+    read in full after that, as for data on disk.
+    """
+    mesh, small = experiment.actor_mesh, experiment.scorer_view
     assert mesh is not None, "without actors there is one program"
     began, state = time.monotonic(), abstract_state(experiment)
-    two_stage = small != experiment.view.image_shape
+    two_stage = small.image_shape != experiment.view.image_shape or small.features > 0
     selector = Actors(experiment, sends_rows=not two_stage)
     examples = abstract_batch(experiment)
-    # What is read in two stages: candidates as small views, then what is selected in full.
     candidates = {k: v for k, v in examples.items() if not (two_stage and k == "image")}
-    full = {k: v for k, v in examples.items() if k != "image_small"}
+    full = {k: v for k, v in examples.items() if k not in ("image_small", COLUMN)}
     batch = placed_shapes(candidates, selector.placement)
     scoring = selector.scoring_shapes(state)
     chosen = jax.eval_shape(partial(select_step, selector.recipe), scoring, batch)[1]
@@ -82,7 +88,10 @@ def compile_actors(experiment: Experiment) -> CompiledActors:
     copied = [getattr(scoring, name) for name in selector.trained]
     sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(rows)]
     return CompiledActors(
-        first, reported(update, experiment.mesh, began), sum(sizes), bytes_on_a_chip(copied)
+        first,
+        reported(update, experiment.mesh, began),
+        0 if two_stage else sum(sizes),
+        bytes_on_a_chip(copied),
     )
 
 
@@ -115,6 +124,10 @@ def actor_lines(experiment: Experiment, topology: str) -> Iterator[str]:
     try:
         done = compile_actors(experiment)
     except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise ConfigError(
+                f"scoring or training does not fit its part of {topology}: {str(error)[:200]!r}"
+            ) from error
         reason = str(error).splitlines()[0].rpartition(") ")[2]
         raise ConfigError(
             f"config.select.actors={experiment.config.select.actors}: the compiler refuses "
@@ -136,7 +149,8 @@ def actor_lines(experiment: Experiment, topology: str) -> Iterator[str]:
             raise ConfigError(f"{name} does not fit a {step.device_kind}'s {has:.0f} GiB")
     refresh = experiment.config.select.refresh
     often = "every update" if refresh == 1 else f"every {refresh} updates"
+    rows = f"{done.rows / 1e6:.1f} MB of selected rows" if done.rows else "the selected indices"
     yield (
-        f"between them: {done.rows / 1e6:.1f} MB of selected rows for every update, and "
-        f"{done.models / 1e6:.1f} MB of models to each chip that scores, {often}; no candidate"
+        f"between them: {rows} for every update, and {done.models / 1e6:.1f} MB of models to each "
+        f"chip that scores, {often}; no candidate"
     )

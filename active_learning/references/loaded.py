@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from active_learning import checkpoint
+from active_learning import checkpoint, distributed
 from active_learning.config import ConfigError
 from active_learning.cost.ledger import ACCOUNTS, total
 from active_learning.metrics import read_summary
@@ -56,12 +56,13 @@ class Loaded(Reference):
             model = experiment.reference_role
             params = start.params(model.module, model.view, jax.random.key(0))
             return Obtained(params, flops=dict.fromkeys(ACCOUNTS, 0.0))
-        folder = readable(self.path)
-        summary = read_summary(folder)
-        if summary is None or not summary["complete"]:
-            raise ConfigError(f"{KEY}={self.path!r}: no complete run there to load")
-        experiment.config.task.check_loaded_reference(folder, experiment.data)
-        return obtained(summary, checkpoint.load_params(folder))
+        with distributed.agreement("reference"):
+            folder = readable(self.path)
+            summary = read_summary(folder)
+            if summary is None or not summary["complete"]:
+                raise ConfigError(f"{KEY}={self.path!r}: no complete run there to load")
+            experiment.config.task.check_loaded_reference(folder, experiment.data)
+            return obtained(summary, checkpoint.load_params(folder))
 
     def for_plan(self) -> "Loaded":
         """A run in place of weights that are not there: planned at the size of the scorer."""

@@ -213,8 +213,12 @@ def check(path: Path, data_hash: str, view: str, model: str = "", ids_by: str = 
 
 
 def read(path: Path, data_hash: str, view: str, model: str = "", ids_by: str = "place") -> Scores:
-    """Reads stored scores, once `check` has passed; its arguments and errors."""
-    about = check(path, data_hash, view, model, ids_by)
+    """Checks a file and reads it; arguments and errors are those of `check`."""
+    return read_checked(path, check(path, data_hash, view, model, ids_by))
+
+
+def read_checked(path: Path, about: dict) -> Scores:
+    """Reads a file whose JSON `check` has returned. Raises DataError where it holds no scores."""
     try:
         ids, labels, loss, hit = _columns(path)
         scores = Scores(ids, labels, loss, hit, about)

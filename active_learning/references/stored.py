@@ -62,7 +62,7 @@ class Stored(WithoutModel, Reference):
         about = score_file.check(Path(self.path), *expected)
 
         def join() -> dict[str, np.ndarray]:
-            scores = score_file.read(Path(self.path), *expected)
+            scores = score_file.read_checked(Path(self.path), about)
             held = {"train": scores.loss[score_file.rows_for(scores, data.train)]}
             if gate:
                 rows = score_file.rows_for(scores, data.parts[gate])
@@ -70,7 +70,8 @@ class Stored(WithoutModel, Reference):
             return held
 
         # What decides which examples the parts hold, and their labels.
-        parts = f"{config.split}, {config.data.label!r}, gate {gate!r}"
+        also = config.evaluate.also.get(gate)
+        parts = f"{config.split}, {config.data.label!r}, gate {gate!r} of {also}"
         held = data.train.source.kept(f"losses of {about['sha256']} for {parts}", join)
         train = data.train.with_column(score_file.COLUMN, held["train"])
         data = dataclasses.replace(

@@ -89,11 +89,12 @@ def located(experiment: Experiment, workdir: Path) -> Experiment:
       ConfigError: No folder is given, and processes have no run folder that all see.
     """
     config, store = experiment.config, str(workdir / "features")
+    read = {"scorer": _scores(config), "reference": config.select.policy.reads_reference}
     for name, kinds in (("scorer", OnFeatures), ("reference", Embedded | ZeroShot)):
         section = getattr(config, name)
         if not isinstance(section, kinds) or section.store:
             continue
-        if distributed.is_own(workdir):
+        if distributed.is_own(workdir) and read[name]:
             raise ConfigError(
                 f"config.{name}.store: several processes of a run in a bucket need a folder that "
                 "all see; give one"

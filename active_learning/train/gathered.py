@@ -14,7 +14,7 @@ class GatheredCheckpoints:
     """`Checkpoints` that the first process alone writes and reads, for all.
 
     A state is gathered in its memory to be saved, and sent to the others when it is restored. What
-    is written does not depend on the number of processes. All must call all methods.
+    is written does not depend on the number of processes. All must call all methods but `close`.
 
     Args:
       folder: WORKDIR/checkpoints of the first process.
@@ -61,6 +61,11 @@ class GatheredCheckpoints:
         meta = distributed.run_on_primary(one)
         return None if meta is None else (scattered(read[0] if read else None, target), meta)
 
+    def wait(self) -> None:
+        """Waits for the last save. Raises StorageError when it failed, on all processes."""
+        distributed.run_on_primary(lambda: self._own.wait())
+
     def close(self) -> None:
-        """Waits for the last save and ends. Raises StorageError when it failed, on all."""
-        distributed.run_on_primary(lambda: self._own.close())
+        """Ends. Each process may call it alone, since the others may have failed elsewhere."""
+        if self._files is not None:
+            self._files.close()

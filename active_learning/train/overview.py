@@ -65,7 +65,7 @@ def _reference(experiment: Experiment) -> Iterator[str]:
     flops = examples * experiment.scorer.cost(experiment.scorer_view.image_shape).train
     uniform = experiment.steps.total * total(dict(experiment.uniform_costs))
     share = f"{flops / uniform:.0%} of the FLOPs of uniform training"
-    line = f"reference: {updates} updates first, {share}"
+    line = f"reference, unless it is trained already: {updates} updates, {share}"
     if flops > uniform / 2:
         line += "; a smaller config.reference.total, or a longer run, makes that less"
     yield line

@@ -39,6 +39,13 @@ def test_both_parts_have_to_be_slices(sides, actors, fits):
         pod_actors.check_parts(chips(*sides), actors)
 
 
+def test_half_of_the_chips_is_proposed_where_it_can_be():
+    with pytest.raises(ConfigError, match="; half of the chips, 8, is one$"):
+        pod_actors.check_parts(chips(4, 4), 2)
+    with pytest.raises(ConfigError, match="takes whole slices only$"):
+        pod_actors.check_parts(chips(2, 2), 1)
+
+
 def test_a_rectangle_with_a_hole_is_no_slice():
     assert topology.is_slice(chips(4, 2))
     assert not topology.is_slice(chips(4, 2)[:-1])
@@ -55,12 +62,16 @@ def test_only_rows_and_models_go_from_one_mesh_to_the_other(tmp_path, small, mon
     numbers = sum(leaf.size for leaf in jax.tree.leaves(scorer_params(experiment)))
     assert done.models == 4 * numbers
     b, pixels = 16, 8 * 8 * 3
-    assert b * pixels < done.rows < b * (pixels + 40)  # with ids, epochs and labels
+    if small:
+        assert not done.rows  # They are read anew.
+    else:
+        assert b * pixels < done.rows < b * (pixels + 40)  # with ids, epochs and labels
     candidates = 4 * b * (pixels if not small else small * small * 3)
     assert max((c.bytes for c in done.scoring.collectives), default=0) < candidates / 4
     monkeypatch.setitem(pod_actors.CHIPS, done.scoring.device_kind, topology.Chip(16.0, 1.0, 1.0))
     text = "\n".join(pod_actors.actor_lines(experiment, "v5e:2x4"))
     assert f"{done.models / 1e6:.1f} MB of models to each chip that scores, every update" in text
+    assert ("the selected indices for every update" in text) == bool(small)
 
 
 def scorer_params(experiment):

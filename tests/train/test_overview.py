@@ -19,7 +19,7 @@ def test_the_lines_before_a_run_state_data_models_and_cost(tmp_path):
     # 20 updates of 16 examples by the scorer, 12 of the learner's own.
     scoring = experiment.scorer.cost(experiment.scorer_view.image_shape).train
     share = 20 * 16 * scoring / (12 * sum(experiment.uniform_costs.values()))
-    assert f"reference: 20 updates first, {share:.0%} of the FLOPs of uniform training" in text
+    assert f"trained already: 20 updates, {share:.0%} of the FLOPs of uniform training" in text
 
 
 def test_the_class_counts_of_the_training_data_are_printed_and_stored(tmp_path):

@@ -45,3 +45,13 @@ def test_all_of_several_processes_are_asked_at_every_update(monkeypatch):
     guard = PreemptionGuard()
     assert [guard.requested for _ in range(5)] == [False, False, True, True, True]
     assert looks == [1, 2, 3]
+
+
+def test_what_fails_in_one_of_several_processes_stops_all_at_their_common_update(monkeypatch):
+    sent = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(distributed, "preemption_reached", lambda look: look == 3)
+    monkeypatch.setattr(os, "kill", lambda *words: sent.append(words))
+    guard = PreemptionGuard(lambda: True)
+    assert [guard.requested for _ in range(4)] == [False, False, True, True]
+    assert sent == [(os.getpid(), signal.SIGTERM)]

@@ -158,7 +158,7 @@ def test_stored_losses_are_joined_once(tmp_path, monkeypatch):
     score_file.write(file, score_file.Scores(*(column[order] for column in columns), about))
     stored = Stored(path=str(file))
     joined, gate = stored.attach(config, data, "plain")
-    monkeypatch.setattr(score_file, "read", None)  # not read again
+    monkeypatch.setattr(score_file, "read_checked", None)  # not read again
     again, same = stored.attach(config, open_data(config), "plain")
     for one in (joined, again):
         held = one.train.columns[score_file.COLUMN]
