@@ -66,7 +66,7 @@ SCALES = {
         (210, 211, 212, 213, 214),
     ),
     "long": Scale(
-        9600, 12_000, (0.25, 0.33, 0.4, 0.5), 0.4, 0.5, 0.7, (220, 221, 222), (220, 221, 222)
+        9600, 12_000, (0.4, 0.5, 0.65, 0.8), 0.65, 0.8, 0.9, (220, 221, 222), (220, 221, 222)
     ),
     "gpu": Scale(
         20_000,
@@ -199,7 +199,7 @@ def long_arms(scale: Scale) -> list[Arm]:
     on_reference = uniform_of(noisy, train_on=("reference",))
     pruned = replace(uniform, baseline=False, select=Select(policy=policies.infobatch))
     s, one = scale.seeds, scale.seeds[:1]
-    few, third, deciding, most = scale.budgets
+    few, half, deciding, most = scale.budgets
 
     def selecting(budget: float) -> list[Arm]:
         return [
@@ -209,13 +209,13 @@ def long_arms(scale: Scale) -> list[Arm]:
 
     return [  # What decides first.
         arm(uniform, "uniform", 1.0, s, scale),
-        *selecting(most),
+        *selecting(half),
         arm(on_reference, "control: uniform on the reference's data", 1.0, one, scale),
         *selecting(deciding),
         arm(filtered, "filter first", deciding, s, scale),
         arm(pruned, "InfoBatch", 1.0, one, scale),
         arm(uniform, "uniform", scale.equal_flops, one, scale),
-        *selecting(third),
+        *selecting(most),
         *selecting(few),
     ]
 
