@@ -163,6 +163,10 @@ MUTANTS = [
     Mutant("a save is not watched", "train/loop.py", '            with self.watchdog.during("a save"):\n                self._save()\n            if complete', "            self._save()\n            if complete", "train/test_watchdog.py"),
     Mutant("a folder is made before credentials are asked for", "storage/mirror.py", "check_login(address)  # Before", "pass  # Before", "storage/test_addresses.py"),
     Mutant("an embedded reference is planned for free", "plan/cost_model.py", "self.prefilter_flops + self.pass_flops + self.reference_pass_flops", "self.prefilter_flops + self.pass_flops", "references/test_zero_shot.py"),
+    Mutant("a failed upload stops one process only", "train/signals.py", "os.kill(os.getpid(), signal.SIGTERM)  # JAX tells all.", "pass", "train/test_signals.py"),
+    Mutant("random keys come back as numbers", "distributed/whole.py", "return jax.random.wrap_key_data(placed, impl=jax.random.key_impl(target))", "return placed", "test_whole.py"),
+    Mutant("any rectangle of chips is a slice", "plan/topology.py", " and shape in known", "", "plan/test_pod_actors.py"),
+    Mutant("stored losses of another split", "references/stored.py", 'parts = f"{config.split}, ', 'parts = f"', "data/sources/test_catalog.py"),
 ]  # fmt: skip
 
 
