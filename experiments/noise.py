@@ -211,6 +211,7 @@ def long_arms(scale: Scale) -> list[Arm]:
         arm(uniform, "uniform", 1.0, s, scale),
         *selecting(half),
         arm(on_reference, "control: uniform on the reference's data", 1.0, one, scale),
+        arm(uniform, "uniform", half, one, scale),
         *selecting(deciding),
         arm(filtered, "filter first", deciding, s, scale),
         arm(pruned, "InfoBatch", 1.0, one, scale),
