@@ -201,23 +201,22 @@ def long_arms(scale: Scale) -> list[Arm]:
     s, one = scale.seeds, scale.seeds[:1]
     few, half, deciding, most = scale.budgets
 
-    def selecting(budget: float) -> list[Arm]:
-        return [
-            arm(noisy, "learnability", budget, s, scale),
-            arm(default(budget), "default for own data", budget, s, scale),
-        ]
+    def selecting(budget: float) -> Arm:
+        return arm(noisy, "learnability", budget, s, scale)
 
     return [  # What decides first.
         arm(uniform, "uniform", 1.0, s, scale),
-        *selecting(half),
+        selecting(half),
+        arm(default(half), "default for own data", half, s, scale),
         arm(on_reference, "control: uniform on the reference's data", 1.0, one, scale),
         arm(uniform, "uniform", half, one, scale),
-        *selecting(deciding),
+        selecting(deciding),
         arm(filtered, "filter first", deciding, s, scale),
         arm(pruned, "InfoBatch", 1.0, one, scale),
         arm(uniform, "uniform", scale.equal_flops, one, scale),
-        *selecting(most),
-        *selecting(few),
+        selecting(most),
+        selecting(few),
+        arm(default(deciding), "default for own data", deciding, s, scale),
     ]
 
 
