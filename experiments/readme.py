@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from active_learning.report import measures
-from experiments import flickr, flickr_cost, label_check, safety, scaling_law, transfer
+from experiments import flickr, flickr_cost, label_check, noise_table, safety, scaling_law, transfer
 from experiments.scale_parts import (
     step1_runs,
     step2_index,
@@ -286,6 +286,7 @@ def drilled(result: dict) -> str:
 # By the result's name, with the variant of its table after a colon; the others are reports.
 TABLES = {
     "noise_desk_final:summary": summary,
+    "noise_long_final": noise_table.long,
     "bench_data": reading,
     "scale_1_data": bucket,
     "scale_1_runs": step1_runs.table,
