@@ -74,9 +74,14 @@ def pack(folder: Path, packed: Path) -> None:
     packed.write_bytes(gzip.compress(json.dumps(files).encode(), mtime=0))
 
 
+def packed_files(packed: Path) -> dict[str, str]:
+    """Names and texts of the files of a packed run."""
+    return json.loads(gzip.decompress(packed.read_bytes()))
+
+
 def unpack(packed: Path, folder: Path) -> None:
     """The inverse of `pack`."""
-    files = json.loads(gzip.decompress(packed.read_bytes()))
+    files = packed_files(packed)
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         (folder / name).write_text(files[name])

@@ -35,7 +35,7 @@ from experiments.flickr_arms import (
     store_embeddings,
     tune_arms,
 )
-from experiments.flickr_cost import mean_accounts, step_times
+from experiments.flickr_cost import gap, mean_accounts, step_times
 from experiments.score_comparison import interval
 
 matplotlib.use("Agg")
@@ -222,7 +222,7 @@ COMPARED = (  # each claim, and what it has to beat
 
 def beside(rows: list[dict]) -> str:
     """Markdown: log(1 + rank) of each claim less that of the row it has to beat which costs most
-    nearly as much, paired by seed.
+    nearly as much, paired by seed; empty where there is no claim.
     """
     out = ["| | FLOPs | against | FLOPs | difference [95 %], paired by seed |", "|" + " --- |" * 5]
     for claim, other in COMPARED:
@@ -239,9 +239,8 @@ def beside(rows: list[dict]) -> str:
                     f"{other}, {theirs['updates']}",
                     f"{theirs['flops']:.2e}",
                 ]
-                gap = f"{result['mean']:+.3f} [{result['low']:+.3f}, {result['high']:+.3f}]"
-                out.append(f"| {' | '.join([*cells, gap])} |")
-    return "\n".join(out)
+                out.append(f"| {' | '.join([*cells, gap(result)])} |")
+    return "\n".join(out) if len(out) > 2 else ""
 
 
 def figure(rows: list[dict], path: Path) -> None:

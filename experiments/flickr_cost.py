@@ -17,8 +17,6 @@ from experiments.arms import Arm
 from experiments.score_comparison import interval
 from experiments.step_times import in_turns, stepper
 
-PLAIN = ("uniform", "(a) control")
-
 
 def step_times(arms: list[Arm], out: Path, rounds: int = 7) -> dict[str, float]:
     """Median seconds of an update of each arm, while it selects and otherwise, and of references.
@@ -37,7 +35,7 @@ def step_times(arms: list[Arm], out: Path, rounds: int = 7) -> dict[str, float]:
             continue
         experiment = build(replace(config, evaluate=replace(config.evaluate, gate="")))
         steppers[config.name] = stepper(experiment, active=False)
-        if not config.name.startswith(PLAIN):
+        if experiment.steps.window:
             steppers[f"{config.name}, selecting"] = stepper(experiment, active=True)
             own = config.reference.own_runs(config)
             if own and "reference" not in steppers:
@@ -87,7 +85,7 @@ def equal_cost(rows: list[dict], times: dict[str, float]) -> str:
     heads = [f"less {what}, equal {clock}" for what in ("uniform", "control") for clock in clocks]
     heads = ["arm", "updates", "FLOPs / uniform", "time / uniform", *heads]
     lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
-    for row in (r for r in rows if not r["arm"].startswith(PLAIN)):
+    for row in (r for r in rows if r["window_updates"]):
         sigmoid = ", sigmoid" if "joint" in row["arm"] else ""
         names = f"uniform{sigmoid}", f"(a) control{sigmoid}: uniform on the clean third"
         cells = [row["arm"], str(row["updates"])]
@@ -97,12 +95,13 @@ def equal_cost(rows: list[dict], times: dict[str, float]) -> str:
             for cost in clocks.values():
                 theirs = _between(others, cost, cost(row))
                 mine = zip(row["seeds"], row["log_rank_by_seed"], strict=True)
-                cells.append(_gap(interval(value - theirs[seed] for seed, value in mine)))
+                cells.append(gap(interval(value - theirs[seed] for seed, value in mine)))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _gap(result: dict[str, float] | None) -> str:
+def gap(result: dict[str, float] | None) -> str:
+    """A difference with its interval."""
     if result is None:
         return "-"
     return f"{result['mean']:+.3f} [{result['low']:+.3f}, {result['high']:+.3f}]"

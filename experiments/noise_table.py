@@ -1,6 +1,5 @@
 """The table of `noise --scale=long`: accuracy with and without averaged weights, and costs."""
 
-import gzip
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from active_learning.report import measures
+from experiments.arms import packed_files
 
 PACKS = Path(__file__).parent / "results" / "noise_long_final"
 
@@ -16,15 +16,10 @@ def averaged(packs: Path = PACKS) -> dict[tuple[str, int], float]:
     """Mean accuracy of the averaged weights (`ema`) by arm and number of updates."""
     found = defaultdict(list)
     for path in sorted(packs.glob("*.json.gz")):
-        files = {name: json.loads(text) for name, text in _files(path).items()}
-        about, final = files["config.json"], files["summary.json"]["final"]
+        files = packed_files(path)
+        about, final = json.loads(files["config.json"]), json.loads(files["summary.json"])["final"]
         found[about["name"], about["total_steps"]].append(final["test_full/ema_accuracy"])
     return {key: float(np.mean(values)) for key, values in found.items()}
-
-
-def _files(path: Path) -> dict[str, str]:
-    files = json.loads(gzip.decompress(path.read_bytes()))
-    return {name: files[name] for name in ("config.json", "summary.json")}
 
 
 def long(result: dict, averages: dict[tuple[str, int], float] | None = None) -> str:

@@ -244,7 +244,7 @@ def _mean(shares: list[float]) -> str:
 def pairs(rows: list[dict]) -> str:
     """The arms of flickr, which of them count, what they saved, and each claim with its control."""
     parts = (flickr.table, flickr.rule, flickr.saved, flickr.beside)
-    return "\n\n".join(part(rows) for part in parts)
+    return "\n\n".join(filter(None, (part(rows) for part in parts)))
 
 
 def methods_at_equal_cost(rows: list[dict]) -> str:

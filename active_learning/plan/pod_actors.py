@@ -3,10 +3,9 @@
 Between the two meshes nothing is compiled: the runtime copies what `train.selectors.Actors` sends.
 """
 
-import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -73,8 +72,7 @@ def compile_actors(experiment: Experiment) -> CompiledActors:
     select, take = selector.programs(scoring, batch)
     first = reported(select, mesh, began)
     if take is not None:
-        more = reported(take, mesh, began)
-        first = _both(first, more)
+        first = _both(first, reported(take, mesh, began))
     began, everywhere = time.monotonic(), sharding.replicated(experiment.mesh)
     rows = _first(full, len(chosen.indices), sharding.batch_sharding(experiment.mesh))
     update = sharding.aot_compile(
@@ -86,24 +84,21 @@ def compile_actors(experiment: Experiment) -> CompiledActors:
         rest=everywhere,
     )
     copied = [getattr(scoring, name) for name in selector.trained]
-    sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(rows)]
     return CompiledActors(
         first,
         reported(update, experiment.mesh, began),
-        0 if two_stage else sum(sizes),
+        0 if two_stage else bytes_on_a_chip(rows) * experiment.mesh.size,
         bytes_on_a_chip(copied),
     )
 
 
 def _both(one: CompiledStep, two: CompiledStep) -> CompiledStep:
     """Two programs of the same chips, one after the other."""
-    return CompiledStep(
-        one.chips,
-        one.device_kind,
-        max(one.stays, two.stays),
-        max(one.temporary, two.temporary),
-        one.collectives + two.collectives,
-        two.seconds,
+    return replace(
+        two,
+        stays=max(one.stays, two.stays),
+        temporary=max(one.temporary, two.temporary),
+        collectives=one.collectives + two.collectives,
     )
 
 

@@ -19,7 +19,6 @@ from active_learning.metrics import LOG, NonFiniteError
 from active_learning.references import Obtained
 from active_learning.references.pool_filter import filter_pool
 from active_learning.settings import Config, Log
-from active_learning.storage.addresses import is_bucket
 from active_learning.storage.runs import Place
 from active_learning.train import overview, run_folder
 from active_learning.train.build import Experiment, build, first_state
@@ -63,22 +62,18 @@ def run(
       NonFiniteError: With the number of the update.
       StorageError: The disk or the bucket failed.
     """
-    if is_bucket(str(workdir)):  # All go on to claim it only where they are to train the same.
-        distributed.check_same(_identity(config) | {"run folder": str(workdir)})
+    # Before a folder in a bucket is claimed, for which all have to train the same.
+    distributed.check_same({"config": config_hash(config), "code": distributed.code_version()})
     with distributed.writable(workdir) as place:
         return _run(config, place, guard, profile)
-
-
-def _identity(config: Config) -> dict[str, str]:
-    """What must be the same for all processes, before anything is opened."""
-    return {"config": config_hash(config), "code": distributed.code_version()}
 
 
 def _run(
     config: Config, place: Place, guard: PreemptionGuard | None, profile: tuple[int, int]
 ) -> dict[str, Any]:
     workdir = place.folder
-    distributed.check_same(_identity(config), None if distributed.is_own(workdir) else workdir)
+    if not distributed.is_own(workdir):
+        distributed.check_same({}, workdir)
     check_installed(**_tracked(config.log))
     with distributed.agreement("data"):
         experiment = build(config)
