@@ -97,7 +97,7 @@ ROOMS = {
     "evaluators": {"core", "data", "config"},
     "tasks": {"config", "core", "data", "evaluators", "checkpoint", "curation"},
     "references": {
-        *("config", "core", "cost", "data", "models", "evaluators"),
+        *("config", "core", "cost", "curation", "data", "models", "evaluators"),
         *("checkpoint", "distributed", "metrics", "storage"),
     },
     "report": {"cost", "arguments", "storage"},

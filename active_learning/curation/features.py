@@ -70,6 +70,47 @@ def patch_features(
     return compress(np.concatenate(blocks), settings.components)
 
 
+@dataclass(frozen=True, eq=False)
+class FittedPatches:
+    """What `patch_features` learns of a few images, to describe any others alike.
+
+    Attributes:
+      filters, mean: As `fit_filters` gives them.
+      center, deviation: Of the responses.
+      components: Their principal components, half-whitened.
+    """
+
+    filters: Float[Array | np.ndarray, "p k"]
+    mean: Float[Array | np.ndarray, "p"]
+    center: Float[Array | np.ndarray, "r"]
+    deviation: Float[Array | np.ndarray, "r"]
+    components: Float[Array | np.ndarray, "r d"]
+
+
+def fit_patches(
+    images: UInt8[np.ndarray, "n H W C"], settings: PatchFeatures, seed: int = 0
+) -> FittedPatches:
+    """Fits filters and components to a sample of images."""
+    filters, mean = fit_filters(images, settings, seed)
+    blocks = [
+        np.asarray(_responses(settings, resize(jnp.asarray(block), settings.size), filters, mean))
+        for block in np.array_split(images, -(-len(images) // BLOCK))
+    ]
+    return FittedPatches(
+        filters, mean, *fit_components(np.concatenate(blocks), settings.components)
+    )
+
+
+def fitted_features(
+    settings: PatchFeatures, fitted: FittedPatches, images: UInt8[Array | np.ndarray, "b H W C"]
+) -> Float[Array, "b d"]:
+    """Features of any images, as unit vectors; can be traced."""
+    small = resize(images, settings.size)
+    responses = _responses(settings, small, fitted.filters, fitted.mean)
+    rows = (responses - fitted.center[None]) / fitted.deviation[None] @ fitted.components
+    return rows / jnp.maximum(jnp.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
+
+
 def fit_filters(
     images: UInt8[np.ndarray, "n H W C"], settings: PatchFeatures, seed: int
 ) -> tuple[Float[np.ndarray, "p k"], Float[np.ndarray, "p"]]:
@@ -154,9 +195,18 @@ def compress(features: Float[np.ndarray, "n D"], components: int) -> Float[np.nd
     Dividing by the square root of each component's deviation, not by the deviation, was the best
     of none, half and full whitening on CIFAR-10N (area under the ROC of .836, .841 and .809).
     """
-    centered = features - features.mean(axis=0)
-    centered = (centered / (features.std(axis=0) + 1e-3)).astype(np.float32)
+    center, deviation, matrix = fit_components(features, components)
+    centered = ((features - center) / deviation).astype(np.float32)
+    return _unit((centered @ matrix).astype(np.float32))
+
+
+def fit_components(
+    features: Float[np.ndarray, "n D"], components: int
+) -> tuple[Float[np.ndarray, "D"], Float[np.ndarray, "D"], Float[np.ndarray, "D d"]]:
+    """Center and deviation of the features, and the components that `compress` projects on."""
+    center, deviation = features.mean(axis=0), features.std(axis=0) + 1e-3
+    centered = ((features - center) / deviation).astype(np.float32)
     values, vectors = np.linalg.eigh(centered.T @ centered / len(centered))
     order = np.argsort(-values)[: min(components, len(features))]
     scale = np.maximum(values[order], 1e-6 * max(float(values.max()), 1e-12)) ** -0.25
-    return _unit((centered @ (vectors[:, order] * scale[None])).astype(np.float32))
+    return center, deviation, (vectors[:, order] * scale[None]).astype(np.float32)

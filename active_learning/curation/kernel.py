@@ -42,18 +42,39 @@ class Mapped:
     gram: Float[Array, "m m"]
 
 
+@dataclass(frozen=True, eq=False)
+class Landmarks:
+    """The examples that the kernel's coordinates are made of."""
+
+    points: Float[Array, "m d"]
+    # Triangular root of their kernel.
+    root: Float[Array, "m m"]
+    width: float
+
+    @classmethod
+    def of(cls, points: Float[np.ndarray, "m d"], width: float) -> "Landmarks":
+        """From unit vectors."""
+        rows = jnp.asarray(points)
+        inside = jnp.exp((rows @ rows.T - 1.0) / width)
+        return cls(rows, jnp.linalg.cholesky(inside + JITTER * jnp.eye(len(rows))), width)
+
+    def map(self, features: Float[np.ndarray, "b d"]) -> Float[Array, "b m"]:
+        """Kernel coordinates of unit vectors."""
+        return _map_block(jnp.asarray(features), self.points, self.root, self.width)
+
+
+def drawn_landmarks(keys: Integer[np.ndarray, "n"], count: int, seed: int) -> Int[np.ndarray, "m"]:
+    """Places of the examples that are landmarks, by their keys alone."""
+    drawn = np.argsort(hash64(seed, keys), kind="stable")
+    return np.sort(drawn[:count])
+
+
 def kernel_map(features: Float[np.ndarray, "n d"], settings: KernelSettings, seed: int) -> Mapped:
     """Maps unit vectors; depends on features and seed alone."""
     n = len(features)
-    drawn = np.argsort(hash64(seed, np.arange(n)), kind="stable")
-    landmarks = jnp.asarray(features[np.sort(drawn[: settings.landmarks])])
-    inside = jnp.exp((landmarks @ landmarks.T - 1.0) / settings.width)
-    root = jnp.linalg.cholesky(inside + JITTER * jnp.eye(len(landmarks)))
-    blocks = [
-        _map_block(jnp.asarray(features[i : i + 2048]), landmarks, root, settings.width)
-        for i in range(0, n, 2048)
-    ]
-    phi = jnp.concatenate(blocks)
+    chosen = drawn_landmarks(np.arange(n), settings.landmarks, seed)
+    landmarks = Landmarks.of(features[chosen], settings.width)
+    phi = jnp.concatenate([landmarks.map(features[i : i + 2048]) for i in range(0, n, 2048)])
     return Mapped(phi, phi.T @ phi)
 
 
@@ -105,13 +126,17 @@ def probabilities(
 
     Out-of-fold outputs in, so that one number is fitted to n labels no model has seen.
     """
-    best, least = softmax(outputs), np.inf
-    for temperature in np.geomspace(0.02, 1.0, 25):
-        candidate = softmax(outputs / temperature)
-        loss = -np.log(np.maximum(label_probability(candidate, labels), FLOOR)).mean()
-        if loss < least:
-            best, least = candidate, loss
-    return best
+    return softmax(outputs / best_temperature(outputs, labels))
+
+
+def best_temperature(outputs: Float[np.ndarray, "n C"], labels: Integer[np.ndarray, "n"]) -> float:
+    """The temperature of a softmax that minimizes the loss of the given labels."""
+
+    def loss(temperature: float) -> float:
+        own = label_probability(softmax(outputs / temperature), labels)
+        return float(-np.log(np.maximum(own, FLOOR)).mean())
+
+    return min(np.geomspace(0.02, 1.0, 25).tolist(), key=loss)
 
 
 def softmax(logits: Float[np.ndarray, "*n C"]) -> Float[np.ndarray, "*n C"]:

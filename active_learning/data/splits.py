@@ -104,9 +104,9 @@ def _largest_remainder(counts: np.ndarray, size: int) -> np.ndarray:
 FOLDS = 2
 
 
-def fold_of(ids: Integer[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
-    """Returns the half, 0 or 1, of each example, by its id alone (pass `Source.picture_ids`)."""
-    return (hash64(0xF01D, ids) % np.uint64(FOLDS)).astype(np.int64)
+def fold_of(ids: Integer[np.ndarray, "n"], folds: int = FOLDS) -> Int64[np.ndarray, "n"]:
+    """Returns the fold of each example, by its id alone (pass `Source.picture_ids`)."""
+    return (hash64(0xF01D, ids) % np.uint64(folds)).astype(np.int64)
 
 
 def held_out(ids: Integer[np.ndarray, "n"], fraction: float) -> Bool[np.ndarray, "n"]:

@@ -16,8 +16,9 @@ from active_learning.models import VARIANTS, Published, Text, TwoTower, ViT
 from active_learning.models.frozen import head_inputs
 from active_learning.models.on_features import FeatureHead
 from active_learning.settings import Config
+from active_learning.train.charged import charged_parts
 from active_learning.train.costs import learner_costs
-from active_learning.train.feature_pass import charged_parts, feature_flops
+from active_learning.train.feature_pass import feature_flops
 from active_learning.train.fitting import fitted
 from active_learning.train.starts import Starts, open_models
 
@@ -186,6 +187,10 @@ def cost_model_of(
     large, large_scores = learner_costs(config, starts.learner, learner, image_shape)
     charged = charged_examples(config, examples)
     captions = charged if captions is None else captions
+    if policy.reads_reference:
+        shape, uniform = scorer_image_shape(config, image_shape), large.train * config.batch_size
+        sized, _ = config.reference.sized(shape, lambda: charged, classes, uniform * steps.total)
+        config = dataclasses.replace(config, reference=sized)
     prefilters = policy.pool_fraction < 1 and reference.models_scoring > 0
     return CostModel(
         updates=steps.total,

@@ -4,6 +4,7 @@ from active_learning.references.base import Obtained, Reference
 from active_learning.references.cotrained import CoTrained
 from active_learning.references.crossfitted import CrossFitted
 from active_learning.references.embedded import Embedded
+from active_learning.references.kernel import Kernel
 from active_learning.references.loaded import Loaded
 from active_learning.references.online import CopyOfOnline
 from active_learning.references.stored import Stored
@@ -15,6 +16,7 @@ __all__ = [
     "CopyOfOnline",
     "CrossFitted",
     "Embedded",
+    "Kernel",
     "Loaded",
     "Obtained",
     "Reference",

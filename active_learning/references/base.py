@@ -71,6 +71,11 @@ class Reference(Section):
         del config
         return False
 
+    @property
+    def fitted_parts(self) -> set[str]:
+        """Parts of the split, beside those of runs of its own, whose labels it is made of."""
+        return set()
+
     def check(self, config: Any) -> None:
         """Refuses what cannot work with this config. Raises ConfigError."""
 
@@ -156,6 +161,27 @@ class Reference(Section):
         del module
         return {}
 
+    def sized(
+        self,
+        image_shape: tuple[int, int, int],
+        images: Callable[[], int],
+        classes: int,
+        run_flops: float,
+    ) -> tuple["Reference", float]:
+        """Itself with sizes that depend on the run, and what it costs before the first update.
+
+        Args:
+          image_shape: Of the images that it sees.
+          images: How many the run is charged for.
+          classes: Classes of the data.
+          run_flops: FLOPs of the run without selection.
+
+        Returns:
+          The reference, and a fraction of `run_flops` where that is decided here.
+        """
+        del image_shape, images, classes, run_flops
+        return self, 0.0
+
     def for_plan(self) -> "Reference":
         """The reference that a plan can do with where the files of this one are not at hand."""
         return self
@@ -198,9 +224,9 @@ class WithoutModel:
     has_params = False
 
     def obtain(self, experiment: Any, workdir: Path, train: TrainRun) -> Obtained | None:
-        """Nothing: what it brings was joined to the data."""
-        del experiment, workdir, train
-        return Obtained(flops=dict.fromkeys(ACCOUNTS, 0.0))
+        """No parameters: what it brings was joined to the data."""
+        del workdir, train
+        return Obtained(None, dict(experiment.stored_final), dict.fromkeys(ACCOUNTS, 0.0))
 
     def each(self, params: PyTree) -> list[PyTree]:
         """None."""

@@ -20,16 +20,20 @@ from active_learning.checks import StepCounts, check_values, resolve
 from active_learning.config import ConfigError
 from active_learning.core import distillation, resolution, sharding
 from active_learning.core.recipe import Batch, Model, Recipe, TrainState, init_state, unaugmented
+from active_learning.cost.ledger import total
 from active_learning.data.augment import Augmentation, augmented, mixed
 from active_learning.data.loader import Loader
 from active_learning.data.parts import Data
 from active_learning.data.sources.source import DataError
 from active_learning.models.layers import shared
 from active_learning.references import Reference, replay, score_file
-from active_learning.settings import Config
+from active_learning.settings import Config, Select
 from active_learning.storage.runs import readable
 from active_learning.tasks import Task, View
+from active_learning.tasks.base import LabelCheck
+from active_learning.train.charged import charged_parts, count_rows
 from active_learning.train.costs import Role, low_resolution, update_costs
+from active_learning.train.economics import UNPROVEN
 from active_learning.train.fitting import fitted
 from active_learning.train.open_data import open_data
 from active_learning.train.starts import Start, Starts, check_param_shapes, open_models
@@ -67,6 +71,9 @@ class Experiment:
     changes: tuple[str, ...] = ()
     # Accuracy and loss on the gate of a reference whose scores are stored.
     stored_gate: dict[str, float] | None = None
+    # What such a reference says about the labels, and its metrics on the evaluation sets.
+    stored_check: LabelCheck | None = None
+    stored_final: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def data(self) -> Data:
@@ -172,6 +179,11 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
         name = score_file.view_name(scorer_view.image_shape)
         data, gate = config.reference.attach(config, data, name)
     experiment = assemble(given, steps, view, scorer_view, devices)
+    reference, price = _sized(experiment, data)
+    if price > UNPROVEN and given.select.until == "auto":
+        return _without_selection(given, price, changes, devices)
+    given = dataclasses.replace(given, reference=reference)
+    experiment = dataclasses.replace(experiment, config=given)
     if experiment.own_reference is not None:
         config.task.check_reference_texts(experiment.own_reference.module, data)
     data, recipe = with_memory(data, experiment.recipe)
@@ -183,6 +195,35 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
         stored_gate=gate,
         changes=tuple(changes),
     )
+
+
+def _sized(experiment: Experiment, data: Data) -> tuple[Reference, float]:
+    """The reference with sizes that fit the run, and what it costs of uniform training."""
+    config = experiment.config
+    if not config.select.policy.reads_reference:
+        return config.reference, 0.0
+    return config.reference.sized(
+        experiment.scorer_view.image_shape,
+        lambda: count_rows([data.parts[name] for name in charged_parts(config)]),
+        data.num_classes,
+        total(dict(experiment.uniform_costs)) * experiment.steps.total,
+    )
+
+
+def _without_selection(
+    config: Config, price: float, changes: list[str], devices: list[sharding.Device]
+) -> Experiment:
+    """The run with uniform sampling, where a reference would cost more than is known to pay."""
+    line = (
+        f"uniform sampling instead of {config.select.policy.name}: a reference would cost "
+        f"{price:.1%} of so short a run, and until='auto' spends at most {UNPROVEN:.0%} without "
+        "a reason"
+    )
+    plain = dataclasses.replace(
+        config, select=Select(), evaluate=dataclasses.replace(config.evaluate, gate="")
+    )
+    experiment = build(plain, devices)
+    return dataclasses.replace(experiment, changes=(*changes, *experiment.changes, line))
 
 
 def assemble(

@@ -17,8 +17,11 @@ from active_learning.tasks.base import LabelCheck
 UNPROVEN = 0.05
 # The same of what is still to be paid where there is a reason: the reference is paid for then.
 PROVEN = 0.10
-# Corrupted fraction of the labels above which selection has a reason.
-NOISY = 0.05
+# Corrupted fraction of the labels above which selection has a reason: NOISY where the whole
+# interval lies above, PROBABLE where the estimate does and the model knows enough for it to mean
+# something: it was asked about so many labels, and predicts them so far above chance.
+NOISY, PROBABLE = 0.05, 0.10
+ENOUGH_LABELS, ENOUGH_SIGNAL = 2000, 0.15
 # Fractions of the run at which the learner is compared with the reference. Early ones, because a
 # bad reference is overtaken soon.
 LOOKS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
@@ -47,9 +50,17 @@ def opening(labels: LabelCheck | None) -> Opening:
     estimate = f"{low:.0%} to {high:.0%} of the labels are corrupted"
     if labels.corrupted.low > NOISY:
         return Opening("select", estimate)
+    if labels.corrupted.value > PROBABLE and _means_something(labels):
+        return Opening("select", f"{estimate}, probably {labels.corrupted.value:.0%}")
     if labels.corrupted.high < NOISY:
         return Opening("none", estimate)
     return Opening("little", estimate)
+
+
+def _means_something(labels: LabelCheck) -> bool:
+    """Whether the estimate is more than an upper bound, as it is for weak models."""
+    signal = (labels.agreement.value - labels.chance) / (1.0 - labels.chance)
+    return labels.count >= ENOUGH_LABELS and signal > ENOUGH_SIGNAL
 
 
 def look_steps(total: int) -> tuple[int, ...]:

@@ -25,13 +25,8 @@ from active_learning.references.row_pass import (
 )
 from active_learning.tasks import View
 from active_learning.train.build import Experiment
-from active_learning.train.feature_pass import (
-    Bill,
-    charged_parts,
-    count_rows,
-    pixels_hash,
-    view_hash,
-)
+from active_learning.train.charged import charged_parts, count_rows
+from active_learning.train.feature_pass import Bill, pixels_hash, view_hash
 
 KEY = "config.reference.store"
 

@@ -103,6 +103,8 @@ class Evaluation:
           account.
         """
         experiment = self.experiment
+        if experiment.stored_check is not None:
+            return experiment.stored_check, {}
         held_out = experiment.reference.held_out(experiment.config)
         if not held_out or "reference" not in experiment.recipe.policy.needs:
             return None, {}

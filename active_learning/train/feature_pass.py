@@ -23,11 +23,12 @@ from active_learning.evaluators.batches import map_batches
 from active_learning.metrics import LOG
 from active_learning.models.on_features import OnFeatures
 from active_learning.models.published import Resolved
-from active_learning.references import Embedded, ZeroShot
+from active_learning.references import Embedded, Kernel, ZeroShot
 from active_learning.references.row_pass import fill
 from active_learning.settings import Config
 from active_learning.tasks import View
 from active_learning.train.build import Experiment
+from active_learning.train.charged import charged_parts, count_rows, own_runs
 from active_learning.train.starts import HeadStart, Start
 
 # Images whose pixels are compared with those that stored features are of.
@@ -90,7 +91,7 @@ def located(experiment: Experiment, workdir: Path) -> Experiment:
     """
     config, store = experiment.config, str(workdir / "features")
     read = {"scorer": _scores(config), "reference": config.select.policy.reads_reference}
-    for name, kinds in (("scorer", OnFeatures), ("reference", Embedded | ZeroShot)):
+    for name, kinds in (("scorer", OnFeatures), ("reference", Embedded | ZeroShot | Kernel)):
         section = getattr(config, name)
         if not isinstance(section, kinds) or section.store:
             continue
@@ -211,32 +212,6 @@ def _needed_parts(experiment: Experiment) -> tuple[list[Part], list[Part]]:
         judged |= set(config.evaluate.sets)
     charged = [parts[name] for name in parts if name in names]
     return charged, [parts[name] for name in parts if name in judged - names]
-
-
-def own_runs(config: Config) -> list[Config]:
-    """Runs that train a reference for this one."""
-    if not config.select.policy.reads_reference:
-        return []  # Nothing is read of a reference that the config names all the same.
-    return list(config.reference.own_runs(config).values())
-
-
-def charged_parts(config: Config) -> set[str]:
-    """Names of the parts that a pass is charged for.
-
-    These are the parts that the learner or a reference trains on, and the gate where it decides;
-    evaluation is never charged.
-    """
-    names = {name for run in (config, *own_runs(config)) for name in run.split.train_on}
-    decides = config.select.until == "auto" and config.evaluate.gate
-    return names | {config.evaluate.gate} if decides else names
-
-
-def count_rows(parts: list[Part]) -> int:
-    """Examples that are in any of the parts, each counted once."""
-    rows: dict[int, list[np.ndarray]] = {}
-    for part in parts:
-        rows.setdefault(id(part.source), []).append(np.asarray(part.indices))
-    return sum(len(np.unique(np.concatenate(one))) for one in rows.values())
 
 
 def _compute(one: _Pass, table: RowTable, part: Part, requested: Callable[[], bool]) -> bool:

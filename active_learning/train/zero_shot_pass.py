@@ -25,8 +25,9 @@ from active_learning.references.row_pass import fill, logit_scalars
 from active_learning.settings import Pairs
 from active_learning.tasks import View
 from active_learning.train.build import Experiment
+from active_learning.train.charged import charged_parts, count_rows
 from active_learning.train.embedding_pass import image_table
-from active_learning.train.feature_pass import Bill, charged_parts, count_rows
+from active_learning.train.feature_pass import Bill
 from active_learning.train.starts import Start
 
 BLOCK = 65_536  # examples whose logits are held at a time

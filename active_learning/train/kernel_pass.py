@@ -1,0 +1,283 @@
+"""Features, fit and scores of a kernel reference, once, before the first update of a run."""
+
+import dataclasses
+import hashlib
+import io
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Float32, Int64
+
+from active_learning import distributed
+from active_learning.core.sharding import batch_sharding, replicated
+from active_learning.curation.features import FittedPatches, fit_patches, fitted_features
+from active_learning.curation.kernel import Landmarks, best_temperature, drawn_landmarks, softmax
+from active_learning.data import splits
+from active_learning.data.errors import DataError
+from active_learning.data.parts import Part
+from active_learning.data.stored_rows import AGAIN, RowTable, folder_for, ids_hash
+from active_learning.data.transforms import resize
+from active_learning.evaluators.batches import map_batches
+from active_learning.metrics import LOG, write_atomic
+from active_learning.references import Kernel, score_file
+from active_learning.references.kernel import FOLDS, SAMPLE, SIZES, KernelSize
+from active_learning.references.kernel_fit import KernelFit, fit_kernel
+from active_learning.references.row_pass import Values, fill
+from active_learning.tasks.base import LabelCheck
+from active_learning.tasks.labels import check_of
+from active_learning.train.build import Experiment
+from active_learning.train.charged import charged_parts, count_rows
+from active_learning.train.evaluation import POOL_ROWS
+from active_learning.train.feature_pass import Bill, pixels_hash
+
+KEY = "config.reference.store"
+WIDTH = 0.3  # of the kernel, in units of cosine similarity
+READ_AT_ONCE = 500  # images of the sample
+BLOCK = 65_536  # examples whose outputs are held at a time
+LEAST = 1e-6  # smallest probability of a label
+
+
+def with_kernel(
+    experiment: Experiment, requested: Callable[[], bool]
+) -> tuple[Experiment, Bill] | None:
+    """Joins the loss of each training label by a kernel reference.
+
+    Args:
+      experiment: One whose reference is of another kind is returned as it is.
+      requested: Asked before each piece whether to stop.
+
+    Returns:
+      The experiment and what features, fit and scores cost this run; None when it was stopped.
+    """
+    reference, data, config = experiment.reference, experiment.data, experiment.config
+    if not isinstance(reference, Kernel) or not experiment.recipe.policy.reads_reference:
+        return experiment, Bill()
+    began = time.monotonic()
+    one = _pass_of(experiment, reference)
+    seconds = time.monotonic() - began
+    charged = [data.parts[name] for name in sorted(charged_parts(config))]
+    judged = [data.parts[name] for name in config.evaluate.sets]
+    gate = data.parts[config.evaluate.gate] if config.evaluate.gate else None
+    for part in (one.fitted_to, *charged, *judged, *([] if gate is None else [gate])):
+        rows = np.asarray(part.indices)
+        if not fill(one.table(part), rows, partial(one.described, part), requested):
+            return None
+    began, train = time.monotonic(), data.train
+    judge = _Judge.of(one, train)
+    losses, hits = judge.losses(train, judge.fold_of(train))
+    check = judge.check(train)
+    seconds += time.monotonic() - began
+    count = count_rows([*charged, one.fitted_to])
+    bill = Bill(
+        reference.planned_pass_flops(one.image_shape, count, 0, data.num_classes),
+        seconds + count * one.table(train).seconds_per_example,
+    )
+    final = {
+        f"{name}_full/accuracy": float(judge.losses(part)[1].mean())
+        for name, part in zip(config.evaluate.sets, judged, strict=True)
+    }
+    LOG.info(
+        "%s: kernel reference (%s) predicts %.1f %% of the labels it has not seen; features in %s",
+        *(config.name, reference.size, 100 * hits.mean(), one.table(train).folder),
+    )
+    experiment = dataclasses.replace(
+        experiment,
+        opened_data=dataclasses.replace(data, train=train.with_column(score_file.COLUMN, losses)),
+        stored_gate=None if gate is None else judge.on(gate),
+        stored_check=check,
+        stored_final=final,
+    )
+    return experiment, bill if reference.charge else Bill()
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Features of the images of a run."""
+
+    experiment: Experiment
+    reference: Kernel
+    fitted: FittedPatches
+    # Features by the identity of their source.
+    tables: dict[int, RowTable]
+
+    @property
+    def size(self) -> KernelSize:
+        return SIZES[self.reference.size]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.experiment.scorer_view.image_shape
+
+    @property
+    def fitted_to(self) -> Part:
+        """The examples whose labels the classifier is fitted to."""
+        return _fitted_to(self.experiment, self.reference)
+
+    def table(self, part: Part) -> RowTable:
+        """The features of a part's source."""
+        return self.tables[id(part.source)]
+
+    def described(self, part: Part) -> Values:
+        """What computes the features of the examples at some places of a part, on all devices."""
+        mesh, view = self.experiment.mesh, self.experiment.scorer_view
+        rows, small = batch_sharding(mesh), part.small_view()
+        patches = self.size.patches
+        features = jax.jit(
+            lambda fitted, batch: fitted_features(patches, FittedPatches(*fitted), batch["image"]),
+            out_shardings=replicated(mesh),
+        )
+        fitted = jax.device_put(dataclasses.astuple(self.fitted), replicated(mesh))
+        size = min(self.experiment.config.evaluate.batch_size, len(self.experiment.data.train))
+
+        def values(at: Int64[np.ndarray, "k"]) -> Float[np.ndarray, "k d"]:
+            blocks = map_batches(
+                lambda batch: features(fitted, batch),
+                lambda places: view.read(small, at[places]),
+                *(len(at), size, rows),
+            )
+            return np.concatenate(list(blocks))
+
+        return values
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """The fitted classifiers, as probabilities."""
+
+    one: _Pass
+    fit: KernelFit
+    temperature: float
+
+    @classmethod
+    def of(cls, one: _Pass, train: Part) -> "_Judge":
+        """Fits them; the temperature is that of the labels of the training data, out of fold."""
+        part, settings = one.fitted_to, one.size
+        table, rows = one.table(part), np.asarray(part.indices)
+        read = lambda at: table.read(rows[at])
+        chosen = drawn_landmarks(part.ids, settings.landmarks, 0)
+        fold = np.zeros(len(part), np.int64) if one.reference.part else _fold(part)
+        fit = fit_kernel(
+            *(read, part.labels, fold, one.experiment.data.num_classes),
+            Landmarks.of(read(chosen), WIDTH),
+            one.reference.ridge,
+        )
+        judge = cls(one, fit, 1.0)
+        sample = train.select(train.subset(POOL_ROWS))
+        outputs = judge.outputs(sample, judge.fold_of(sample))
+        return dataclasses.replace(judge, temperature=best_temperature(outputs, sample.labels))
+
+    def fold_of(self, part: Part) -> Int64[np.ndarray, "n"] | None:
+        """The fold of each training example; None where the classifier saw none of them."""
+        return None if self.one.reference.part else _fold(part)
+
+    def outputs(self, part: Part, fold: Int64[np.ndarray, "n"] | None) -> Float[np.ndarray, "n C"]:
+        table, rows = self.one.table(part), np.asarray(part.indices)
+        return self.fit.outputs(lambda at: table.read(rows[at]), len(part), fold)
+
+    def losses(
+        self, part: Part, fold: Int64[np.ndarray, "n"] | None = None
+    ) -> tuple[Float32[np.ndarray, "n"], np.ndarray]:
+        """Cross-entropy of each label, and whether the label is the likeliest."""
+        losses, hits = np.empty(len(part), np.float32), np.empty(len(part), bool)
+        for start in range(0, len(part), BLOCK):
+            at = np.arange(start, min(start + BLOCK, len(part)))
+            block = part.select(at)
+            outputs = self.outputs(block, None if fold is None else fold[at])
+            own = softmax(outputs / self.temperature)[np.arange(len(at)), block.labels]
+            losses[at] = -np.log(np.maximum(own, LEAST))
+            hits[at] = outputs.argmax(axis=1) == block.labels
+        return losses, hits
+
+    def on(self, gate: Part) -> dict[str, float]:
+        """Accuracy and loss on the gate."""
+        losses, hits = self.losses(gate)
+        return {"accuracy": float(hits.mean()), "loss": float(losses.mean())}
+
+    def check(self, train: Part) -> LabelCheck | None:
+        """What it says about the labels of the training data; None for a single class."""
+        sample = train.select(train.subset(POOL_ROWS))
+        if len(np.unique(sample.labels)) < 2:
+            return None
+        outputs = self.outputs(sample, self.fold_of(sample))
+        return check_of(softmax(outputs / self.temperature), sample.labels, train.labels)
+
+
+def _pass_of(experiment: Experiment, reference: Kernel) -> _Pass:
+    """The tables of all sources, begun by the primary process where there are none."""
+    fitted = _patches(experiment, reference)
+    sources = {id(part.source): part.source for part in experiment.data.parts.values()}
+
+    def opened(source: Any) -> RowTable:
+        about = {
+            "content": "patch features",
+            "data": str(source.describe()["hash"]),
+            "model": _identity(experiment, reference),
+            "view": "{}x{}x{}".format(*experiment.scorer_view.image_shape),
+            "pixels": pixels_hash(source),
+        }
+        folder, width = folder_for(Path(reference.store), about, source.ids), fitted.components
+        return RowTable.begin(folder, about, source.ids, width.shape[1], dtype="bfloat16", key=KEY)
+
+    def make_all() -> None:
+        for source in sources.values():
+            opened(source)
+
+    distributed.run_on_primary(make_all)
+    return _Pass(experiment, reference, fitted, {key: opened(one) for key, one in sources.items()})
+
+
+def _fitted_to(experiment: Experiment, reference: Kernel) -> Part:
+    data = experiment.data
+    return data.parts[reference.part] if reference.part else data.train
+
+
+def _fold(part: Part) -> Int64[np.ndarray, "n"]:
+    """The fold of each example; copies of a picture are in one."""
+    return splits.fold_of(part.picture_ids, FOLDS)
+
+
+def _identity(experiment: Experiment, reference: Kernel) -> str:
+    """Hash of what decides the features of an image."""
+    part = _fitted_to(experiment, reference)
+    about = part.source.describe()["hash"], ids_hash(np.asarray(part.ids))
+    shape = experiment.scorer_view.image_shape
+    text = f"{SIZES[reference.size].patches} {about} {shape} {SAMPLE}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _patches(experiment: Experiment, reference: Kernel) -> FittedPatches:
+    """Filters and components of a few images, fitted once for all runs that share the folder."""
+    path = Path(reference.store) / f"patches-{_identity(experiment, reference)}.npz"
+    names = [field.name for field in dataclasses.fields(FittedPatches)]
+
+    def make() -> None:
+        if path.exists():
+            return
+        part = _fitted_to(experiment, reference).small_view()
+        settings = SIZES[reference.size].patches
+        at = drawn_landmarks(part.ids, SAMPLE, 1)
+        blocks = np.array_split(at, -(-len(at) // READ_AT_ONCE))
+        images = [np.asarray(resize(part.images(rows), settings.size)) for rows in blocks]
+        fitted, content = fit_patches(np.concatenate(images), settings), io.BytesIO()
+        np.savez(content, **{name: getattr(fitted, name) for name in names})
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, content.getvalue())
+        except OSError as error:
+            raise DataError(
+                f"{KEY}={reference.store!r}: cannot be written ({error.strerror})"
+            ) from error
+
+    distributed.run_on_primary(make)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return FittedPatches(*(file[name] for name in names))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be read ({error}); {AGAIN}") from error

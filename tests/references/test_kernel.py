@@ -1,0 +1,234 @@
+"""Kernel references: the fit against a direct one, laws of cross-fitting, and runs that select by
+them.
+"""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from active_learning.config import ConfigError
+from active_learning.core import policies
+from active_learning.curation import kernel
+from active_learning.curation.features import (
+    PatchFeatures,
+    fit_patches,
+    fitted_features,
+    patch_features,
+)
+from active_learning.data import splits
+from active_learning.data.errors import DataError
+from active_learning.data.stored_rows import RowTable
+from active_learning.plan.cost_model import cost_model_of
+from active_learning.references import Kernel, Trained
+from active_learning.references.kernel import PRICE, SIZES, size_flops
+from active_learning.references.kernel_fit import fit_kernel
+from active_learning.settings import Select
+from active_learning.train import loop
+from active_learning.train.build import build
+from active_learning.train.stored_inputs import with_stored
+from tests import pairs_world, world
+
+
+def unit_rows(count, width, seed=0):
+    rows = np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def direct(rows, labels, landmarks, seen, asked, classes, ridge, width):
+    """Kernel ridge regression on Nystrom coordinates in float64, as the textbook has it."""
+    points = rows[landmarks].astype(np.float64)
+    inside = np.exp((points @ points.T - 1) / width) + kernel.JITTER * np.eye(len(points))
+    root = np.linalg.inv(np.linalg.cholesky(inside))
+    phi = np.exp((rows.astype(np.float64) @ points.T - 1) / width) @ root.T
+    targets = np.eye(classes)[labels] - 1 / classes
+    gram = phi[seen].T @ phi[seen] + ridge * np.eye(len(points))
+    return phi[asked] @ np.linalg.solve(gram, phi[seen].T @ targets[seen]) + 1 / classes
+
+
+def test_each_fold_is_judged_by_the_fit_to_all_others():
+    rows, rng = unit_rows(90, 6), np.random.default_rng(1)
+    labels, fold = rng.integers(0, 3, 90), rng.integers(0, 4, 90)
+    landmarks = kernel.drawn_landmarks(np.arange(90), 20, 0)
+    fit = fit_kernel(
+        *(lambda at: rows[at], labels, fold, 3, kernel.Landmarks.of(rows[landmarks], 0.3), 2.0)
+    )
+    outputs = fit.outputs(lambda at: rows[at], 90, fold)
+    for one in range(4):
+        asked, seen = np.flatnonzero(fold == one), np.flatnonzero(fold != one)
+        expected = direct(rows, labels, landmarks, seen, asked, 3, 2.0, 0.3)
+        np.testing.assert_allclose(outputs[asked], expected, atol=2e-4)
+    every = np.arange(90)
+    expected = direct(rows, labels, landmarks, every, every, 3, 2.0, 0.3)
+    np.testing.assert_allclose(fit.outputs(lambda at: rows[at], 90), expected, atol=2e-4)
+
+
+def test_blocks_do_not_change_the_fit(monkeypatch):
+    rows, labels = unit_rows(70, 5), np.arange(70) % 3
+    landmarks = kernel.Landmarks.of(rows[:16], 0.3)
+
+    def outputs(fold):
+        fit = fit_kernel(lambda at: rows[at], labels, fold, 3, landmarks, 1.0)
+        return fit.outputs(lambda at: rows[at], 70, fold)
+
+    fold = np.arange(70) % 5
+    whole = outputs(fold)
+    monkeypatch.setattr("active_learning.references.kernel_fit.BLOCK", 8)
+    np.testing.assert_allclose(outputs(fold), whole, atol=1e-5)
+
+
+def test_patches_fitted_to_all_images_give_their_features():
+    images = np.random.default_rng(0).integers(0, 256, (60, 20, 20, 3), np.uint8)
+    settings = PatchFeatures(size=16, filters=8, components=12)
+    fitted = fit_patches(images, settings, seed=3)
+    np.testing.assert_allclose(
+        fitted_features(settings, fitted, images), patch_features(images, settings, 3), atol=1e-5
+    )
+
+
+@pytest.fixture
+def config(tmp_path):
+    return world.config(
+        world.write_arrays(tmp_path, train=700), reference=Kernel(size="tiny"), total="8 steps"
+    )
+
+
+def joined(config, folder):
+    """The experiment whose training data carry the losses, and its bill."""
+    experiment, bill = with_stored(build(config), folder)
+    train = experiment.data.train
+    rows = np.arange(len(train))
+    return experiment, train.batch(rows, rows)["reference_loss"], bill
+
+
+def stored_features(folder):
+    """The stored features of the training source by row, as the run reads them."""
+    tables = [RowTable(path) for path in sorted(folder.glob("*-*-*"))]
+    return next(table for table in tables if len(table.ids) == 700)
+
+
+@pytest.mark.parametrize("part", ["", "reference"])
+def test_losses_are_those_of_labels_out_of_fold(config, tmp_path, part):
+    config = dataclasses.replace(config, reference=Kernel(size="tiny", part=part))
+    experiment, losses, bill = joined(config, tmp_path / "run")
+    train, parts = experiment.data.train, experiment.data.parts
+    table = stored_features(tmp_path / "run" / "features")
+    pool, own = np.asarray(train.indices), parts["reference"] if part else train
+    rows = np.zeros((700, table.width), np.float32)
+    for used in (pool, np.asarray(own.indices)):
+        rows[used] = table.read(used)
+    fold = splits.fold_of(train.picture_ids, 5)
+    at = kernel.drawn_landmarks(own.ids, 256, 0)
+    landmarks, labels = np.asarray(own.indices)[at], np.zeros(700, np.int64)
+    for one in (train, own):
+        labels[np.asarray(one.indices)] = one.labels
+    outputs = np.zeros((len(pool), world.CLASSES))
+    for f in range(5):
+        seen = np.asarray(own.indices) if part else pool[fold != f]
+        asked = pool[fold == f]
+        outputs[fold == f] = direct(rows, labels, landmarks, seen, asked, 4, 1.0, 0.3)
+    temperature = kernel.best_temperature(outputs, train.labels)
+    expected = -np.log(kernel.softmax(outputs / temperature)[np.arange(len(pool)), train.labels])
+    np.testing.assert_allclose(losses, expected, atol=0.02)
+    charged = 400 + (120 if part else 0)
+    assert bill.flops == size_flops(SIZES["tiny"], (8, 8, 3), charged, 4) and bill.seconds > 0
+    free = dataclasses.replace(config.reference, charge=False)
+    assert joined(dataclasses.replace(config, reference=free), tmp_path / "run")[2].flops == 0
+
+
+def test_a_label_does_not_judge_itself():
+    """Another label of one example leaves its fold's outputs as they are, and moves the others."""
+    rows, fold = unit_rows(80, 6), np.arange(80) % 5
+    landmarks = kernel.Landmarks.of(rows[:30], 0.3)
+
+    def outputs(labels):
+        fit = fit_kernel(lambda at: rows[at], labels, fold, 4, landmarks, 1.0)
+        return fit.outputs(lambda at: rows[at], 80, fold)
+
+    labels = np.arange(80) // 20
+    first, again = outputs(labels), outputs(np.where(np.arange(80) == 13, 3, labels))
+    np.testing.assert_allclose(again[fold == fold[13]], first[fold == fold[13]], atol=1e-4)
+    assert np.abs(again - first)[fold != fold[13]].max() > 1e-3
+
+
+def test_a_run_selects_by_it_and_goes_on_bit_for_bit(config, tmp_path):
+    whole = loop.run(config, tmp_path / "whole")
+    assert not loop.run(config, tmp_path / "run", world.StopAfter(6))["complete"]
+    again = loop.run(config, tmp_path / "run")
+    ids = [np.load(tmp_path / name / "chosen" / "00000000.npy") for name in ("whole", "run")]
+    np.testing.assert_array_equal(ids[1], ids[0][: len(ids[1])])
+    assert whole["flops"] == again["flops"]
+    assert whole["flops"]["reference_score"] == size_flops(SIZES["tiny"], (8, 8, 3), 400, 4)
+    experiment = build(config)
+    sizes = experiment.learner, experiment.scorer, 400, (8, 8, 3)
+    assert cost_model_of(config, *sizes, classes=4).accounts() == whole["flops"]
+    own, stored = whole["reference"], joined(config, tmp_path / "run")[0].stored_final
+    assert own["accuracy"] == stored["test_full/accuracy"] > 1 / world.CLASSES
+    lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    gate = [json.loads(line).get("gate/reference_accuracy") for line in lines]
+    assert len({value for value in gate if value is not None}) == 1
+
+
+def test_runs_share_a_folder_of_features(config, tmp_path):
+    reference = dataclasses.replace(config.reference, store=str(tmp_path / "shared"))
+    config = dataclasses.replace(config, reference=reference)
+    _, first, _ = joined(config, tmp_path / "a")
+    written = {p: p.stat().st_mtime_ns for p in (tmp_path / "shared").rglob("values.npy")}
+    _, second, _ = joined(config, tmp_path / "b")
+    np.testing.assert_array_equal(first, second)
+    assert {p: p.stat().st_mtime_ns for p in written} == written
+    assert not (tmp_path / "a" / "features").exists()
+    path = next((tmp_path / "shared").glob("patches-*.npz"))
+    path.write_bytes(b"no array")
+    with pytest.raises(DataError, match="patches-.*cannot be read .* delete"):
+        joined(config, tmp_path / "c")
+
+
+def test_auto_is_the_largest_size_that_is_cheap_for_the_run(config):
+    shape, names = (32, 32, 3), list(SIZES)
+    prices = [size_flops(size, shape, 10_000, 10) for size in SIZES.values()]
+    assert prices == sorted(prices)
+    for name, price in zip(names, prices, strict=True):
+        sized, cost = Kernel().sized(shape, lambda: 10_000, 10, price / PRICE)
+        assert sized.size == name and cost == pytest.approx(PRICE)
+    assert Kernel().sized(shape, lambda: 10_000, 10, prices[0])[0].size == "tiny"
+    assert Kernel(size="large").sized(shape, lambda: 10_000, 10, prices[0])[0].size == "large"
+    assert Kernel(charge=False).sized(shape, lambda: 10_000, 10, prices[0])[1] == 0
+
+
+def test_no_selection_where_the_reference_costs_more_than_may_be_spent(config, tmp_path):
+    """By hand: the cheapest size on 400 + 40 examples against eight updates of a small MLP."""
+    select = dataclasses.replace(config.select, until="auto")
+    config = dataclasses.replace(config, select=select, reference=Kernel())
+    experiment = build(config)
+    uniform = 8 * 16 * experiment.learner.cost((8, 8, 3)).train
+    price = size_flops(SIZES["tiny"], (8, 8, 3), 440, 4) / uniform
+    assert experiment.config.select == Select() and not experiment.config.evaluate.gate
+    assert f"would cost {price:.1%} of so short a run" in experiment.changes[-1]
+    assert loop.run(config, tmp_path / "run")["flops"]["reference_score"] == 0
+    free = dataclasses.replace(config, reference=Kernel(charge=False))
+    assert build(free).config.select.policy is policies.learnability
+
+
+def test_what_does_not_fit_gets_one_line(config, tmp_path):
+    def refused(match, config=config, **changes):
+        reference = dataclasses.replace(config.reference, **changes)
+        with pytest.raises(ConfigError, match=match) as caught:
+            build(dataclasses.replace(config, reference=reference))
+        assert "\n" not in str(caught.value)
+
+    refused("part='gate' is also an evaluation set", part="gate")
+    refused("part='pool' is trained on; leave it empty", part="pool")
+    refused("part='refrence': no part is named so; parts: pool, reference", part="refrence")
+    build(dataclasses.replace(config, select=Select(policy=policies.rho)))  # reads losses alone
+    pairs = pairs_world.config(pairs_world.write_tars(tmp_path))
+    with pytest.raises(ConfigError, match="scores labels; for image-text pairs use"):
+        build(dataclasses.replace(pairs, reference=Kernel()))
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    shared = dataclasses.replace(config, reference=Kernel(size="tiny", store=str(taken / "x")))
+    with pytest.raises(DataError, match="config.reference.store=.*cannot be written"):
+        joined(shared, tmp_path / "run")
+    trained = dataclasses.replace(config, reference=Trained(total="4 steps", batch_size=16))
+    assert build(trained).config.reference.kind_name == "trained"
