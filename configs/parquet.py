@@ -4,8 +4,8 @@ train*.parquet and test*.parquet, up to 1 GB; `prepare` larger ones.
     python -m active_learning.main --config=configs/parquet.py --config.data.path=DIR
         --workdir=runs/mine
 
-A tenth is held out as the test set where there is none; of the rest a fifth trains the reference,
-and a tenth is the gate, on which it is judged whether selection pays (docs/choosing.md).
+A tenth is held out as the test set where there is none; of the rest a tenth is the gate, on which
+it is judged whether selection pays (docs/choosing.md), and all others are trained on.
 Images are seen at their own size, at most 64 px; larger:
 `--config.data.size=224 --config.learner.patch=16 --config.scorer.patch=16`. Hardware: anything; at
 64 px a laptop. `configs/parquet.py:uniform` is the plain run beside it.
@@ -15,7 +15,8 @@ from active_learning.config import check_arm, section
 from active_learning.core import policies
 from active_learning.data.sources.parquet import Parquet
 from active_learning.models import ViT
-from active_learning.settings import SIZES, Config, Evaluate, Optim, Reference, Select, Split
+from active_learning.references import Kernel
+from active_learning.settings import SIZES, Config, Evaluate, Optim, Select, Split
 
 
 def get_config(arm: str = "learnability"):
@@ -29,13 +30,13 @@ def get_config(arm: str = "learnability"):
         name=arm,
         baseline=arm == "uniform",
         data=section(Parquet, path="", size=0),
-        split=section(Split, parts={"pool": 0.7, "reference": 0.2, "gate": 0.1}),
+        split=section(Split, parts={"pool": 0.9, "gate": 0.1}),
         learner=section(ViT, width=192, depth=4, heads=3, patch=8),
         scorer=section(ViT, width=48, depth=2, heads=1, patch=8),
         batch_size=64,
         total="20 epochs",
         optim=section(Optim, learning_rate=1e-3),
         select=select if arm == "learnability" else section(Select),
-        reference=section(Reference, total="40 epochs", batch_size=64),
+        reference=section(Kernel),
         evaluate=section(Evaluate, gate="gate" if arm == "learnability" else ""),
     )

@@ -22,7 +22,7 @@ from active_learning.config import freeze
 from active_learning.core import policies
 from active_learning.metrics import show_log
 from active_learning.models import MLP
-from active_learning.references import CopyOfOnline, CrossFitted, Trained
+from active_learning.references import CopyOfOnline, CrossFitted, Kernel, Trained
 from active_learning.report.__main__ import write
 from active_learning.settings import Config, Evaluate, Log, Select
 from configs import arrays, cifar10n
@@ -183,14 +183,9 @@ def long_arms(scale: Scale) -> list[Arm]:
     """Setting (i) over a longer horizon, with strong controls; one seed where it cannot decide."""
     noisy = replace(base(scale), ema="2 %", log=Log(every="2 %", snapshots=0))
     uniform, shipped = replace(uniform_of(noisy), baseline=True), freeze(arrays.get_config())
-    passes = float(shipped.reference.total.split()[0]) / float(shipped.total.split()[0])
-
-    def default(budget: float) -> Config:
-        pool, own = (noisy.split.parts[name] for name in ("pool", "reference"))
-        steps = round(passes * budget * scale.steps * own / pool)
-        reference = replace(noisy.reference, path=f"default-{budget:g}", total=f"{steps} steps")
-        return replace(noisy, select=shipped.select, reference=reference)
-
+    default = replace(noisy, select=shipped.select, reference=shipped.reference)
+    # Fitted to the same examples as the reference that is trained.
+    by_kernel = replace(noisy, reference=Kernel(part="reference", size="medium"))
     filtered = replace(
         noisy,
         select=Select(policy=policies.offline_filter),
@@ -201,22 +196,27 @@ def long_arms(scale: Scale) -> list[Arm]:
     s, one = scale.seeds, scale.seeds[:1]
     few, half, deciding, most = scale.budgets
 
-    def selecting(budget: float) -> Arm:
-        return arm(noisy, "learnability", budget, s, scale)
+    def selecting(budget: float, config: Config = noisy, name: str = "learnability") -> Arm:
+        return arm(config, name, budget, s, scale)
+
+    kernel = "learnability, kernel reference"
 
     return [  # What decides first.
         arm(uniform, "uniform", 1.0, s, scale),
+        selecting(few, by_kernel, kernel),
+        selecting(half, by_kernel, kernel),
         selecting(half),
-        arm(default(half), "default for own data", half, s, scale),
+        selecting(half, default, "default for own data"),
         arm(on_reference, "control: uniform on the reference's data", 1.0, one, scale),
         arm(uniform, "uniform", half, one, scale),
         selecting(deciding),
+        selecting(deciding, by_kernel, kernel),
         arm(filtered, "filter first", deciding, s, scale),
         arm(pruned, "InfoBatch", 1.0, one, scale),
         arm(uniform, "uniform", scale.equal_flops, one, scale),
         selecting(most),
         selecting(few),
-        arm(default(deciding), "default for own data", deciding, s, scale),
+        selecting(deciding, default, "default for own data"),
     ]
 
 

@@ -5,9 +5,10 @@
 Cells: {CIFAR-10 images, Fashion-MNIST} x {clean, 20 % and 40 % of the labels wrong} x {balanced,
 long-tailed 50:1} x {5,000 examples, all}. Arms at equal total FLOPs: uniform training, the average
 of its weights (both from one run), the recipe tuned on mislabeled CIFAR-10, and the default of
-configs for own data; in some cells also the default with a bad reference: untrained, trained on 200
-examples, trained on shuffled labels. Every arm has the same pool; wrong labels are uniform over the
-other classes and are everywhere but in the test set. All cells get their first seed first; cells
+configs for own data; in some cells also the default with a bad reference: untrained, fitted to 200
+examples, fitted to shuffled labels. Every arm has the same pool, though the default needs no part
+for its reference; wrong labels are uniform over the other classes and are everywhere but in the
+test set. All cells get their first seed first; cells
 that a run did not finish are listed as not run.
 """
 
@@ -28,7 +29,7 @@ from active_learning.metrics import show_log, write_atomic
 from active_learning.models import MLP
 from active_learning.references import Trained
 from active_learning.report.runs import total_flops
-from active_learning.settings import Checkpoint, Config, Evaluate, Log, Optim, Select
+from active_learning.settings import Checkpoint, Config, Evaluate, Log, Optim, Select, Split
 from configs import arrays as own_data
 from experiments.arms import Arm, run_all, show
 
@@ -151,7 +152,7 @@ def base(cell: Cell, scale: Scale, folder: Path) -> Config:
         data=Arrays(path=str(folder), name=cell.name, clean_label="clean"),
         learner=scale.learner,
         scorer=scale.scorer,
-        split=freeze(own_data.get_config()).split,
+        split=Split(parts={"pool": 0.7, "reference": 0.2, "gate": 0.1}),
         batch_size=64,
         total=f"{epochs_of(cell, scale):g} epochs",
         ema="5 %",
@@ -166,26 +167,20 @@ def base(cell: Cell, scale: Scale, folder: Path) -> Config:
 def arms(cell: Cell, scale: Scale, folder: Path) -> list[Arm]:
     """Uniform at two budgets, the two recipes and, in cells BAD, the default with bad references.
 
-    A reference makes six passes over its own part, a fifth of the data, for each of the learner's
-    in the tuned recipe, and as many as in the configs for own data in the default.
+    The tuned recipe's reference makes six passes over its own part, a fifth of the data, for each
+    of the learner's.
     """
     plain, shipped = base(cell, scale, folder), freeze(own_data.get_config())
     epochs = epochs_of(cell, scale)
-    passes = float(shipped.reference.total.split()[0]) / float(shipped.total.split()[0])
-
-    def reference(passes: float, **changes) -> Trained:
-        path = f"{cell.name}-{passes:g}"
-        own = Trained(path=path, total=f"{passes * epochs:g} epochs", batch_size=64)
-        return replace(own, **changes)
-
+    reference = Trained(path=f"{cell.name}-6", total=f"{6 * epochs:g} epochs", batch_size=64)
     gate = replace(plain.evaluate, gate="gate")
     tuned = Select(policy=policies.cautious_learnability, ratio=4, temperature=0.5, until="60 %")
-    recipe = replace(plain, name="tuned recipe", select=tuned, reference=reference(6.0))
+    recipe = replace(plain, name="tuned recipe", select=tuned, reference=reference)
     default = replace(
         plain,
         name="safe default",
         select=shipped.select,
-        reference=reference(passes),
+        reference=shipped.reference,
         evaluate=gate,
     )
     longer = replace(plain, name="uniform", total=f"{LONGER * epochs:g} epochs")
@@ -198,11 +193,12 @@ def arms(cell: Cell, scale: Scale, folder: Path) -> list[Arm]:
     if cell in BAD:
         few = replace(plain.split, parts=dict(plain.split.parts) | {"reference": scale.few})
         shuffled = replace(plain.split, labels={"reference": "shuffled"})
-        own = f"{cell.name}-"
+        held_out = replace(shipped.reference, part="reference")
+        untrained = replace(reference, path=f"{cell.name}-none", total="0 steps")
         bad = {
-            "untrained": (plain.split, reference(passes, path=f"{own}none", total="0 steps")),
-            f"{scale.few} examples": (few, reference(passes, path=f"{own}few")),
-            "shuffled labels": (shuffled, reference(passes, path=f"{own}shuffled")),
+            "untrained": (plain.split, untrained),
+            f"{scale.few} examples": (few, held_out),
+            "shuffled labels": (shuffled, held_out),
         }
         for name, (split, one) in bad.items():
             changed = replace(default, name=f"default, reference: {name}", split=split)

@@ -8,6 +8,7 @@ from active_learning.config import freeze
 
 OTHERS = ("webdataset", "arrays", "parquet", "array_record", "tfds")
 RECIPE = ("select", "split", "evaluate", "fit", "optim", "scorer_optim", "total", "ema")
+RECIPE += ("reference",)
 
 
 @pytest.mark.parametrize("arm", ["learnability", "uniform"])
@@ -19,4 +20,3 @@ def test_the_recipe_is_that_of_the_folder_config(name, arm):
     )
     assert type(other.data) is not type(folder.data)
     assert [getattr(other, key) for key in RECIPE] == [getattr(folder, key) for key in RECIPE]
-    assert other.reference.total == folder.reference.total

@@ -29,7 +29,7 @@ class Part:
 
 
 PARTS = {
-    "kills": Part(50, "SIGKILL at any moment, nine kinds of runs: the same bits", kills.kills),
+    "kills": Part(50, "SIGKILL at any moment, ten kinds of runs: the same bits", kills.kills),
     "damage": Part(200, "damaged files: noticed, and repaired or named", damage.files),
     "stops": Part(12, "SIGTERM and Ctrl-C, two processes: saved, the same bits", kills.stops),
     "configs": Part(500, "bad values: one line that names the key", bad_configs.configs),

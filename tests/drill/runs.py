@@ -1,4 +1,4 @@
-"""Nine kinds of small runs, and everything of a run folder that must be the same to the bit."""
+"""Ten kinds of small runs, and everything of a run folder that must be the same to the bit."""
 
 import hashlib
 import json
@@ -25,7 +25,13 @@ _SHARED = (
     "--config.log.chosen=true",
     "--config.checkpoint.every=3 steps",
 )
-_REFERENCE = ("--config.reference.total=6 steps", "--config.reference.batch_size=16")
+_REFERENCE = (
+    "--config.reference.kind=trained",
+    "--config.reference.total=6 steps",
+    "--config.reference.batch_size=16",
+    "--config.split.parts.pool=0.7",
+    "--config.split.parts.reference=0.2",
+)
 _WINDOW = "--config.select.until=50 %"
 _TRAINED = (*_SHARED, *_REFERENCE, _WINDOW)
 _SMALL = (
@@ -45,8 +51,9 @@ KINDS = {
     # A reference good enough for a reason to select.
     "window by the gate": (
         "arrays.py",
-        (*_SHARED, "--config.reference.total=100 steps", "--config.reference.batch_size=16"),
+        (*_SHARED, *_REFERENCE, "--config.reference.total=100 steps"),
     ),
+    "kernel reference": ("arrays.py", (*_SHARED, _WINDOW)),
     "small views": ("folder.py", (*_TRAINED, *_SMALL, "--config.select.schedule=ahead")),
 }
 

@@ -94,11 +94,13 @@ def test_the_default_is_that_of_the_configs_for_own_data(tmp_path):
     cell = safety.BAD[0]
     arms = {a.config.name: a.config for a in safety.arms(cell, safety.SCALES["desk"], tmp_path)}
     default = arms["safe default"]
-    assert default.select == safety.freeze(safety.own_data.get_config()).select
-    assert (default.total, default.reference.total) == ("20 epochs", "40 epochs")
+    shipped = safety.freeze(safety.own_data.get_config())
+    assert (default.select, default.reference) == (shipped.select, shipped.reference)
+    assert default.total == "20 epochs" and not default.reference.part
     assert arms["default, reference: untrained"].reference.total == "0 steps"
     assert arms["default, reference: 200 examples"].split.parts["reference"] == 200
     shuffled = arms["default, reference: shuffled labels"]
     assert shuffled.split.labels == {"reference": "shuffled"}
+    assert shuffled.reference.part == "reference"
     others = safety.arms(safety.CELLS[-1], safety.SCALES["desk"], tmp_path)
     assert [a.config.name for a in others] == ["uniform", "uniform", "tuned recipe", "safe default"]

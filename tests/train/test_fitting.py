@@ -68,10 +68,10 @@ def test_sizes_on_the_command_line_are_kept():
     assert config.fit == SIZES
 
 
-def test_320_photographs_in_four_folders_fit_the_shipped_config(tmp_path):
-    write_folder(tmp_path, each=80)
+def test_280_photographs_in_four_folders_fit_the_shipped_config(tmp_path):
+    write_folder(tmp_path, each=70)
     (tmp_path / "rose").mkdir()
-    for number in range(80):
+    for number in range(70):
         (tmp_path / "rose" / f"{number}.png").write_bytes(blob("red", 1000 + number))
     config, _ = from_flags(["--config=configs/folder.py", f"--config.data.path={tmp_path}"])
     experiment = build(config)
