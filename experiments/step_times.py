@@ -5,16 +5,20 @@ What a run measures depends on what else the machine did meanwhile; runs of one 
 apart, so their clocks do not compare.
 """
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from active_learning.references import Kernel
 from active_learning.settings import Config
 from active_learning.train.build import Experiment, build, first_state
+from active_learning.train.stored_inputs import with_stored
 from active_learning.train.updates import UpdateRunner
 
 
@@ -60,9 +64,14 @@ def in_turns(
     return {name: float(np.median(values)) for name, values in seconds.items()}
 
 
-def step_seconds(config: Config, rounds: int = 9, updates: int = 10) -> dict[str, float]:
+def step_seconds(
+    config: Config, rounds: int = 9, updates: int = 10, kernel: Kernel | None = None
+) -> dict[str, float]:
     """Median seconds of an update of each kind: "uniform", "active", "ahead" (selected for during
     the one before) and "reference".
+
+    With a kernel reference also "stored", an update that reads its losses, and "kernel", the
+    seconds of everything before the first of them.
     """
     plain = replace(config, evaluate=replace(config.evaluate, gate=""))
     exact, ahead = (
@@ -75,4 +84,11 @@ def step_seconds(config: Config, rounds: int = 9, updates: int = 10) -> dict[str
         "ahead": stepper(ahead, active=True),
         "reference": stepper(build(plain.reference.own_runs(plain)[""]), active=False),
     }
-    return in_turns(steppers, rounds, updates)
+    once = {}
+    if kernel is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            joined = with_stored(build(replace(plain, reference=kernel)), Path(folder))
+            assert joined is not None, "nothing asks it to stop"
+            steppers["stored"] = stepper(joined[0], active=True)
+            once["kernel"] = joined[0].stored_seconds
+    return in_turns(steppers, rounds, updates) | once

@@ -197,13 +197,16 @@ def timed(run: Run, seconds: dict[str, float]) -> Run:
 
     Args:
       run: The run.
-      seconds: Seconds per update by kind ("uniform", "active", "ahead", "reference"), measured
-        in turns in one process. NaN results where updates of a run's kind were not measured.
+      seconds: Seconds per update by kind ("uniform", "active", "ahead", "reference", and "stored"
+        where the reference's losses are read), measured in turns in one process, and those of
+        fitting a "kernel" reference. NaN results where a run's kind was not measured.
     """
     window = run.window_steps or 0
     before = 0.0
     if run.reference is not None and run.reference.charged:
         before = run.reference.steps * seconds["reference"]
+        if run.setup.reference_kind == "kernel":
+            before = seconds.get("kernel", math.nan)
     selecting = seconds.get(_kind_in_window(run.setup), math.nan) if window else 0.0
 
     def clock(step: float | int) -> float:
@@ -216,12 +219,13 @@ def timed(run: Run, seconds: dict[str, float]) -> Run:
 
 def _kind_in_window(setup: Setup) -> str:
     """Kind of update while selection is on; "" if other models score than in those measured."""
-    if setup.scorers != {"online", "reference"} or setup.reference_kind not in (
-        "trained",
-        "loaded",
-    ):
+    stored = setup.reference_kind == "kernel"
+    known = stored or setup.reference_kind in ("trained", "loaded")
+    if setup.scorers != {"online", "reference"} or not known:
         return ""
-    return "ahead" if setup.schedule == "ahead" else "active"
+    if setup.schedule == "ahead":
+        return "" if stored else "ahead"
+    return "stored" if stored else "active"
 
 
 def _lines(path: Path) -> tuple[dict, ...]:

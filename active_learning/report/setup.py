@@ -46,6 +46,7 @@ REFERENCE_KINDS = (
     "stored",
     "embedded",
     "zero_shot",
+    "kernel",
     "cotrained",
     "crossfitted",
     "online",

@@ -71,9 +71,11 @@ class Experiment:
     changes: tuple[str, ...] = ()
     # Accuracy and loss on the gate of a reference whose scores are stored.
     stored_gate: dict[str, float] | None = None
-    # What such a reference says about the labels, and its metrics on the evaluation sets.
+    # What such a reference says about the labels, its metrics on the evaluation sets, and the
+    # seconds that it took.
     stored_check: LabelCheck | None = None
     stored_final: Mapping[str, float] = field(default_factory=dict)
+    stored_seconds: float = 0.0
 
     @property
     def data(self) -> Data:

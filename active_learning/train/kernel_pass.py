@@ -54,7 +54,8 @@ def with_kernel(
       requested: Asked before each piece whether to stop.
 
     Returns:
-      The experiment and what features, fit and scores cost this run; None when it was stopped.
+      The experiment and the FLOPs of features, fit and scores that this run is charged for; None
+      when it was stopped.
     """
     reference, data, config = experiment.reference, experiment.data, experiment.config
     if not isinstance(reference, Kernel) or not experiment.recipe.policy.reads_reference:
@@ -65,7 +66,7 @@ def with_kernel(
     charged = [data.parts[name] for name in sorted(charged_parts(config))]
     judged = [data.parts[name] for name in config.evaluate.sets]
     gate = data.parts[config.evaluate.gate] if config.evaluate.gate else None
-    for part in (one.fitted_to, *charged, *judged, *([] if gate is None else [gate])):
+    for part in (*charged, *judged, *([] if gate is None else [gate])):
         rows = np.asarray(part.indices)
         if not fill(one.table(part), rows, partial(one.described, part), requested):
             return None
@@ -74,11 +75,8 @@ def with_kernel(
     losses, hits = judge.losses(train, judge.fold_of(train))
     check = judge.check(train)
     seconds += time.monotonic() - began
-    count = count_rows([*charged, one.fitted_to])
-    bill = Bill(
-        reference.planned_pass_flops(one.image_shape, count, 0, data.num_classes),
-        seconds + count * one.table(train).seconds_per_example,
-    )
+    count = count_rows(charged)
+    flops = reference.planned_pass_flops(one.image_shape, count, 0, data.num_classes)
     final = {
         f"{name}_full/accuracy": float(judge.losses(part)[1].mean())
         for name, part in zip(config.evaluate.sets, judged, strict=True)
@@ -93,8 +91,9 @@ def with_kernel(
         stored_gate=None if gate is None else judge.on(gate),
         stored_check=check,
         stored_final=final,
+        stored_seconds=seconds + count * one.table(train).seconds_per_example,
     )
-    return experiment, bill if reference.charge else Bill()
+    return experiment, Bill(flops)  # The seconds are those of obtaining the reference.
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ them.
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -132,9 +133,19 @@ def test_losses_are_those_of_labels_out_of_fold(config, tmp_path, part):
     expected = -np.log(kernel.softmax(outputs / temperature)[np.arange(len(pool)), train.labels])
     np.testing.assert_allclose(losses, expected, atol=0.02)
     charged = 400 + (120 if part else 0)
-    assert bill.flops == size_flops(SIZES["tiny"], (8, 8, 3), charged, 4) and bill.seconds > 0
+    assert bill.flops == size_flops(SIZES["tiny"], (8, 8, 3), charged, 4)
+    assert experiment.stored_seconds > 0 == bill.seconds
     free = dataclasses.replace(config.reference, charge=False)
     assert joined(dataclasses.replace(config, reference=free), tmp_path / "run")[2].flops == 0
+
+
+def test_one_and_eight_devices_give_the_same_losses(config, tmp_path):
+    losses = []
+    for devices in (1, 8):
+        built = build(config, jax.devices()[:devices])
+        experiment, _ = with_stored(built, tmp_path / str(devices))
+        losses.append(experiment.data.train.columns["reference_loss"])
+    np.testing.assert_allclose(losses[1], losses[0], atol=0.01)
 
 
 def test_a_label_does_not_judge_itself():

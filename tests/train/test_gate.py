@@ -75,6 +75,31 @@ def test_what_the_labels_are_a_reason_for(labels, decision, reason):
     assert opening.decision == decision and reason in opening.reason
 
 
+@pytest.mark.parametrize(
+    ("value", "count", "agreement", "decision"),
+    [
+        (0.15, 2000, 0.45, "select"),  # 21 % above chance: (.45 - .3) / .7
+        (0.09, 2000, 0.45, "little"),
+        (0.15, 1999, 0.45, "little"),
+        (0.15, 2000, 0.40, "little"),  # 14 %
+    ],
+)
+def test_a_probable_fraction_is_a_reason_where_the_model_knows_enough(
+    value, count, agreement, decision
+):
+    about = check(0.0, 0.5)
+    about = dataclasses.replace(
+        about,
+        corrupted=dataclasses.replace(about.corrupted, value=value),
+        agreement=dataclasses.replace(about.agreement, value=agreement),
+        count=count,
+        chance=0.3,
+    )
+    opening = economics.opening(about)
+    assert opening.decision == decision
+    assert ("probably 15%" in opening.reason) == (decision == "select")
+
+
 def test_the_looks_are_early_and_double():
     assert economics.look_steps(1000) == (10, 20, 40, 80, 160, 320)
     assert economics.look_steps(20) == (1, 2, 3, 6)
