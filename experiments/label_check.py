@@ -94,10 +94,11 @@ def main() -> None:
     show_log()
     distributed.enable_compilation_cache()
     curate.WORK.mkdir(parents=True, exist_ok=True)
-    out: dict[str, dict] = json.loads(RESULTS.read_text())["sets"] if RESULTS.exists() else {}
+    done: dict[str, dict] = json.loads(RESULTS.read_text())["sets"] if RESULTS.exists() else {}
+    out = {name: one for name, one in done.items() if set(MODELS) <= set(one)}
     sets = label_sets(args.examples, args.more_labels)
     for name, (images, labels, clean) in sets.items():
-        if set(MODELS) <= set(out.get(name, {})):
+        if name in out:
             continue
         truth = float((labels != clean).mean())
         with tempfile.TemporaryDirectory() as work:

@@ -14,7 +14,16 @@ import sys
 from pathlib import Path
 
 from active_learning.report import measures
-from experiments import flickr, flickr_cost, label_check, noise_table, safety, scaling_law, transfer
+from experiments import (
+    flickr,
+    flickr_cost,
+    label_check,
+    label_draws,
+    noise_table,
+    safety,
+    scaling_law,
+    transfer,
+)
 from experiments.scale_parts import (
     step1_runs,
     step2_index,
@@ -305,6 +314,7 @@ TABLES = {
     "finetune_desk": finetuned,
     "safety_desk": safety.page,
     "label_check": label_check.table,
+    "label_draws": label_draws.table,
     "drill": drilled,
     "scaling_law_desk": scaling_law.table,
     "transfer_desk": transfer.table,
