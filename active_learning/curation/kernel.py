@@ -16,6 +16,9 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 from active_learning.curation.scores import FLOOR, label_probability
 from active_learning.data.order import hash64
 
+# For matrix products that are factored: TF32 and bfloat16, the default of some accelerators, round
+# a kernel of close examples to one without a root.
+exact = jax.default_matmul_precision("highest")
 JITTER = 1e-3  # added to the landmarks' kernel, whose smallest eigenvalues drown in rounding
 
 
@@ -52,6 +55,7 @@ class Landmarks:
     width: float
 
     @classmethod
+    @exact
     def of(cls, points: Float[np.ndarray, "m d"], width: float) -> "Landmarks":
         """From unit vectors."""
         rows = jnp.asarray(points)
@@ -69,6 +73,7 @@ def drawn_landmarks(keys: Integer[np.ndarray, "n"], count: int, seed: int) -> In
     return np.sort(drawn[:count])
 
 
+@exact
 def kernel_map(features: Float[np.ndarray, "n d"], settings: KernelSettings, seed: int) -> Mapped:
     """Maps unit vectors; depends on features and seed alone."""
     n = len(features)
@@ -79,6 +84,7 @@ def kernel_map(features: Float[np.ndarray, "n d"], settings: KernelSettings, see
 
 
 @jax.jit
+@exact
 def _map_block(rows: Array, landmarks: Array, root: Array, width: Float[Array, ""]) -> Array:
     kernel = jnp.exp((rows @ landmarks.T - 1.0) / width)
     return solve_triangular(root, kernel.T, lower=True).T
@@ -106,6 +112,7 @@ def held_out_regression(
 
 
 @jax.jit
+@exact
 def _solve(
     phi: Float[Array, "n m"],
     gram: Float[Array, "m m"],

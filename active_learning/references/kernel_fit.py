@@ -10,7 +10,7 @@ import numpy as np
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Int64, Integer
 
-from active_learning.curation.kernel import Landmarks
+from active_learning.curation.kernel import Landmarks, exact
 
 BLOCK = 2048  # rows at a time
 # Places among the rows -> their features.
@@ -83,6 +83,7 @@ def _blocks(rows: Int64[np.ndarray, "n"]) -> Iterator[tuple[Int64[np.ndarray, "b
 
 
 @partial(jax.jit, static_argnames="classes")
+@exact
 def _added(
     gram: Float[Array, "m m"],
     right: Float[Array, "m C"],
@@ -97,6 +98,7 @@ def _added(
 
 
 @jax.jit
+@exact
 def _solved(
     gram: Float[Array, "m m"], right: Float[Array, "m C"], ridge: float | Float[Array, ""]
 ) -> Float[Array, "m C"]:
@@ -104,6 +106,7 @@ def _solved(
 
 
 @jax.jit
+@exact
 def _outputs(
     weights: Float[Array, "k m C"], phi: Float[Array, "b m"], which: Integer[Array, "b"]
 ) -> Float[Array, "b C"]:

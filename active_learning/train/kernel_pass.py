@@ -170,6 +170,11 @@ class _Judge:
         judge = cls(one, fit, 1.0)
         sample = train.select(train.subset(POOL_ROWS))
         outputs = judge.outputs(sample, judge.fold_of(sample))
+        if not np.isfinite(outputs).all():
+            raise DataError(
+                f"config.reference.ridge={one.reference.ridge}: the kernel's fit to {len(part)} "
+                "examples is not finite; give a larger one"
+            )
         return dataclasses.replace(judge, temperature=best_temperature(outputs, sample.labels))
 
     def fold_of(self, part: Part) -> Int64[np.ndarray, "n"] | None:

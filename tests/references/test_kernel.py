@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,7 +23,7 @@ from active_learning.data import splits
 from active_learning.data.errors import DataError
 from active_learning.data.stored_rows import RowTable
 from active_learning.plan.cost_model import cost_model_of
-from active_learning.references import Kernel, Trained
+from active_learning.references import Kernel, Trained, kernel_fit
 from active_learning.references.kernel import PRICE, SIZES, size_flops
 from active_learning.references.kernel_fit import fit_kernel
 from active_learning.settings import Select
@@ -77,6 +78,25 @@ def test_blocks_do_not_change_the_fit(monkeypatch):
     whole = outputs(fold)
     monkeypatch.setattr("active_learning.references.kernel_fit.BLOCK", 8)
     np.testing.assert_allclose(outputs(fold), whole, atol=1e-5)
+
+
+PRODUCTS = {
+    "sums": lambda f: kernel_fit._added.lower(
+        f(4, 4), f(4, 3), f(5, 4), jnp.arange(5), f(5), classes=3
+    ),
+    "outputs": lambda f: kernel_fit._outputs.lower(f(2, 4, 3), f(5, 4), jnp.arange(5) % 2),
+    "solution": lambda f: kernel_fit._solved.lower(f(4, 4), f(4, 3), 1.0),
+    "coordinates": lambda f: kernel._map_block.lower(f(5, 6), f(4, 6), f(4, 4), 0.3),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_are_in_full_precision_on_every_accelerator(name):
+    """A kernel of close examples that was rounded to TF32 or bfloat16 has no root."""
+    text = PRODUCTS[name](lambda *shape: jnp.zeros(shape)).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert all("HIGHEST" in line for line in products)
+    assert products or name == "solution"  # made of triangular solves
 
 
 def test_patches_fitted_to_all_images_give_their_features():
