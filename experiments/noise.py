@@ -205,12 +205,11 @@ def long_arms(scale: Scale) -> list[Arm]:
     return [  # What decides first.
         arm(uniform, "uniform", 1.0, s, scale),
         selecting(half, by_kernel, kernel),
-        selecting(deciding, by_kernel, kernel),
+        selecting(few, by_kernel, kernel),
         selecting(half),
         selecting(half, default, "default for own data"),
         arm(on_reference, "control: uniform on the reference's data", 1.0, one, scale),
         arm(uniform, "uniform", half, one, scale),
-        selecting(few, by_kernel, kernel),
         selecting(deciding),
         arm(filtered, "filter first", deciding, s, scale),
         arm(pruned, "InfoBatch", 1.0, one, scale),

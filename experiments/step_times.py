@@ -90,5 +90,5 @@ def step_seconds(
             joined = with_stored(build(replace(plain, reference=kernel)), Path(folder))
             assert joined is not None, "nothing asks it to stop"
             steppers["stored"] = stepper(joined[0], active=True)
-            once["kernel"] = joined[0].stored_seconds
+            once["kernel"] = joined[0].known.seconds
     return in_turns(steppers, rounds, updates) | once

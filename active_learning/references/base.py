@@ -227,7 +227,7 @@ class WithoutModel:
         """No parameters: what it brings was joined to the data."""
         del workdir, train
         free: dict[str, float] = dict.fromkeys(ACCOUNTS, 0.0)  # the pass was charged with the data
-        return Obtained(None, dict(experiment.stored_final), free, experiment.stored_seconds)
+        return Obtained(None, dict(experiment.known.final), free, experiment.known.seconds)
 
     def each(self, params: PyTree) -> list[PyTree]:
         """None."""

@@ -30,11 +30,11 @@ from active_learning.references import Reference, replay, score_file
 from active_learning.settings import Config, Select
 from active_learning.storage.runs import readable
 from active_learning.tasks import Task, View
-from active_learning.tasks.base import LabelCheck
 from active_learning.train.charged import charged_parts, count_rows
 from active_learning.train.costs import Role, low_resolution, update_costs
 from active_learning.train.economics import UNPROVEN
 from active_learning.train.fitting import fitted
+from active_learning.train.known import Known
 from active_learning.train.open_data import open_data
 from active_learning.train.starts import Start, Starts, check_param_shapes, open_models
 from active_learning.train.streams import stream_of, with_memory
@@ -69,13 +69,8 @@ class Experiment:
     choices: replay.Choices | None = None
     # A line for each size that was fitted to a small pool.
     changes: tuple[str, ...] = ()
-    # Accuracy and loss on the gate of a reference whose scores are stored.
-    stored_gate: dict[str, float] | None = None
-    # What such a reference says about the labels, its metrics on the evaluation sets, and the
-    # seconds that it took.
-    stored_check: LabelCheck | None = None
-    stored_final: Mapping[str, float] = field(default_factory=dict)
-    stored_seconds: float = 0.0
+    # What a reference whose scores are stored said of the gate and the labels.
+    known: Known = field(default_factory=Known)
 
     @property
     def data(self) -> Data:
@@ -194,7 +189,7 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
         opened_data=data,
         recipe=recipe,
         choices=choices,
-        stored_gate=gate,
+        known=Known(gate=gate),
         changes=tuple(changes),
     )
 

@@ -27,6 +27,7 @@ from active_learning.tasks import View
 from active_learning.train.build import Experiment
 from active_learning.train.charged import charged_parts, count_rows
 from active_learning.train.feature_pass import Bill, pixels_hash, view_hash
+from active_learning.train.known import Known
 
 KEY = "config.reference.store"
 
@@ -73,7 +74,7 @@ def with_embeddings(
     experiment = dataclasses.replace(
         experiment,
         opened_data=_attached(data, tables),
-        stored_gate=_gate_metrics(data.parts[gate], tables) if gate else None,
+        known=Known(gate=_gate_metrics(data.parts[gate], tables) if gate else None),
     )
     return experiment, bill
 

@@ -70,8 +70,8 @@ class Evaluation:
         experiment = self.experiment
         if "reference" not in experiment.recipe.policy.needs or experiment.reference.trains_along:
             return None, {}
-        if experiment.stored_gate is not None:
-            return experiment.task.gate_metric(experiment.stored_gate), {}
+        if experiment.known.gate is not None:
+            return experiment.task.gate_metric(experiment.known.gate), {}
         (part, rows), references = self._gate_rows(), self._references(state)
         metrics = [self._reference(params, part, rows) for params in references]
         values = [experiment.task.gate_metric(one) for one in metrics]
@@ -103,8 +103,8 @@ class Evaluation:
           account.
         """
         experiment = self.experiment
-        if experiment.stored_check is not None:
-            return experiment.stored_check, {}
+        if experiment.known.labels is not None:
+            return experiment.known.labels, {}
         held_out = experiment.reference.held_out(experiment.config)
         if not held_out or "reference" not in experiment.recipe.policy.needs:
             return None, {}
@@ -134,7 +134,7 @@ class Evaluation:
             ("reference", self._reference, references),
         ):
             every = [judge(params, part) for params in models]
-            every = every or [experiment.stored_gate]
+            every = every or [experiment.known.gate]
             every = [m | {"metric": experiment.task.gate_metric(m)} for m in every]
             for key in GATE_METRICS:
                 if key in every[0]:
@@ -143,7 +143,7 @@ class Evaluation:
 
     def _references(self, state: TrainState) -> list[PyTree]:
         """Parameters of each reference; none where its scores are stored."""
-        if self.experiment.stored_gate is not None:
+        if self.experiment.known.gate is not None:
             return []
         params = self.experiment.recipe.reference_params(state)
         return self.experiment.reference.each(params)

@@ -36,6 +36,7 @@ from active_learning.train.build import Experiment
 from active_learning.train.charged import charged_parts, count_rows
 from active_learning.train.evaluation import POOL_ROWS
 from active_learning.train.feature_pass import Bill, pixels_hash
+from active_learning.train.known import Known
 
 KEY = "config.reference.store"
 WIDTH = 0.3  # of the kernel, in units of cosine similarity
@@ -88,10 +89,12 @@ def with_kernel(
     experiment = dataclasses.replace(
         experiment,
         opened_data=dataclasses.replace(data, train=train.with_column(score_file.COLUMN, losses)),
-        stored_gate=None if gate is None else judge.on(gate),
-        stored_check=check,
-        stored_final=final,
-        stored_seconds=seconds + count * one.table(train).seconds_per_example,
+        known=Known(
+            None if gate is None else judge.on(gate),
+            check,
+            final,
+            seconds + count * one.table(train).seconds_per_example,
+        ),
     )
     return experiment, Bill(flops)  # The seconds are those of obtaining the reference.
 

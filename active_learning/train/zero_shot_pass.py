@@ -28,6 +28,7 @@ from active_learning.train.build import Experiment
 from active_learning.train.charged import charged_parts, count_rows
 from active_learning.train.embedding_pass import image_table
 from active_learning.train.feature_pass import Bill
+from active_learning.train.known import Known
 from active_learning.train.starts import Start
 
 BLOCK = 65_536  # examples whose logits are held at a time
@@ -73,7 +74,7 @@ def with_zero_shot(
     experiment = dataclasses.replace(
         experiment,
         opened_data=dataclasses.replace(data, train=train),
-        stored_gate=None if gate is None else _gate_metrics(one.table(gate), gate, classes),
+        known=Known(None if gate is None else _gate_metrics(one.table(gate), gate, classes)),
     )
     return experiment, bill
 

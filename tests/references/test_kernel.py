@@ -154,7 +154,7 @@ def test_losses_are_those_of_labels_out_of_fold(config, tmp_path, part):
     np.testing.assert_allclose(losses, expected, atol=0.02)
     charged = 400 + (120 if part else 0)
     assert bill.flops == size_flops(SIZES["tiny"], (8, 8, 3), charged, 4)
-    assert experiment.stored_seconds > 0 == bill.seconds
+    assert experiment.known.seconds > 0 == bill.seconds
     free = dataclasses.replace(config.reference, charge=False)
     assert joined(dataclasses.replace(config, reference=free), tmp_path / "run")[2].flops == 0
 
@@ -194,7 +194,7 @@ def test_a_run_selects_by_it_and_goes_on_bit_for_bit(config, tmp_path):
     experiment = build(config)
     sizes = experiment.learner, experiment.scorer, 400, (8, 8, 3)
     assert cost_model_of(config, *sizes, classes=4).accounts() == whole["flops"]
-    own, stored = whole["reference"], joined(config, tmp_path / "run")[0].stored_final
+    own, stored = whole["reference"], joined(config, tmp_path / "run")[0].known.final
     assert own["accuracy"] == stored["test_full/accuracy"] > 1 / world.CLASSES
     lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
     gate = [json.loads(line).get("gate/reference_accuracy") for line in lines]

@@ -67,7 +67,7 @@ def test_losses_are_those_of_labels_among_the_class_words(config, tmp_path):
     assert bill.flops == once and bill.seconds > 0
     gate = experiment.data.parts["gate"]
     losses = by_hand(gate.images(np.arange(30)), gate.labels)
-    assert experiment.stored_gate["loss"] == pytest.approx(losses.mean(), abs=1e-4)
+    assert experiment.known.gate["loss"] == pytest.approx(losses.mean(), abs=1e-4)
 
 
 def test_a_run_selects_by_it_and_goes_on_bit_for_bit(config, tmp_path):
