@@ -87,3 +87,24 @@ def test_a_value_of_the_command_line_is_not_looked_for_in_the_file(tmp_path):
     assert refused(tmp_path, text, "--config.batch_size=-1") == (
         "config.batch_size=-1: must be at least 1"
     )
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--config.optim.learning_rat=1", "config.optim.learning_rat: no such key; did you mean"),
+        ("--config.optim.foo=1", "config.optim.foo: no such key; flags replace keys"),
+        ("--config.foo.bar=1", "config.foo: no such key; flags replace keys that the config has"),
+        ("--config.split.parts.more=1", "config.split.parts.more: no such key"),
+        ("--config.reference.size=tiny", "config.reference.size: no key of kind 'trained'; known"),
+    ],
+)
+def test_a_flag_for_a_key_that_is_not_there_is_named(tmp_path, flag, message):
+    text = GOOD.replace("{line}", "pass")
+    assert refused(tmp_path, text, flag).startswith(message)
+    text = GOOD.replace("{line}", "config.reference.kind = 'kernel'")
+    if "size" in flag:
+        sys.modules.pop("config_config", None)
+        (tmp_path / "mine.py").write_text(text)
+        config, _ = from_flags([f"--config={tmp_path / 'mine.py'}", flag])
+        assert config.reference.size == "tiny"

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from active_learning.config.errors import ConfigError
-from active_learning.config.sections import freeze
+from active_learning.config.errors import ConfigError, near
+from active_learning.config.registry import kind_of
+from active_learning.config.sections import fields_of, freeze
 
 # Code that is not a user's config: folders of libraries, and this package.
 _LIBRARIES = {"site-packages", "dist-packages", "importlib"}
@@ -92,13 +93,31 @@ def from_flags(argv: list[str]) -> tuple[Any, list[str]]:
     try:
         rest = values(["", *argv], known_only=True)[1:]
     except (Exception, SystemExit) as error:  # A config file may raise anything.
-        raise ConfigError(one_line(error)) from error
+        raise ConfigError(_missing_key(argv, error) or one_line(error)) from error
     finally:
         logging.set_verbosity(level)
     if holder.value is None:
         check_file(argv, parsed=True)
         return None, rest
     return frozen(values["config"]), rest
+
+
+def _missing_key(argv: list[str], error: BaseException) -> str:
+    """Names the flag whose key the config does not have; '' where that is not the error."""
+    named = (
+        re.match(r"\W*(\w+)\W", str(error))
+        if isinstance(error, LookupError | AttributeError)
+        else None
+    )
+    if named is None:
+        return ""
+    pattern = re.compile(rf"--?(config\.(?:\w+\.)*?{named[1]})(?:[.=]|$)")
+    flags = [found[1] for word in argv if (found := pattern.match(word))]
+    if not flags:
+        return ""
+    close = re.search(r'Did you mean "(\w+)"', str(error))
+    hint = f"did you mean {close[1]!r}?" if close else "flags replace keys that the config has"
+    return f"{flags[0]}: no such key; {hint}"
 
 
 def check_file(argv: list[str], parsed: bool = False) -> None:
@@ -133,7 +152,23 @@ def frozen(flag: Any) -> Any:
     except ConfigError as error:
         file = config_flags.get_config_filename(flag)
         raise ConfigError(f"{error}{_line_of(str(error), file, given)}") from error
+    for key in given:
+        _check_used(config, key)
     return dataclasses.replace(config, fit=tuple(k for k in config.fit if k not in given))
+
+
+def _check_used(config: Any, key: str) -> None:
+    """Refuses a flag for a key of another kind, which the config would ignore."""
+    value, path = config, "config"
+    for name in key.split("."):
+        if name == "kind" or not dataclasses.is_dataclass(value):
+            return
+        known = fields_of(type(value))
+        if name not in known:
+            raise ConfigError(
+                f"{path}.{name}: no key of kind {kind_of(type(value))!r}{near(name, known)}"
+            )
+        value, path = getattr(value, name), f"{path}.{name}"
 
 
 def _line_of(message: str, file: str, given: Iterable[str]) -> str:

@@ -25,15 +25,9 @@ _SHARED = (
     "--config.log.chosen=true",
     "--config.checkpoint.every=3 steps",
 )
-_REFERENCE = (
-    "--config.reference.kind=trained",
-    "--config.reference.total=6 steps",
-    "--config.reference.batch_size=16",
-    "--config.split.parts.pool=0.7",
-    "--config.split.parts.reference=0.2",
-)
 _WINDOW = "--config.select.until=50 %"
-_TRAINED = (*_SHARED, *_REFERENCE, _WINDOW)
+_SHORT = (*_SHARED, _WINDOW)
+_ARRAYS = "tests/drill/trained.py:arrays"
 _SMALL = (
     "--config.data.size=16",
     "--config.data.small=8",
@@ -41,20 +35,20 @@ _SMALL = (
     "--config.scorer.patch=4",
 )
 KINDS = {
-    "uniform": ("arrays.py:uniform", _SHARED),
-    "trained reference": ("arrays.py", _TRAINED),
-    "cross-fitted": ("arrays.py", (*_TRAINED, "--config.reference.kind=crossfitted")),
-    "co-trained": ("arrays.py", (*_SHARED, _WINDOW, "--config.reference.kind=cotrained")),
-    "online reference": ("arrays.py", (*_SHARED, _WINDOW, "--config.reference.kind=online")),
-    "filtered pool": ("arrays.py", (*_TRAINED, "--config.select.policy=offline_filter")),
-    "selecting ahead": ("arrays.py", (*_TRAINED, "--config.select.schedule=ahead")),
+    "uniform": ("configs/arrays.py:uniform", _SHARED),
+    "kernel reference": ("configs/arrays.py", _SHORT),
+    "trained reference": (_ARRAYS, _SHORT),
+    "cross-fitted": (_ARRAYS, (*_SHORT, "--config.reference.kind=crossfitted")),
+    "co-trained": (_ARRAYS, (*_SHORT, "--config.reference.kind=cotrained")),
+    "online reference": (_ARRAYS, (*_SHORT, "--config.reference.kind=online")),
+    "filtered pool": (_ARRAYS, (*_SHORT, "--config.select.policy=offline_filter")),
+    "selecting ahead": (_ARRAYS, (*_SHORT, "--config.select.schedule=ahead")),
     # A reference good enough for a reason to select.
-    "window by the gate": (
-        "arrays.py",
-        (*_SHARED, *_REFERENCE, "--config.reference.total=100 steps"),
+    "window by the gate": (_ARRAYS, (*_SHARED, "--config.reference.total=100 steps")),
+    "small views": (
+        "tests/drill/trained.py:folder",
+        (*_SHORT, *_SMALL, "--config.select.schedule=ahead"),
     ),
-    "kernel reference": ("arrays.py", (*_SHARED, _WINDOW)),
-    "small views": ("folder.py", (*_TRAINED, *_SMALL, "--config.select.schedule=ahead")),
 }
 
 
@@ -69,8 +63,8 @@ def write_data(folder: Path) -> Path:
 def arguments(kind: str, data: Path, workdir: Path) -> list[str]:
     """The arguments of `main` for a run of this kind."""
     name, flags = KINDS[kind]
-    place = data / ("pictures" if name.startswith("folder") else "arrays")
-    config = [f"--config=configs/{name}", f"--config.data.path={place}"]
+    place = data / ("pictures" if name.endswith("folder") else "arrays")
+    config = [f"--config={name}", f"--config.data.path={place}"]
     return [*config, f"--workdir={workdir}", *flags]
 
 
