@@ -208,6 +208,7 @@ def long_arms(scale: Scale) -> list[Arm]:
         selecting(few, by_kernel, kernel),
         selecting(half),
         selecting(half, default, "default for own data"),
+        selecting(few, default, "default for own data"),
         arm(on_reference, "control: uniform on the reference's data", 1.0, one, scale),
         arm(uniform, "uniform", half, one, scale),
         selecting(deciding),
@@ -216,7 +217,6 @@ def long_arms(scale: Scale) -> list[Arm]:
         arm(uniform, "uniform", scale.equal_flops, one, scale),
         selecting(most),
         selecting(few),
-        selecting(deciding, default, "default for own data"),
     ]
 
 

@@ -45,6 +45,8 @@ def long(result: dict, averages: dict[tuple[str, int], float] | None = None) -> 
             cells += [f"{100 * averages[arm['name'], budget['updates']]:.1f}"]
             cells += ["-" if budget is full else f"{100 * gap:+.1f}"]
             cells += ["-" if own is None else f"{100 * own:.1f}"]
-            cells += [f"{budget[k] / full[k]:.2f}" for k in ("total_flops", "train_seconds")]
+            for key in ("total_flops", "train_seconds"):  # no time where none was measured
+                known = budget[key] is not None
+                cells.append(f"{budget[key] / full[key]:.2f}" if known else "-")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
