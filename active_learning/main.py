@@ -56,6 +56,8 @@ def main(argv: list[str]) -> None:
         summary = loop.run(config, workdir, profile=profile)
         if distributed.is_primary():
             print(f"{workdir}: {_state(summary)}  {_scalars(summary['final'])}")
+            if line := _better_reference(summary):
+                print(line)
 
     if code := cli.guarded(command):
         distributed.leave(code)
@@ -68,6 +70,18 @@ def _state(summary: dict) -> str:
     if summary["step"]:
         return f"stopped; rerun the same command to resume at update {summary['step']}"
     return "stopped before its first update; rerun the same command to go on from there"
+
+
+def _better_reference(summary: dict) -> str:
+    """What to do where a reference alone is better than the learner; '' elsewhere."""
+    own = (summary.get("reference") or {}).get("accuracy")
+    learner = summary["final"].get("test_full/accuracy")
+    if own is None or learner is None or own <= learner:
+        return ""
+    return (
+        f"the reference alone reaches {own:.4f} on the test set, more than the learner: train "
+        "longer or a larger learner, or use the reference"
+    )
 
 
 def _stray_word(word: str) -> str:
@@ -86,7 +100,7 @@ def _scalars(values: dict) -> str:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags, or exits with 2 and one line."""
-    from active_learning.config import ConfigError, check_file, one_line
+    from active_learning.config import ConfigError, check_file, unreadable
 
     logging.set_verbosity(logging.ERROR)  # What ml_collections warns of is an error here.
     try:
@@ -100,7 +114,7 @@ def _parse(argv: list[str]) -> list[str]:
         if isinstance(error, SystemExit) and {"--help", "--helpfull", "-h"} & set(argv):
             raise
         print(
-            f"error: {error if isinstance(error, ConfigError) else one_line(error)}",
+            f"error: {error if isinstance(error, ConfigError) else unreadable(argv, error)}",
             file=sys.stderr,
         )
         sys.exit(2)

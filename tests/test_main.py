@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from active_learning import main
 from tests import world
 
 CONFIG = """
@@ -78,6 +79,7 @@ WRONG = {
     "--config.select.ratio=0": "config.select.ratio=0",
     "--config.total=3 steps 2 epochs": "config.total='3 steps 2 epochs': two durations",
     "--config.data.path=/nowhere": "/nowhere/train.npz: no such file",
+    "--config.select.rato=2": "config.select.rato: no such key; did you mean 'ratio'?",
     "--profile=4:2": "--profile=4:2: expected START:STOP",
     "--num_processes=2": "missing: --coordinator=HOST:PORT, --process_id",
     "--config.data.label=labell": "config.data.label='labell'",
@@ -153,3 +155,11 @@ def test_plan_imports_modules_of_ones_own_first(config, capsys):
 
     assert plan.main([f"--config={config}", "--import=nowhere.py"]) == 2
     assert "--import=nowhere.py: FileNotFoundError" in capsys.readouterr().err
+
+
+def test_a_reference_that_is_better_than_the_learner_is_named():
+    summary = {"final": {"test_full/accuracy": 0.5}, "reference": {"accuracy": 0.5}}
+    assert main._better_reference(summary) == ""
+    summary["reference"] = {"accuracy": 0.51}
+    assert "reaches 0.5100 on the test set" in main._better_reference(summary)
+    assert main._better_reference({"final": {}, "reference": None}) == ""

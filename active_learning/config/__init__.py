@@ -7,7 +7,7 @@ dataclass; a ConfigError names the dotted key of anything that cannot run.
 
 from active_learning.config.durations import is_zero, to_steps
 from active_learning.config.errors import ConfigError, near
-from active_learning.config.flags import check_arm, check_file, from_flags, frozen, one_line
+from active_learning.config.flags import check_arm, check_file, from_flags, frozen, unreadable
 from active_learning.config.registry import (
     import_for_configs,
     kind_of,
@@ -55,7 +55,6 @@ __all__ = [
     "is_zero",
     "kind_of",
     "near",
-    "one_line",
     "register",
     "register_functions",
     "register_values",
@@ -63,4 +62,5 @@ __all__ = [
     "setting",
     "to_json",
     "to_steps",
+    "unreadable",
 ]

@@ -93,13 +93,18 @@ def from_flags(argv: list[str]) -> tuple[Any, list[str]]:
     try:
         rest = values(["", *argv], known_only=True)[1:]
     except (Exception, SystemExit) as error:  # A config file may raise anything.
-        raise ConfigError(_missing_key(argv, error) or one_line(error)) from error
+        raise ConfigError(unreadable(argv, error)) from error
     finally:
         logging.set_verbosity(level)
     if holder.value is None:
         check_file(argv, parsed=True)
         return None, rest
     return frozen(values["config"]), rest
+
+
+def unreadable(argv: list[str], error: BaseException) -> str:
+    """The reason why these flags could not be parsed, in one line."""
+    return _missing_key(argv, error) or one_line(error)
 
 
 def _missing_key(argv: list[str], error: BaseException) -> str:
