@@ -165,7 +165,7 @@ def frozen(flag: Any) -> Any:
 def _check_used(config: Any, key: str) -> None:
     """Refuses a flag for a key of another kind, which the config would ignore."""
     value, path = config, "config"
-    for name in key.split("."):
+    for name in key.partition("[")[0].split("."):
         if name == "kind" or not dataclasses.is_dataclass(value):
             return
         known = fields_of(type(value))

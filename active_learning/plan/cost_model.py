@@ -18,8 +18,9 @@ from active_learning.models.on_features import FeatureHead
 from active_learning.settings import Config
 from active_learning.train.charged import charged_parts
 from active_learning.train.costs import learner_costs
+from active_learning.train.economics import UNPROVEN
 from active_learning.train.feature_pass import feature_flops
-from active_learning.train.fitting import fitted
+from active_learning.train.fitting import fitted, without_selection
 from active_learning.train.starts import Starts, open_models
 
 RATIOS = (2, 4, 8, 16)  # rows of the break-even table
@@ -176,7 +177,7 @@ def cost_model_of(
     Raises:
       ConfigError: For durations that cannot be resolved.
     """
-    config, starts = open_models(on_any_devices(config))
+    given, (config, starts) = config, open_models(on_any_devices(config))
     steps = resolve(config, examples, 1)
     policy = config.select.policy
     small = starts.scorer.cost(scorer, scorer_image_shape(config, image_shape))
@@ -189,7 +190,12 @@ def cost_model_of(
     captions = charged if captions is None else captions
     if policy.reads_reference:
         shape, uniform = scorer_image_shape(config, image_shape), large.train * config.batch_size
-        sized, _ = config.reference.sized(shape, lambda: charged, classes, uniform * steps.total)
+        sized, price = config.reference.sized(
+            shape, lambda: charged, classes, uniform * steps.total
+        )
+        if price > UNPROVEN and config.select.until == "auto":  # as the run will decide
+            more = examples, image_shape, captions, classes
+            return cost_model_of(without_selection(given), learner, scorer, *more)
         config = dataclasses.replace(config, reference=sized)
     prefilters = policy.pool_fraction < 1 and reference.models_scoring > 0
     return CostModel(

@@ -5,14 +5,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from active_learning.config import ConfigError, setting
 from active_learning.curation.features import SAMPLED, PatchFeatures
+from active_learning.data import splits
 from active_learning.data.parts import Data
 from active_learning.references import score_file
 from active_learning.references.base import Reference, WithoutModel
 
 FOLDS = 5
 SAMPLE = 4000  # images that filters and components are fitted to
+LEAST = 20  # examples to fit to
+ASKED = 10_000  # labels that the temperature and the estimate of wrong ones are taken from
 # Fraction of uniform training's FLOPs that `size='auto'` stays below, where a size does.
 PRICE = 0.02
 
@@ -99,8 +104,12 @@ class Kernel(WithoutModel, Reference):
             raise ConfigError(
                 f"config.reference.part={self.part!r}: no part is named so; parts: {known}"
             )
-        if not self.part and len(data.train) < FOLDS:
-            raise ConfigError(f"config.reference.kind='kernel': {len(data.train)} examples")
+        fitted = data.parts[self.part] if self.part else data.train
+        if len(fitted) < LEAST or len(np.unique(splits.fold_of(fitted.picture_ids, FOLDS))) < 2:
+            raise ConfigError(
+                f"config.reference.kind='kernel': {len(fitted)} examples to fit to are too few "
+                f"(at least {LEAST} pictures that differ)"
+            )
         return data, None
 
     def sized(
@@ -141,15 +150,18 @@ class Kernel(WithoutModel, Reference):
 def size_flops(
     size: KernelSize, image_shape: tuple[int, int, int], images: int, classes: int
 ) -> float:
-    """FLOPs of fitting filters, components and the kernel, and of judging every image once."""
+    """FLOPs of features, fits and scores, as if all images were fitted to and judged."""
     patches, m = size.patches, size.landmarks
     inputs, filters = patches.patch**2 * image_shape[2], patches.filters
     side = (patches.size - patches.patch) // patches.stride + 1
     responses, d = 8 * filters, patches.components
     describe = side**2 * inputs * filters * 2
-    each = describe + 2 * d * (responses + m) + m**2 + 2 * m**2 + 4 * m * classes
+    coordinates = 2 * d * m + m**2
+    fit = coordinates + 2 * m**2 + 2 * m * classes
+    judge = coordinates + 2 * (1 + FOLDS) * m * classes
+    each = describe + 2 * d * responses + fit + judge
     sample = min(SAMPLE, images)
     clusters = SAMPLED * inputs * (8 * 2 * filters + 4 * inputs)
     components = sample * (describe + 2 * responses**2) + 10 * responses**3
     solve = m**2 * d * 2 + (1 + FOLDS) * m**3 / 3
-    return images * each + clusters + components + solve
+    return images * each + min(ASKED, images) * judge + clusters + components + solve

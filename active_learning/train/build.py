@@ -27,13 +27,13 @@ from active_learning.data.parts import Data
 from active_learning.data.sources.source import DataError
 from active_learning.models.layers import shared
 from active_learning.references import Reference, replay, score_file
-from active_learning.settings import Config, Select
+from active_learning.settings import Config
 from active_learning.storage.runs import readable
 from active_learning.tasks import Task, View
 from active_learning.train.charged import charged_parts, count_rows
 from active_learning.train.costs import Role, low_resolution, update_costs
 from active_learning.train.economics import UNPROVEN
-from active_learning.train.fitting import fitted
+from active_learning.train.fitting import fitted, without_selection
 from active_learning.train.known import Known
 from active_learning.train.open_data import open_data
 from active_learning.train.starts import Start, Starts, check_param_shapes, open_models
@@ -212,14 +212,10 @@ def _without_selection(
 ) -> Experiment:
     """The run with uniform sampling, where a reference would cost more than is known to pay."""
     line = (
-        f"uniform sampling instead of {config.select.policy.name}: a reference would cost "
-        f"{price:.1%} of so short a run, and until='auto' spends at most {UNPROVEN:.0%} without "
-        "a reason"
+        f"uniform sampling instead of {config.select.policy.name}: this reference would cost "
+        f"{price:.1%} of the run, and until='auto' spends at most {UNPROVEN:.0%} without a reason"
     )
-    plain = dataclasses.replace(
-        config, select=Select(), evaluate=dataclasses.replace(config.evaluate, gate="")
-    )
-    experiment = build(plain, devices)
+    experiment = build(without_selection(config), devices)
     return dataclasses.replace(experiment, changes=(*changes, *experiment.changes, line))
 
 

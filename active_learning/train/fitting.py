@@ -41,15 +41,20 @@ def fitted(config: Config, pool: int, devices: int = 1) -> tuple[Config, list[st
     on = "+".join(config.split.train_on)
     lines.append(f"{', '.join(changes)}: {on} holds only {pool} examples (config.fit)")
     select = dataclasses.replace(config.select, ratio=ratio)
-    fit = {"batch_size": b, "select": select}
+    config = dataclasses.replace(config, batch_size=b, select=select)
     if selects and ratio < 2:
         lines.append(
-            f"uniform sampling instead of {config.select.policy.name}: {pool} examples leave "
+            f"uniform sampling instead of {select.policy.name}: {pool} examples leave "
             f"nothing to choose from beside a batch of {b}"
         )
-        fit["select"] = Select()
-        fit["evaluate"] = dataclasses.replace(config.evaluate, gate="")
-    return dataclasses.replace(config, **fit), lines
+        config = without_selection(config)
+    return config, lines
+
+
+def without_selection(config: Config) -> Config:
+    """The config with uniform sampling, and no gate."""
+    evaluate = dataclasses.replace(config.evaluate, gate="")
+    return dataclasses.replace(config, select=Select(), evaluate=evaluate)
 
 
 def _reduced(size: int, most: int, least: int) -> int:

@@ -27,14 +27,13 @@ from active_learning.data.transforms import resize
 from active_learning.evaluators.batches import map_batches
 from active_learning.metrics import LOG, write_atomic
 from active_learning.references import Kernel, score_file
-from active_learning.references.kernel import FOLDS, SAMPLE, SIZES, KernelSize
+from active_learning.references.kernel import ASKED, FOLDS, SAMPLE, SIZES, KernelSize
 from active_learning.references.kernel_fit import KernelFit, fit_kernel
 from active_learning.references.row_pass import Values, fill
 from active_learning.tasks.base import LabelCheck
 from active_learning.tasks.labels import check_of
 from active_learning.train.build import Experiment
 from active_learning.train.charged import charged_parts, count_rows
-from active_learning.train.evaluation import POOL_ROWS
 from active_learning.train.feature_pass import Bill, pixels_hash
 from active_learning.train.known import Known
 
@@ -155,6 +154,9 @@ class _Judge:
 
     one: _Pass
     fit: KernelFit
+    # Training examples, and the outputs for them out of fold.
+    sample: Part
+    asked: Float[np.ndarray, "k C"]
     temperature: float
 
     @classmethod
@@ -170,15 +172,16 @@ class _Judge:
             Landmarks.of(read(chosen), WIDTH),
             one.reference.ridge,
         )
-        judge = cls(one, fit, 1.0)
-        sample = train.select(train.subset(POOL_ROWS))
+        sample = train.select(train.subset(ASKED))
+        judge = cls(one, fit, sample, np.zeros((0, 0)), 1.0)
         outputs = judge.outputs(sample, judge.fold_of(sample))
         if not np.isfinite(outputs).all():
             raise DataError(
                 f"config.reference.ridge={one.reference.ridge}: the kernel's fit to {len(part)} "
                 "examples is not finite; give a larger one"
             )
-        return dataclasses.replace(judge, temperature=best_temperature(outputs, sample.labels))
+        temperature = best_temperature(outputs, sample.labels)
+        return dataclasses.replace(judge, asked=outputs, temperature=temperature)
 
     def fold_of(self, part: Part) -> Int64[np.ndarray, "n"] | None:
         """The fold of each training example; None where the classifier saw none of them."""
@@ -209,11 +212,10 @@ class _Judge:
 
     def check(self, train: Part) -> LabelCheck | None:
         """What it says about the labels of the training data; None for a single class."""
-        sample = train.select(train.subset(POOL_ROWS))
-        if len(np.unique(sample.labels)) < 2:
+        labels = self.sample.labels
+        if len(np.unique(labels)) < 2:
             return None
-        outputs = self.outputs(sample, self.fold_of(sample))
-        return check_of(softmax(outputs / self.temperature), sample.labels, train.labels)
+        return check_of(softmax(self.asked / self.temperature), labels, train.labels)
 
 
 def _pass_of(experiment: Experiment, reference: Kernel) -> _Pass:

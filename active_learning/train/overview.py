@@ -11,7 +11,9 @@ from active_learning.cost.ledger import total
 from active_learning.data import classes
 from active_learning.data.sources.problems import Problems
 from active_learning.models.frozen import frozen_mask
+from active_learning.references import Kernel
 from active_learning.train.build import Experiment
+from active_learning.train.charged import charged_parts, count_rows
 from active_learning.train.fitting import fitted
 from active_learning.train.starts import Start
 
@@ -52,9 +54,15 @@ def lines(experiment: Experiment) -> Iterator[str]:
 
 
 def _reference(experiment: Experiment) -> Iterator[str]:
-    """What the runs that train the reference cost, of this run's uniform updates."""
+    """What the reference costs before the first update, of this run's uniform updates."""
     config, devices = experiment.config, experiment.device_count
     updates, examples = 0, 0
+    uniform = experiment.steps.total * total(dict(experiment.uniform_costs))
+    if isinstance(config.reference, Kernel):
+        count = count_rows([experiment.data.parts[name] for name in charged_parts(config)])
+        about = experiment.scorer_view.image_shape, count, 0, experiment.data.num_classes
+        share = config.reference.planned_pass_flops(*about) / uniform
+        yield f"reference: kernel ({config.reference.size}), {share:.1%} of uniform training"
     for name, own in config.reference.own_runs(config).items():
         pool = config.reference.pool_size(config, experiment.data, name)
         own, _ = fitted(own, pool, devices)
@@ -63,7 +71,6 @@ def _reference(experiment: Experiment) -> Iterator[str]:
     if not updates:
         return
     flops = examples * experiment.scorer.cost(experiment.scorer_view.image_shape).train
-    uniform = experiment.steps.total * total(dict(experiment.uniform_costs))
     share = f"{flops / uniform:.0%} of the FLOPs of uniform training"
     line = f"reference, unless it is trained already: {updates} updates, {share}"
     if flops > uniform / 2:

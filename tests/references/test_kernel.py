@@ -236,8 +236,13 @@ def test_no_selection_where_the_reference_costs_more_than_may_be_spent(config, t
     uniform = 8 * 16 * experiment.learner.cost((8, 8, 3)).train
     price = size_flops(SIZES["tiny"], (8, 8, 3), 440, 4) / uniform
     assert experiment.config.select == Select() and not experiment.config.evaluate.gate
-    assert f"would cost {price:.1%} of so short a run" in experiment.changes[-1]
+    assert f"would cost {price:.1%} of the run" in experiment.changes[-1]
     assert loop.run(config, tmp_path / "run")["flops"]["reference_score"] == 0
+    sizes = experiment.learner, experiment.scorer, 400, (8, 8, 3)
+    assert (
+        cost_model_of(config, *sizes, classes=4).accounts()
+        == loop.run(config, tmp_path / "run")["flops"]
+    )
     free = dataclasses.replace(config, reference=Kernel(charge=False))
     assert build(free).config.select.policy is policies.learnability
 
@@ -252,6 +257,9 @@ def test_what_does_not_fit_gets_one_line(config, tmp_path):
     refused("part='gate' is also an evaluation set", part="gate")
     refused("part='pool' is trained on; leave it empty", part="pool")
     refused("part='refrence': no part is named so; parts: pool, reference", part="refrence")
+    few = dataclasses.replace(config.split, parts={"pool": 400, "reference": 19, "gate": 40})
+    few = dataclasses.replace(config, split=few)
+    refused("19 examples to fit to are too few", few, part="reference")
     build(dataclasses.replace(config, select=Select(policy=policies.rho)))  # reads losses alone
     pairs = pairs_world.config(pairs_world.write_tars(tmp_path))
     with pytest.raises(ConfigError, match="scores labels; for image-text pairs use"):
