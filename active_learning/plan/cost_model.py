@@ -188,15 +188,11 @@ def cost_model_of(
     large, large_scores = learner_costs(config, starts.learner, learner, image_shape)
     charged = charged_examples(config, examples)
     captions = charged if captions is None else captions
-    if policy.reads_reference:
-        shape, uniform = scorer_image_shape(config, image_shape), large.train * config.batch_size
-        sized, price = config.reference.sized(
-            shape, lambda: charged, classes, uniform * steps.total
-        )
-        if price > UNPROVEN and config.select.until == "auto":  # as the run will decide
-            more = examples, image_shape, captions, classes
-            return cost_model_of(without_selection(given), learner, scorer, *more)
-        config = dataclasses.replace(config, reference=sized)
+    uniform = large.train * config.batch_size * steps.total
+    config, affordable = _sized(config, image_shape, charged, classes, uniform)
+    if not affordable:
+        more = examples, image_shape, captions, classes
+        return cost_model_of(without_selection(given), learner, scorer, *more)
     prefilters = policy.pool_fraction < 1 and reference.models_scoring > 0
     return CostModel(
         updates=steps.total,
@@ -216,6 +212,26 @@ def cost_model_of(
         reference_pass_flops=_reference_pass(config, image_shape, charged, captions, classes),
         reference=_reference_cost(config, starts, image_shape),
     )
+
+
+def _sized(
+    config: Config, image_shape: tuple[int, int, int], images: int, classes: int, uniform: float
+) -> tuple[Config, bool]:
+    """The config with sizes of the reference, and whether the run will pay for it.
+
+    Args:
+      config: The config.
+      image_shape: Of the learner's images.
+      images: How many the run is charged for.
+      classes: Classes of the data.
+      uniform: FLOPs of the run without selection.
+    """
+    if not config.select.policy.reads_reference:
+        return config, True
+    shape = scorer_image_shape(config, image_shape)
+    sized, price = config.reference.sized(shape, lambda: images, classes, uniform)
+    affordable = price <= UNPROVEN or config.select.until != "auto"
+    return dataclasses.replace(config, reference=sized), affordable
 
 
 def _reference_cost(
