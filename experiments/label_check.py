@@ -60,12 +60,13 @@ def printed(images: np.ndarray, labels: np.ndarray, work: Path, weak: bool) -> d
         np.savez(work / f"{part}.npz", image=images[:count], label=labels[:count])
     shipped = freeze(own_data.get_config())
     config = dataclasses.replace(shipped, data=Arrays(path=str(work), clean_label=""))
-    config = dataclasses.replace(config, total="1 steps", reference=sized(config))
+    reference, split = Trained(total=f"{WEAK_PASSES} epochs"), shipped.split
     if weak:
         parts = {"pool": 0.7, "reference": 0.2, "gate": 0.1}
-        reference = Trained(total=f"{WEAK_PASSES} epochs")
-        split = dataclasses.replace(shipped.split, parts=parts)
-        config = dataclasses.replace(config, split=split, reference=reference)
+        split = dataclasses.replace(split, parts=parts)
+    else:
+        reference = sized(config)
+    config = dataclasses.replace(config, total="1 steps", split=split, reference=reference)
     return loop.run(config, work / f"run-{weak}")["labels"]
 
 

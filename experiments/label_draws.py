@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from active_learning.curation.features import PatchFeatures, fit_patches, fitted_features
-from active_learning.curation.kernel import Landmarks, best_temperature, softmax
+from active_learning.curation.kernel import KernelSettings, Landmarks, best_temperature, softmax
 from active_learning.data import splits
 from active_learning.data.sources.arrays import Arrays
 from active_learning.metrics import write_atomic
@@ -25,7 +25,6 @@ from active_learning.references.kernel_fit import fit_kernel
 from active_learning.tasks.base import LabelCheck
 from active_learning.tasks.labels import check_of
 from active_learning.train import economics
-from active_learning.train.kernel_pass import WIDTH
 from experiments import safety
 
 RESULTS = Path(__file__).parent / "results" / "label_draws.json"
@@ -67,9 +66,8 @@ def described(images: np.ndarray, settings: PatchFeatures) -> np.ndarray:
 def asked(features: np.ndarray, labels: np.ndarray, landmarks: int) -> LabelCheck:
     """What a reference says of labels that it was not fitted to."""
     fold, read = splits.fold_of(np.arange(len(labels)), FOLDS), lambda at: features[at]
-    fit = fit_kernel(
-        *(read, labels, fold, safety.CLASSES, Landmarks.of(features[:landmarks], WIDTH), 1.0)
-    )
+    points = Landmarks.of(features[:landmarks], KernelSettings.width)
+    fit = fit_kernel(read, labels, fold, safety.CLASSES, points, KernelSettings.ridge)
     outputs = fit.outputs(read, len(labels), fold)
     return check_of(softmax(outputs / best_temperature(outputs, labels)), labels, labels)
 

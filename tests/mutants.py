@@ -85,7 +85,7 @@ MUTANTS = [
     Mutant("a fold is judged by all labels", "references/kernel_fit.py", "jnp.subtract, whole, one", "jnp.add, whole, 0 * one", "references/test_kernel.py"),
     Mutant("folds are judged by each other's fit", "references/kernel_fit.py", "which[:, None, None]", "(which[:, None, None] + 1) % len(weights)", "references/test_kernel.py"),
     Mutant("padded rows are fitted to", "references/kernel_fit.py", "(np.arange(len(at)) < valid)", "(np.arange(len(at)) >= 0)", "references/test_kernel.py"),
-    Mutant("a kernel reference of any price", "train/build.py", "price > UNPROVEN", "price > 1e9 * UNPROVEN", "references/test_kernel.py"),
+    Mutant("a kernel reference of any price", "train/economics.py", "price > UNPROVEN", "price > 1e9 * UNPROVEN", "references/test_kernel.py"),
     Mutant("the first size for the largest", "references/kernel.py", "fits[-1] if fits", "fits[0] if fits", "references/test_kernel.py"),
     Mutant("the part a kernel is fitted to is free", "train/charged.py", "names |= config.reference.fitted_parts", "names |= set()", "references/test_kernel.py"),
     Mutant("a guess of a weak model is a reason", "train/economics.py", "signal > ENOUGH_SIGNAL", "signal > -1", "train/test_gate.py"),

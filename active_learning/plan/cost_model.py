@@ -18,7 +18,7 @@ from active_learning.models.on_features import FeatureHead
 from active_learning.settings import Config
 from active_learning.train.charged import charged_parts
 from active_learning.train.costs import learner_costs
-from active_learning.train.economics import UNPROVEN
+from active_learning.train.economics import too_dear
 from active_learning.train.feature_pass import feature_flops
 from active_learning.train.fitting import fitted, without_selection
 from active_learning.train.starts import Starts, open_models
@@ -230,7 +230,7 @@ def _sized(
         return config, True
     shape = scorer_image_shape(config, image_shape)
     sized, price = config.reference.sized(shape, lambda: images, classes, uniform)
-    affordable = price <= UNPROVEN or config.select.until != "auto"
+    affordable = not too_dear(price, config.select.until)
     return dataclasses.replace(config, reference=sized), affordable
 
 

@@ -72,6 +72,11 @@ class Reference(Section):
         return False
 
     @property
+    def title(self) -> str:
+        """What it is, for logs."""
+        return self.kind_name
+
+    @property
     def fitted_parts(self) -> set[str]:
         """Parts of the split, beside those of runs of its own, whose labels it is made of."""
         return set()

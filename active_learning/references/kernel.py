@@ -93,6 +93,10 @@ class Kernel(WithoutModel, Reference):
         return True
 
     @property
+    def title(self) -> str:
+        return f"{self.kind_name} ({self.size})"
+
+    @property
     def fitted_parts(self) -> set[str]:
         return {self.part} - {""}
 

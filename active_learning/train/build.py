@@ -32,7 +32,7 @@ from active_learning.storage.runs import readable
 from active_learning.tasks import Task, View
 from active_learning.train.charged import charged_parts, count_rows
 from active_learning.train.costs import Role, low_resolution, update_costs
-from active_learning.train.economics import UNPROVEN
+from active_learning.train.economics import UNPROVEN, too_dear
 from active_learning.train.fitting import fitted, without_selection
 from active_learning.train.known import Known
 from active_learning.train.open_data import open_data
@@ -161,12 +161,7 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
             f"config.select.actors={config.select.actors}: only in one process, here are "
             f"{processes}"
         )
-    choices = None
-    if config.select.replay:
-        folder, about = readable(config.select.replay), data.provenance
-        by = about.get("ids", "place")
-        choices = replay.read(folder, config.batch_size, steps.total, about["hash"], by)
-        data.train.rows_of(choices.ids, replay.KEY)
+    choices = _choices(config, data, steps.total) if config.select.replay else None
     data = config.task.attach(config, data)
     data_view = config.task.view(config, data)
     view = starts.learner.view(data_view)
@@ -176,9 +171,16 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
         name = score_file.view_name(scorer_view.image_shape)
         data, gate = config.reference.attach(config, data, name)
     experiment = assemble(given, steps, view, scorer_view, devices)
-    reference, price = _sized(experiment, data)
-    if price > UNPROVEN and given.select.until == "auto":
-        return _without_selection(given, price, changes, devices)
+    reference, price = sized_reference(experiment, data)
+    if too_dear(price, given.select.until):
+        changes.append(
+            f"uniform sampling instead of {given.select.policy.name}: this reference would cost "
+            f"{price:.1%} of the run, and until='auto' spends at most {UNPROVEN:.0%} without a "
+            "reason"
+        )
+        given, config = without_selection(given), without_selection(config)
+        steps = resolve(config, len(data.train), len(devices))
+        experiment = assemble(given, steps, view, scorer_view, devices)
     given = dataclasses.replace(given, reference=reference)
     experiment = dataclasses.replace(experiment, config=given)
     if experiment.own_reference is not None:
@@ -194,7 +196,16 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
     )
 
 
-def _sized(experiment: Experiment, data: Data) -> tuple[Reference, float]:
+def _choices(config: Config, data: Data, updates: int) -> replay.Choices:
+    """The recorded choices that a run replays, all of them among its data."""
+    folder, about = readable(config.select.replay), data.provenance
+    by = about.get("ids", "place")
+    choices = replay.read(folder, config.batch_size, updates, about["hash"], by)
+    data.train.rows_of(choices.ids, replay.KEY)
+    return choices
+
+
+def sized_reference(experiment: Experiment, data: Data) -> tuple[Reference, float]:
     """The reference with sizes that fit the run, and what it costs of uniform training."""
     config = experiment.config
     if not config.select.policy.reads_reference:
@@ -205,18 +216,6 @@ def _sized(experiment: Experiment, data: Data) -> tuple[Reference, float]:
         data.num_classes,
         total(dict(experiment.uniform_costs)) * experiment.steps.total,
     )
-
-
-def _without_selection(
-    config: Config, price: float, changes: list[str], devices: list[sharding.Device]
-) -> Experiment:
-    """The run with uniform sampling, where a reference would cost more than is known to pay."""
-    line = (
-        f"uniform sampling instead of {config.select.policy.name}: this reference would cost "
-        f"{price:.1%} of the run, and until='auto' spends at most {UNPROVEN:.0%} without a reason"
-    )
-    experiment = build(without_selection(config), devices)
-    return dataclasses.replace(experiment, changes=(*changes, *experiment.changes, line))
 
 
 def assemble(

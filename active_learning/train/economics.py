@@ -57,6 +57,16 @@ def opening(labels: LabelCheck | None) -> Opening:
     return Opening("little", estimate)
 
 
+def too_dear(price: float, until: str) -> bool:
+    """Whether a reference costs more than may be spent before there is a reason.
+
+    Args:
+      price: What it costs before the first update, of uniform's FLOPs.
+      until: Value of config.select.until.
+    """
+    return until == "auto" and price > UNPROVEN
+
+
 def _means_something(labels: LabelCheck) -> bool:
     """Whether the estimate is more than an upper bound, as it is for weak models."""
     signal = (labels.agreement.value - labels.chance) / (1.0 - labels.chance)

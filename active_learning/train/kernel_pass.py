@@ -7,18 +7,24 @@ import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Array, Float, Float32, Int64
 
 from active_learning import distributed
 from active_learning.core.sharding import batch_sharding, replicated
 from active_learning.curation.features import FittedPatches, fit_patches, fitted_features
-from active_learning.curation.kernel import Landmarks, best_temperature, drawn_landmarks, softmax
+from active_learning.curation.kernel import (
+    KernelSettings,
+    Landmarks,
+    best_temperature,
+    drawn_landmarks,
+    softmax,
+)
+from active_learning.curation.scores import FLOOR, label_probability
 from active_learning.data import splits
 from active_learning.data.errors import DataError
 from active_learning.data.parts import Part
@@ -28,7 +34,7 @@ from active_learning.evaluators.batches import map_batches
 from active_learning.metrics import LOG, write_atomic
 from active_learning.references import Kernel, score_file
 from active_learning.references.kernel import ASKED, FOLDS, SAMPLE, SIZES, KernelSize
-from active_learning.references.kernel_fit import KernelFit, fit_kernel
+from active_learning.references.kernel_fit import KernelFit, Read, fit_kernel
 from active_learning.references.row_pass import Values, fill
 from active_learning.tasks.base import LabelCheck
 from active_learning.tasks.labels import check_of
@@ -38,10 +44,8 @@ from active_learning.train.feature_pass import Bill, pixels_hash
 from active_learning.train.known import Known
 
 KEY = "config.reference.store"
-WIDTH = 0.3  # of the kernel, in units of cosine similarity
 READ_AT_ONCE = 500  # images of the sample
 BLOCK = 65_536  # examples whose outputs are held at a time
-LEAST = 1e-6  # smallest probability of a label
 
 
 def with_kernel(
@@ -72,7 +76,7 @@ def with_kernel(
             return None
     began, train = time.monotonic(), data.train
     judge = _Judge.of(one, train)
-    losses, hits = judge.losses(train, judge.fold_of(train))
+    losses, hits = judge.losses(train, one.fold_of(train))
     check = judge.check(train)
     seconds += time.monotonic() - began
     count = count_rows(charged)
@@ -82,8 +86,8 @@ def with_kernel(
         for name, part in zip(config.evaluate.sets, judged, strict=True)
     }
     LOG.info(
-        "%s: kernel reference (%s) predicts %.1f %% of the labels it has not seen; features in %s",
-        *(config.name, reference.size, 100 * hits.mean(), one.table(train).folder),
+        "%s: reference: %s predicts %.1f %% of the labels it has not seen; features in %s",
+        *(config.name, reference.title, 100 * hits.mean(), one.table(train).folder),
     )
     experiment = dataclasses.replace(
         experiment,
@@ -121,27 +125,39 @@ class _Pass:
         """The examples whose labels the classifier is fitted to."""
         return _fitted_to(self.experiment, self.reference)
 
+    def fold_of(self, part: Part) -> Int64[np.ndarray, "n"] | None:
+        """The fold of training examples, copies of a picture in one; None with a part held out."""
+        return None if self.reference.part else splits.fold_of(part.picture_ids, FOLDS)
+
     def table(self, part: Part) -> RowTable:
         """The features of a part's source."""
         return self.tables[id(part.source)]
 
-    def described(self, part: Part) -> Values:
-        """What computes the features of the examples at some places of a part, on all devices."""
-        mesh, view = self.experiment.mesh, self.experiment.scorer_view
-        rows, small = batch_sharding(mesh), part.small_view()
-        patches = self.size.patches
+    def reader(self, part: Part) -> Read:
+        """What reads the features of the examples at some places of a part."""
+        table, rows = self.table(part), np.asarray(part.indices)
+        return lambda at: table.read(rows[at])
+
+    @cached_property
+    def _features(self) -> Callable[[dict[str, Array]], Float[Array, "B d"]]:
+        """From a batch to features, on all devices; compiled once for all parts."""
+        patches, everywhere = self.size.patches, replicated(self.experiment.mesh)
         features = jax.jit(
             lambda fitted, batch: fitted_features(patches, FittedPatches(*fitted), batch["image"]),
-            out_shardings=replicated(mesh),
+            out_shardings=everywhere,
         )
-        fitted = jax.device_put(dataclasses.astuple(self.fitted), replicated(mesh))
-        size = min(self.experiment.config.evaluate.batch_size, len(self.experiment.data.train))
+        return partial(features, jax.device_put(dataclasses.astuple(self.fitted), everywhere))
+
+    def described(self, part: Part) -> Values:
+        """What computes the features of the examples at some places of a part."""
+        experiment, small = self.experiment, part.small_view()
+        size = min(experiment.config.evaluate.batch_size, len(experiment.data.train))
 
         def values(at: Int64[np.ndarray, "k"]) -> Float[np.ndarray, "k d"]:
             blocks = map_batches(
-                lambda batch: features(fitted, batch),
-                lambda places: view.read(small, at[places]),
-                *(len(at), size, rows),
+                self._features,
+                lambda places: experiment.scorer_view.read(small, at[places]),
+                *(len(at), size, batch_sharding(experiment.mesh)),
             )
             return np.concatenate(list(blocks))
 
@@ -162,34 +178,21 @@ class _Judge:
     @classmethod
     def of(cls, one: _Pass, train: Part) -> "_Judge":
         """Fits them; the temperature is that of the labels of the training data, out of fold."""
-        part, settings = one.fitted_to, one.size
-        table, rows = one.table(part), np.asarray(part.indices)
-        read = lambda at: table.read(rows[at])
-        chosen = drawn_landmarks(part.ids, settings.landmarks, 0)
-        fold = np.zeros(len(part), np.int64) if one.reference.part else _fold(part)
-        fit = fit_kernel(
-            *(read, part.labels, fold, one.experiment.data.num_classes),
-            Landmarks.of(read(chosen), WIDTH),
-            one.reference.ridge,
-        )
+        part, ridge, read = one.fitted_to, one.reference.ridge, one.reader(one.fitted_to)
+        fold = one.fold_of(part)
+        fold = np.zeros(len(part), np.int64) if fold is None else fold
+        chosen = drawn_landmarks(part.ids, one.size.landmarks, 0)
+        landmarks = Landmarks.of(read(chosen), KernelSettings.width)
+        classes = one.experiment.data.num_classes
+        fit = fit_kernel(read, part.labels, fold, classes, landmarks, ridge)
         sample = train.select(train.subset(ASKED))
-        judge = cls(one, fit, sample, np.zeros((0, 0)), 1.0)
-        outputs = judge.outputs(sample, judge.fold_of(sample))
-        if not np.isfinite(outputs).all():
+        asked = fit.outputs(one.reader(sample), len(sample), one.fold_of(sample))
+        if not np.isfinite(asked).all():
             raise DataError(
-                f"config.reference.ridge={one.reference.ridge}: the kernel's fit to {len(part)} "
-                "examples is not finite; give a larger one"
+                f"config.reference.ridge={ridge}: the kernel's fit to {len(part)} examples is not "
+                "finite; give a larger one"
             )
-        temperature = best_temperature(outputs, sample.labels)
-        return dataclasses.replace(judge, asked=outputs, temperature=temperature)
-
-    def fold_of(self, part: Part) -> Int64[np.ndarray, "n"] | None:
-        """The fold of each training example; None where the classifier saw none of them."""
-        return None if self.one.reference.part else _fold(part)
-
-    def outputs(self, part: Part, fold: Int64[np.ndarray, "n"] | None) -> Float[np.ndarray, "n C"]:
-        table, rows = self.one.table(part), np.asarray(part.indices)
-        return self.fit.outputs(lambda at: table.read(rows[at]), len(part), fold)
+        return cls(one, fit, sample, asked, best_temperature(asked, sample.labels))
 
     def losses(
         self, part: Part, fold: Int64[np.ndarray, "n"] | None = None
@@ -199,9 +202,10 @@ class _Judge:
         for start in range(0, len(part), BLOCK):
             at = np.arange(start, min(start + BLOCK, len(part)))
             block = part.select(at)
-            outputs = self.outputs(block, None if fold is None else fold[at])
-            own = softmax(outputs / self.temperature)[np.arange(len(at)), block.labels]
-            losses[at] = -np.log(np.maximum(own, LEAST))
+            folds = None if fold is None else fold[at]
+            outputs = self.fit.outputs(self.one.reader(block), len(at), folds)
+            own = label_probability(softmax(outputs / self.temperature), block.labels)
+            losses[at] = -np.log(np.maximum(own, FLOOR))
             hits[at] = outputs.argmax(axis=1) == block.labels
         return losses, hits
 
@@ -220,36 +224,35 @@ class _Judge:
 
 def _pass_of(experiment: Experiment, reference: Kernel) -> _Pass:
     """The tables of all sources, begun by the primary process where there are none."""
-    fitted = _patches(experiment, reference)
+    identity = _identity(experiment, reference)
+    fitted = _patches(experiment, reference, identity)
     sources = {id(part.source): part.source for part in experiment.data.parts.values()}
-
-    def opened(source: Any) -> RowTable:
-        about = {
+    abouts = {
+        key: {
             "content": "patch features",
             "data": str(source.describe()["hash"]),
-            "model": _identity(experiment, reference),
+            "model": identity,
             "view": "{}x{}x{}".format(*experiment.scorer_view.image_shape),
             "pixels": pixels_hash(source),
         }
-        folder, width = folder_for(Path(reference.store), about, source.ids), fitted.components
-        return RowTable.begin(folder, about, source.ids, width.shape[1], dtype="bfloat16", key=KEY)
+        for key, source in sources.items()
+    }
 
-    def make_all() -> None:
-        for source in sources.values():
-            opened(source)
+    def opened() -> dict[int, RowTable]:
+        tables, width = {}, fitted.components.shape[1]
+        for key, about in abouts.items():
+            ids = sources[key].ids
+            folder = folder_for(Path(reference.store), about, ids)
+            tables[key] = RowTable.begin(folder, about, ids, width, dtype="bfloat16", key=KEY)
+        return tables
 
-    distributed.run_on_primary(make_all)
-    return _Pass(experiment, reference, fitted, {key: opened(one) for key, one in sources.items()})
+    distributed.run_on_primary(lambda: opened() and None)
+    return _Pass(experiment, reference, fitted, opened())
 
 
 def _fitted_to(experiment: Experiment, reference: Kernel) -> Part:
     data = experiment.data
     return data.parts[reference.part] if reference.part else data.train
-
-
-def _fold(part: Part) -> Int64[np.ndarray, "n"]:
-    """The fold of each example; copies of a picture are in one."""
-    return splits.fold_of(part.picture_ids, FOLDS)
 
 
 def _identity(experiment: Experiment, reference: Kernel) -> str:
@@ -261,9 +264,9 @@ def _identity(experiment: Experiment, reference: Kernel) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _patches(experiment: Experiment, reference: Kernel) -> FittedPatches:
+def _patches(experiment: Experiment, reference: Kernel, identity: str) -> FittedPatches:
     """Filters and components of a few images, fitted once for all runs that share the folder."""
-    path = Path(reference.store) / f"patches-{_identity(experiment, reference)}.npz"
+    path = Path(reference.store) / f"patches-{identity}.npz"
     names = [field.name for field in dataclasses.fields(FittedPatches)]
 
     def make() -> None:

@@ -11,9 +11,7 @@ from active_learning.cost.ledger import total
 from active_learning.data import classes
 from active_learning.data.sources.problems import Problems
 from active_learning.models.frozen import frozen_mask
-from active_learning.references import Kernel
-from active_learning.train.build import Experiment
-from active_learning.train.charged import charged_parts, count_rows
+from active_learning.train.build import Experiment, sized_reference
 from active_learning.train.fitting import fitted
 from active_learning.train.starts import Start
 
@@ -58,11 +56,9 @@ def _reference(experiment: Experiment) -> Iterator[str]:
     config, devices = experiment.config, experiment.device_count
     updates, examples = 0, 0
     uniform = experiment.steps.total * total(dict(experiment.uniform_costs))
-    if isinstance(config.reference, Kernel):
-        count = count_rows([experiment.data.parts[name] for name in charged_parts(config)])
-        about = experiment.scorer_view.image_shape, count, 0, experiment.data.num_classes
-        share = config.reference.planned_pass_flops(*about) / uniform
-        yield f"reference: kernel ({config.reference.size}), {share:.1%} of uniform training"
+    reference, price = sized_reference(experiment, experiment.data)
+    if price:
+        yield f"reference: {reference.title}, {price:.1%} of the FLOPs of uniform training"
     for name, own in config.reference.own_runs(config).items():
         pool = config.reference.pool_size(config, experiment.data, name)
         own, _ = fitted(own, pool, devices)
