@@ -2,6 +2,7 @@
 
 import itertools
 
+from active_learning.references import Kernel
 from experiments import step_times
 from tests import world
 
@@ -34,3 +35,11 @@ def test_updates_of_every_kind_are_timed_in_turns(tmp_path, monkeypatch):
     ahead, reference = ("run", True, ratio * b, True), ("reference", False, b, False)
     first = [uniform, uniform, active, active, ahead, ahead, reference, reference]  # not timed
     assert done == [*first, uniform, active, ahead, reference, active, ahead, reference, uniform]
+
+
+def test_a_kernel_reference_is_timed_as_updates_and_as_a_whole(tmp_path):
+    config = world.config(world.write_arrays(tmp_path))
+    kernel = Kernel(part="reference", size="tiny")
+    seconds = step_times.step_seconds(config, rounds=1, updates=1, kernel=kernel)
+    assert set(seconds) == {"uniform", "active", "ahead", "reference", "stored", "kernel"}
+    assert min(seconds.values()) > 0

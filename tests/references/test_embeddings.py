@@ -19,6 +19,7 @@ from active_learning.settings import Evaluate, Select
 from active_learning.storage.workers import ALL, Task
 from active_learning.train import build, loop
 from tests import pairs_world, world
+from tests.train.test_loop import ids
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +53,6 @@ def config(data, reference, policy=policies.learnability, **changes):
     return dataclasses.replace(paired, select=select, evaluate=Evaluate(every="4 steps", subset=24))
 
 
-def chosen(folder):
-    return np.concatenate([np.load(path) for path in sorted((folder / "chosen").glob("*.npy"))])
-
-
 @pytest.mark.parametrize("policy", [policies.learnability, policies.joint])
 @pytest.mark.parametrize("devices", [1, 8])
 def test_choices_are_those_of_a_live_reference(
@@ -69,7 +66,7 @@ def test_choices_are_those_of_a_live_reference(
     first = loop.run(cached, tmp_path / "cached", world.StopAfter(2))
     assert not first["complete"]
     summary = loop.run(cached, tmp_path / "cached")
-    np.testing.assert_array_equal(chosen(tmp_path / "cached"), chosen(tmp_path / "live"))
+    np.testing.assert_array_equal(ids(tmp_path / "cached"), ids(tmp_path / "live"))
     assert summary["flops"]["reference_score"] == 0
 
 

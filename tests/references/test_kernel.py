@@ -31,6 +31,7 @@ from active_learning.train import loop
 from active_learning.train.build import build
 from active_learning.train.stored_inputs import with_stored
 from tests import pairs_world, world
+from tests.train.test_loop import ids
 
 
 def unit_rows(count, width, seed=0):
@@ -85,7 +86,6 @@ PRODUCTS = {
         f(4, 4), f(4, 3), f(5, 4), jnp.arange(5), f(5), classes=3
     ),
     "outputs": lambda f: kernel_fit._outputs.lower(f(2, 4, 3), f(5, 4), jnp.arange(5) % 2),
-    "solution": lambda f: kernel_fit._solved.lower(f(4, 4), f(4, 3), 1.0),
     "coordinates": lambda f: kernel._map_block.lower(f(5, 6), f(4, 6), f(4, 4), 0.3),
 }
 
@@ -95,8 +95,7 @@ def test_products_are_in_full_precision_on_every_accelerator(name):
     """A kernel of close examples that was rounded to TF32 or bfloat16 has no root."""
     text = PRODUCTS[name](lambda *shape: jnp.zeros(shape)).as_text()
     products = [line for line in text.splitlines() if "dot_general" in line]
-    assert all("HIGHEST" in line for line in products)
-    assert products or name == "solution"  # made of triangular solves
+    assert products and all("HIGHEST" in line for line in products)
 
 
 def test_patches_fitted_to_all_images_give_their_features():
@@ -151,7 +150,7 @@ def test_losses_are_those_of_labels_out_of_fold(config, tmp_path, part):
         outputs[fold == f] = direct(rows, labels, landmarks, seen, asked, 4, 1.0, 0.3)
     temperature = kernel.best_temperature(outputs, train.labels)
     expected = -np.log(kernel.softmax(outputs / temperature)[np.arange(len(pool)), train.labels])
-    np.testing.assert_allclose(losses, expected, atol=0.02)
+    np.testing.assert_allclose(losses, expected, atol=1e-4)
     charged = 400 + (120 if part else 0)
     assert bill.flops == size_flops(SIZES["tiny"], (8, 8, 3), charged, 4)
     assert experiment.known.seconds > 0 == bill.seconds
@@ -165,7 +164,7 @@ def test_one_and_eight_devices_give_the_same_losses(config, tmp_path):
         built = build(config, jax.devices()[:devices])
         experiment, _ = with_stored(built, tmp_path / str(devices))
         losses.append(experiment.data.train.columns["reference_loss"])
-    np.testing.assert_allclose(losses[1], losses[0], atol=0.01)
+    np.testing.assert_allclose(losses[1], losses[0], atol=2e-3)
 
 
 def test_a_label_does_not_judge_itself():
@@ -187,8 +186,8 @@ def test_a_run_selects_by_it_and_goes_on_bit_for_bit(config, tmp_path):
     whole = loop.run(config, tmp_path / "whole")
     assert not loop.run(config, tmp_path / "run", world.StopAfter(6))["complete"]
     again = loop.run(config, tmp_path / "run")
-    ids = [np.load(tmp_path / name / "chosen" / "00000000.npy") for name in ("whole", "run")]
-    np.testing.assert_array_equal(ids[1], ids[0][: len(ids[1])])
+    chosen = [ids(tmp_path / name) for name in ("whole", "run")]
+    np.testing.assert_array_equal(*chosen)
     assert whole["flops"] == again["flops"]
     assert whole["flops"]["reference_score"] == size_flops(SIZES["tiny"], (8, 8, 3), 400, 4)
     experiment = build(config)
@@ -216,6 +215,25 @@ def test_runs_share_a_folder_of_features(config, tmp_path):
         joined(config, tmp_path / "c")
 
 
+def test_flops_by_hand():
+    """`tiny` on 400 images of 8 px with three channels, four classes.
+
+    An image: 4 x 4 patches of 108 numbers and 64 filters, 512 responses to 128 components; its
+    coordinates by 256 landmarks and a triangular root, twice; the Gram matrix and its right side;
+    and the outputs of six classifiers.
+    """
+    responses, components = 2 * 16 * 108 * 64, 2 * 512 * 128
+    coordinates = 2 * 128 * 256 + 256**2
+    fit, outputs = 2 * 256**2 + 2 * 256 * 4, 6 * 2 * 256 * 4
+    images = 400 * (responses + components + coordinates + fit + coordinates + outputs)
+    sample = 400 * (coordinates + outputs)  # of whom the temperature is asked
+    clusters = 8 * 2 * 40_000 * 108 * 64 + 2 * 2 * 40_000 * 108**2  # of patches, and whitening
+    principal = 400 * (responses + 2 * 512**2) + 10 * 512**3
+    solved = 2 * 128 * 256**2 + 6 * 256**3 / 3
+    by_hand = images + sample + clusters + principal + solved
+    assert by_hand == 8_341_884_928 == size_flops(SIZES["tiny"], (8, 8, 3), 400, 4)
+
+
 def test_auto_is_the_largest_size_that_is_cheap_for_the_run(config):
     shape, names = (32, 32, 3), list(SIZES)
     prices = [size_flops(size, shape, 10_000, 10) for size in SIZES.values()]
@@ -237,12 +255,10 @@ def test_no_selection_where_the_reference_costs_more_than_may_be_spent(config, t
     price = size_flops(SIZES["tiny"], (8, 8, 3), 440, 4) / uniform
     assert experiment.config.select == Select() and not experiment.config.evaluate.gate
     assert f"would cost {price:.1%} of the run" in experiment.changes[-1]
-    assert loop.run(config, tmp_path / "run")["flops"]["reference_score"] == 0
+    flops = loop.run(config, tmp_path / "run")["flops"]
+    assert flops["learner_train"] == uniform == sum(flops.values())
     sizes = experiment.learner, experiment.scorer, 400, (8, 8, 3)
-    assert (
-        cost_model_of(config, *sizes, classes=4).accounts()
-        == loop.run(config, tmp_path / "run")["flops"]
-    )
+    assert cost_model_of(config, *sizes, classes=4).accounts() == flops
     free = dataclasses.replace(config, reference=Kernel(charge=False))
     assert build(free).config.select.policy is policies.learnability
 

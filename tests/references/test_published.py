@@ -22,6 +22,7 @@ from active_learning.train import loop
 from active_learning.train.build import abstract_state, build
 from tests import pairs_world, world
 from tests.models.weights import tiny
+from tests.train.test_loop import ids
 
 WORDS = tokenizer.train(["a dark red square", "the green one is bright"], 300)
 TOKENS = tokenizer.of_json(WORDS)
@@ -72,8 +73,8 @@ def test_a_reference_of_another_architecture_scores_and_goes_on_bit_for_bit(conf
     }
     assert not loop.run(config, tmp_path / "run", world.StopAfter(1))["complete"]
     assert loop.run(config, tmp_path / "run")["complete"]
-    ids = [np.load(tmp_path / name / "chosen" / "00000000.npy") for name in ("whole", "run")]
-    np.testing.assert_array_equal(ids[1], ids[0][: len(ids[1])])
+    chosen = [ids(tmp_path / name) for name in ("whole", "run")]
+    np.testing.assert_array_equal(*chosen)
     forward = clip().cost((8, 8, 3)).forward
     assert whole["flops"]["reference_score"] == 2 * 2 * 16 * forward
     said = json.loads((tmp_path / "whole" / "config.json").read_text())["weights"]["reference"]
@@ -93,8 +94,8 @@ def test_stored_embeddings_choose_what_the_reference_itself_chooses(config, tmp_
     config = dataclasses.replace(config, reference=reference)
     assert not loop.run(config, tmp_path / "run", world.StopAfter(2))["complete"]
     done = loop.run(config, tmp_path / "run")
-    ids = [np.load(tmp_path / name / "chosen" / "00000000.npy") for name in ("live", "run")]
-    np.testing.assert_array_equal(*ids)
+    chosen = [ids(tmp_path / name) for name in ("live", "run")]
+    np.testing.assert_array_equal(*chosen)
     module = clip()
     once = 48 * module.image_cost((8, 8, 3)).forward + 96 * module.text_cost().forward
     assert done["flops"]["reference_score"] == once and done["reference"]["flops"] == 0

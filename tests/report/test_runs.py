@@ -102,10 +102,24 @@ def test_updates_chosen_ahead_have_their_own_seconds(make, tmp_path):
     assert (ahead.train_seconds, exact.train_seconds) == (15 * 2.5 + 5 * 2.0, 15 * 3.0 + 5 * 2.0)
 
 
+def test_a_kernel_reference_has_seconds_of_its_own(make, tmp_path):
+    """Measured once as a whole; its updates read losses. Free where it is not charged."""
+    reference = {"accuracy": 0.25, "flops": 0.0, "seconds": 99.0, "steps": 0, "charged": True}
+    make("a", settings(kind="kernel"), reference=reference, window_steps=15)
+    free = settings(kind="kernel") | {"seed": 1}
+    make("b", free, reference=reference | {"charged": False}, window_steps=15)
+    seconds = {"uniform": 2.0, "active": 3.0, "reference": 0.5, "stored": 2.5, "kernel": 7.0}
+    one, other = load_runs([tmp_path], seconds)
+    assert one.train_seconds == 7.0 + 15 * 2.5 + 5 * 2.0
+    assert other.train_seconds == 15 * 2.5 + 5 * 2.0
+
+
 @pytest.mark.parametrize(
     "config",
     [
         settings(schedule="ahead"),
+        settings(kind="kernel"),
+        settings(kind="kernel", schedule="ahead"),
         settings(policy=policies.rho),
         settings(policy=policies.easy_reference),
         settings(kind="stored"),
