@@ -80,7 +80,7 @@ def _better_reference(summary: dict) -> str:
         return ""
     return (
         f"the reference alone reaches {own:.4f} on the test set, more than the learner: train "
-        "longer or a larger learner, or use the reference"
+        "longer, or train a larger learner"
     )
 
 

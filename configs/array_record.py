@@ -5,7 +5,7 @@ ids, captions and small views.
         --workdir=runs/mine
 
 A tenth is held out as the test set where there is none; of the rest a tenth is the gate, on which
-it is judged whether selection pays (docs/choosing.md), and all others are trained on.
+it is judged whether selection pays (docs/choosing.md), and the rest is the training data.
 Images are seen at their own size, at most 64 px; larger:
 `--config.data.size=224 --config.learner.patch=16 --config.scorer.patch=16`, or with the small views
 for the scorers `--config.data.size=224 --config.learner.patch=16 --config.data.small=64`. Hardware:

@@ -5,7 +5,7 @@ train*.parquet and test*.parquet, up to 1 GB; `prepare` larger ones.
         --workdir=runs/mine
 
 A tenth is held out as the test set where there is none; of the rest a tenth is the gate, on which
-it is judged whether selection pays (docs/choosing.md), and all others are trained on.
+it is judged whether selection pays (docs/choosing.md), and the rest is the training data.
 Images are seen at their own size, at most 64 px; larger:
 `--config.data.size=224 --config.learner.patch=16 --config.scorer.patch=16`. Hardware: anything; at
 64 px a laptop. `configs/parquet.py:uniform` is the plain run beside it.

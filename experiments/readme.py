@@ -20,7 +20,7 @@ from experiments import (
     label_check,
     label_draws,
     noise_table,
-    safety,
+    safety_table,
     scaling_law,
     transfer,
 )
@@ -312,7 +312,7 @@ TABLES = {
     "flickr_desk_methods:cost": methods_at_equal_cost,
     "noise_desk_tune": tuned,
     "finetune_desk": finetuned,
-    "safety_desk": safety.page,
+    "safety_desk": safety_table.page,
     "label_check": label_check.table,
     "label_draws": label_draws.table,
     "drill": drilled,

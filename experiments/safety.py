@@ -8,14 +8,13 @@ of its weights (both from one run), the recipe tuned on mislabeled CIFAR-10, and
 configs for own data; in some cells also the default with a bad reference: untrained, fitted to 200
 examples, fitted to shuffled labels. Every arm has the same pool, though the default needs no part
 for its reference; wrong labels are uniform over the other classes and are everywhere but in the
-test set. All cells get their first seed first; cells
-that a run did not finish are listed as not run.
+test set. All cells get their first seed first; cells that a run did not finish are listed as not
+run.
 """
 
 import argparse
 import fnmatch
 import json
-import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,10 +27,10 @@ from active_learning.data.sources.arrays import Arrays
 from active_learning.metrics import show_log, write_atomic
 from active_learning.models import MLP
 from active_learning.references import Trained
-from active_learning.report.runs import total_flops
 from active_learning.settings import Checkpoint, Config, Evaluate, Log, Optim, Select, Split
 from configs import arrays as own_data
 from experiments.arms import Arm, run_all, show
+from experiments.safety_table import compared, table, verdict
 
 RESULTS = Path(__file__).parent / "results"
 CLASSES, TAIL = 10, 50
@@ -79,6 +78,7 @@ class Scale:
     epochs: float  # of cells of 5,000 examples
     epochs_of_all: float  # of cells of all examples; twice as many where they are long-tailed
     seeds: tuple[int, ...]
+    few_seeds: int  # how many of them in cells of all examples, and for what decides nothing
     learner: MLP
     scorer: MLP
     limit: int  # examples of a cell at most; 0: no limit
@@ -87,9 +87,16 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(4.0, 4.0, (0,), MLP(width=64, depth=1), MLP(width=8, depth=1), 600, 300, 64),
+    "smoke": Scale(4.0, 4.0, (0,), 1, MLP(width=64, depth=1), MLP(width=8, depth=1), 600, 300, 64),
     "desk": Scale(
-        20.0, 5.0, (400, 401), MLP(width=512, depth=2), MLP(width=32, depth=1), 0, 10_000
+        20.0,
+        5.0,
+        tuple(range(400, 410)),
+        3,
+        MLP(width=512, depth=2),
+        MLP(width=32, depth=1),
+        0,
+        10_000,
     ),
 }
 
@@ -168,7 +175,8 @@ def arms(cell: Cell, scale: Scale, folder: Path) -> list[Arm]:
     """Uniform at two budgets, the two recipes and, in cells BAD, the default with bad references.
 
     The tuned recipe's reference makes six passes over its own part, a fifth of the data, for each
-    of the learner's.
+    of the learner's. References that the default rejects before the first update leave a uniform
+    run: few seeds show that.
     """
     plain, shipped = base(cell, scale, folder), freeze(own_data.get_config())
     epochs = epochs_of(cell, scale)
@@ -191,138 +199,22 @@ def arms(cell: Cell, scale: Scale, folder: Path) -> list[Arm]:
         (default, 1.0),
     ]
     if cell in BAD:
-        few = replace(plain.split, parts=dict(plain.split.parts) | {"reference": scale.few})
+        small = replace(plain.split, parts=dict(plain.split.parts) | {"reference": scale.few})
         shuffled = replace(plain.split, labels={"reference": "shuffled"})
         held_out = replace(shipped.reference, part="reference")
         untrained = replace(reference, path=f"{cell.name}-none", total="0 steps")
         bad = {
             "untrained": (plain.split, untrained),
-            f"{scale.few} examples": (few, held_out),
+            f"{scale.few} examples": (small, held_out),
             "shuffled labels": (shuffled, held_out),
         }
         for name, (split, one) in bad.items():
             changed = replace(default, name=f"default, reference: {name}", split=split)
             configs.append((replace(changed, reference=one), 1.0))
-    return [Arm(config, budget, scale.seeds) for config, budget in configs]
-
-
-def read(folder: Path, prefix: str = "") -> dict:
-    """What the table needs of a run; `prefix` "ema_": of the average of its weights."""
-    about, summary = (
-        json.loads((folder / name).read_text()) for name in ("config.json", "summary.json")
-    )
-    final = summary["final"]
-    return {
-        "arm": about["name"],
-        "seed": about["seed"],
-        "updates": about["total_steps"],
-        "flops": total_flops(summary["flops"]),
-        "accuracy": final[f"test_full/{prefix}accuracy"],
-        "worst_class": final[f"test_full/{prefix}worst_class"],
-        "window": summary["window_steps"] / about["total_steps"],
-        "decisions": [f"{d['decision']} at {d['step']}" for d in summary.get("selection", [])],
-        "labels": summary.get("labels", {}).get("text", ""),
-    }
-
-
-def at_flops(uniform: list[dict], flops: float, what: str) -> float:
-    """Uniform's value at so many FLOPs, linear in their logarithm through its two budgets."""
-    short, long = sorted(uniform, key=lambda run: run["flops"])
-    slope = (long[what] - short[what]) / np.log(long["flops"] / short["flops"])
-    return float(short[what] + slope * np.log(flops / short["flops"]))
-
-
-def compared(folders: list[Path]) -> list[dict]:
-    """One row for each arm and seed: its run, and what it is above uniform at its FLOPs."""
-    runs = [read(folder) for folder in folders]
-    averages = [
-        read(f, "ema_") | {"arm": "uniform + EMA"}
-        for f, run in zip(folders, runs, strict=True)
-        if run["arm"] == "uniform"
-    ]
-    rows = []
-    for seed in sorted({run["seed"] for run in runs}):
-        uniform = [run for run in runs if run["seed"] == seed and run["arm"] == "uniform"]
-        if len(uniform) < 2:
-            continue
-        start = min(run["flops"] for run in uniform)
-        for run in runs + averages:
-            if run["seed"] != seed or (run["arm"].startswith("uniform") and run["flops"] > start):
-                continue
-            gaps = {
-                f"{what}_gap": run[what] - at_flops(uniform, run["flops"], what)
-                for what in ("accuracy", "worst_class")
-            }
-            rows.append(run | gaps | {"flops": run["flops"] / start})
-    return rows
-
-
-def pooled(cells: dict[str, list[dict]], what: str) -> float | None:
-    """Standard deviation over seeds of a cell's and arm's `what`, pooled; None with one seed."""
-    squares, freedom = 0.0, 0
-    for rows in cells.values():
-        for arm in {row["arm"] for row in rows}:
-            values = np.array([row[what] for row in rows if row["arm"] == arm])
-            squares += float(((values - values.mean()) ** 2).sum())
-            freedom += len(values) - 1
-    return float(np.sqrt(squares / freedom)) if freedom else None
-
-
-def verdict(cells: dict[str, list[dict]]) -> dict:
-    """The aims: no harm in any cell, and the tuned recipe's gain where labels are wrong.
-
-    An interval is 1.96 standard errors of the mean over seeds; their deviation is pooled over cells
-    and arms, because two seeds alone say little of it.
-    """
-    out: dict = {"sd_over_seeds": {}, "harmed": [], "worst_class_harmed": [], "gain": {}}
-    for what in ("accuracy_gap", "worst_class_gap"):
-        out["sd_over_seeds"][what] = pooled(cells, what)
-    for name, rows in cells.items():
-        own = [row for row in rows if row["arm"] == "safe default"]
-        tuned = [row["accuracy_gap"] for row in rows if row["arm"] == "tuned recipe"]
-        gap, worst = (float(np.mean([row[w] for row in own])) for w in out["sd_over_seeds"])
-        spread, worst_spread = out["sd_over_seeds"].values()
-        error = None if spread is None else 1.96 * spread / len(own) ** 0.5
-        if gap - (error or 0.0) < -0.01:
-            out["harmed"].append(name)
-        if worst_spread is not None and worst < -1.96 * worst_spread / len(own) ** 0.5:
-            out["worst_class_harmed"].append(name)
-        if (gain := float(np.mean(tuned))) > 0 and "-0-" not in name:
-            out["gain"][name] = {"tuned": gain, "default": gap, "fraction": gap / gain}
-    return out
-
-
-def table(cells: dict[str, list[dict]]) -> str:
-    """Markdown: means over seeds, in points at equal total FLOPs."""
-    spread = pooled(cells, "accuracy_gap")
-    lines = [
-        "| cell | arm | seeds | accuracy, % | total FLOPs over uniform's | window, % "
-        "| accuracy, points | worst class, points |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, rows in cells.items():
-        for arm in dict.fromkeys(row["arm"] for row in rows):
-            own = [row for row in rows if row["arm"] == arm]
-            mean = {k: float(np.mean([row[k] for row in own])) for k in own[0] if k not in TEXT}
-            error = "" if spread is None else f" ± {100 * spread / len(own) ** 0.5:.1f}"
-            if arm == "uniform":
-                error = ""
-            lines.append(
-                f"| {name} | {arm} | {len(own)} | {100 * mean['accuracy']:.1f} | "
-                f"{mean['flops']:.2f} | {100 * mean['window']:.0f} | "
-                f"{100 * mean['accuracy_gap']:+.1f}{error} | "
-                f"{100 * mean['worst_class_gap']:+.1f} |"
-            )
-    return "\n".join(lines)
-
-
-def page(result: dict) -> str:
-    """The table, and what is missing in it."""
-    cells, missing = result["cells"], result["not_run"]
-    count = f"{len(cells)} of {len(CELLS)} cells were run"
-    left = f"; not run: {', '.join(missing)}" if missing else ""
-    note = textwrap.fill(f"{count}{left}.", 100, break_on_hyphens=False)
-    return f"{table(cells)}\n\n{note}"
+    few = scale.seeds[: scale.few_seeds]
+    many = scale.seeds if cell.examples else few
+    decide = {"uniform", "safe default", f"default, reference: {scale.few} examples"}
+    return [Arm(c, budget, many if c.name in decide else few) for c, budget in configs]
 
 
 def results(file: Path) -> dict[str, list[dict]]:
@@ -365,8 +257,6 @@ def main() -> None:
     if not args.list:
         print(table(results(file)))
 
-
-TEXT = ("arm", "decisions", "labels")
 
 if __name__ == "__main__":
     main()

@@ -174,9 +174,10 @@ def build(config: Config, devices: list[sharding.Device] | None = None) -> Exper
     reference, price = sized_reference(experiment, data)
     if too_dear(price, given.select.until):
         changes.append(
-            f"uniform sampling instead of {given.select.policy.name}: this reference would cost "
-            f"{price:.1%} of the run, and until='auto' spends at most {UNPROVEN:.0%} without a "
-            "reason"
+            f"uniform sampling instead of {given.select.policy.name}: the reference would cost "
+            f"{price:.1%} of uniform training, and until='auto' spends at most {UNPROVEN:.0%} "
+            "before it knows of corrupted labels; train longer, or give config.select.until a "
+            "duration"
         )
         given, config = without_selection(given), without_selection(config)
         steps = resolve(config, len(data.train), len(devices))

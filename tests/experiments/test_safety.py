@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from active_learning.cost.accounts import ACCOUNTS
-from experiments import safety
+from experiments import safety, safety_table
 
 
 def test_the_tail_falls_geometrically_to_a_fiftieth():
@@ -50,7 +50,7 @@ def test_an_arm_is_compared_with_uniform_at_its_flops(tmp_path):
         write(tmp_path, "uniform", 40, 400.0, 0.7, 0.7),
         write(tmp_path, "safe default", 10, 200.0, 0.65, 0.6),
     ]
-    rows = {row["arm"]: row for row in safety.compared(folders)}
+    rows = {row["arm"]: row for row in safety_table.compared(folders)}
     assert set(rows) == {"uniform", "uniform + EMA", "safe default"}
     # Twice the FLOPs are half of the way in their logarithm: uniform has 0.6.
     assert rows["safe default"]["accuracy_gap"] == pytest.approx(0.05)
@@ -58,7 +58,7 @@ def test_an_arm_is_compared_with_uniform_at_its_flops(tmp_path):
     assert rows["safe default"]["flops"] == pytest.approx(2.0)
     assert rows["safe default"]["decisions"] == ["end at 3"]
     assert rows["uniform + EMA"]["accuracy_gap"] == pytest.approx(0.02)
-    assert "| +5.0 |" in safety.table({"cell": list(rows.values())})
+    assert "| +5.0 |" in safety_table.table({"cell-all": list(rows.values())})
 
 
 def row(arm, seed, gap, worst=0.0):
@@ -74,11 +74,13 @@ def test_harm_and_the_fraction_of_the_gain_by_hand():
     }
     for rows in cells.values():
         rows += [row("tuned recipe", s, 0.05) for s in (0, 1)]
-    # Squares .0001 four times and 0 four times, over four degrees of freedom: 1 point.
-    assert safety.pooled(cells, "accuracy_gap") == pytest.approx(0.01)
-    verdict = safety.verdict(cells)
+    # The default's squares: .0001 four times over two degrees of freedom, the recipe's: 0 over two.
+    assert safety_table.pooled(cells, "accuracy_gap") == {"all": pytest.approx(0.01)}
+    verdict = safety_table.verdict(cells)
     # -1 point less 1.96 / sqrt(2) is below -1; the other is +4 and 80 % of the recipe's 5.
     assert verdict["harmed"] == ["a-0-balanced-all"]
+    half = 1.96 * 0.01 / 2**0.5
+    assert verdict["interval"]["a-0-balanced-all"] == pytest.approx([-0.01 - half, -0.01 + half])
     assert verdict["worst_class_harmed"] == []
     assert verdict["gain"] == {
         "b-40-balanced-all": {
@@ -87,7 +89,20 @@ def test_harm_and_the_fraction_of_the_gain_by_hand():
             "fraction": pytest.approx(0.8),
         }
     }
-    assert safety.pooled({"one": [row("safe default", 0, 0.1)]}, "accuracy_gap") is None
+    one = {"one-all": [row("safe default", 0, 0.1)]}
+    assert safety_table.pooled(one, "accuracy_gap") == {}
+    assert "| +10.0 |" in safety_table.table(one)
+
+
+def test_runs_that_never_selected_say_nothing_of_the_deviation():
+    same = [row("default, reference: untrained", s, 0.0) | {"window": 0.0} for s in range(8)]
+    selected = [row("safe default", s, g) for s, g in ((0, 0.01), (1, 0.03))]
+    cells = {"a-0-balanced-5000": same + selected, "a-0-balanced-all": same}
+    # Squares .0001 twice over one degree of freedom.
+    assert safety_table.pooled(cells, "accuracy_gap") == {"5000": pytest.approx(2e-4**0.5)}
+    lines = safety_table.table(cells).splitlines()
+    assert lines[2].split("|")[7].strip() == "+0.0"
+    assert lines[3].split("|")[7].strip() == "+2.0 ± 1.0"
 
 
 def test_the_default_is_that_of_the_configs_for_own_data(tmp_path):
@@ -102,5 +117,11 @@ def test_the_default_is_that_of_the_configs_for_own_data(tmp_path):
     shuffled = arms["default, reference: shuffled labels"]
     assert shuffled.split.labels == {"reference": "shuffled"}
     assert shuffled.reference.part == "reference"
+    seeds = {
+        a.config.name: len(a.seeds) for a in safety.arms(cell, safety.SCALES["desk"], tmp_path)
+    }
+    assert seeds["uniform"] == seeds["safe default"] == 10
+    assert seeds["default, reference: 200 examples"] == 10 and seeds["tuned recipe"] == 3
     others = safety.arms(safety.CELLS[-1], safety.SCALES["desk"], tmp_path)
+    assert {len(a.seeds) for a in others} == {3}
     assert [a.config.name for a in others] == ["uniform", "uniform", "tuned recipe", "safe default"]

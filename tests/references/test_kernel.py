@@ -254,7 +254,7 @@ def test_no_selection_where_the_reference_costs_more_than_may_be_spent(config, t
     uniform = 8 * 16 * experiment.learner.cost((8, 8, 3)).train
     price = size_flops(SIZES["tiny"], (8, 8, 3), 440, 4) / uniform
     assert experiment.config.select == Select() and not experiment.config.evaluate.gate
-    assert f"would cost {price:.1%} of the run" in experiment.changes[-1]
+    assert f"would cost {price:.1%} of uniform training" in experiment.changes[-1]
     flops = loop.run(config, tmp_path / "run")["flops"]
     assert flops["learner_train"] == uniform == sum(flops.values())
     sizes = experiment.learner, experiment.scorer, 400, (8, 8, 3)
