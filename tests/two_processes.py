@@ -7,8 +7,8 @@
     python -m tests.two_processes PORT RANK absent
 
 `train` trains the folder ALONE for 4 updates, then BOTH until SIGTERM. `bucket` trains a run in a
-bucket for 4 updates, and again for 4. The others end with the error that the processes agree
-on.
+bucket for 4 updates, and again for 4, and another one with a kernel reference. The others end with
+the error that the processes agree on.
 """
 
 import dataclasses
@@ -73,6 +73,13 @@ def in_bucket(arrays: Path, reference: str = ""):
     return dataclasses.replace(config, reference=own)
 
 
+def by_kernel(arrays: Path):
+    """A reference whose features only the first process keeps."""
+    from active_learning.references import Kernel
+
+    return dataclasses.replace(in_bucket(arrays), reference=Kernel(size="tiny"), total="4 steps")
+
+
 def bucket(arrays: str, address: str) -> None:
     from active_learning.train import loop
     from tests import world
@@ -82,6 +89,7 @@ def bucket(arrays: str, address: str) -> None:
     reference = int(config.reference.total.split()[0])
     print(loop.run(config, address, world.StopAfter(reference + STOP))["step"])
     print(loop.run(config, address, world.StopAfter(STOP))["step"])
+    print(loop.run(by_kernel(Path(arrays)), f"{address}-kernel")["step"])
 
 
 def differ(key: str, value: str, folder: str) -> None:

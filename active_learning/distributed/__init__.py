@@ -10,6 +10,7 @@ from active_learning.distributed.exchange import agreement, check_same, code_ver
 from active_learning.distributed.launchers import ENVIRONMENT, start
 from active_learning.distributed.processes import (
     LAST_SECONDS,
+    arrays_from_primary,
     barrier,
     default_cache,
     enable_compilation_cache,
@@ -25,6 +26,7 @@ __all__ = [
     "ENVIRONMENT",
     "LAST_SECONDS",
     "agreement",
+    "arrays_from_primary",
     "barrier",
     "check_same",
     "code_version",

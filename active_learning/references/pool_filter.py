@@ -72,7 +72,8 @@ def filter_pool(experiment: Any, params: PyTree | None, workdir: Path) -> tuple[
     assert saved is not None, f"{file}: just written, and not readable"
     ids, flops, seconds = saved
     kept = train.select(np.flatnonzero(np.isin(train.ids, ids)))
-    kept = dataclasses.replace(kept, columns={})
+    if "reference" not in experiment.recipe.policy.needs:  # What it said is not read again.
+        kept = dataclasses.replace(kept, columns={})
     data = dataclasses.replace(experiment.data, train=kept)
     return dataclasses.replace(experiment, opened_data=data), flops, seconds
 

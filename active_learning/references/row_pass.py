@@ -5,6 +5,7 @@ Finished pieces stay: a stopped pass goes on where it was.
 
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ Values = Callable[[Int64[np.ndarray, "k"]], Float[np.ndarray, "m D"]]
 
 
 def fill(
-    table: RowTable,
+    table: RowTable | None,
     rows: Int64[np.ndarray, "n"],
     prepare: Callable[[], Values],
     requested: Callable[[], bool] = lambda: False,
@@ -30,7 +31,7 @@ def fill(
     """Writes what a table lacks, in pieces.
 
     Args:
-      table: The table of a source.
+      table: The table of a source; used by the primary process alone, others may have none.
       rows: Rows of the source that are needed.
       prepare: Compiles what computes: places among `rows` -> all rows of these examples.
       requested: Asked before each piece whether to stop.
@@ -38,8 +39,16 @@ def fill(
     Returns:
       Whether all is there now.
     """
-    missing = np.flatnonzero(~table.is_stored(rows))
-    distributed.barrier("rows")  # All have seen what is missing before any of it is written.
+
+    def lacking() -> dict[str, np.ndarray]:
+        assert table is not None
+        return {"missing": np.flatnonzero(~table.is_stored(rows))}
+
+    def write(piece: np.ndarray, values: np.ndarray, seconds: float) -> None:
+        assert table is not None
+        table.write(rows[piece], values, seconds)
+
+    missing = distributed.arrays_from_primary(lacking)["missing"]
     if not len(missing):
         return True
     values_of = prepare()
@@ -49,12 +58,7 @@ def fill(
         piece, began = missing[start : start + PIECE], time.monotonic()
         values = values_of(piece)
         seconds = time.monotonic() - began
-        distributed.run_on_primary(
-            lambda piece=piece, values=values, seconds=seconds: table.write(
-                rows[piece], values, seconds
-            )
-        )
-    distributed.barrier("rows written")
+        distributed.run_on_primary(partial(write, piece, values, seconds))
     return True
 
 

@@ -1,7 +1,7 @@
 """What every task provides, and the view through which a model sees its examples."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -99,6 +99,12 @@ class LabelCheck:
     def as_dict(self) -> dict[str, Any]:
         """The values as JSON types."""
         return dataclasses.asdict(self) | {"text": str(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "LabelCheck":
+        """The inverse of `as_dict`."""
+        corrupted, agreement = (Estimate(**values[name]) for name in ("corrupted", "agreement"))
+        return cls(corrupted, agreement, values["chance"], values["imbalance"], values["count"])
 
     def __str__(self) -> str:
         def span(value: Estimate) -> str:

@@ -95,7 +95,7 @@ def located(experiment: Experiment, workdir: Path) -> Experiment:
         section = getattr(config, name)
         if not isinstance(section, kinds) or section.store:
             continue
-        if distributed.is_own(workdir) and read[name]:
+        if distributed.is_own(workdir) and read[name] and not isinstance(section, Kernel):
             raise ConfigError(
                 f"config.{name}.store: several processes of a run in a bucket need a folder that "
                 "all see; give one"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -68,37 +69,31 @@ def with_kernel(
     one = _pass_of(experiment, reference)
     seconds = time.monotonic() - began
     charged = [data.parts[name] for name in sorted(charged_parts(config))]
-    judged = [data.parts[name] for name in config.evaluate.sets]
-    gate = data.parts[config.evaluate.gate] if config.evaluate.gate else None
-    for part in (*charged, *judged, *([] if gate is None else [gate])):
-        rows = np.asarray(part.indices)
-        if not fill(one.table(part), rows, partial(one.described, part), requested):
+    for part in (*charged, *one.judged.values()):
+        rows, table = np.asarray(part.indices), one.tables.get(id(part.source))
+        if not fill(table, rows, partial(one.described, part), requested):
             return None
-    began, train = time.monotonic(), data.train
-    judge = _Judge.of(one, train)
-    losses, hits = judge.losses(train, one.fold_of(train))
-    check = judge.check(train)
-    seconds += time.monotonic() - began
-    count = count_rows(charged)
-    flops = reference.planned_pass_flops(one.image_shape, count, 0, data.num_classes)
-    final = {
-        f"{name}_full/accuracy": float(judge.losses(part)[1].mean())
-        for name, part in zip(config.evaluate.sets, judged, strict=True)
-    }
+    count, made, facts = count_rows(charged), {}, {}
+    with distributed.agreement("kernel reference"):  # The others wait as long as it takes.
+        if distributed.is_primary():
+            made["losses"], facts = _asked(one)
+    losses = distributed.arrays_from_primary(lambda: made)["losses"]
+    said = distributed.run_on_primary(lambda: facts)
     LOG.info(
         "%s: reference: %s predicts %.1f %% of the labels it has not seen; features in %s",
-        *(config.name, reference.title, 100 * hits.mean(), one.table(train).folder),
+        *(config.name, reference.title, 100 * said["hits"], said["folder"]),
     )
+    known = Known(
+        said["gate"],
+        None if said["labels"] is None else LabelCheck.from_dict(said["labels"]),
+        said["final"],
+        seconds + said["seconds"] + count * said["seconds_per_example"],
+    )
+    train = data.train.with_column(score_file.COLUMN, losses)
     experiment = dataclasses.replace(
-        experiment,
-        opened_data=dataclasses.replace(data, train=train.with_column(score_file.COLUMN, losses)),
-        known=Known(
-            None if gate is None else judge.on(gate),
-            check,
-            final,
-            seconds + count * one.table(train).seconds_per_example,
-        ),
+        experiment, opened_data=dataclasses.replace(data, train=train), known=known
     )
+    flops = reference.planned_pass_flops(one.image_shape, count, 0, data.num_classes)
     return experiment, Bill(flops)  # The seconds are those of obtaining the reference.
 
 
@@ -109,7 +104,7 @@ class _Pass:
     experiment: Experiment
     reference: Kernel
     fitted: FittedPatches
-    # Features by the identity of their source.
+    # Features by the identity of their source, on the primary process.
     tables: dict[int, RowTable]
 
     @property
@@ -119,6 +114,13 @@ class _Pass:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.experiment.scorer_view.image_shape
+
+    @property
+    def judged(self) -> dict[str, Part]:
+        """Parts that are evaluated on, by name."""
+        evaluate, parts = self.experiment.config.evaluate, self.experiment.data.parts
+        names = (*evaluate.sets, *([evaluate.gate] if evaluate.gate else []))
+        return {name: parts[name] for name in names}
 
     @property
     def fitted_to(self) -> Part:
@@ -209,11 +211,6 @@ class _Judge:
             hits[at] = outputs.argmax(axis=1) == block.labels
         return losses, hits
 
-    def on(self, gate: Part) -> dict[str, float]:
-        """Accuracy and loss on the gate."""
-        losses, hits = self.losses(gate)
-        return {"accuracy": float(hits.mean()), "loss": float(losses.mean())}
-
     def check(self, train: Part) -> LabelCheck | None:
         """What it says about the labels of the training data; None for a single class."""
         labels = self.sample.labels
@@ -222,8 +219,30 @@ class _Judge:
         return check_of(softmax(self.asked / self.temperature), labels, train.labels)
 
 
+def _asked(one: _Pass) -> tuple[Float32[np.ndarray, "n"], dict[str, Any]]:
+    """Fits the reference; the loss of each training label, and what else it says, as JSON."""
+    began, evaluate = time.monotonic(), one.experiment.config.evaluate
+    train = one.experiment.data.train
+    judge, table = _Judge.of(one, train), one.table(train)
+    losses, hits = judge.losses(train, one.fold_of(train))
+    check = judge.check(train)
+    seconds, metrics = time.monotonic() - began, {}
+    for name, part in one.judged.items():
+        theirs, right = judge.losses(part)
+        metrics[name] = {"accuracy": float(right.mean()), "loss": float(theirs.mean())}
+    return losses, {
+        "hits": float(hits.mean()),
+        "labels": None if check is None else check.as_dict(),
+        "gate": metrics.get(evaluate.gate),
+        "final": {f"{name}_full/accuracy": metrics[name]["accuracy"] for name in evaluate.sets},
+        "seconds": seconds,
+        "seconds_per_example": table.seconds_per_example,
+        "folder": str(table.folder),
+    }
+
+
 def _pass_of(experiment: Experiment, reference: Kernel) -> _Pass:
-    """The tables of all sources, begun by the primary process where there are none."""
+    """The tables of all sources, opened by the primary process."""
     identity = _identity(experiment, reference)
     fitted = _patches(experiment, reference, identity)
     sources = {id(part.source): part.source for part in experiment.data.parts.values()}
@@ -246,8 +265,9 @@ def _pass_of(experiment: Experiment, reference: Kernel) -> _Pass:
             tables[key] = RowTable.begin(folder, about, ids, width, dtype="bfloat16", key=KEY)
         return tables
 
-    distributed.run_on_primary(lambda: opened() and None)
-    return _Pass(experiment, reference, fitted, opened())
+    tables: dict[int, RowTable] = {}
+    distributed.run_on_primary(lambda: tables.update(opened()))
+    return _Pass(experiment, reference, fitted, tables)
 
 
 def _fitted_to(experiment: Experiment, reference: Kernel) -> Part:
@@ -269,9 +289,9 @@ def _patches(experiment: Experiment, reference: Kernel, identity: str) -> Fitted
     path = Path(reference.store) / f"patches-{identity}.npz"
     names = [field.name for field in dataclasses.fields(FittedPatches)]
 
-    def make() -> None:
+    def made() -> dict[str, np.ndarray]:
         if path.exists():
-            return
+            return _read(path, names)
         part = _fitted_to(experiment, reference).small_view()
         settings = SIZES[reference.size].patches
         at = drawn_landmarks(part.ids, SAMPLE, 1)
@@ -286,10 +306,14 @@ def _patches(experiment: Experiment, reference: Kernel, identity: str) -> Fitted
             raise DataError(
                 f"{KEY}={reference.store!r}: cannot be written ({error.strerror})"
             ) from error
+        return {name: np.asarray(getattr(fitted, name)) for name in names}
 
-    distributed.run_on_primary(make)
+    return FittedPatches(**distributed.arrays_from_primary(made))
+
+
+def _read(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return FittedPatches(*(file[name] for name in names))
+            return {name: file[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: cannot be read ({error}); {AGAIN}") from error

@@ -26,6 +26,7 @@ from active_learning.plan.cost_model import cost_model_of
 from active_learning.references import Kernel, Trained, kernel_fit
 from active_learning.references.kernel import PRICE, SIZES, size_flops
 from active_learning.references.kernel_fit import fit_kernel
+from active_learning.references.pool_filter import filter_pool
 from active_learning.settings import Select
 from active_learning.train import loop
 from active_learning.train.build import build
@@ -198,6 +199,19 @@ def test_a_run_selects_by_it_and_goes_on_bit_for_bit(config, tmp_path):
     lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
     gate = [json.loads(line).get("gate/reference_accuracy") for line in lines]
     assert len({value for value in gate if value is not None}) == 1
+
+
+def test_what_it_says_of_the_kept_half_of_the_pool_is_read_in_the_updates(config, tmp_path):
+    policy = dataclasses.replace(policies.learnability, name="half", pool_fraction=0.5)
+    config = dataclasses.replace(config, select=dataclasses.replace(config.select, policy=policy))
+    experiment, losses, _ = joined(config, tmp_path / "run")
+    whole = experiment.data.train
+    kept = filter_pool(experiment, None, tmp_path / "run")[0].data.train
+    at = np.argsort(losses, kind="stable")[:200]
+    assert set(kept.ids) == set(whole.ids[at]) and len(kept) == 200
+    np.testing.assert_array_equal(kept.columns["reference_loss"], losses[np.sort(at)])
+    assert loop.run(config, tmp_path / "whole")["complete"]
+    assert set(np.ravel(ids(tmp_path / "whole"))) <= set(kept.ids)
 
 
 def test_runs_share_a_folder_of_features(config, tmp_path):
