@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from active_learning import distributed
 from active_learning.config import ConfigError
@@ -80,10 +81,20 @@ def by_kernel(arrays: Path):
     return dataclasses.replace(in_bucket(arrays), reference=Kernel(size="tiny"), total="4 steps")
 
 
+def check_arrays() -> None:
+    """64 bits, several axes and nothing at all arrive as they are; a float32 would hold neither."""
+    rank = jax.process_index()  # The others' own are never asked for.
+    mine = {"a": [2**60 + 1 + rank], "b": [[1 / 3 + rank]], "c": np.empty((0, 4), np.float32)}
+    sent = distributed.arrays_from_primary(lambda: {k: np.asarray(v) for k, v in mine.items()})
+    assert sent["a"].tolist() == [2**60 + 1] and sent["b"].tolist() == [[1 / 3]]
+    assert (sent["c"].shape, sent["c"].dtype) == ((0, 4), np.float32)
+
+
 def bucket(arrays: str, address: str) -> None:
     from active_learning.train import loop
     from tests import world
 
+    check_arrays()
     # The reference is a run in the bucket, too: trained by the first call, found by the second.
     config = in_bucket(Path(arrays), f"{address}-reference")
     reference = int(config.reference.total.split()[0])

@@ -6,11 +6,15 @@ each other for ever is exchanged before the first collective: `check_same` compa
 about to run, and `agreement` lets an error of one process end all.
 """
 
-from active_learning.distributed.exchange import agreement, check_same, code_version
+from active_learning.distributed.exchange import (
+    agreement,
+    arrays_from_primary,
+    check_same,
+    code_version,
+)
 from active_learning.distributed.launchers import ENVIRONMENT, start
 from active_learning.distributed.processes import (
     LAST_SECONDS,
-    arrays_from_primary,
     barrier,
     default_cache,
     enable_compilation_cache,

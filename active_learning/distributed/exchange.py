@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax._src import distributed as jax_distributed  # The key-value store has no public name.
+from jax.experimental import multihost_utils
 
 from active_learning.config import ConfigError
-from active_learning.distributed.processes import ERRORS, is_primary, kind_of_error
+from active_learning.distributed.processes import ERRORS, is_primary, kind_of_error, run_on_primary
 from active_learning.metrics import StorageError, write_failure
 
 REPORT_SECONDS = 45.0  # in which every process must report what it is about to run
@@ -173,6 +175,30 @@ def _failure(reports: list[dict]) -> str | None:
         if "error" in report:
             return f"{report['kind']} process {rank} on {report['host']}: {report['error']}"
     return None
+
+
+def arrays_from_primary(
+    function: Callable[[], dict[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """Calls `function` on the primary process and returns its arrays, bit for bit, on all.
+
+    The others wait as long as it takes, outside of any collective. Its error is raised everywhere.
+    """
+    if jax.process_count() == 1:
+        return function()
+    made: dict[str, np.ndarray] = {}
+    with agreement("work for all"):
+        if is_primary():
+            made = function()
+    received = {}
+    described = {name: (array.dtype.str, array.shape) for name, array in made.items()}
+    for name, (dtype, shape) in run_on_primary(lambda: described).items():
+        array = np.ascontiguousarray(made[name]) if is_primary() else np.empty(shape, dtype)
+        if array.size:  # Bytes, since JAX would round numbers of 64 bits.
+            sent = multihost_utils.broadcast_one_to_all(array.reshape(-1).view(np.uint8))
+            array = np.asarray(sent, np.uint8).view(dtype).reshape(shape)
+        received[name] = array
+    return received
 
 
 def code_version() -> str:

@@ -81,31 +81,6 @@ def run_on_primary(function: Callable[[], Any]) -> Any:
     return received["value"]
 
 
-def arrays_from_primary(
-    function: Callable[[], dict[str, np.ndarray]],
-) -> dict[str, np.ndarray]:
-    """Calls `function` on the primary process and returns its arrays, bit for bit, on all.
-
-    Its error is raised everywhere, as by `run_on_primary`.
-    """
-    if jax.process_count() == 1:
-        return function()
-    made: dict[str, np.ndarray] = {}
-
-    def describe() -> dict[str, tuple[str, tuple[int, ...]]]:
-        made.update(function())
-        return {name: (array.dtype.str, array.shape) for name, array in made.items()}
-
-    received = {}
-    for name, (dtype, shape) in run_on_primary(describe).items():
-        array = np.ascontiguousarray(made[name]) if is_primary() else np.empty(shape, dtype)
-        if array.size:  # Bytes, since JAX would round numbers of 64 bits.
-            sent = multihost_utils.broadcast_one_to_all(array.reshape(-1).view(np.uint8))
-            array = np.asarray(sent, np.uint8).view(dtype).reshape(shape)
-        received[name] = array
-    return received
-
-
 def kind_of_error(error: BaseException) -> str:
     """The name under which the other processes raise an error: that of its nearest known class."""
     return next((k.__name__ for k in type(error).__mro__ if k.__name__ in ERRORS), "RuntimeError")

@@ -73,11 +73,14 @@ def with_kernel(
         rows, table = np.asarray(part.indices), one.tables.get(id(part.source))
         if not fill(table, rows, partial(one.described, part), requested):
             return None
-    count, made, facts = count_rows(charged), {}, {}
-    with distributed.agreement("kernel reference"):  # The others wait as long as it takes.
-        if distributed.is_primary():
-            made["losses"], facts = _asked(one)
-    losses = distributed.arrays_from_primary(lambda: made)["losses"]
+    count, facts = count_rows(charged), {}
+
+    def asked() -> dict[str, np.ndarray]:
+        losses, said = _asked(one)
+        facts.update(said)
+        return {"losses": losses}
+
+    losses = distributed.arrays_from_primary(asked)["losses"]
     said = distributed.run_on_primary(lambda: facts)
     LOG.info(
         "%s: reference: %s predicts %.1f %% of the labels it has not seen; features in %s",
