@@ -2,13 +2,16 @@
 
 import json
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import t as student
 
 from active_learning.report.runs import total_flops
 
 TEXT = ("arm", "decisions", "labels")
+DEFAULT, TUNED, AVERAGED = "safe default", "tuned recipe", "uniform + EMA"
 
 
 def read(folder: Path, prefix: str = "") -> dict:
@@ -41,7 +44,7 @@ def compared(folders: list[Path]) -> list[dict]:
     """One row for each arm and seed: its run, and what it is above uniform at its FLOPs."""
     runs = [read(folder) for folder in folders]
     averages = [
-        read(f, "ema_") | {"arm": "uniform + EMA"}
+        read(f, "ema_") | {"arm": AVERAGED}
         for f, run in zip(folders, runs, strict=True)
         if run["arm"] == "uniform"
     ]
@@ -62,87 +65,112 @@ def compared(folders: list[Path]) -> list[dict]:
     return rows
 
 
-def pooled(cells: dict[str, list[dict]], what: str) -> dict[str, float]:
-    """Standard deviation over seeds of `what`, pooled over the arms of all cells of one size.
+@dataclass(frozen=True)
+class Spread:
+    """A standard deviation over seeds, and the degrees of freedom that it was estimated with."""
 
-    Runs that never selected are uniform runs, with a difference of 0 by construction: they are left
-    out. A size of which no arm has two seeds is not in the result.
+    deviation: float
+    freedom: int
+
+    def error(self, count: int) -> float:
+        """The standard error of a mean over so many seeds."""
+        return self.deviation / count**0.5
+
+    def half_width(self, count: int) -> float:
+        """Half of the 95 % interval of that mean."""
+        return float(student.ppf(0.975, self.freedom)) * self.error(count)
+
+
+def spreads(cells: dict[str, list[dict]], what: str) -> dict[tuple[str, str], Spread]:
+    """Spread of `what` by arm and kind of cell, pooled over the cells of that kind.
+
+    Left out are uniform training itself and, in cells in which it never selected, the default: its
+    runs are then those of uniform training.
     """
-    squares: dict[str, float] = {}
-    freedom: dict[str, int] = {}
+    squares: dict[tuple[str, str], float] = {}
+    freedom: dict[tuple[str, str], int] = {}
     for name, rows in cells.items():
-        size = size_of(name)
-        for arm in {row["arm"] for row in rows}:
-            values = np.array([r[what] for r in rows if r["arm"] == arm and r["window"]])
-            if len(values) > 1:
-                squares[size] = squares.get(size, 0.0) + float(
-                    ((values - values.mean()) ** 2).sum()
-                )
-                freedom[size] = freedom.get(size, 0) + len(values) - 1
-    return {size: (squares[size] / freedom[size]) ** 0.5 for size in squares}
+        for arm, own in by_arm(rows).items():
+            if len(own) < 2 or not _varies(own):
+                continue
+            values, key = np.array([row[what] for row in own]), (arm, kind_of(name))
+            squares[key] = squares.get(key, 0.0) + float(((values - values.mean()) ** 2).sum())
+            freedom[key] = freedom.get(key, 0) + len(values) - 1
+    return {key: Spread((squares[key] / freedom[key]) ** 0.5, freedom[key]) for key in squares}
 
 
-def size_of(cell: str) -> str:
-    """The last part of a cell's name: how many examples."""
-    return cell.rsplit("-", 1)[1]
+def by_arm(rows: list[dict]) -> dict[str, list[dict]]:
+    """The runs of each arm."""
+    return {
+        arm: [row for row in rows if row["arm"] == arm]
+        for arm in dict.fromkeys(row["arm"] for row in rows)
+    }
 
 
-def mean_and_error(rows: list[dict], what: str, spread: float | None) -> tuple[float, float | None]:
-    """Mean over seeds and its standard error; None where there is no deviation to tell it from, 0.0
-    where no run selected.
-    """
-    values = [row[what] for row in rows]
-    if not any(row["window"] for row in rows):
-        return float(np.mean(values)), 0.0
-    return float(np.mean(values)), None if spread is None else spread / len(rows) ** 0.5
+def kind_of(cell: str) -> str:
+    """Shape and size, the end of a cell's name."""
+    shape = "long-tailed" if "-long-tailed-" in cell else "balanced"
+    return f"{shape}-{cell.rsplit('-', 1)[1]}"
+
+
+def _varies(rows: list[dict]) -> bool:
+    return rows[0]["arm"] == AVERAGED or any(row["window"] for row in rows)
+
+
+def _mean(rows: list[dict], what: str) -> float:
+    return float(np.mean([row[what] for row in rows]))
 
 
 def verdict(cells: dict[str, list[dict]]) -> dict:
     """The aims: no harm in any cell, and the tuned recipe's gain where labels are wrong.
 
-    `interval`: the default's mean over seeds, -/+ 1.96 standard errors, by cell; `harmed`: cells in
-    which its lower end is below -1 point; `worst_class_harmed`: those in which the worst class's
-    accuracy is below uniform's by more than that error.
+    `interval`: the default's mean over seeds and its 95 % interval by cell, None where no deviation
+    is known; `harmed`: cells in which the lower end, or else the mean, is below -1 point;
+    `worst_class_harmed`: those in which the worst class's accuracy is below uniform's by more than
+    its interval; `gain`: cells with wrong labels in which the tuned recipe gains, over the seeds
+    that both have.
     """
-    out: dict = {"sd_over_seeds": {}, "interval": {}, "harmed": [], "worst_class_harmed": []}
-    out["gain"] = {}
-    for what in ("accuracy_gap", "worst_class_gap"):
-        out["sd_over_seeds"][what] = pooled(cells, what)
+    accuracy, worst = (spreads(cells, f"{what}_gap") for what in ("accuracy", "worst_class"))
+    out: dict = {"interval": {}, "harmed": [], "worst_class_harmed": [], "gain": {}}
     for name, rows in cells.items():
-        own = [row for row in rows if row["arm"] == "safe default"]
-        tuned = [row["accuracy_gap"] for row in rows if row["arm"] == "tuned recipe"]
-        (gap, error), (worst, worst_error) = (
-            mean_and_error(own, what, spread.get(size_of(name)))
-            for what, spread in out["sd_over_seeds"].items()
-        )
-        low = gap - 1.96 * (error or 0.0)
-        out["interval"][name] = [low, 2 * gap - low]
-        if low < -0.01:
+        arms, key = by_arm(rows), (DEFAULT, kind_of(name))
+        own, tuned = arms[DEFAULT], arms[TUNED]
+        mean, low = _mean(own, "accuracy_gap"), None
+        if key in accuracy and _varies(own):
+            low = mean - accuracy[key].half_width(len(own))
+        out["interval"][name] = [mean, low, None if low is None else 2 * mean - low]
+        if (mean if low is None else low) < -0.01:
             out["harmed"].append(name)
-        if worst_error is not None and worst < -1.96 * worst_error:
+        known = key in worst and _varies(own)
+        if known and _mean(own, "worst_class_gap") < -worst[key].half_width(len(own)):
             out["worst_class_harmed"].append(name)
-        if (gain := float(np.mean(tuned))) > 0 and "-0-" not in name:
-            out["gain"][name] = {"tuned": gain, "default": gap, "fraction": gap / gain}
+        shared = {row["seed"] for row in own} & {row["seed"] for row in tuned}
+        default, gain = (
+            _mean([row for row in some if row["seed"] in shared], "accuracy_gap")
+            for some in (own, tuned)
+        )
+        if gain > 0 and "-0-" not in name:
+            out["gain"][name] = {"tuned": gain, "default": default, "fraction": default / gain}
     return out
 
 
 def table(cells: dict[str, list[dict]]) -> str:
-    """Markdown: means over seeds, in points at equal total FLOPs."""
-    spread = pooled(cells, "accuracy_gap")
+    """Markdown: means over seeds and standard errors, in points at equal total FLOPs."""
+    accuracy = spreads(cells, "accuracy_gap")
     lines = [
         "| cell | arm | seeds | accuracy, % | total FLOPs over uniform's | window, % "
         "| accuracy, points | worst class, points |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, rows in cells.items():
-        for arm in dict.fromkeys(row["arm"] for row in rows):
-            own = [row for row in rows if row["arm"] == arm]
-            mean = {k: float(np.mean([row[k] for row in own])) for k in own[0] if k not in TEXT}
-            _, error = mean_and_error(own, "accuracy_gap", spread.get(size_of(name)))
+        for arm, own in by_arm(rows).items():
+            mean = {key: _mean(own, key) for key in own[0] if key not in TEXT}
+            spread = accuracy.get((arm, kind_of(name))) if _varies(own) else None
+            error = "" if spread is None else f" ± {100 * spread.error(len(own)):.1f}"
             lines.append(
                 f"| {name} | {arm} | {len(own)} | {100 * mean['accuracy']:.1f} | "
                 f"{mean['flops']:.2f} | {100 * mean['window']:.0f} | "
-                f"{100 * mean['accuracy_gap']:+.1f}{f' ± {100 * error:.1f}' if error else ''} | "
+                f"{100 * mean['accuracy_gap']:+.1f}{error} | "
                 f"{100 * mean['worst_class_gap']:+.1f} |"
             )
     return "\n".join(lines)

@@ -193,6 +193,11 @@ class PairTables:
     scale: float
     bias: float
 
+    def reopened(self) -> "PairTables":
+        """The tables as they are now, for a process that has not written them."""
+        image, text = RowTable(self.image.folder), RowTable(self.text.folder)
+        return PairTables(image, text, self.scale, self.bias)
+
     def columns(
         self,
         rows: Integer[np.ndarray, "k"],

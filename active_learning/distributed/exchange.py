@@ -190,13 +190,16 @@ def arrays_from_primary(
     with agreement("work for all"):
         if is_primary():
             made = function()
+
+    def describe() -> dict[str, tuple[str, tuple[int, ...]]]:
+        return {name: (array.dtype.str, array.shape) for name, array in made.items()}
+
     received = {}
-    described = {name: (array.dtype.str, array.shape) for name, array in made.items()}
-    for name, (dtype, shape) in run_on_primary(lambda: described).items():
+    for name, (dtype, shape) in run_on_primary(describe).items():
         array = np.ascontiguousarray(made[name]) if is_primary() else np.empty(shape, dtype)
         if array.size:  # Bytes, since JAX would round numbers of 64 bits.
             sent = multihost_utils.broadcast_one_to_all(array.reshape(-1).view(np.uint8))
-            array = np.asarray(sent, np.uint8).view(dtype).reshape(shape)
+            array = np.array(sent, np.uint8).view(dtype).reshape(shape)
         received[name] = array
     return received
 

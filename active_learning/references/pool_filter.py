@@ -53,7 +53,9 @@ def filter_pool(experiment: Any, params: PyTree | None, workdir: Path) -> tuple[
     train, file = experiment.data.train, workdir / "kept.npz"
     fraction = experiment.recipe.policy.pool_fraction
 
-    def choose() -> None:
+    def choose() -> dict[str, np.ndarray]:
+        if (saved := _read(file)) is not None:
+            return saved
         flops, began = 0.0, time.monotonic()
         if score_file.COLUMN in train.columns:
             losses = train.columns[score_file.COLUMN]
@@ -62,26 +64,26 @@ def filter_pool(experiment: Any, params: PyTree | None, workdir: Path) -> tuple[
             cost = experiment.scorer.cost(experiment.scorer_view.image_shape)
             flops = len(train) * cost.forward
         ids, seconds = kept_ids(train, fraction, losses), time.monotonic() - began
+        chosen = {"id": ids, "flops": np.asarray(flops), "seconds": np.asarray(seconds)}
         content = io.BytesIO()
         np.savez(content, id=ids, flops=flops, seconds=seconds)
         write_atomic(file, content.getvalue())
+        return chosen
 
-    distributed.run_on_primary(lambda: choose() if _read(file) is None else None)
-    distributed.share(file)
-    saved = _read(file)
-    assert saved is not None, f"{file}: just written, and not readable"
-    ids, flops, seconds = saved
-    kept = train.select(np.flatnonzero(np.isin(train.ids, ids)))
-    if "reference" not in experiment.recipe.policy.needs:  # What it said is not read again.
+    chosen = distributed.arrays_from_primary(choose)
+    kept = train.select(np.flatnonzero(np.isin(train.ids, chosen["id"])))
+    if "reference" not in experiment.recipe.policy.needs:  # No update reads what it said.
         kept = dataclasses.replace(kept, columns={})
     data = dataclasses.replace(experiment.data, train=kept)
-    return dataclasses.replace(experiment, opened_data=data), flops, seconds
+    seen = dataclasses.replace(experiment, opened_data=data)
+    return seen, float(chosen["flops"]), float(chosen["seconds"])
 
 
-def _read(file: Path) -> tuple[Int64[np.ndarray, "k"], float, float] | None:
+def _read(file: Path) -> dict[str, np.ndarray] | None:
     """What `filter_pool` has written; None where it is missing or damaged, and chosen again."""
     try:
         with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:
-            return saved["id"], float(saved["flops"]), float(saved["seconds"])
+            numbers = {name: np.asarray(saved[name].item()) for name in ("flops", "seconds")}
+            return {"id": saved["id"]} | numbers
     except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error):
         return None

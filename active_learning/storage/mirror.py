@@ -39,6 +39,7 @@ LOCK = ".lock"
 RECORD = f".{MARKER}"  # of the local folder: the state of the bucket that it is of
 _APPENDED = ".jsonl"  # files of this kind grow, and are kept in numbered segments
 _UNFINISHED = ".orbax-checkpoint-tmp"
+FEATURES = "features"  # folder of what a run computes once, before its first update
 
 
 class Mirror:
@@ -159,10 +160,16 @@ class Mirror:
         return frozenset(steps | there)
 
     def _scan(self) -> dict[str, tuple[int, int]]:
-        """Size and time of every finished file by its name; not of hidden and temporary ones."""
+        """Size and time of every finished file by its name.
+
+        Not of hidden and temporary ones, and not of stored features: those are written in place,
+        so that no copy of them would be whole, and are computed again where they are missing.
+        """
         files = {}
         for folder, below, names in os.walk(self.local):
             below[:] = [name for name in below if name[0] != "." and _UNFINISHED not in name]
+            if Path(folder) == self.local and FEATURES in below:
+                below.remove(FEATURES)
             for name in names:
                 path = Path(folder, name)
                 with contextlib.suppress(FileNotFoundError):

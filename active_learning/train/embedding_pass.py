@@ -60,6 +60,7 @@ def with_embeddings(
     for part in (*charged, *([data.parts[gate]] if gate else [])):
         if not embed_pairs(embedder, params, part, tables[id(part.source)], requested):
             return None
+    tables = {key: pair.reopened() for key, pair in tables.items()}
     own = tables[id(data.train.source)]
     images = count_rows(charged)
     count = count_captions(charged)

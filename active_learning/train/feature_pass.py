@@ -26,6 +26,7 @@ from active_learning.models.published import Resolved
 from active_learning.references import Embedded, Kernel, ZeroShot
 from active_learning.references.row_pass import fill
 from active_learning.settings import Config
+from active_learning.storage.mirror import FEATURES
 from active_learning.tasks import View
 from active_learning.train.build import Experiment
 from active_learning.train.charged import charged_parts, count_rows, own_runs
@@ -89,13 +90,15 @@ def located(experiment: Experiment, workdir: Path) -> Experiment:
     Raises:
       ConfigError: No folder is given, and processes have no run folder that all see.
     """
-    config, store = experiment.config, str(workdir / "features")
+    config, store = experiment.config, str(workdir / FEATURES)
     read = {"scorer": _scores(config), "reference": config.select.policy.reads_reference}
     for name, kinds in (("scorer", OnFeatures), ("reference", Embedded | ZeroShot | Kernel)):
         section = getattr(config, name)
         if not isinstance(section, kinds) or section.store:
             continue
-        if distributed.is_own(workdir) and read[name] and not isinstance(section, Kernel):
+        # Features of a kernel reference are read by the first process alone.
+        alone = isinstance(section, Kernel)
+        if distributed.is_own(workdir) and read[name] and not alone:
             raise ConfigError(
                 f"config.{name}.store: several processes of a run in a bucket need a folder that "
                 "all see; give one"
@@ -132,6 +135,7 @@ def with_features(
     for part in (*charged, *judged):
         if not _compute(one, tables[id(part.source)], part, requested):
             return None
+    tables = {key: RowTable(table.folder) for key, table in tables.items()}  # As they are now.
     count = count_rows(charged)
     table = tables[id(experiment.data.train.source)]
     LOG.info(

@@ -246,30 +246,25 @@ def _asked(one: _Pass) -> tuple[Float32[np.ndarray, "n"], dict[str, Any]]:
 
 def _pass_of(experiment: Experiment, reference: Kernel) -> _Pass:
     """The tables of all sources, opened by the primary process."""
-    identity = _identity(experiment, reference)
-    fitted = _patches(experiment, reference, identity)
-    sources = {id(part.source): part.source for part in experiment.data.parts.values()}
-    abouts = {
-        key: {
-            "content": "patch features",
-            "data": str(source.describe()["hash"]),
-            "model": identity,
-            "view": "{}x{}x{}".format(*experiment.scorer_view.image_shape),
-            "pixels": pixels_hash(source),
-        }
-        for key, source in sources.items()
-    }
+    fitted = _patches(experiment, reference)
+    width, tables = fitted.components.shape[1], {}
 
-    def opened() -> dict[int, RowTable]:
-        tables, width = {}, fitted.components.shape[1]
-        for key, about in abouts.items():
-            ids = sources[key].ids
-            folder = folder_for(Path(reference.store), about, ids)
-            tables[key] = RowTable.begin(folder, about, ids, width, dtype="bfloat16", key=KEY)
-        return tables
+    def open_tables() -> None:
+        identity = _identity(experiment, reference)
+        for source in {id(p.source): p.source for p in experiment.data.parts.values()}.values():
+            about = {
+                "content": "patch features",
+                "data": str(source.describe()["hash"]),
+                "model": identity,
+                "view": "{}x{}x{}".format(*experiment.scorer_view.image_shape),
+                "pixels": pixels_hash(source),
+            }
+            folder = folder_for(Path(reference.store), about, source.ids)
+            tables[id(source)] = RowTable.begin(
+                folder, about, source.ids, width, dtype="bfloat16", key=KEY
+            )
 
-    tables: dict[int, RowTable] = {}
-    distributed.run_on_primary(lambda: tables.update(opened()))
+    distributed.run_on_primary(open_tables)
     return _Pass(experiment, reference, fitted, tables)
 
 
@@ -287,14 +282,17 @@ def _identity(experiment: Experiment, reference: Kernel) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _patches(experiment: Experiment, reference: Kernel, identity: str) -> FittedPatches:
+def _patches(experiment: Experiment, reference: Kernel) -> FittedPatches:
     """Filters and components of a few images, fitted once for all runs that share the folder."""
-    path = Path(reference.store) / f"patches-{identity}.npz"
     names = [field.name for field in dataclasses.fields(FittedPatches)]
 
-    def made() -> dict[str, np.ndarray]:
-        if path.exists():
-            return _read(path, names)
+    def read_or_make() -> dict[str, np.ndarray]:
+        path = Path(reference.store) / f"patches-{_identity(experiment, reference)}.npz"
+        if not path.exists():
+            make(path)
+        return _read(path, names)
+
+    def make(path: Path) -> None:
         part = _fitted_to(experiment, reference).small_view()
         settings = SIZES[reference.size].patches
         at = drawn_landmarks(part.ids, SAMPLE, 1)
@@ -309,9 +307,8 @@ def _patches(experiment: Experiment, reference: Kernel, identity: str) -> Fitted
             raise DataError(
                 f"{KEY}={reference.store!r}: cannot be written ({error.strerror})"
             ) from error
-        return {name: np.asarray(getattr(fitted, name)) for name in names}
 
-    return FittedPatches(**distributed.arrays_from_primary(made))
+    return FittedPatches(**distributed.arrays_from_primary(read_or_make))
 
 
 def _read(path: Path, names: list[str]) -> dict[str, np.ndarray]:

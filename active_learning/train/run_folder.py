@@ -21,6 +21,7 @@ from active_learning.cost.ledger import Ledger, total
 from active_learning.metrics import write_atomic
 from active_learning.references import Obtained
 from active_learning.settings import Config
+from active_learning.storage.mirror import FEATURES
 from active_learning.train.build import Experiment
 
 
@@ -88,7 +89,7 @@ def _differences(config: Config, stored: dict[str, Any]) -> str:
 
 def _has_begun(workdir: Path) -> bool:
     """Whether the folder holds more than there is before a run's first update."""
-    before = ("config.json", "reference", "features")
+    before = ("config.json", "reference", FEATURES)
     return workdir.is_dir() and any(
         path.name not in before and not path.name.startswith(".") for path in workdir.iterdir()
     )

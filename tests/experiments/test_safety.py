@@ -73,36 +73,56 @@ def test_harm_and_the_fraction_of_the_gain_by_hand():
         "b-40-balanced-all": [row("safe default", s, g) for s, g in ((0, 0.03), (1, 0.05))],
     }
     for rows in cells.values():
-        rows += [row("tuned recipe", s, 0.05) for s in (0, 1)]
-    # The default's squares: .0001 four times over two degrees of freedom, the recipe's: 0 over two.
-    assert safety_table.pooled(cells, "accuracy_gap") == {"all": pytest.approx(0.01)}
+        rows += [row("tuned recipe", 1, 0.04)]
+    # Squares .0001 four times over two degrees of freedom.
+    spread = safety_table.spreads(cells, "accuracy_gap")
+    assert set(spread) == {("safe default", "balanced-all")}
+    one = spread["safe default", "balanced-all"]
+    assert one == safety_table.Spread(pytest.approx(2e-4**0.5), 2)
+    half = 4.3027 * 2e-4**0.5 / 2**0.5  # Student's t for two degrees of freedom
+    assert one.half_width(2) == pytest.approx(half, rel=1e-4)
     verdict = safety_table.verdict(cells)
-    # -1 point less 1.96 / sqrt(2) is below -1; the other is +4 and 80 % of the recipe's 5.
-    assert verdict["harmed"] == ["a-0-balanced-all"]
-    half = 1.96 * 0.01 / 2**0.5
-    assert verdict["interval"]["a-0-balanced-all"] == pytest.approx([-0.01 - half, -0.01 + half])
-    assert verdict["worst_class_harmed"] == []
+    assert verdict["harmed"] == ["a-0-balanced-all"] and verdict["worst_class_harmed"] == []
+    expected = [-0.01, -0.01 - half, -0.01 + half]
+    assert verdict["interval"]["a-0-balanced-all"] == pytest.approx(expected, rel=1e-3)
+    # Of the one seed that both have.
     assert verdict["gain"] == {
         "b-40-balanced-all": {
-            "tuned": pytest.approx(0.05),
-            "default": pytest.approx(0.04),
-            "fraction": pytest.approx(0.8),
+            "tuned": pytest.approx(0.04),
+            "default": pytest.approx(0.05),
+            "fraction": pytest.approx(1.25),
         }
     }
-    one = {"one-all": [row("safe default", 0, 0.1)]}
-    assert safety_table.pooled(one, "accuracy_gap") == {}
-    assert "| +10.0 |" in safety_table.table(one)
 
 
-def test_runs_that_never_selected_say_nothing_of_the_deviation():
-    same = [row("default, reference: untrained", s, 0.0) | {"window": 0.0} for s in range(8)]
-    selected = [row("safe default", s, g) for s, g in ((0, 0.01), (1, 0.03))]
-    cells = {"a-0-balanced-5000": same + selected, "a-0-balanced-all": same}
-    # Squares .0001 twice over one degree of freedom.
-    assert safety_table.pooled(cells, "accuracy_gap") == {"5000": pytest.approx(2e-4**0.5)}
-    lines = safety_table.table(cells).splitlines()
-    assert lines[2].split("|")[7].strip() == "+0.0"
-    assert lines[3].split("|")[7].strip() == "+2.0 ± 1.0"
+def test_one_seed_has_no_interval_and_is_judged_by_its_value():
+    cells = {
+        f"a-{n}-balanced-all": [row("safe default", 0, gap, -0.5), row("tuned recipe", 0, 0.1)]
+        for n, gap in ((0, -0.02), (1, 0.1))
+    }
+    verdict = safety_table.verdict(cells)
+    assert verdict["interval"]["a-0-balanced-all"] == [-0.02, None, None]
+    assert verdict["harmed"] == ["a-0-balanced-all"] and not verdict["worst_class_harmed"]
+    assert "| +10.0 |" in safety_table.table(cells)
+
+
+def test_runs_that_never_selected_say_nothing_of_the_deviation_and_averages_do():
+    never = [row("safe default", s, -0.001, -0.02) | {"window": 0.0} for s in range(8)]
+    some = [row("safe default", s, g) | {"window": g} for s, g in ((0, 0.0), (1, 0.02))]
+    average = [row("uniform + EMA", s, g) | {"window": 0.0} for s, g in ((0, 0.01), (1, 0.03))]
+    tuned = [row("tuned recipe", 0, -0.1)]
+    cells = {"a-0-balanced-5000": never + average + tuned, "b-0-balanced-5000": some + tuned}
+    spread = safety_table.spreads(cells, "accuracy_gap")
+    # Squares .0001 twice over one degree of freedom, in both.
+    assert spread == {
+        (arm, "balanced-5000"): safety_table.Spread(pytest.approx(2e-4**0.5), 1)
+        for arm in ("safe default", "uniform + EMA")
+    }
+    verdict = safety_table.verdict(cells)
+    assert verdict["interval"]["a-0-balanced-5000"] == [pytest.approx(-0.001), None, None]
+    assert verdict["worst_class_harmed"] == []
+    points = [line.split("|")[7].strip() for line in safety_table.table(cells).splitlines()[2:]]
+    assert points == ["-0.1", "+2.0 ± 1.0", "-10.0", "+1.0 ± 1.0", "-10.0"]
 
 
 def test_the_default_is_that_of_the_configs_for_own_data(tmp_path):

@@ -49,8 +49,8 @@ def test_a_damaged_choice_of_the_pool_counts_as_none(tmp_path):
     file = tmp_path / "kept.npz"
     assert pool_filter._read(file) is None
     np.savez(file, id=np.arange(3), flops=1.0, seconds=2.0)
-    ids, flops, seconds = pool_filter._read(file)
-    assert (ids.tolist(), flops, seconds) == ([0, 1, 2], 1.0, 2.0)
+    read = {name: values.tolist() for name, values in pool_filter._read(file).items()}
+    assert read == {"id": [0, 1, 2], "flops": 1.0, "seconds": 2.0}
     whole = file.read_bytes()
     other_ids = whole.replace(np.arange(3).tobytes(), np.arange(1, 4).tobytes())
     assert other_ids != whole
