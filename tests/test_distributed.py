@@ -115,6 +115,7 @@ def test_two_processes_without_a_common_folder_train_in_a_bucket_what_one_trains
     assert [line["step"] for line in lines(whole)] == [line["step"] for line in lines(straight)]
 
     one, whole = tmp_path / "kernel", runs.readable(f"{address}-kernel")
+    assert not (whole / "features").exists()  # Of the first process alone, and not uploaded.
     loop.run(two_processes.by_kernel(arrays), one)
     for ours, theirs in zip(ids(whole), ids(one), strict=True):
         assert sorted(ours) == sorted(theirs)
