@@ -7,10 +7,12 @@ export MALLOC_TRIM_THRESHOLD_ := 10000000000
 export MALLOC_TOP_PAD_ := 268435456
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint docs lock bench experiments mutants drill
+.PHONY: demo install test lint docs lock bench experiments mutants drill
 
 demo: .venv/run
 	$(PY) -m experiments.demo
+
+install: .venv/run
 
 test: .venv/ready
 	$(PY) -m pytest -n 2

@@ -31,6 +31,11 @@ _REFUSED = {
     errno.EPERM,
     errno.EROFS,
 }
+# Metrics that are shown while a run goes on.
+SHOWN = re.compile(
+    r"train/loss|gate/(online|reference|learner)_metric|select/corrupted_fraction"
+    r"|(?!gate/).*(accuracy|recall)"
+)
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
@@ -351,10 +356,12 @@ class Profile:
 
 
 def progress(name: str, step: int, total: int, rate: float, flops: float, values: dict) -> None:
-    """Logs one line: update, updates per second, time left, FLOPs so far, and the scalar values."""
+    """Logs one line: update, updates a second, time left, FLOPs so far and the metrics `SHOWN`."""
     left = round(max(0, total - step) / rate) if rate > 0 else None
     eta = "?" if left is None else f"{left // 3600:02d}:{left // 60 % 60:02d}:{left % 60:02d}"
-    shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items() if isinstance(v, float))
+    shown = "  ".join(
+        f"{k} {v:.4g}" for k, v in values.items() if isinstance(v, float) and SHOWN.fullmatch(k)
+    )
     LOG.info(
         "%s  %d/%d  %.1f updates/s  ETA %s  %.3g FLOPs  %s",
         name,

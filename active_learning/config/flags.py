@@ -138,9 +138,16 @@ def check_file(argv: list[str], parsed: bool = False) -> None:
     for word in argv:
         file = word.partition("=")[2] if re.match(r"--?config=", word) else ""
         if file and not Path(file.partition(":")[0]).is_file():
-            raise ConfigError(f"--config={file}: no such file")
+            raise ConfigError(f"--config={file}: no such file{_beside(file)}")
         if file and parsed:
             raise ConfigError(f"--config={file}: get_config() returned None; return the config")
+
+
+def _beside(file: str) -> str:
+    """Which configs are in the folder of one that is not there, the nearest first; '' for none."""
+    path = Path(file.partition(":")[0])
+    names = [other.name for other in path.parent.glob("*.py") if other.name[0] != "_"]
+    return near(path.name, names) if names else ""
 
 
 def frozen(flag: Any) -> Any:

@@ -1,6 +1,6 @@
 """The opening sentence of a report: what was saved, or that nothing was."""
 
-from active_learning.report.analysis import Analysis, Arm
+from active_learning.report.analysis import Analysis, Arm, Group
 from active_learning.report.measures import INCONCLUSIVE, MIN_BUDGETS
 
 
@@ -56,10 +56,7 @@ def headline(analysis: Analysis) -> str:
         first = f"{reached} with {updates:,} updates: {savings(arm)}."
         saved = arm.saved["updates_saved"]
         if saved is not None and saved <= 0:
-            first = (
-                f"No updates were saved. {reached}, but no sooner, with {updates:,} updates: "
-                f"{savings(arm)}."
-            )
+            first = f"No updates were saved. {_no_sooner(arm, arm.target_budget, target)}"
     return " ".join([first, *_cautions(analysis, arm)])
 
 
@@ -76,6 +73,17 @@ def _not_reached(arm: Arm, target: str, arms: int, analysis: Analysis) -> str:
     below = f"{100 * (analysis.target - last.final):.1f}{error} points below it"
     ended = f"{nearest} ended {below} after {last.budget:,} updates."
     return f"Nothing was saved: {who} {target}. {ended}"
+
+
+def _no_sooner(arm: Arm, budget: Group, target: str) -> str:
+    """An arm that reaches the target with as many updates as the baseline, or more."""
+    ended = f"{arm.name} ended at {percent(budget.final)} after {budget.budget:,} updates"
+    shorter = [f"{group.budget:,}" for group in arm.groups if group.budget < budget.budget]
+    if shorter:
+        less = f"with {' and '.join(shorter)} it did not reach that"
+    else:
+        less = "whether fewer suffice was not tried: run it with a shorter config.total as well"
+    return f"{ended}, against {target}: {savings(arm)}; {less}."
 
 
 def savings(arm: Arm) -> str:
@@ -104,9 +112,10 @@ def _cautions(analysis: Analysis, arm: Arm) -> list[str]:
     if arm.valid is False:
         alone = f"its reference alone is at {percent(arm.reference_accuracy)}"
         target = percent(analysis.target)
+        kept = all(run.setup.reference_kind != "kernel" for run in group.runs)
+        advice = "one would deploy the reference" if kept else "train longer or a larger learner"
         cautions.append(
-            f"This comparison is invalid: {alone}, not below the target of {target}, "
-            "so one would deploy the reference."
+            f"This comparison is invalid: {alone}, not below the target of {target}, so {advice}."
         )
     if arm.valid is None:
         cautions.append(

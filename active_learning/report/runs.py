@@ -159,7 +159,10 @@ def read_run(folder: Path) -> Run:
     if total == 0:
         raise RunError(f"{config_file}: 'total_steps' is 0")
     if summary.get("complete") is not True or get_count(summary, "step", summary_file) < total:
-        raise RunError(f"{folder}: not finished ({summary.get('step', '?')} of {total} updates)")
+        raise RunError(
+            f"{folder}: not finished ({summary.get('step', '?')} of {total} updates); rerun its "
+            "command, or leave it out"
+        )
     return Run(
         path=folder,
         name=clean(get_text(saved, "name", config_file)),

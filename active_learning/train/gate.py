@@ -128,7 +128,7 @@ class Gate:
         if not self.decides:
             return values, {}, False
         if step == self.window:
-            self._decide(step, "end", "the last update that selection was given")
+            self._decide(step, "end", "this was the last update of the window")
             return values, {}, False
         if step not in self.looks or self.reference is None:
             return values, {}, False
@@ -136,14 +136,28 @@ class Gate:
             learner, cost = self.evaluation.learner_on_gate(state)
         values["gate/learner_metric"] = learner
         ends = learner >= self.reference
-        if ends:
+        if not ends:
+            LOG.info(
+                "%s: selection, update %d: goes on: the learner (%.3f) is behind the reference "
+                "(%.3f) on the gate",
+                *(self.experiment.config.name, step, learner, self.reference),
+            )
+        else:
             self.window = step
             reason = f"the learner ({learner:.3f}) is as good as the reference"
             reason += f" ({self.reference:.3f}) on the gate"
             self._decide(step, "end", reason, learner=learner, reference=self.reference)
         return values, cost, ends
 
+    def tell(self) -> None:
+        """Logs the last decision, of a run that goes on."""
+        if self.decisions:
+            self._log(self.decisions[-1])
+
     def _decide(self, step: int, decision: str, reason: str, **numbers: float | int) -> None:
         self.decisions.append({"step": step, "decision": decision, "reason": reason} | numbers)
-        name = self.experiment.config.name
-        LOG.info("%s: selection, update %d: %s: %s", name, step, decision, reason)
+        self._log(self.decisions[-1])
+
+    def _log(self, decision: dict[str, Any]) -> None:
+        said = (decision[key] for key in ("step", "decision", "reason"))
+        LOG.info("%s: selection, update %d: %s: %s", self.experiment.config.name, *said)

@@ -215,6 +215,7 @@ class Training:
         self.goodput.restore(meta)
         self.gate.restore(meta)
         LOG.info("%s: resumes at update %d", self.experiment.config.name, self.ledger.step)
+        self.gate.tell()
         return meta["position"]
 
     def _save(self) -> None:

@@ -47,7 +47,10 @@ def init_workdir(workdir: Path, config: Config, about: dict[str, Any]) -> None:
     theirs = _read_config(workdir)
     if theirs["hash"] != ours["hash"]:
         what = _differences(config, theirs["config"])
-        raise ConfigError(f"{workdir}: holds a run of another config ({what})")
+        raise ConfigError(
+            f"{workdir}: holds a run of another config ({what}); give the values it "
+            "was started with, or another --workdir"
+        )
     for key, what in (("hash", "data"), ("scores", "stored scores")):
         before, now = theirs["data"].get(key), about["data"].get(key)
         made_of = [one["data"].get("ids", "place") for one in (theirs, about)]

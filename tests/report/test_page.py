@@ -121,7 +121,11 @@ def test_cheaper_in_updates_but_dearer_in_compute_is_said(uniform):
 
 def test_an_arm_that_needs_as_long_saved_no_updates(uniform):
     write_run(uniform, "slow", 100, 1, [0.4, 0.6])
-    assert headline(analyze(load_runs([uniform]))).startswith("No updates were saved.")
+    text = headline(analyze(load_runs([uniform])))
+    assert text.startswith("No updates were saved. slow ended at 60.0 % after 100 updates, against")
+    assert "whether fewer suffice was not tried" in text
+    write_run(uniform, "slow", 60, 1, [0.2, 0.3])
+    assert "with 60 it did not reach that" in headline(analyze(load_runs([uniform])))
 
 
 def test_each_seed_has_one_reference_however_many_budgets(uniform):

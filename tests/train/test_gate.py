@@ -147,15 +147,19 @@ def test_many_corrupted_labels_are_a_reason_and_few_one_against(held_out, tmp_pa
     assert summary["flops"]["online_train"] == 0
 
 
-def test_selection_ends_when_the_learner_is_as_good_as_the_reference(config, tmp_path, monkeypatch):
+def test_selection_ends_when_the_learner_is_as_good_as_the_reference(
+    config, tmp_path, monkeypatch, caplog
+):
     monkeypatch.setattr(economics, "UNPROVEN", 0.3)
     level = iter([0.0, 0.1, 0.9])  # the first to compile
     monkeypatch.setattr(
         Evaluation, "learner_on_gate", lambda *_: (next(level), {"learner_train": 1.0})
     )
     monkeypatch.setattr(Evaluation, "reference_on_gate", lambda *_: (0.9, {}))
-    summary = loop.run(config, tmp_path / "run")
+    with caplog.at_level("INFO"):
+        summary = loop.run(config, tmp_path / "run")
     assert decisions(summary) == [(0, "little"), (2, "end")]
+    assert "update 1: goes on: the learner (0.100) is behind the reference (0.900)" in caplog.text
     assert "the learner (0.900) is as good as the reference" in summary["selection"][-1]["reason"]
     uniform = 40 * 16 * build(config).learner.cost((8, 8, 3)).train
     assert summary["flops"]["learner_train"] == uniform + 2
@@ -179,12 +183,15 @@ def generous(monkeypatch):
 
 
 def test_a_stopped_run_decides_and_ends_the_same_and_so_does_one_device(
-    config, tmp_path, monkeypatch, generous
+    config, tmp_path, monkeypatch, caplog, generous
 ):
     straight = loop.run(config, tmp_path / "straight")
     assert straight["window_steps"] > 5
     assert not loop.run(config, tmp_path / "run", world.StopAfter(4))["complete"]
-    resumed = loop.run(config, tmp_path / "run")
+    with caplog.at_level("INFO"):
+        resumed = loop.run(config, tmp_path / "run")
+    at = next(n for n, line in enumerate(caplog.messages) if "resumes at update 4" in line)
+    assert "selection, update 0: little: " in caplog.messages[at + 1]
     for key in ("selection", "flops", "final", "window_steps", "candidates"):
         assert resumed[key] == straight[key], key
     jax.tree.map(

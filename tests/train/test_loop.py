@@ -419,3 +419,13 @@ def test_more_than_a_day_left_is_said_in_hours(caplog):
     with caplog.at_level("INFO"):
         metrics.progress("run", 0, 108_000, 1.0, 0.0, {})
     assert "ETA 30:00:00" in caplog.text
+
+
+def test_a_line_shows_what_is_looked_at_while_a_run_goes_on(caplog):
+    shown = ("train/loss", "test/accuracy", "test/ema_accuracy", "gate/online_metric")
+    others = ("train/grad_norm", "gate/online_accuracy", "select/score_mean_all", "test/loss")
+    with caplog.at_level("INFO"):
+        metrics.progress("run", 1, 9, 1.0, 0.0, dict.fromkeys(shown + others, 0.25))
+    line = caplog.messages[-1]
+    assert all(f"{name} 0.25" in line for name in shown)
+    assert not any(name in line for name in others)

@@ -82,8 +82,9 @@
     return node;
   };
   const card = (record) => {
-    const facts = record.detail || (record.probability === null ? `score ${record.score.toFixed(3)}`
-      : `${percent(record.probability)} wrong`);
+    const wrong = record.probability === null ? (record.detail ? "" : `score ${record.score.toFixed(3)}`)
+      : `${percent(record.probability)} wrong`;
+    const facts = [wrong, record.detail].filter(Boolean).join(", ");
     const node = element("figure", { className: "card", tabIndex: -1, title: record.path },
       element("div", { className: "pic" }, picture(record)),
       element("figcaption", {}, labels(record, element("span", { className: "text" })), element("small", { textContent: facts })));

@@ -75,7 +75,9 @@ class Problems:
                 return
             first = "; ".join(f"{name} ({reason})" for name, reason in list(self.bad.items())[:10])
             count = f"{len(self.bad)} of {self.total} examples cannot be used"
-        raise DataError(f"{self.where}: {count}, more than {limit:.0%}: {first}")
+        raise DataError(
+            f"{self.where}: {count}, more than {limit:.0%}; remove or replace them: {first}"
+        )
 
     def lines(self, most: int = 10) -> list[str]:
         """Returns what to print: notes, counts by reason, and the first bad examples by name."""

@@ -306,5 +306,8 @@ def _save(path: Path, tensors: dict[str, np.ndarray]) -> None:
         np.savez(path, **named)
         return
     contiguous = {name: np.asarray(values, order="C") for name, values in tensors.items()}
+    path.touch()
+    mode = path.stat().st_mode  # safetensors lets nobody but the owner read what it writes.
     # transformers refuses files that do not say for which framework they are.
     save_file(contiguous, path, metadata={"format": "pt"})
+    path.chmod(mode)

@@ -147,7 +147,8 @@ def test_more_than_one_percent_stops_the_run_with_names(tmp_path):
         (tmp_path / "green" / f"{number:03d}.png").write_bytes(b"damaged")
     with pytest.raises(
         DataError,
-        match=r"2 of 120 examples cannot be used, more than 1%: green/00\d.png .*; green/00\d.png",
+        match=r"2 of 120 examples cannot be used, more than 1%; remove or replace them: "
+        r"green/00\d.png .*; green/00\d.png",
     ):
         source = ImageFolder(path=str(tmp_path), size=16).open().train
         source.gather(np.arange(len(source)))
