@@ -58,6 +58,8 @@ def main(argv: list[str]) -> None:
             print(f"{workdir}: {_state(summary)}  {_scalars(summary['final'])}")
             if line := _better_reference(summary):
                 print(line)
+            if summary["complete"]:
+                print(f"as a page: python -m active_learning.report {workdir}")
 
     if code := cli.guarded(command):
         distributed.leave(code)

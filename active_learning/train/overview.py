@@ -37,13 +37,9 @@ def lines(experiment: Experiment) -> Iterator[str]:
     yield from experiment.changes
     starts = experiment.starts
     yield _model("learner", experiment.learner, view, experiment.init_learner, starts.learner)
-    yield _model(
-        "scorer",
-        experiment.scorer,
-        experiment.scorer_view,
-        experiment.init_scorer,
-        starts.scorer,
-    )
+    if config.select.policy.needs or config.select.policy.reads_reference:
+        shown = experiment.scorer, experiment.scorer_view, experiment.init_scorer, starts.scorer
+        yield _model("scorer", *shown)
     if experiment.two_stage_decode:
         yield _two_stage(experiment)
     yield _update(experiment)
