@@ -88,6 +88,7 @@ MUTANTS = [
     Mutant("a kernel reference of any price", "train/economics.py", "price > UNPROVEN", "price > 1e9 * UNPROVEN", "references/test_kernel.py"),
     Mutant("the first size for the largest", "references/kernel.py", "fits[-1] if fits", "fits[0] if fits", "references/test_kernel.py"),
     Mutant("the part a kernel is fitted to is free", "train/charged.py", "names |= config.reference.fitted_parts", "names |= set()", "references/test_kernel.py"),
+    Mutant("a filtered pool forgets stored losses", "references/pool_filter.py", 'if "reference" not in experiment.recipe.policy.needs:', "if True:", "references/test_kernel.py"),
     Mutant("a guess of a weak model is a reason", "train/economics.py", "signal > ENOUGH_SIGNAL", "signal > -1", "train/test_gate.py"),
     Mutant("a guess from few labels is a reason", "train/economics.py", "labels.count >= ENOUGH_LABELS", "labels.count >= 0", "train/test_gate.py"),
     Mutant("class words are compared without the logit scale", "train/zero_shot_pass.py", "logit_scalars(self.params)[0]", "1.0", "references/test_zero_shot.py"),
