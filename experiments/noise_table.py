@@ -23,7 +23,7 @@ def averaged(packs: Path = PACKS) -> dict[tuple[str, int], float]:
 
 
 def long(result: dict, averages: dict[tuple[str, int], float] | None = None) -> str:
-    """The arms beside uniform's full budget, as Markdown.
+    """The arms beside uniform's full budget, as Markdown; differences are over common seeds.
 
     Args:
       result: The report of the runs.
@@ -34,12 +34,12 @@ def long(result: dict, averages: dict[tuple[str, int], float] | None = None) -> 
     heads += ["difference, points", "reference's own, %", "total FLOPs", "wall-clock time"]
     lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     baseline = next(arm for arm in result["arms"] if arm["baseline"])
-    full = next(b for b in baseline["budgets"] if b["updates"] == result["baseline_updates"])
+    full = _at(baseline, result["baseline_updates"])
     for arm in result["arms"]:
         name = arm["name"] + measures.VALIDITY_REMARK[arm["valid"]]
         own = arm["reference_accuracy"]
         for budget in arm["budgets"]:
-            gap = budget["final_mean"] - full["final_mean"]
+            gap = _gap(budget, full)
             cells = [name, f"{budget['updates']:,}", str(len(budget["seeds"]))]
             cells += [f"{100 * budget['final_mean']:.1f}"]
             cells += [f"{100 * averages[arm['name'], budget['updates']]:.1f}"]
@@ -50,3 +50,40 @@ def long(result: dict, averages: dict[tuple[str, int], float] | None = None) -> 
                 cells.append(f"{budget[key] / full[key]:.2f}" if known else "-")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def summary(result: dict) -> str:
+    """The arms with half of uniform's updates, as Markdown: for the README."""
+    names = {
+        "learnability": "the recipe above",
+        "learnability, kernel reference": "the same with a kernel reference",
+        "default for own data": "the default for your own data",
+    }
+    arms = {arm["name"]: arm for arm in result["arms"]}
+    baseline = next(arm for arm in result["arms"] if arm["baseline"])
+    full = _at(baseline, result["baseline_updates"])
+    lines = [
+        "| | updates | total FLOPs | time | accuracy | against uniform | seeds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| uniform | {full['updates']:,} | 1 | 1 | {100 * full['final_mean']:.1f} % | - | "
+        f"{len(full['seeds'])} |",
+    ]
+    for name, words in names.items():
+        half = _at(arms[name], full["updates"] // 2)
+        parts = (half[key] / full[key] for key in ("total_flops", "train_seconds"))
+        flops, seconds = (f"{part:.2f}" for part in parts)
+        lines.append(
+            f"| {words} | {half['updates']:,} | {flops} | {seconds} | "
+            f"{100 * half['final_mean']:.1f} % | {100 * _gap(half, full):+.1f} | "
+            f"{len(half['seeds'])} |"
+        )
+    return "\n".join(lines)
+
+
+def _at(arm: dict, updates: int) -> dict:
+    return next(budget for budget in arm["budgets"] if budget["updates"] == updates)
+
+
+def _gap(budget: dict, full: dict) -> float:
+    ours, theirs = (dict(zip(b["seeds"], b["finals"], strict=True)) for b in (budget, full))
+    return float(np.mean([ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()]))

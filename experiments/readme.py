@@ -296,6 +296,7 @@ def drilled(result: dict) -> str:
 TABLES = {
     "noise_desk_final:summary": summary,
     "noise_long_final": noise_table.long,
+    "noise_long_final:summary": noise_table.summary,
     "bench_data": reading,
     "scale_1_data": bucket,
     "scale_1_runs": step1_runs.table,
