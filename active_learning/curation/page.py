@@ -228,7 +228,7 @@ def _numbers(summary: Summary, flagged: list[Record]) -> list[dict]:
     for issues, text in (
         (("duplicate",), "exact duplicates"),
         (("near_duplicate",), "near duplicates"),
-        (("leak",), "test examples that leak into training"),
+        (("leak",), "training pictures that are also in the test set"),
         (("unreadable",), "unreadable files"),
     ):
         count = sum(summary.counts.get(i, sum(r.issue == i for r in flagged)) for i in issues)
@@ -251,7 +251,9 @@ def _classes(summary: Summary) -> list[dict]:
             )
             # A point within so wide an interval says nothing: the interval stands in its place.
             is_wide = c.corrupted.high - c.corrupted.low > WIDE
-            text = _interval(c.corrupted) if is_wide else _percent(c.corrupted.value)
+            text = _interval(c.corrupted)
+            if not is_wide:
+                text = f"{_percent(c.corrupted.value)} ({text})"
             row |= {"text": text, "value": f"{value:.1f}", "wide": is_wide}
             row |= {"low": f"{low:.1f}", "width": f"{max(0.0, high - low):.1f}"}
         rows.append((-(c.corrupted.value if c.corrupted else -1), index, row))

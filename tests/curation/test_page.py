@@ -136,8 +136,9 @@ def test_estimates_stand_with_their_intervals(tmp_path):
     )
     page = write(tmp_path, [record(0)], {}, summary)
     assert "7.2 %" in page and "90 % interval: 5.1 % to 10 %" in page and "1,200" in page
-    assert "<b>0</b><span>test examples that leak into training</span>" in page
+    assert "<b>0</b><span>training pictures that are also in the test set</span>" in page
     assert 'style="left: 25.0%; width: 75.0%"' in page
+    assert "<td>10 % (5.0 % to 20 %)</td>" in page
 
 
 @pytest.mark.parametrize("text", PAYLOADS.values(), ids=PAYLOADS)
