@@ -213,7 +213,7 @@ def long_arms(scale: Scale) -> list[Arm]:
         arm(uniform, "uniform", half, one, scale),
         selecting(deciding),
         arm(filtered, "filter first", deciding, s, scale),
-        arm(pruned, "InfoBatch", 1.0, one, scale),
+        arm(pruned, "InfoBatch", half, one, scale),
         arm(uniform, "uniform", scale.equal_flops, one, scale),
         selecting(most),
         selecting(few),
