@@ -60,13 +60,14 @@ def printed(images: np.ndarray, labels: np.ndarray, work: Path, weak: bool) -> d
         np.savez(work / f"{part}.npz", image=images[:count], label=labels[:count])
     shipped = freeze(own_data.get_config())
     config = dataclasses.replace(shipped, data=Arrays(path=str(work), clean_label=""))
-    reference, split = Trained(total=f"{WEAK_PASSES} epochs"), shipped.split
     if weak:
         parts = {"pool": 0.7, "reference": 0.2, "gate": 0.1}
-        split = dataclasses.replace(split, parts=parts)
+        split = dataclasses.replace(shipped.split, parts=parts)
+        reference = Trained(total=f"{WEAK_PASSES} epochs")
+        config = dataclasses.replace(config, split=split, reference=reference)
     else:
-        reference = sized(config)
-    config = dataclasses.replace(config, total="1 steps", split=split, reference=reference)
+        config = dataclasses.replace(config, reference=sized(config))
+    config = dataclasses.replace(config, total="1 steps")
     return loop.run(config, work / f"run-{weak}")["labels"]
 
 

@@ -83,6 +83,7 @@ WRONG = {
     "--profile=4:2": "--profile=4:2: expected START:STOP",
     "--num_processes=2": "missing: --coordinator=HOST:PORT, --process_id",
     "--config.data.label=labell": "config.data.label='labell'",
+    "--config=configs/foldr.py": "configs/foldr.py: no such file; did you mean 'folder.py'?",
     "--config=configs/folder.py:hard": "arm 'hard' after the colon: expected one "
     "of learnability, uniform",
 }

@@ -78,7 +78,10 @@ def by_kernel(arrays: Path):
     """A reference whose features only the first process keeps."""
     from active_learning.references import Kernel
 
-    return dataclasses.replace(in_bucket(arrays), reference=Kernel(size="tiny"), total="4 steps")
+    config = in_bucket(arrays)
+    select = dataclasses.replace(config.select, temperature=0.02)  # Its losses decide, not chance.
+    reference = Kernel(size="tiny")
+    return dataclasses.replace(config, select=select, reference=reference, total="4 steps")
 
 
 def check_arrays() -> None:

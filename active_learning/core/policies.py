@@ -66,6 +66,11 @@ class Policy:
         return "reference" in self.needs or self.pool_fraction < 1
 
     @property
+    def uses_scorers(self) -> bool:
+        """Whether a small model scores anything, at every step or once."""
+        return bool(self.needs) or self.reads_reference
+
+    @property
     def uses_online_and_reference(self) -> bool:
         """Whether both small models score, so that they can be compared with each other."""
         return {"online", "reference"} <= set(self.needs)

@@ -91,7 +91,10 @@ def located(experiment: Experiment, workdir: Path) -> Experiment:
       ConfigError: No folder is given, and processes have no run folder that all see.
     """
     config, store = experiment.config, str(workdir / FEATURES)
-    read = {"scorer": _scores(config), "reference": config.select.policy.reads_reference}
+    read = {
+        "scorer": config.select.policy.uses_scorers,
+        "reference": config.select.policy.reads_reference,
+    }
     for name, kinds in (("scorer", OnFeatures), ("reference", Embedded | ZeroShot | Kernel)):
         section = getattr(config, name)
         if not isinstance(section, kinds) or section.store:
@@ -126,7 +129,9 @@ def with_features(
     """
     learner, scorer = experiment.starts.learner, experiment.starts.scorer
     reader = learner if isinstance(learner, HeadStart) else scorer
-    if not isinstance(reader, HeadStart) or not (reader is learner or _scores(experiment.config)):
+    if not isinstance(reader, HeadStart) or not (
+        reader is learner or experiment.config.select.policy.uses_scorers
+    ):
         return experiment, Bill()
     one = _pass_of(experiment, reader)
     tables = _tables(experiment, reader, one)
@@ -149,12 +154,6 @@ def with_features(
         bill = Bill(count * cost.forward, count * table.seconds_per_example)
     data = _attached(experiment.data, tables, has_images=reader is not learner)
     return dataclasses.replace(experiment, opened_data=data), bill
-
-
-def _scores(config: Config) -> bool:
-    """Whether scorers run at all."""
-    policy = config.select.policy
-    return bool(policy.needs) or policy.reads_reference
 
 
 def _pass_of(experiment: Experiment, start: Start) -> _Pass:
@@ -264,6 +263,6 @@ def feature_flops(
       rows: Examples that any model is trained on.
     """
     scorer = starts.scorer.feature_scorer
-    if scorer is None or not scorer.charge or not _scores(config):
+    if scorer is None or not scorer.charge or not config.select.policy.uses_scorers:
         return 0.0
     return rows * starts.scorer.resolved.module.cost(image_shape).forward

@@ -136,17 +136,14 @@ class Gate:
             learner, cost = self.evaluation.learner_on_gate(state)
         values["gate/learner_metric"] = learner
         ends = learner >= self.reference
-        if not ends:
-            LOG.info(
-                "%s: selection, update %d: goes on: the learner (%.3f) is behind the reference "
-                "(%.3f) on the gate",
-                *(self.experiment.config.name, step, learner, self.reference),
-            )
-        else:
+        found = "as good as" if ends else "behind"
+        reason = f"the learner ({learner:.3f}) is {found} the reference"
+        reason += f" ({self.reference:.3f}) on the gate"
+        if ends:
             self.window = step
-            reason = f"the learner ({learner:.3f}) is as good as the reference"
-            reason += f" ({self.reference:.3f}) on the gate"
             self._decide(step, "end", reason, learner=learner, reference=self.reference)
+        else:
+            self._log({"step": step, "decision": "goes on", "reason": reason})
         return values, cost, ends
 
     def tell(self) -> None:

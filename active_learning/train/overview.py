@@ -37,7 +37,7 @@ def lines(experiment: Experiment) -> Iterator[str]:
     yield from experiment.changes
     starts = experiment.starts
     yield _model("learner", experiment.learner, view, experiment.init_learner, starts.learner)
-    if config.select.policy.needs or config.select.policy.reads_reference:
+    if config.select.policy.uses_scorers:
         shown = experiment.scorer, experiment.scorer_view, experiment.init_scorer, starts.scorer
         yield _model("scorer", *shown)
     if experiment.two_stage_decode:

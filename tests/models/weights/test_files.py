@@ -177,6 +177,12 @@ def test_a_file_that_does_not_fit_is_named_in_one_line(tmp_path, change, message
     assert "\n" not in str(caught.value)
 
 
+def test_who_may_read_the_config_may_read_the_weights(tmp_path):
+    folder = write(tmp_path)
+    modes = {(folder / name).stat().st_mode for name in ("model.safetensors", "config.json")}
+    assert len(modes) == 1
+
+
 def test_a_truncated_file_names_the_tensor_that_is_cut(tmp_path):
     file = write(tmp_path) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-40])
